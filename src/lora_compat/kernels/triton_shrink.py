@@ -1,0 +1,79 @@
+"""The shrink kernel: ``x · Aᵀ`` of every token with its own slot's A, all slices in one launch."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lora_compat.kernels.batch import TokenBatch
+from lora_compat.kernels.launch import ShrinkLaunch, shrink_launch
+from lora_compat.kernels.triton_dot import dot
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def shrink_kernel(  # type: ignore[no-untyped-def]
+    x, lora_a, partial, tile_slots, tile_tokens,
+    tokens_total, columns, rank, k_size, k_share, column_tiles,
+    stride_xt, stride_xk, stride_as, stride_al, stride_ar, stride_ak,
+    SPLIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    PDL: tl.constexpr,
+):  # fmt: skip
+    """One tile of ``partial[s, t, c] = Σ_{k in share s} x[t, k] · A[slot(t), c // rank, c % rank, k]``.
+
+    x ``[tokens, k]`` and A ``[slots, slices, rank, k]`` of one dtype and any strides; partial ``[split,
+    tokens, slices · rank]`` float32, contiguous. Only rows of tokens with an adapter are written.
+    """
+    program = tl.program_id(0)
+    share = program % SPLIT
+    tile = program // SPLIT // column_tiles
+    column = program // SPLIT % column_tiles * BLOCK_N + tl.arange(0, BLOCK_N)
+    slot = tl.load(tile_slots + tile).to(tl.int64)
+    token = tl.load(tile_tokens + tile * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+
+    k = share * k_share + tl.arange(0, BLOCK_K).to(tl.int64)
+    k_end = tl.minimum(k_size, (share + 1) * k_share)
+    row_of_a = (column // rank).to(tl.int64) * stride_al + (column % rank).to(tl.int64) * stride_ar
+    x_tile = x + token[:, None] * stride_xt + k[None, :] * stride_xk
+    a_tile = lora_a + slot * stride_as + row_of_a[:, None] + k[None, :] * stride_ak
+    has_token = (token >= 0)[:, None]
+    has_column = (column < columns)[:, None]
+
+    hidden = tl.full((BLOCK_M, BLOCK_N), 0.0, dtype=tl.float32)
+    for start in range(share * k_share, k_end, BLOCK_K):
+        inside = (start + tl.arange(0, BLOCK_K) < k_end)[None, :]
+        rows = tl.load(x_tile, mask=has_token & inside, other=0.0)
+        weights = tl.load(a_tile, mask=has_column & inside, other=0.0)
+        hidden = dot(rows, tl.trans(weights), hidden)
+        x_tile += BLOCK_K * stride_xk
+        a_tile += BLOCK_K * stride_ak
+
+    target = partial + (share.to(tl.int64) * tokens_total + token[:, None]) * columns + column[None, :]
+    tl.store(target, hidden, mask=has_token & (column < columns)[None, :])
+
+
+def launch_shrink(x: Tensor, lora_a: Tensor, batch: TokenBatch, *, dependents: bool = False) -> Tensor:
+    """The partial sums ``[split, tokens, slices, rank]``; rows of tokens without an adapter stay unwritten.
+
+    ``dependents`` lets a kernel launched next with ``launch_pdl`` start early; it must wait before it reads.
+    """
+    slices, rank, k_size = lora_a.shape[1:]
+    columns = slices * rank
+    launch: ShrinkLaunch = shrink_launch(batch, columns, k_size, x.dtype)
+    tiles = batch.tiles(launch.block_m)
+    partial = torch.empty(launch.split, len(batch), slices, rank, dtype=torch.float32, device=x.device)
+    column_tiles = triton.cdiv(columns, launch.block_n)
+    k_share = triton.cdiv(triton.cdiv(k_size, launch.block_k), launch.split) * launch.block_k
+    grid = (len(tiles.slots) * column_tiles * launch.split,)
+    if grid[0]:
+        shrink_kernel[grid](
+            x, lora_a, partial, tiles.slots, tiles.tokens,
+            len(batch), columns, rank, k_size, k_share, column_tiles,
+            *x.stride(), *lora_a.stride(),
+            SPLIT=launch.split, BLOCK_M=launch.block_m, BLOCK_N=launch.block_n, BLOCK_K=launch.block_k,
+            PDL=dependents, num_warps=launch.num_warps, num_stages=launch.num_stages,
+        )  # fmt: skip
+    return partial

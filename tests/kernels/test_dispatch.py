@@ -1,0 +1,62 @@
+"""Which twin serves which tensors, what importing costs, and how a batch is cut into tiles."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_compat.kernels import NO_ADAPTER, TokenBatch, dispatch, torch_ops, triton_ops
+
+
+@pytest.mark.parametrize("dtype", sorted(dispatch.TRITON_DTYPES, key=str), ids=str)
+def test_narrow_floats_go_to_triton_when_the_interpreter_is_asked_for(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert dispatch.ops_for(torch.zeros(1, dtype=dtype)) is triton_ops
+
+
+def test_float64_goes_to_plain_torch_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert dispatch.ops_for(torch.zeros(1, dtype=torch.float64)) is torch_ops
+
+
+def test_cpu_tensors_go_to_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert dispatch.ops_for(torch.zeros(1)) is torch_ops
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_cuda_tensors_go_to_triton() -> None:
+    assert dispatch.ops_for(torch.zeros(1, device="cuda")) is triton_ops
+    assert dispatch.ops_for(torch.zeros(1, dtype=torch.float64, device="cuda")) is torch_ops
+
+
+def test_importing_the_kernels_and_serving_the_cpu_imports_no_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    program = (
+        "import sys, torch\n"
+        "known = set(sys.modules)\n"
+        "from lora_compat.kernels import TokenBatch, shrink\n"
+        "shrink(torch.ones(2, 4), torch.ones(1, 1, 2, 4), TokenBatch.of([0, -1]))\n"
+        "print([name for name in set(sys.modules) - known if name.startswith('triton')])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@given(slots=st.lists(st.integers(NO_ADAPTER, 5), max_size=60), block=st.sampled_from([16, 32]))
+def test_every_token_with_an_adapter_is_in_one_tile_of_its_slot(slots: list[int], block: int) -> None:
+    tiles = TokenBatch.of(slots).tiles(block)
+    placed = [
+        (token, slot)
+        for slot, row in zip(tiles.slots.tolist(), tiles.tokens.tolist(), strict=True)
+        for token in row
+        if token != NO_ADAPTER
+    ]
+    assert sorted(placed) == [(token, slot) for token, slot in enumerate(slots) if slot != NO_ADAPTER]
