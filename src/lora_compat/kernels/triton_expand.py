@@ -65,7 +65,7 @@ def expand_kernel(  # type: ignore[no-untyped-def]
     delta = tl.full((BLOCK_M, BLOCK_N), 0.0, dtype=tl.float32)
     hidden = sum_of_shares(hidden_tile, stride_hs, has_token & has_rank[None, :], SPLIT)
     delta = dot_with_float32(hidden, weights, delta)
-    for start in range(BLOCK_R, rank, BLOCK_R):
+    for start in tl.range(BLOCK_R, rank, BLOCK_R, num_stages=1):  # buffers for every share would not fit
         has_rank = start + r < rank
         hidden_tile += BLOCK_R * stride_hr
         b_tile += BLOCK_R * stride_br

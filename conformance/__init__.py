@@ -1,0 +1,1 @@
+"""The conformance suite: contract, implementations under test, oracle, clause tests, reports."""

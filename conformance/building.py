@@ -1,0 +1,112 @@
+"""From a case to a built layer: the rendered class executed, constructed, and loaded through its own loader."""
+
+from __future__ import annotations
+
+import linecache
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from conformance.implementations.protocol import LayerLibrary
+from lora_compat.sharding import shard_id
+from strategies.cases import Case, LayerSpec, Quantization, SubclassSpec, WrapperKind
+from strategies.source import CLASS_NAME, Library, constructor_arguments, render
+
+
+@lru_cache(maxsize=4096)
+def class_of(layer: LayerSpec, subclass: SubclassSpec, library: Library) -> type[nn.Module]:
+    """The rendered class, executed; its source shows in tracebacks."""
+    source = render(layer, subclass, library)
+    file = f"<drawn {library.value} {abs(hash(source)):x}>"
+    linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+    namespace: dict[str, object] = {"__name__": "drawn"}
+    exec(compile(source, file, "exec"), namespace)
+    found = namespace[CLASS_NAME]
+    assert isinstance(found, type)
+    return found
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Layers built in the block have parameters of ``dtype``, whatever arguments their constructor takes."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def build_layer(
+    case: Case, library: LayerLibrary, dtype: torch.dtype, quantization: Quantization = Quantization.NONE
+) -> nn.Module:
+    """This rank's layer of ``case``, with weights not loaded yet; call inside ``library.ranked(group)``."""
+    cls = class_of(case.layer, case.subclass, library.library)
+    arguments = constructor_arguments(case.layer, case.subclass)
+    with default_dtype(dtype):
+        return library.build(cls, arguments, quantization)
+
+
+def load_weights(
+    case: Case, library: LayerLibrary, layer: nn.Module, weights: Sequence[Tensor], biases: Sequence[Tensor]
+) -> None:
+    """Loads the checkpoint weights, one output at a time."""
+    for name, tensors in (("weight", weights), ("bias", biases)):
+        for index, tensor in enumerate(tensors):
+            dtype = getattr(layer, name).dtype
+            library.load(layer, name, tensor.to(dtype), *shard_id(case.layer.family, index))
+
+
+def call(case: Case, layer: nn.Module, x: Tensor, gate: Tensor) -> object:
+    """One forward, with the extra argument where the class takes one."""
+    if case.subclass.depth and case.subclass.forward.value == "extra_argument":
+        return layer(x, gate.view(*x.shape[:-1], 1))
+    return layer(x)
+
+
+class BareWrapper(nn.Module):
+    """Holds a layer and says nothing of quant methods."""
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+
+    def forward(self, *args: object, **kwargs: object) -> object:
+        return self.base_layer(*args, **kwargs)
+
+
+class NoneWrapper(BareWrapper):
+    """Has a quant method that is None."""
+
+    quant_method = None
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        super().__init__(base_layer)
+        self.quant_method = None
+
+
+class ForwardingWrapper(BareWrapper):
+    """Hands unknown attributes on to what it wraps."""
+
+    def __getattr__(self, name: str) -> object:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("base_layer"), name)
+
+
+WRAPPERS: dict[WrapperKind, type[BareWrapper]] = {
+    WrapperKind.BARE: BareWrapper,
+    WrapperKind.NONE: NoneWrapper,
+    WrapperKind.FORWARDING: ForwardingWrapper,
+}
+
+
+def nest(module: nn.Module, nesting: Sequence[WrapperKind]) -> nn.Module:
+    """``module`` inside the wrappers, outermost first."""
+    for kind in reversed(nesting):
+        module = WRAPPERS[kind](module)
+    return module

@@ -1,0 +1,1 @@
+"""Tensor-parallel engines: how the ranks of a case run."""

@@ -1,0 +1,118 @@
+"""What a rank program sees of its engine, and what an engine reports when ranks disagree."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from torch import Tensor
+
+T = TypeVar("T")
+# Frames that issue collectives on behalf of a layer; a call site is the first frame outside them.
+_PLUMBING = ("conformance/engines/", "lora_compat/parallel.py", "conformance/implementations/vllm", "vllm/distributed/")
+
+
+@dataclass(frozen=True, slots=True)
+class CallSite:
+    """Where a rank called from."""
+
+    file: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} in {self.function}"
+
+
+@dataclass(frozen=True, slots=True)
+class Collective:
+    """One collective as one rank issued it."""
+
+    kind: str
+    shape: tuple[int, ...]
+    dtype: str
+    dim: int | None
+    site: CallSite
+
+    @property
+    def signature(self) -> tuple[object, ...]:
+        """What must agree on all ranks."""
+        return self.kind, self.shape, self.dtype, self.dim
+
+    def __str__(self) -> str:
+        dim = "" if self.dim is None else f", dim={self.dim}"
+        return f"{self.kind}(shape={self.shape}, dtype={self.dtype}{dim}) at {self.site}"
+
+
+class CollectiveMismatch(Exception):
+    """Ranks that issued different collectives, or one that issued none (COMM-1)."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"collective mismatch: {first}; {second}")
+        self.sites = (first, second)
+
+
+class RankHung(Exception):
+    """A rank that neither finished nor reached a collective in time."""
+
+
+class RankFailed(Exception):
+    """An exception on one rank, with which rank it was."""
+
+    def __init__(self, rank: int, size: int, error: BaseException) -> None:
+        super().__init__(f"rank {rank} of {size}: {type(error).__name__}: {error}")
+        self.rank, self.error = rank, error
+
+
+@dataclass(slots=True)
+class RankGroup:
+    """One rank's `TensorParallelGroup`; ``exchange`` hands over a tensor and gives back every rank's."""
+
+    rank: int
+    size: int
+    exchange: Callable[[int, Collective, Tensor], list[Tensor]]
+    log: list[Collective] = field(default_factory=list)
+
+    def all_gather(self, tensor: Tensor, dim: int = -1) -> Tensor:
+        import torch
+
+        dim = dim % tensor.dim()
+        return torch.cat(self._meet("all_gather", tensor, dim), dim=dim)
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        first, *others = self._meet("all_reduce", tensor, None)
+        total = first.clone()
+        for other in others:
+            total += other
+        return total
+
+    def _meet(self, kind: str, tensor: Tensor, dim: int | None) -> list[Tensor]:
+        issued = Collective(kind, tuple(tensor.shape), str(tensor.dtype), dim, call_site())
+        self.log.append(issued)
+        return self.exchange(self.rank, issued, tensor)
+
+
+class Engine(Protocol):
+    """Runs one program on every rank of a group."""
+
+    name: str
+
+    def run(self, size: int, program: Callable[[RankGroup], T]) -> list[T]:
+        """The results in rank order.
+
+        Raises:
+            CollectiveMismatch: ranks disagreed about a collective.
+            RankFailed: a rank raised; the first in rank order is named.
+            RankHung: a rank did not come back.
+        """
+        ...
+
+
+def call_site() -> CallSite:
+    """The innermost frame outside the plumbing of collectives."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and any(part in frame.f_code.co_filename for part in _PLUMBING):
+        frame = frame.f_back
+    return CallSite(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_qualname)

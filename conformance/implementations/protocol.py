@@ -1,0 +1,130 @@
+"""What the suite asks of an implementation, and of the library its base layers come from.
+
+A third party's implementation is one class that derives from `Implementation`, found through the entry-point group
+``lora_compat.implementations`` or ``--impl package.module:attribute``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from conformance.engines.ranks import RankGroup
+from lora_compat.adapters import LayerAdapter
+from strategies.cases import Case, Quantization
+from strategies.source import Library
+
+
+class Refused(Exception):
+    """An implementation that will not serve a layer, and says so (WRAP-6). Never raised for what it gets wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """The LoRA settings a layer is wrapped under; ``packed`` as in `Case`."""
+
+    max_loras: int
+    max_lora_rank: int
+    fully_sharded: bool
+    packed: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def packed_names(self) -> list[str]:
+        """The packed-modules list, with made-up names."""
+        return [f"part_{index}" for index in range(len(self.packed))]
+
+
+class LayerLibrary(ABC):
+    """Where base layers come from: how they are built in a group, loaded and finished."""
+
+    library: ClassVar[Library]
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Imports and configures whatever is needed, once per process.
+
+        Raises:
+            MissingPrerequisite: something is not installed; the message says how to get it.
+        """
+
+    @abstractmethod
+    def ranked(self, group: RankGroup) -> AbstractContextManager[object]:
+        """Makes ``group`` the tensor-parallel group of layers built and run in this thread."""
+
+    @abstractmethod
+    def build(self, cls: type[nn.Module], arguments: Mapping[str, object], quantization: Quantization) -> nn.Module:
+        """An instance, in torch's default dtype."""
+
+    def load(self, layer: nn.Module, name: str, loaded: Tensor, *shard: int | str) -> None:
+        """Loads a checkpoint tensor into parameter ``name`` through the layer's own weight loader."""
+        layer.weight_loader(getattr(layer, name), loaded, *shard)  # type: ignore[operator]
+
+    def finish(self, layer: nn.Module) -> None:
+        """What a model loader does once all weights are in."""
+        layer.quant_method.process_weights_after_loading(layer)  # type: ignore[union-attr,operator]
+
+
+class Implementation(ABC):
+    """LoRA on linear layers, as the suite drives it. All tensors are unsharded; every rank calls with the same."""
+
+    name: ClassVar[str]
+    layers: LayerLibrary
+    refusals: tuple[type[BaseException], ...] = (Refused,)
+
+    @abstractmethod
+    def identity(self) -> Mapping[str, str]:
+        """Name and versions of what is tested, for the header and the certificate."""
+
+    def unsupported(self, case: Case) -> str | None:
+        """Why this case is declared *not applicable*, or None."""
+        return None
+
+    @abstractmethod
+    def wrap(self, layer: nn.Module, deployment: Deployment) -> nn.Module | None:
+        """The LoRA layer for ``layer``; None where the implementation leaves it as it is.
+
+        Raises:
+            Refused: it says that it cannot serve the layer.
+        """
+
+    @abstractmethod
+    def load(self, wrapped: nn.Module, slot: int, adapter: LayerAdapter) -> None:
+        """Loads one adapter's part of this layer into a slot."""
+
+    @abstractmethod
+    def reset(self, wrapped: nn.Module, slot: int) -> None:
+        """Empties a slot."""
+
+    @abstractmethod
+    def select(self, wrapped: nn.Module, slots: tuple[int, ...]) -> None:
+        """Says which slot serves each token of the next forward; -1 for none."""
+
+    @abstractmethod
+    def quant_method_of(self, module: nn.Module) -> object:
+        """The quant method found through whatever wraps the base layer."""
+
+    @abstractmethod
+    def dense_weight(self, module: nn.Module) -> Tensor:
+        """The dense local weight read through whatever wraps the base layer."""
+
+    @abstractmethod
+    def warmup_rank(self, *, default: int, max_lora_rank: int, shards: tuple[int, ...]) -> int:
+        """The dummy rank for modules that cut the LoRA rank into so many parts each.
+
+        Raises:
+            Refused: no rank fits.
+        """
+
+
+REQUIRED_METHODS = tuple(sorted(Implementation.__abstractmethods__))
+
+
+class MissingPrerequisite(Exception):
+    """Something the run needs and this machine lacks; the message says how to get it."""

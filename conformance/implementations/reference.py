@@ -1,0 +1,97 @@
+"""`lora_compat`, the reference implementation, on its own layers or on vLLM's."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+
+import lora_compat
+from conformance.engines.ranks import RankGroup
+from conformance.implementations.protocol import Deployment, Implementation, LayerLibrary, Refused
+from lora_compat.adapters import LayerAdapter, LoRAConfig
+from lora_compat.errors import LoRAError
+from lora_compat.kernels import TokenBatch
+from lora_compat.quantization import Int8LinearMethod, QuantConfig
+from strategies.cases import Quantization
+from strategies.source import Library
+
+
+class LoraCompatLayers(LayerLibrary):
+    """The torch-only layers of `lora_compat.layers`."""
+
+    library = Library.LORA_COMPAT
+
+    def prepare(self) -> None:
+        pass
+
+    def ranked(self, group: RankGroup) -> AbstractContextManager[object]:
+        return lora_compat.tensor_parallel(group)
+
+    def build(self, cls: type[nn.Module], arguments: Mapping[str, object], quantization: Quantization) -> nn.Module:
+        if quantization is Quantization.INT8:
+            return cls(**arguments, quant_config=QuantConfig(Int8LinearMethod))
+        return cls(**arguments)
+
+
+class ReferenceImplementation(Implementation):
+    """`lora_compat.wrap_layer` and what belongs to it."""
+
+    name = "reference"
+    # What the reference says it cannot do is a refusal, not a crash; see the contract, WRAP-6.
+    refusals = (Refused, LoRAError)
+
+    def __init__(self, layers: LayerLibrary | None = None) -> None:
+        self.layers = layers or LoraCompatLayers()
+
+    def identity(self) -> Mapping[str, str]:
+        return {
+            "implementation": f"reference (lora_compat {_version()})",
+            "layers": self.layers.library.value,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
+
+    def wrap(self, layer: nn.Module, deployment: Deployment) -> nn.Module | None:
+        config = LoRAConfig(
+            max_loras=deployment.max_loras,
+            max_lora_rank=deployment.max_lora_rank,
+            fully_sharded_loras=deployment.fully_sharded,
+        )
+        return lora_compat.wrap_layer(layer, config)
+
+    def load(self, wrapped: nn.Module, slot: int, adapter: LayerAdapter) -> None:
+        _lora(wrapped).set_lora(slot, adapter)
+
+    def reset(self, wrapped: nn.Module, slot: int) -> None:
+        _lora(wrapped).reset_lora(slot)
+
+    def select(self, wrapped: nn.Module, slots: tuple[int, ...]) -> None:
+        layer = _lora(wrapped)
+        layer.set_batch(TokenBatch.of(slots, layer.slots.lora_a.device))
+
+    def quant_method_of(self, module: nn.Module) -> object:
+        return lora_compat.quant_method_of(module)
+
+    def dense_weight(self, module: nn.Module) -> Tensor:
+        return lora_compat.dense_weight(module)
+
+    def warmup_rank(self, *, default: int, max_lora_rank: int, shards: tuple[int, ...]) -> int:
+        return lora_compat.warmup_rank(default=default, max_lora_rank=max_lora_rank, shards=shards)
+
+
+def _lora(module: nn.Module) -> lora_compat.LoRALinear:
+    assert isinstance(module, lora_compat.LoRALinear), f"not a LoRA layer: {type(module).__qualname__}"
+    return module
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("lora-compat")
+    except PackageNotFoundError:
+        return "uninstalled"

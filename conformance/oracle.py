@@ -1,0 +1,146 @@
+"""The right answer: the same class, loaded with merged weights through its own loader, run by its own forward.
+
+For adapter (A, B, s) on any subclass the answer is what that subclass computes with ``W + s·B·A`` in place of ``W``.
+Nothing is assumed about layout, so uneven slices, replicated shards, ``disable_tp``, custom loaders and custom
+forwards are all inside one statement. It is computed in float64. `dense_output` is a second, unsharded guard
+against a base layer that is itself wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from conformance.building import build_layer, call, load_weights
+from conformance.engines.ranks import RankGroup
+from conformance.implementations.protocol import LayerLibrary
+from conformance.values import CaseTensors, part_sizes, rank_input, torch_dtype
+from lora_compat.families import Family
+from strategies.cases import Case, Regime
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Expected:
+    """What one rank must return, flattened: values, their magnitudes, and the base layer's values.
+
+    ``values[i]`` is float64; ``magnitudes[i]`` is the same forward over absolute values (rounded regime only), which
+    bounds every intermediate; ``base[i]`` is the answer without adapters; ``by_token[i]`` says whether the first
+    dimension counts tokens (an output bias does not).
+    """
+
+    values: tuple[Tensor, ...]
+    magnitudes: tuple[Tensor, ...]
+    base: tuple[Tensor, ...]
+    by_token: tuple[bool, ...]
+
+
+def flatten(result: object) -> list[Tensor]:
+    """The tensors of a result, depth first; None is left out."""
+    if isinstance(result, Tensor):
+        return [result]
+    if isinstance(result, (tuple, list)):
+        return [tensor for item in result for tensor in flatten(item)]
+    return []
+
+
+def merged_weights(case: Case, tensors: CaseTensors, adapter: int, *, absolute: bool = False) -> tuple[Tensor, ...]:
+    """``W + s·B·A`` per output, or ``|W| + s·|B|·|A|``; the base weights for adapter -1."""
+    weights = [weight.abs() if absolute else weight for weight in tensors.weights]
+    if adapter < 0:
+        return tuple(weights)
+    loaded = tensors.adapters[adapter]
+    delta = []
+    for part, rows in zip(loaded.parts, part_sizes(case, case.adapters[adapter]), strict=True):
+        if part is None:
+            delta.append(torch.zeros(rows, case.layer.input_size, dtype=torch.float64))
+        else:
+            a, b = (part.lora_a.abs(), part.lora_b.abs()) if absolute else (part.lora_a, part.lora_b)
+            delta.append(loaded.scaling * (b @ a))
+    parts = torch.cat(delta).split([weight.shape[0] for weight in weights])
+    return tuple(weight + part for weight, part in zip(weights, parts, strict=True))
+
+
+def expected_on(case: Case, tensors: CaseTensors, library: LayerLibrary, group: RankGroup) -> Expected:
+    """The right answer on one rank; a rank program, as the class may issue collectives."""
+    runs = _MergedRuns(case, tensors, library, group)
+    values = runs.per_token(absolute=False)
+    magnitudes = runs.per_token(absolute=True) if case.regime is Regime.ROUNDED else ()
+    return Expected(values, magnitudes, runs.of_adapter(-1, absolute=False), runs.by_token)
+
+
+class _MergedRuns:
+    """Forwards of one float64 layer, reloaded with the merged weights of one adapter after the other."""
+
+    def __init__(self, case: Case, tensors: CaseTensors, library: LayerLibrary, group: RankGroup) -> None:
+        self._case, self._tensors, self._library = case, tensors, library
+        self._group = group
+        with library.ranked(group):
+            self._layer = build_layer(case, library, torch.float64)
+        self._x = rank_input(case, tensors, group.rank)
+        self._done: dict[tuple[int, bool], tuple[Tensor, ...]] = {}
+        self.by_token: tuple[bool, ...] = ()
+
+    def of_adapter(self, adapter: int, *, absolute: bool) -> tuple[Tensor, ...]:
+        """All tokens with one adapter."""
+        key = (adapter, absolute)
+        if key not in self._done:
+            weights = merged_weights(self._case, self._tensors, adapter, absolute=absolute)
+            biases = [bias.abs() if absolute else bias for bias in self._tensors.biases]
+            with self._library.ranked(self._group):
+                load_weights(self._case, self._library, self._layer, weights, biases)
+                result = call(self._case, self._layer, self._x.abs() if absolute else self._x, self._tensors.gate)
+            outputs = flatten(result)
+            self.by_token = tuple(output is not getattr(self._layer, "bias", None) for output in outputs)
+            self._done[key] = tuple(output.detach().clone() for output in outputs)
+        return self._done[key]
+
+    def per_token(self, *, absolute: bool) -> tuple[Tensor, ...]:
+        """Every token with its own adapter."""
+        adapters = sorted(set(self._case.tokens)) or [-1]
+        combined = [output.clone() for output in self.of_adapter(adapters[0], absolute=absolute)]
+        for adapter in adapters[1:]:
+            rows = torch.tensor([index for index, own in enumerate(self._case.tokens) if own == adapter])
+            outputs = self.of_adapter(adapter, absolute=absolute)
+            for total, output, by_token in zip(combined, outputs, self.by_token, strict=True):
+                if by_token:
+                    total[rows] = output[rows]
+        return tuple(combined)
+
+
+def error_bound(case: Case, magnitude: Tensor) -> Tensor:
+    """How far a correct implementation may be from the float64 answer, per element (rounded regime).
+
+    With ``u`` the unit roundoff of the case's dtype and ``M = |x|·|W|ᵀ + s·|x|·|A|ᵀ·|B|ᵀ + |b|`` run through the
+    class's own forward, every intermediate is at most ``M``, and each of these may round once to the dtype: the base
+    product, the bias, the scaling folded into B, the shrunk hidden, the expanded product, the addition, and up to
+    two operations of the forward's own; a sum over ranks rounds once more per rank, for hidden and for output. The
+    sums themselves round once per term in float32 (their accumulation dtype), or in the dtype if that is float32:
+    ``in + rank`` terms, and the tree over slices. Terms in ``u²`` are under a per cent as long as the count times
+    ``u`` is under a tenth, which the 1.01 covers; narrower than that the bound is honest but loose, and the signal
+    gate keeps such cases from passing unseen.
+    """
+    unit = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}[torch_dtype(case.dtype)]
+    ranks = case.layer_tp_size if case.layer.family is Family.ROW or case.fully_sharded else 1
+    rounded = 8 + 2 * (ranks - 1)
+    summed = case.layer.input_size + case.max_rank
+    smallest = 2.0**-24 if case.dtype.value == "float16" else 0.0  # subnormals of float16 round absolutely
+    return 1.01 * (rounded * unit + summed * 2.0**-24) * magnitude + rounded * smallest
+
+
+def dense_output(case: Case, tensors: CaseTensors, rank: int) -> Tensor:
+    """``x·(W + s·B·A)ᵀ + b`` of the whole, unsharded layer in float64, for classes that keep the family's forward."""
+    x = tensors.inputs[rank]
+    bias = torch.cat(tensors.biases) if tensors.biases and not case.layer.skip_bias_add else None
+    rows = []
+    for index, adapter in enumerate(case.tokens):
+        weight = torch.cat(merged_weights(case, tensors, adapter))
+        rows.append(nn.functional.linear(x[index], weight, bias))
+    return torch.stack(rows) if rows else x.new_zeros(0, sum(case.layer.output_sizes))
+
+
+def signal(expected: Sequence[Tensor], base: Sequence[Tensor]) -> float:
+    """The largest change that the adapters make to any output."""
+    return max((float((a - b).abs().max()) for a, b in zip(expected, base, strict=True) if a.numel()), default=0.0)

@@ -1,0 +1,158 @@
+"""The subject of a run: an implementation on an engine, and what it does with a case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from conformance.building import build_layer, call, load_weights
+from conformance.engines.ranks import CollectiveMismatch, Engine, RankFailed, RankGroup, RankHung
+from conformance.implementations.protocol import Deployment, Implementation
+from conformance.oracle import Expected, expected_on, flatten
+from conformance.values import CaseTensors, laid_out, rank_input, torch_dtype, values_of
+from strategies.cases import Case
+
+T = TypeVar("T")
+
+
+class NotWrapped(Exception):
+    """The implementation left the layer as it was, without a word."""
+
+
+class SubjectRefused(Exception):
+    """The implementation said that it will not serve the case."""
+
+
+class SubjectRaised(Exception):
+    """The implementation raised something that is no refusal."""
+
+
+class HarnessError(Exception):
+    """The oracle or the base layer failed by itself; nothing is known of the implementation."""
+
+
+@dataclass(slots=True)
+class RankSession:
+    """One rank of a case on the implementation: the base layer, the LoRA layer, and calls of it."""
+
+    case: Case
+    tensors: CaseTensors
+    implementation: Implementation
+    group: RankGroup
+    base: nn.Module = field(init=False)
+    layer: nn.Module = field(init=False)
+
+    def build(self) -> RankSession:
+        """Builds, loads and finishes the base layer."""
+        case, library = self.case, self.implementation.layers
+        with library.ranked(self.group):
+            self.base = self.layer = build_layer(case, library, torch_dtype(case.dtype), case.quantization)
+            load_weights(case, library, self.base, self.tensors.weights, self.tensors.biases)
+            library.finish(self.base)
+        return self
+
+    def wrap(self) -> RankSession:
+        """Wraps it.
+
+        Raises:
+            NotWrapped: the implementation returned nothing.
+        """
+        with self.implementation.layers.ranked(self.group):
+            wrapped = self.implementation.wrap(self.base, deployment_of(self.case))
+        if wrapped is None:
+            raise NotWrapped(f"{type(self.base).__mro__[1].__name__} subclass left unwrapped")
+        self.layer = wrapped
+        return self
+
+    def load(self, *adapters: int) -> RankSession:
+        """Loads adapters of the case (all of them, if none is named) into their slots."""
+        dtype = torch_dtype(self.case.dtype)
+        with self.implementation.layers.ranked(self.group):
+            for index in adapters or range(len(self.case.adapters)):
+                adapter = cast_adapter(self.tensors.adapters[index], dtype)
+                self.implementation.load(self.layer, self.case.adapters[index].slot, adapter)
+        return self
+
+    def run(self, slots: tuple[int, ...] | None = None, x: Tensor | None = None) -> Any:
+        """One forward with the case's tokens, or others."""
+        if x is None:
+            x = self.input()
+        with self.implementation.layers.ranked(self.group):
+            if self.layer is not self.base:
+                self.implementation.select(self.layer, self.case.token_slots if slots is None else slots)
+            return call(self.case, self.layer, x, self.tensors.gate.to(x.dtype))
+
+    def input(self) -> Tensor:
+        """This rank's input, in the case's dtype and layout."""
+        x = rank_input(self.case, self.tensors, self.group.rank).to(torch_dtype(self.case.dtype))
+        return laid_out(x, self.case.layout)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """An implementation under test on an engine."""
+
+    implementation: Implementation
+    engine: Engine
+
+    def observe(self, case: Case, program: Callable[[RankSession], T]) -> list[T]:
+        """Runs ``program`` on every rank.
+
+        Raises:
+            NotWrapped, SubjectRefused, SubjectRaised, CollectiveMismatch: what the implementation did instead.
+        """
+        tensors = values_of(case)
+
+        def on_rank(group: RankGroup) -> T:
+            return program(RankSession(case, tensors, self.implementation, group))
+
+        try:
+            return self.engine.run(case.tp_size, on_rank)
+        except RankFailed as failure:
+            raise _named(failure, self.implementation) from failure
+        except RankHung as hung:
+            raise SubjectRaised(str(hung)) from hung
+
+    def outputs(self, case: Case) -> list[list[Tensor]]:
+        """What each rank returns for the case's tokens, flattened."""
+        return self.observe(case, lambda rank: flatten(rank.build().wrap().load().run()))
+
+    def expected(self, case: Case) -> list[Expected]:
+        """The right answer on each rank.
+
+        Raises:
+            HarnessError: the base layer cannot run by itself.
+        """
+        tensors = values_of(case)
+        try:
+            return self.engine.run(
+                case.tp_size, lambda group: expected_on(case, tensors, self.implementation.layers, group)
+            )
+        except (RankFailed, RankHung, CollectiveMismatch) as error:
+            raise HarnessError(f"the base layer cannot run by itself: {error}") from error
+
+
+def deployment_of(case: Case) -> Deployment:
+    """The LoRA settings of a case."""
+    return Deployment(case.max_loras, case.max_rank, case.fully_sharded, case.packed, torch_dtype(case.dtype))
+
+
+def cast_adapter(adapter: Any, dtype: torch.dtype) -> Any:
+    """The adapter's tensors in ``dtype``."""
+    parts = tuple(
+        None if part is None else type(part)(part.lora_a.to(dtype), part.lora_b.to(dtype)) for part in adapter.parts
+    )
+    return type(adapter)(parts, adapter.scaling)
+
+
+def _named(failure: RankFailed, implementation: Implementation) -> Exception:
+    error = failure.error
+    if isinstance(error, NotWrapped):
+        return error
+    if isinstance(error, implementation.refusals):
+        return SubjectRefused(str(failure))
+    return SubjectRaised(str(failure))

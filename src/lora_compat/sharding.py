@@ -1,0 +1,193 @@
+"""`ShardPlan`: which part of a layer, and of its adapters, one tensor-parallel rank owns. Nothing else knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from lora_compat.errors import LoRAError
+from lora_compat.families import Family, registry
+
+
+class ShardingError(LoRAError):
+    """A weight loader that lays rows out in a way no adapter can follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSlice:
+    """One output of a layer: how many rows the checkpoint has, and which of them this rank holds."""
+
+    size: int
+    rows: range
+
+    @property
+    def local_size(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPlan:
+    """What one rank owns of a layer's weight ``[out, in]``, of LoRA A ``[rank, in]`` and of LoRA B ``[out, rank]``.
+
+    ``slices`` partitions the local output rows in order. With ``fully_sharded`` the adapters are cut once more:
+    layers that shard their output cut the rank dimension of A and gather what it yields; layers that shard their
+    input cut the output rows of B. A class with a weight loader of its own has its B (and, row-parallel, its A) cut
+    by that `loader`, which is also asked how many checkpoint rows each slice has.
+    """
+
+    family: Family
+    tp_rank: int
+    tp_size: int
+    fully_sharded: bool
+    columns: range
+    slices: tuple[OutputSlice, ...]
+    loader: Callable[[Tensor, int], Tensor] | None = None
+
+    @classmethod
+    def of(cls, layer: nn.Module, *, fully_sharded: bool = False) -> ShardPlan:
+        """Reads the plan off a built layer of any registered family.
+
+        Raises:
+            UnsupportedLayerError: the layer belongs to no family.
+        """
+        base, family, _ = registry.require(layer)
+        rank, size = int(layer.tp_rank), int(layer.tp_size)  # type: ignore[arg-type]
+        columns = range(int(layer.input_size))  # type: ignore[arg-type]
+        if family is Family.ROW:
+            columns = part_of(len(columns), rank, size)
+        plan = cls(family, rank, size, fully_sharded and size > 1, columns, _slices(layer, family, rank))
+        if getattr(type(layer), "weight_loader", None) is getattr(base, "weight_loader", None):
+            return plan
+        loader = _own_loader(layer, family)
+        return replace(plan, loader=loader, slices=_probed(plan, loader))
+
+    @property
+    def slice_sizes(self) -> tuple[int, ...]:
+        """Local output rows of each slice."""
+        return tuple(part.local_size for part in self.slices)
+
+    @property
+    def rank_shards(self) -> int:
+        """Into how many parts the LoRA rank is cut (RANK-1)."""
+        return self.tp_size if self.fully_sharded and self.family.shards_output else 1
+
+    def local_rank(self, max_rank: int) -> int:
+        """Rows of A in a slot of ``max_rank``; rounded up, so that any rank fits any TP size."""
+        return -(-max_rank // self.rank_shards)
+
+    @property
+    def expanded(self) -> range:
+        """The local output columns that this rank's B produces."""
+        total = sum(self.slice_sizes)
+        if self.fully_sharded and self.family is Family.ROW:
+            return range(self.tp_rank * total // self.tp_size, (self.tp_rank + 1) * total // self.tp_size)
+        return range(total)
+
+    @property
+    def expanded_slice_sizes(self) -> tuple[int, ...]:
+        """Like `slice_sizes`, for the columns in `expanded`."""
+        return self.slice_sizes if len(self.slices) > 1 else (len(self.expanded),)
+
+    def shard_a(self, lora_a: Tensor, max_rank: int) -> Tensor:
+        """This rank's part of LoRA A ``[rank, in]``, cut by the slot's rank and not the adapter's (T16)."""
+        if self.family is Family.ROW:
+            lora_a = self.loader(lora_a, 0) if self.loader else take(lora_a, self.columns, dim=1)
+        if self.rank_shards > 1:
+            rows = self.local_rank(max_rank)
+            lora_a = lora_a[self.tp_rank * rows : (self.tp_rank + 1) * rows]
+        return lora_a
+
+    def shard_b(self, lora_b: Tensor, index: int) -> Tensor:
+        """This rank's rows of LoRA B ``[out, rank]`` of output slice ``index``."""
+        if self.family is Family.ROW:
+            return take(lora_b, self.expanded, dim=0)
+        return self.loader(lora_b, index) if self.loader else take(lora_b, self.slices[index].rows, dim=0)
+
+
+def part_of(total: int, rank: int, size: int) -> range:
+    """Rank ``rank``'s equal part of ``total``."""
+    return range(rank * (total // size), (rank + 1) * (total // size))
+
+
+def take(tensor: Tensor, rows: range, *, dim: int) -> Tensor:
+    """A view of ``rows`` along ``dim``."""
+    return tensor.narrow(dim, rows.start, len(rows))
+
+
+def _slices(layer: nn.Module, family: Family, rank: int) -> tuple[OutputSlice, ...]:
+    sizes = [int(size) for size in layer.output_partition_sizes]  # type: ignore[union-attr]
+    if not family.shards_output:
+        return tuple(OutputSlice(size, range(size)) for size in sizes)
+    if family is not Family.QKV:
+        tp_size = int(layer.tp_size)  # type: ignore[arg-type]
+        return tuple(OutputSlice(size * tp_size, range(rank * size, (rank + 1) * size)) for size in sizes)
+    heads, kv_heads = int(layer.total_num_heads), int(layer.total_num_kv_heads)  # type: ignore[arg-type]
+    kv_rank = rank // int(layer.num_kv_head_replicas)  # type: ignore[arg-type]
+    return tuple(
+        OutputSlice(
+            size // local_heads * total,
+            range(owner * size, (owner + 1) * size),
+        )
+        for size, local_heads, total, owner in zip(
+            sizes,
+            (layer.num_heads, layer.num_kv_heads, layer.num_kv_heads),
+            (heads, kv_heads, kv_heads),
+            (rank, kv_rank, kv_rank),
+            strict=True,
+        )
+    )
+
+
+def shard_id(family: Family, index: int) -> tuple[int | str, ...]:
+    """The extra argument that a weight loader of ``family`` takes for output slice ``index``, if any."""
+    if family is Family.MERGED_COLUMN:
+        return (index,)
+    return ("qkv"[index],) if family is Family.QKV else ()
+
+
+def _probed(plan: ShardPlan, loader: Callable[[Tensor, int], Tensor]) -> tuple[OutputSlice, ...]:
+    """The slices as the loader takes them: cut like the family's own, or else replicated on every rank."""
+    if plan.family is Family.ROW:
+        return plan.slices
+    return tuple(
+        part if _accepts(loader, part.size, index) else OutputSlice(part.local_size, range(part.local_size))
+        for index, part in enumerate(plan.slices)
+    )
+
+
+def _accepts(loader: Callable[[Tensor, int], Tensor], rows: int, index: int) -> bool:
+    try:
+        loader(torch.zeros(rows, 1), index)
+    except (RuntimeError, ValueError, AssertionError, IndexError):
+        return False
+    return True
+
+
+def _own_loader(layer: nn.Module, family: Family) -> Callable[[Tensor, int], Tensor]:
+    """Cuts adapter tensors with the layer's own weight loader, into a scratch parameter poisoned with NaN."""
+    sizes = [int(size) for size in layer.output_partition_sizes]  # type: ignore[union-attr]
+
+    def cut(tensor: Tensor, index: int) -> Tensor:
+        weight: nn.Parameter = layer.weight  # type: ignore[assignment]
+        row_parallel = family is Family.ROW
+        shape = (tensor.shape[0], weight.shape[1]) if row_parallel else (sum(sizes), tensor.shape[1])
+        scratch = nn.Parameter(
+            torch.full(shape, torch.nan, dtype=tensor.dtype, device=tensor.device), requires_grad=False
+        )
+        scratch.__dict__.update({k: v for k, v in weight.__dict__.items() if not k.startswith("_")})
+        layer.weight_loader(scratch, tensor, *shard_id(family, index))  # type: ignore[operator]
+        if row_parallel:
+            return scratch.data
+        start, stop = sum(sizes[:index]), sum(sizes[: index + 1])
+        written = ~scratch.data[:, 0].isnan() if tensor.shape[1] else torch.ones(sum(sizes), dtype=torch.bool)
+        if not written[start:stop].all() or int(written.sum()) != stop - start:
+            raise ShardingError(
+                f"the weight loader of {type(layer).__qualname__!r} put output {index} into local rows "
+                f"{written.nonzero().flatten().tolist()}; the layer declares rows {start} to {stop - 1}"
+            )
+        return scratch.data[start:stop]
+
+    return cut

@@ -1,0 +1,54 @@
+"""The rank of the dummy adapters that an engine warms up with (RANK)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from lora_compat.adapters import LayerAdapter, SubAdapter
+from lora_compat.errors import WarmupRankError
+from lora_compat.wrapper import LoRALinear
+
+DEFAULT_RANK = 8
+
+
+def warmup_rank(*, max_lora_rank: int, shards: Iterable[int] = (), default: int = DEFAULT_RANK) -> int:
+    """The smallest rank ≥ ``default`` that every module can cut evenly; the largest below it where none fits.
+
+    Args:
+        max_lora_rank: no rank may exceed it.
+        shards: for each module, into how many parts it cuts the rank (1: not at all).
+        default: the rank used where nothing is cut, itself no more than ``max_lora_rank``.
+
+    Raises:
+        WarmupRankError: no multiple of the parts' least common multiple is ≤ ``max_lora_rank`` (RANK-4).
+    """
+    multiple = math.lcm(*shards)
+    if multiple == 1:
+        return min(default, max_lora_rank)
+    rank = -(-default // multiple) * multiple
+    if rank > max_lora_rank:
+        rank = max_lora_rank // multiple * multiple
+    if rank < 1:
+        raise WarmupRankError(default, multiple, max_lora_rank)
+    return rank
+
+
+def warmup_rank_of(model: nn.Module, *, max_lora_rank: int, default: int = DEFAULT_RANK) -> int:
+    """`warmup_rank` for the wrapped layers of ``model``."""
+    shards = {module.rank_shards for module in model.modules() if isinstance(module, LoRALinear)}
+    return warmup_rank(max_lora_rank=max_lora_rank, shards=shards, default=default)
+
+
+def dummy_adapter(layer: LoRALinear, rank: int) -> LayerAdapter:
+    """An adapter of ``rank`` for ``layer`` that loads like a real one and adds nothing: its A and B are zero."""
+    width = layer.slots.lora_width
+    dtype = layer.slots.lora_a.dtype
+    parts = tuple(
+        SubAdapter(torch.zeros(rank, width, dtype=dtype), torch.zeros(part.size, rank, dtype=dtype))
+        for part in layer.plan.slices
+    )
+    return LayerAdapter(parts)

@@ -1,0 +1,137 @@
+"""A base weight that knows its LoRA: matmuls that bypass the quant method still get the contribution (WRAP-7)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lora_compat.delta import LoRADelta
+from lora_compat.errors import MatmulBypassedError
+from lora_compat.kernels import accumulation_dtype
+
+Function = Callable[..., Any]
+
+_SAME = {
+    Tensor.to, Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16, Tensor.contiguous, Tensor.clone,
+    Tensor.detach, Tensor.type_as, Tensor.cpu, Tensor.cuda, Tensor.data.__get__,
+}  # fmt: skip
+_TRANSPOSED = {Tensor.t, Tensor.T.__get__, Tensor.mT.__get__, torch.t, torch.transpose, Tensor.transpose}
+_ROWS = {Tensor.__getitem__, Tensor.narrow, torch.narrow, Tensor.split, torch.split, Tensor.chunk, torch.chunk,
+         Tensor.index_select, torch.index_select}  # fmt: skip
+_MATMUL = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm}
+_READS_NO_VALUES = {
+    Tensor.shape.__get__, Tensor.dtype.__get__, Tensor.device.__get__, Tensor.layout.__get__, Tensor.ndim.__get__,
+    Tensor.is_cuda.__get__, Tensor.requires_grad.__get__, Tensor.grad.__get__, Tensor.is_sparse.__get__,
+    Tensor.size, Tensor.dim, Tensor.numel, Tensor.nelement, Tensor.stride, Tensor.storage_offset, Tensor.data_ptr,
+    Tensor.element_size, Tensor.is_contiguous, Tensor.untyped_storage, Tensor.__len__, Tensor.__repr__,
+    Tensor.is_floating_point, Tensor.__hash__, Tensor.is_quantized.__get__,
+}  # fmt: skip
+
+
+class LoRAWeight(nn.Parameter):
+    """The class that a wrapped layer's ``weight`` takes on; the object and its storage stay the same.
+
+    Casts, copies, transposes and row selections stay tied to the LoRA of the rows they hold, so `linear` and
+    `matmul` get the contribution wherever they happen. Any other use of the values while adapters are active is
+    refused: right, or loudly refused.
+    """
+
+    _lora_delta: LoRADelta
+    _lora_rows: Tensor | None
+    _lora_transposed: bool
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Function, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        with torch._C.DisableTorchFunctionSubclass():
+            result = func(*args, **kwargs)
+            if func in _READS_NO_VALUES:
+                return result
+            source = args[0] if args and isinstance(args[0], LoRAWeight) else None
+            if source is not None and (func in _SAME or func in _TRANSPOSED or func in _ROWS):
+                return _derive(source, func, result, args, kwargs)
+            weight = next((a for a in (*args, *kwargs.values()) if isinstance(a, LoRAWeight)), None)
+            if weight is None or not weight._lora_delta.active or result is source:
+                return result
+            return _with_contribution(weight, func, result, args, kwargs)
+
+
+def know_lora(weight: nn.Parameter, delta: LoRADelta) -> None:
+    """Makes ``weight`` a `LoRAWeight` in place. Only a plain `nn.Parameter` can become one."""
+    _mark(weight, delta, None, False)
+
+
+def _mark(tensor: Tensor, delta: LoRADelta, rows: Tensor | None, transposed: bool) -> None:
+    tensor.__class__ = LoRAWeight
+    tensor._lora_delta = delta  # type: ignore[attr-defined]
+    tensor._lora_rows = rows  # type: ignore[attr-defined]
+    tensor._lora_transposed = transposed  # type: ignore[attr-defined]
+
+
+def _derive(source: LoRAWeight, func: Function, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Ties a view or copy of ``source`` to the rows of the weight that it holds."""
+    delta, rows, transposed = source._lora_delta, source._lora_rows, source._lora_transposed
+    if func in _SAME:
+        if result is not source and result.is_floating_point():
+            return _tied(result, delta, rows, transposed)
+        return result
+    if func in _TRANSPOSED:
+        return _tied(result, delta, rows, not transposed)
+    held = torch.arange(source.shape[0], device=source.device) if rows is None else rows
+    try:
+        selected = held[args[1]] if func is Tensor.__getitem__ else func(held, *args[1:], **kwargs)
+    except (IndexError, TypeError, RuntimeError):
+        selected = None
+    if transposed or selected is None:
+        return _refuse_when_used(delta, func, result)
+    if isinstance(result, tuple):
+        return tuple(_tied(part, delta, chosen, False) for part, chosen in zip(result, selected, strict=True))
+    if result.dim() != 2:
+        return _refuse_when_used(delta, func, result)
+    return _tied(result, delta, selected, False)
+
+
+def _tied(result: Tensor, delta: LoRADelta, rows: Tensor | None, transposed: bool) -> Tensor:
+    alias = torch.Tensor._make_subclass(LoRAWeight, result)  # type: ignore[attr-defined]
+    _mark(alias, delta, rows, transposed)
+    return alias  # type: ignore[no-any-return]
+
+
+def _refuse_when_used(delta: LoRADelta, func: Function, result: Any) -> Any:
+    if delta.active:
+        raise MatmulBypassedError(delta.layer, f"{_name(func)} was called on the base weight")
+    return result
+
+
+def _with_contribution(
+    weight: LoRAWeight, func: Function, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """``result`` of a product with ``weight``, plus the contribution of the rows that ``weight`` holds."""
+    delta = weight._lora_delta
+    if func is functional.linear and not weight._lora_transposed:
+        x = args[0] if args else kwargs["input"]
+        factor = args[1] if len(args) > 1 else kwargs["weight"]
+    elif func in _MATMUL and weight._lora_transposed:
+        x, factor = args[0], args[1]
+    elif func in (torch.addmm, Tensor.addmm) and weight._lora_transposed and len(args) >= 3 and not kwargs:
+        x, factor = args[1], args[2]
+    else:
+        factor = x = None
+    if factor is not weight or not isinstance(x, Tensor):
+        raise MatmulBypassedError(delta.layer, f"{_name(func)} was called on the base weight")
+    if weight._lora_rows is None:
+        return delta.add_to(result, x)
+    contribution = delta.of_rows(x, weight._lora_rows)
+    adapted = (delta.batch.token_slots >= 0).view(*x.shape[:-1], 1)
+    total = (result.to(accumulation_dtype(result.dtype)) + contribution).to(result.dtype)
+    return torch.where(adapted, total, result)
+
+
+def _name(func: Function) -> str:
+    return getattr(func, "__qualname__", None) or getattr(func, "__name__", repr(func))

@@ -1,0 +1,135 @@
+"""`LoRALinear`: the one LoRA layer, for any subclass of any linear family."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lora_compat.adapters import LayerAdapter, LoRAConfig
+from lora_compat.delta import NO_TOKENS, LoRADelta
+from lora_compat.errors import MatmulBypassedError, UnsupportedLayerError
+from lora_compat.families import Family, registry
+from lora_compat.interception import attach, delta_of, intercept
+from lora_compat.kernels import TokenBatch
+from lora_compat.sharding import ShardPlan
+from lora_compat.slots import SlotBuffers
+from lora_compat.unwrap import chain_of
+from lora_compat.weights import know_lora
+
+
+class LoRALinear(nn.Module):
+    """A linear layer with adapters: the base layer's own forward, and LoRA added where that multiplies.
+
+    The contribution enters at ``quant_method.apply``, before the subclass's own scaling, casting, splitting or
+    reducing, so it passes through whatever the class does to its product. A forward that multiplies with its weight
+    directly is served by the weight itself (`lora_compat.weights`); one that does neither is refused. Attributes
+    not found here, among them all that kernels read, are the base layer's, for reading and for setting.
+    """
+
+    base_layer: nn.Module
+
+    def __init__(self, base_layer: nn.Module, config: LoRAConfig, *, name: str = "") -> None:
+        """Wraps ``base_layer``; `wrap_layer` is the checked way in.
+
+        Raises:
+            UnsupportedLayerError: the layer has no family, or neither a quant method nor a weight.
+        """
+        super().__init__()
+        _, family, group_of = registry.require(base_layer)
+        self.base_layer = base_layer
+        self.family: Family = family
+        self.plan = ShardPlan.of(base_layer, fully_sharded=config.fully_sharded_loras)
+        dtype, device = _dtype_and_device(base_layer)
+        self.slots = SlotBuffers(
+            self.plan, config, dtype=config.lora_dtype or dtype, device=device, module=name or type(base_layer).__qualname__
+        )
+        self.delta = LoRADelta(self.slots, group_of(base_layer), type(base_layer).__qualname__)
+        self.delta.wrapper = weakref.ref(self)
+        attach(base_layer, self.delta)
+        weight = base_layer._parameters.get("weight")
+        knows = type(weight) is nn.Parameter and weight.is_floating_point()
+        if weight is not None and knows:
+            know_lora(weight, self.delta)
+        if not intercept(base_layer) and not knows:
+            raise UnsupportedLayerError(base_layer, "it has neither a quant method nor a dense weight to intercept")
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The base layer's forward, arguments and return type; the batch's adapters are in its product.
+
+        Raises:
+            MatmulBypassedError: adapters are active and the forward issued no matmul they could be added to.
+        """
+        intercept(self.base_layer)
+        served = self.delta.served
+        result = self.base_layer(*args, **kwargs)
+        if self.delta.batch.active and self.delta.served == served:
+            raise MatmulBypassedError(self.delta.layer, "its forward used neither quant_method.apply nor its weight")
+        return result
+
+    @property
+    def rank_shards(self) -> int:
+        """Into how many parts this layer cuts the LoRA rank."""
+        return self.plan.rank_shards
+
+    def set_lora(self, slot: int, adapter: LayerAdapter) -> None:
+        """Loads ``adapter`` (unsharded) into ``slot``; this rank takes its part.
+
+        Raises:
+            SlotError, AdapterShapeError, AmbiguousPartsError: see `SlotBuffers.load`; the slot is untouched.
+        """
+        self.slots.load(slot, adapter)
+
+    def reset_lora(self, slot: int) -> None:
+        """Empties ``slot``."""
+        self.slots.reset(slot)
+
+    def set_batch(self, batch: TokenBatch | None) -> None:
+        """Selects which slot serves each token of the next forwards; None: no adapters."""
+        self.delta.batch = NO_TOKENS if batch is None else batch
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            base_layer = self.__dict__.get("_modules", {}).get("base_layer")
+            if base_layer is None:
+                raise
+            return getattr(base_layer, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        base_layer = self.__dict__.get("_modules", {}).get("base_layer")
+        if base_layer is None or name in self.__dict__ or name in self._modules or not hasattr(base_layer, name):
+            super().__setattr__(name, value)
+        else:
+            setattr(base_layer, name, value)
+
+
+def wrap_layer(layer: nn.Module, config: LoRAConfig, *, name: str = "") -> LoRALinear:
+    """The LoRA layer for ``layer``; wrapping what is wrapped already gives the wrapper it has (WRAP-5).
+
+    Args:
+        layer: any subclass of a registered linear layer, built and loaded.
+        name: the module's name in its model, for messages.
+
+    Raises:
+        UnsupportedLayerError: the layer belongs to no family, or has nothing to intercept.
+    """
+    for module in chain_of(layer):
+        if isinstance(module, LoRALinear):
+            return module
+    delta = delta_of(layer)
+    wrapper = delta.wrapper() if delta else None
+    return wrapper if isinstance(wrapper, LoRALinear) else LoRALinear(layer, config, name=name)
+
+
+def _dtype_and_device(layer: nn.Module) -> tuple[torch.dtype, torch.device]:
+    """The dtype of activations and the device of the weight, wherever the weight lives."""
+    for name in ("weight", "qweight", "weight_packed"):
+        tensor = getattr(layer, name, None)
+        if isinstance(tensor, Tensor):
+            dtype = getattr(layer, "params_dtype", None) or tensor.dtype
+            return dtype, tensor.device
+    raise UnsupportedLayerError(layer, "it has none of 'weight', 'qweight', 'weight_packed'")

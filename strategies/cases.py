@@ -1,0 +1,203 @@
+"""The vocabulary: a `Case` is everything one check needs, as frozen data.
+
+The ``repr`` of each spec is the constructor call that makes it. Sizes are those of the whole layer, before tensor
+parallelism cuts it; every tensor of a case is a pure function of its ``seed`` (`conformance.values`).
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+
+from lora_compat.families import Family
+from strategies.codec import Spec
+
+
+class _Named(enum.Enum):
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}.{self.name}"
+
+
+class Constructor(_Named):
+    """What a subclass does to its constructor."""
+
+    INHERITED = "inherited"
+    RENAMED = "renamed"  # other parameter names, keyword-only
+    HARD_CODED = "hard_coded"  # no parameters at all
+
+
+class Loader(_Named):
+    """What a subclass does to its weight loader."""
+
+    INHERITED = "inherited"
+    PASS_THROUGH = "pass_through"
+    REPLICATED_LAST = "replicated_last"  # the last output is whole on every rank, inside a sharded layer
+
+
+class Forward(_Named):
+    """What a subclass does to its forward."""
+
+    INHERITED = "inherited"
+    PASS_THROUGH = "pass_through"
+    SCALED = "scaled"
+    NON_LINEAR = "non_linear"
+    CAST = "cast"
+    SPLIT = "split"
+    EXTRA_OUTPUT = "extra_output"
+    BARE_TENSOR = "bare_tensor"
+    TUPLE = "tuple"
+    EXTRA_ARGUMENT = "extra_argument"
+    OWN_KERNEL = "own_kernel"  # torch.matmul on its weight for few tokens, super() otherwise
+    FUNCTIONAL_LINEAR = "functional_linear"  # torch.nn.functional.linear around the quant method
+
+    @property
+    def multiplies_itself(self) -> bool:
+        """Whether the forward reads ``self.weight`` instead of calling the quant method."""
+        return self in (Forward.OWN_KERNEL, Forward.FUNCTIONAL_LINEAR)
+
+
+class Mixins(_Named):
+    """Further bases of a subclass."""
+
+    NONE = "none"
+    BEFORE = "before"
+    AFTER = "after"
+    DIAMOND = "diamond"
+
+
+class WrapperKind(_Named):
+    """A module around a layer, by what it says of a quant method."""
+
+    BARE = "bare"  # has no attribute quant_method
+    NONE = "none"  # has one that is None
+    FORWARDING = "forwarding"  # hands unknown attributes on to what it wraps
+
+
+class Layout(_Named):
+    """How the input's tokens lie in memory."""
+
+    TWO_D = "2d"
+    THREE_D = "3d"
+    FOUR_D = "4d"
+    STRIDED = "strided"  # every second row of a larger tensor
+    TRANSPOSED = "transposed"  # column-major
+
+
+class Dtype(_Named):
+    """The dtype of weights and activations, named as torch names it."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+class Regime(_Named):
+    """How results are judged."""
+
+    EXACT = "exact"  # small integers; equal bit for bit
+    ROUNDED = "rounded"  # normal deviates; inside a derived bound
+
+
+class Quantization(_Named):
+    """How the base weight is stored."""
+
+    NONE = "none"
+    INT8 = "int8"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Heads(Spec):
+    """Attention geometry of a QKV layer."""
+
+    size: int = 1
+    query: int = 1
+    key_value: int = 1
+
+    @property
+    def output_sizes(self) -> tuple[int, int, int]:
+        """Checkpoint rows of query, key and value."""
+        return self.query * self.size, self.key_value * self.size, self.key_value * self.size
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class LayerSpec(Spec):
+    """A linear layer: family, sizes, and every option its constructor has."""
+
+    family: Family = Family.REPLICATED
+    input_size: int = 1
+    output_sizes: tuple[int, ...] = (1,)
+    heads: Heads | None = None
+    bias: bool = False
+    skip_bias_add: bool = False
+    return_bias: bool = True
+    gather_output: bool = False
+    input_is_parallel: bool = True
+    reduce_results: bool = True
+    disable_tp: bool = False
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SubclassSpec(Spec):
+    """A class derived from a family's base class; depth 0 is the base class itself."""
+
+    depth: int = 0
+    mixins: Mixins = Mixins.NONE
+    dynamic: bool = False
+    constructor: Constructor = Constructor.INHERITED
+    loader: Loader = Loader.INHERITED
+    forward: Forward = Forward.INHERITED
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class AdapterSpec(Spec):
+    """One adapter: its slot, rank and scaling, and which of the packed names it has."""
+
+    slot: int = 0
+    rank: int = 1
+    alpha: float = 1.0
+    rslora: bool = False
+    present: tuple[bool, ...] = (True,)
+    fused: bool = False
+
+    @property
+    def scaling(self) -> float:
+        """``alpha / r``, or ``alpha / √r`` for rank-stabilised LoRA (arXiv 2312.03732)."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Case(Spec):
+    """One check's whole input.
+
+    ``packed`` has, for each name of the packed-modules list, how many consecutive outputs it covers; an empty
+    tuple is a layer without such a list. ``tokens`` has, for each token, the index of its adapter in ``adapters``,
+    or -1. ``nesting`` lists the modules around the layer, outermost first.
+    """
+
+    layer: LayerSpec = LayerSpec()
+    subclass: SubclassSpec = SubclassSpec()
+    nesting: tuple[WrapperKind, ...] = ()
+    tp_size: int = 1
+    fully_sharded: bool = False
+    max_loras: int = 1
+    max_rank: int = 1
+    packed: tuple[int, ...] = ()
+    adapters: tuple[AdapterSpec, ...] = (AdapterSpec(),)
+    tokens: tuple[int, ...] = (0,)
+    layout: Layout = Layout.TWO_D
+    dtype: Dtype = Dtype.FLOAT32
+    regime: Regime = Regime.EXACT
+    quantization: Quantization = Quantization.NONE
+    device: str = "cpu"
+    seed: int = 0
+
+    @property
+    def layer_tp_size(self) -> int:
+        """Over how many ranks the layer itself is cut."""
+        return 1 if self.layer.disable_tp or self.layer.family is Family.REPLICATED else self.tp_size
+
+    @property
+    def token_slots(self) -> tuple[int, ...]:
+        """The slot that serves each token, -1 for none."""
+        return tuple(self.adapters[index].slot if index >= 0 else -1 for index in self.tokens)

@@ -1,0 +1,78 @@
+"""Subclasses of linear layers: how deep they derive, how they are made, and what they override."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn, SearchStrategy, composite
+
+from lora_compat.families import Family
+from strategies.cases import Constructor, Forward, LayerSpec, Loader, Mixins, SubclassSpec
+
+MAX_DEPTH = 5
+FORWARDS = tuple(Forward)
+UNCHANGED = (Forward.INHERITED,)
+OVERRIDDEN = tuple(forward for forward in Forward if forward is not Forward.INHERITED)
+# What a forward may do to a partial sum and still leave the sum over the ranks meaningful.
+_LINEAR = (Forward.INHERITED, Forward.PASS_THROUGH, Forward.SCALED, Forward.CAST, Forward.SPLIT,
+           Forward.BARE_TENSOR, Forward.TUPLE)  # fmt: skip
+
+
+def possible_forwards(layer: LayerSpec, forwards: tuple[Forward, ...] = FORWARDS) -> tuple[Forward, ...]:
+    """Those of ``forwards`` that make sense on ``layer``."""
+    return tuple(forward for forward in forwards if _possible(layer, forward))
+
+
+def _possible(layer: LayerSpec, forward: Forward) -> bool:
+    if forward.multiplies_itself:  # they do not gather or reduce
+        return layer.family is not Family.ROW and not layer.gather_output
+    if forward is Forward.BARE_TENSOR:
+        return layer.return_bias
+    if forward is Forward.TUPLE:
+        return not layer.return_bias
+    if layer.family is Family.ROW and not layer.reduce_results:
+        return forward in _LINEAR
+    return True
+
+
+def possible_loaders(layer: LayerSpec) -> tuple[Loader, ...]:
+    """The loader overrides that make sense on ``layer``."""
+    replicable = layer.family is Family.MERGED_COLUMN and len(layer.output_sizes) > 1 and not layer.gather_output
+    return tuple(loader for loader in Loader if loader is not Loader.REPLICATED_LAST or replicable)
+
+
+def subclasses(
+    layer: LayerSpec, *, forwards: tuple[Forward, ...] = FORWARDS, min_depth: int = 0, max_depth: int = MAX_DEPTH
+) -> SearchStrategy[SubclassSpec]:
+    """Classes derived from the base class of ``layer``; shrinks to the base class itself, or one that adds nothing.
+
+    Args:
+        layer: the layer that will be built; it decides which overrides are possible.
+        forwards: the forward overrides drawn from; where none is possible the forward is inherited.
+        min_depth: levels of inheritance at least; 0 allows the base class itself.
+        max_depth: levels of inheritance at most.
+    """
+    return _subclasses(layer, forwards, min_depth, max_depth)
+
+
+@composite
+def _subclasses(
+    draw: DrawFn, layer: LayerSpec, forwards: tuple[Forward, ...], min_depth: int, max_depth: int
+) -> SubclassSpec:
+    possible = possible_forwards(layer, forwards) or UNCHANGED
+    if Forward.INHERITED not in possible:
+        min_depth = max(1, min_depth)
+    depth = draw(st.integers(min_depth, max_depth))
+    if depth == 0:
+        return SubclassSpec()
+    return SubclassSpec(
+        depth=depth,
+        mixins=draw(_mixins),
+        dynamic=draw(st.booleans()),
+        constructor=draw(_constructors),
+        loader=draw(st.sampled_from(possible_loaders(layer))),
+        forward=draw(st.sampled_from(possible)),
+    )
+
+
+_mixins = st.sampled_from(Mixins)
+_constructors = st.sampled_from(Constructor)

@@ -1,0 +1,133 @@
+"""`cases`: whole cases, drawn as one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn, SearchStrategy, composite
+
+from lora_compat.families import Family
+from strategies.adapters import MAX_RANKS, adapter_sets, packed_lists, token_maps
+from strategies.cases import Case, Constructor, Dtype, Forward, Layout, Quantization, Regime
+from strategies.classes import FORWARDS, MAX_DEPTH, subclasses
+from strategies.layers import FAMILIES, linear_layers
+from strategies.nesting import nestings
+from strategies.parallel import TP_SIZES, tensor_parallel_sizes
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `cases` draws from."""
+
+    families: tuple[Family, ...] = FAMILIES
+    tp_sizes: tuple[int, ...] = TP_SIZES
+    forwards: tuple[Forward, ...] = FORWARDS
+    min_depth: int = 0
+    max_depth: int = MAX_DEPTH
+    max_nesting: int = 0
+    min_outputs: int = 1
+    adapters: tuple[int, int] = (1, 3)
+    tokens: tuple[int, int] = (1, 6)
+    without_adapter: bool = True
+    layouts: tuple[Layout, ...] = (Layout.TWO_D,)
+    dtypes: tuple[Dtype, ...] = tuple(Dtype)
+    regimes: tuple[Regime, ...] = tuple(Regime)
+    quantizations: tuple[Quantization, ...] = (Quantization.NONE,)
+    sharding: tuple[bool, ...] = (False, True)
+    max_ranks: tuple[int, ...] = MAX_RANKS
+
+
+def cases(
+    *,
+    families: tuple[Family, ...] = FAMILIES,
+    tp_sizes: tuple[int, ...] = TP_SIZES,
+    forwards: tuple[Forward, ...] = FORWARDS,
+    min_depth: int = 0,
+    max_depth: int = MAX_DEPTH,
+    max_nesting: int = 0,
+    min_outputs: int = 1,
+    adapters: tuple[int, int] = (1, 3),
+    tokens: tuple[int, int] = (1, 6),
+    without_adapter: bool = True,
+    layouts: tuple[Layout, ...] = (Layout.TWO_D,),
+    dtypes: tuple[Dtype, ...] = tuple(Dtype),
+    regimes: tuple[Regime, ...] = tuple(Regime),
+    quantizations: tuple[Quantization, ...] = (Quantization.NONE,),
+    sharding: tuple[bool, ...] = (False, True),
+    max_ranks: tuple[int, ...] = MAX_RANKS,
+) -> SearchStrategy[Case]:
+    """Whole cases; shrinks to the plainest layer on one rank, one adapter of rank 1, one token.
+
+    Args:
+        families: the linear families drawn from.
+        tp_sizes: the tensor-parallel sizes drawn from.
+        forwards: the forward overrides drawn from.
+        min_depth: levels of inheritance at least.
+        max_depth: levels of inheritance at most.
+        max_nesting: wrappers around the layer at most.
+        min_outputs: outputs of a merged layer at least.
+        adapters: least and most adapters.
+        tokens: least and most tokens.
+        without_adapter: whether some tokens may have no adapter.
+        layouts: how the input may lie in memory.
+        dtypes: dtypes of weights and activations.
+        regimes: exact, rounded, or both.
+        quantizations: how the base weight may be stored.
+        sharding: values of ``fully_sharded_loras``.
+        max_ranks: values of ``max_lora_rank``.
+    """
+    return _cases(Options(**{name: value for name, value in locals().items()}))
+
+
+@composite
+def _cases(draw: DrawFn, options: Options) -> Case:
+    tp_size = draw(tensor_parallel_sizes(sizes=options.tp_sizes))
+    layer = draw(linear_layers(tp_size=tp_size, families=options.families, min_outputs=options.min_outputs))
+    subclass = draw(
+        subclasses(layer, forwards=options.forwards, min_depth=options.min_depth, max_depth=options.max_depth)
+    )
+    packed = draw(packed_lists(layer))
+    max_rank = draw(st.sampled_from(options.max_ranks))
+    max_loras = draw(st.integers(max(1, options.adapters[0]), max(1, options.adapters[1], 3)))
+    chosen = draw(
+        adapter_sets(
+            packed=packed,
+            outputs=len(layer.output_sizes),
+            max_rank=max_rank,
+            max_loras=max_loras,
+            min_size=options.adapters[0],
+            max_size=options.adapters[1],
+        )
+    )
+    least, most = options.tokens
+    quantization = Quantization.NONE
+    if subclass.constructor is not Constructor.HARD_CODED and not subclass.forward.multiplies_itself:
+        quantization = _pick(draw, options.quantizations)
+    return Case(
+        layer=layer,
+        subclass=subclass,
+        nesting=draw(nestings(max_depth=options.max_nesting)) if options.max_nesting else (),
+        tp_size=tp_size,
+        fully_sharded=tp_size > 1 and _pick(draw, options.sharding),
+        max_loras=max_loras,
+        max_rank=max_rank,
+        packed=packed,
+        adapters=chosen,
+        tokens=draw(
+            token_maps(adapters=len(chosen), min_size=least, max_size=most, without=options.without_adapter)
+        ),
+        layout=_pick(draw, options.layouts),
+        dtype=_pick(draw, options.dtypes),
+        regime=_pick(draw, options.regimes),
+        quantization=quantization,
+        seed=draw(st.integers(0, 2**16 - 1)),
+    )
+
+
+def _pick(draw: DrawFn, choices: tuple[T, ...]) -> T:
+    return choices[0] if len(choices) == 1 else draw(st.sampled_from(choices))
