@@ -140,7 +140,10 @@ def _draw(case: Case, thinning: int) -> CaseTensors:
     for adapter in case.adapters:
         present = adapter.present if not adapter.fused else (True,)
         parts = [
-            SubAdapter(source.sparse(adapter.rank, width, fan_in=width), source.sparse(size, adapter.rank, fan_in=adapter.rank))
+            SubAdapter(
+                source.sparse(adapter.rank, width, fan_in=width),
+                source.sparse(size, adapter.rank, fan_in=adapter.rank),
+            )
             for size in part_sizes(case, adapter)
         ]
         kept = tuple(part if here else None for part, here in zip(parts, present, strict=True))

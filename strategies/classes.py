@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
 from lora_compat.families import Family
 from strategies.cases import Constructor, Forward, LayerSpec, Loader, Mixins, SubclassSpec
+from strategies.choices import sampled
 
 MAX_DEPTH = 5
 FORWARDS = tuple(Forward)
@@ -41,7 +44,11 @@ def possible_loaders(layer: LayerSpec) -> tuple[Loader, ...]:
 
 
 def subclasses(
-    layer: LayerSpec, *, forwards: tuple[Forward, ...] = FORWARDS, min_depth: int = 0, max_depth: int = MAX_DEPTH
+    layer: LayerSpec,
+    *,
+    forwards: tuple[Forward, ...] = FORWARDS,
+    min_depth: int = 0,
+    max_depth: int = MAX_DEPTH,
 ) -> SearchStrategy[SubclassSpec]:
     """Classes derived from the base class of ``layer``; shrinks to the base class itself, or one that adds nothing.
 
@@ -54,6 +61,7 @@ def subclasses(
     return _subclasses(layer, forwards, min_depth, max_depth)
 
 
+@cache
 @composite
 def _subclasses(
     draw: DrawFn, layer: LayerSpec, forwards: tuple[Forward, ...], min_depth: int, max_depth: int
@@ -61,18 +69,19 @@ def _subclasses(
     possible = possible_forwards(layer, forwards) or UNCHANGED
     if Forward.INHERITED not in possible:
         min_depth = max(1, min_depth)
-    depth = draw(st.integers(min_depth, max_depth))
+    depth = draw(sampled(tuple(range(min_depth, max_depth + 1))))
     if depth == 0:
         return SubclassSpec()
     return SubclassSpec(
         depth=depth,
         mixins=draw(_mixins),
-        dynamic=draw(st.booleans()),
+        dynamic=draw(_booleans),
         constructor=draw(_constructors),
-        loader=draw(st.sampled_from(possible_loaders(layer))),
-        forward=draw(st.sampled_from(possible)),
+        loader=draw(sampled(possible_loaders(layer))),
+        forward=draw(sampled(possible)),
     )
 
 
+_booleans = st.booleans()
 _mixins = st.sampled_from(Mixins)
 _constructors = st.sampled_from(Constructor)

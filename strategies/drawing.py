@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
 from lora_compat.families import Family
-from strategies.adapters import MAX_RANKS, adapter_sets, packed_lists, token_maps
-from strategies.cases import Case, Constructor, Dtype, Forward, Layout, Quantization, Regime
+from strategies.adapters import MAX_RANKS, SCALINGS, adapter_sets, packed_lists, token_maps
+from strategies.cases import (
+    Case,
+    Constructor,
+    Dtype,
+    Forward,
+    LayerSpec,
+    Layout,
+    Quantization,
+    Regime,
+    WrapperKind,
+)
+from strategies.choices import sampled
 from strategies.classes import FORWARDS, MAX_DEPTH, subclasses
 from strategies.layers import FAMILIES, linear_layers
 from strategies.nesting import nestings
 from strategies.parallel import TP_SIZES, tensor_parallel_sizes
-
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,12 @@ class Options:
     quantizations: tuple[Quantization, ...] = (Quantization.NONE,)
     sharding: tuple[bool, ...] = (False, True)
     max_ranks: tuple[int, ...] = MAX_RANKS
+    biases: tuple[bool, ...] = (False, True)
+    disable_tp: bool | None = None
+    scalings: tuple[float, ...] = SCALINGS
+    ranks: tuple[int, ...] = ()
+    nestings: tuple[WrapperKind, ...] = tuple(WrapperKind)
+    min_nesting: int = 0
 
 
 def cases(
@@ -60,6 +73,12 @@ def cases(
     quantizations: tuple[Quantization, ...] = (Quantization.NONE,),
     sharding: tuple[bool, ...] = (False, True),
     max_ranks: tuple[int, ...] = MAX_RANKS,
+    biases: tuple[bool, ...] = (False, True),
+    disable_tp: bool | None = None,
+    scalings: tuple[float, ...] = SCALINGS,
+    ranks: tuple[int, ...] = (),
+    nestings: tuple[WrapperKind, ...] = tuple(WrapperKind),
+    min_nesting: int = 0,
 ) -> SearchStrategy[Case]:
     """Whole cases; shrinks to the plainest layer on one rank, one adapter of rank 1, one token.
 
@@ -80,6 +99,12 @@ def cases(
         quantizations: how the base weight may be stored.
         sharding: values of ``fully_sharded_loras``.
         max_ranks: values of ``max_lora_rank``.
+        biases: whether the layer may have a bias.
+        disable_tp: drawn, rarely true, unless given.
+        scalings: the adapters' scalings.
+        ranks: the adapters' ranks, if not all up to ``max_lora_rank``.
+        nestings: the kinds of wrappers around the layer.
+        min_nesting: wrappers around the layer at least.
     """
     return _cases(Options(**{name: value for name, value in locals().items()}))
 
@@ -87,47 +112,59 @@ def cases(
 @composite
 def _cases(draw: DrawFn, options: Options) -> Case:
     tp_size = draw(tensor_parallel_sizes(sizes=options.tp_sizes))
-    layer = draw(linear_layers(tp_size=tp_size, families=options.families, min_outputs=options.min_outputs))
+    layer = draw(_layers(tp_size, options))
     subclass = draw(
         subclasses(layer, forwards=options.forwards, min_depth=options.min_depth, max_depth=options.max_depth)
     )
     packed = draw(packed_lists(layer))
-    max_rank = draw(st.sampled_from(options.max_ranks))
-    max_loras = draw(st.integers(max(1, options.adapters[0]), max(1, options.adapters[1], 3)))
+    max_rank = draw(sampled(options.max_ranks))
+    max_loras = draw(sampled(tuple(range(max(1, options.adapters[0]), max(3, options.adapters[1]) + 1))))
     chosen = draw(
         adapter_sets(
             packed=packed,
             outputs=len(layer.output_sizes),
             max_rank=max_rank,
             max_loras=max_loras,
-            min_size=options.adapters[0],
-            max_size=options.adapters[1],
+            sizes=options.adapters,
+            scalings=options.scalings,
+            ranks=options.ranks,
         )
     )
     least, most = options.tokens
     quantization = Quantization.NONE
     if subclass.constructor is not Constructor.HARD_CODED and not subclass.forward.multiplies_itself:
-        quantization = _pick(draw, options.quantizations)
+        quantization = draw(sampled(options.quantizations))
     return Case(
         layer=layer,
         subclass=subclass,
-        nesting=draw(nestings(max_depth=options.max_nesting)) if options.max_nesting else (),
+        nesting=draw(_nesting(options)) if options.max_nesting else (),
         tp_size=tp_size,
-        fully_sharded=tp_size > 1 and _pick(draw, options.sharding),
+        fully_sharded=tp_size > 1 and draw(sampled(options.sharding)),
         max_loras=max_loras,
         max_rank=max_rank,
         packed=packed,
         adapters=chosen,
-        tokens=draw(
-            token_maps(adapters=len(chosen), min_size=least, max_size=most, without=options.without_adapter)
-        ),
-        layout=_pick(draw, options.layouts),
-        dtype=_pick(draw, options.dtypes),
-        regime=_pick(draw, options.regimes),
+        tokens=draw(token_maps(adapters=len(chosen), min_size=least, max_size=most, without=options.without_adapter)),
+        layout=draw(sampled(options.layouts)),
+        dtype=draw(sampled(options.dtypes)),
+        regime=draw(sampled(options.regimes)),
         quantization=quantization,
-        seed=draw(st.integers(0, 2**16 - 1)),
+        seed=draw(_seeds),
     )
 
 
-def _pick(draw: DrawFn, choices: tuple[T, ...]) -> T:
-    return choices[0] if len(choices) == 1 else draw(st.sampled_from(choices))
+_seeds = st.integers(0, 2**16 - 1)
+
+
+def _layers(tp_size: int, options: Options) -> SearchStrategy[LayerSpec]:
+    return linear_layers(
+        tp_size=tp_size,
+        families=options.families,
+        min_outputs=options.min_outputs,
+        biases=options.biases,
+        disable_tp=options.disable_tp,
+    )
+
+
+def _nesting(options: Options) -> SearchStrategy[tuple[WrapperKind, ...]]:
+    return nestings(min_depth=options.min_nesting, max_depth=options.max_nesting, kinds=options.nestings)

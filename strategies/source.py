@@ -118,7 +118,9 @@ def _leaf(parent: str, layer: LayerSpec, subclass: SubclassSpec) -> str:
 
 
 def _class(name: str, bases: tuple[str, ...], methods: list[tuple[str, str]]) -> str:
-    indented = ["".join(f"    {line}" if line.strip() else line for line in text.splitlines(True)) for _, text in methods]
+    indented = [
+        "".join(f"    {line}" if line.strip() else line for line in text.splitlines(True)) for _, text in methods
+    ]
     return f"class {name}({', '.join(bases)}):\n" + ("\n".join(indented) or "    pass\n")
 
 
@@ -223,7 +225,10 @@ def _own_product(layer: LayerSpec, forward: Forward) -> list[str]:
     if forward is Forward.OWN_KERNEL:
         lines += ["    if input_.shape[0] > 2:", "        return super().forward(input_)"]
         lines += ["    output = torch.matmul(input_, self.weight.t())"]
-        lines += ["    if self.bias is not None and not self.skip_bias_add:", "        output = output + self.bias"]
+        lines += [
+            "    if self.bias is not None and not self.skip_bias_add:",
+            "        output = output + self.bias",
+        ]
     else:
         lines += ["    bias = None if self.skip_bias_add else self.bias"]
         lines += ["    output = torch.nn.functional.linear(input_, self.weight, bias)"]

@@ -11,7 +11,12 @@ from torch import Tensor
 
 T = TypeVar("T")
 # Frames that issue collectives on behalf of a layer; a call site is the first frame outside them.
-_PLUMBING = ("conformance/engines/", "lora_compat/parallel.py", "conformance/implementations/vllm", "vllm/distributed/")
+_PLUMBING = (
+    "conformance/engines/",
+    "lora_compat/parallel.py",
+    "conformance/implementations/vllm",
+    "vllm/distributed/",
+)
 
 
 @dataclass(frozen=True, slots=True)

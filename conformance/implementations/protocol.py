@@ -122,6 +122,14 @@ class Implementation(ABC):
             Refused: no rank fits.
         """
 
+    @abstractmethod
+    def load_dummy(self, wrapped: nn.Module, slot: int, rank: int) -> None:
+        """Loads the warm-up's dummy adapter of ``rank`` into a slot."""
+
+    @abstractmethod
+    def claimants(self, layer: nn.Module, deployment: Deployment) -> tuple[str, ...]:
+        """Every LoRA layer class (or family) that would take ``layer``, whatever order they are asked in."""
+
 
 REQUIRED_METHODS = tuple(sorted(Implementation.__abstractmethods__))
 

@@ -14,6 +14,7 @@ from conformance.engines.ranks import RankGroup
 from conformance.implementations.protocol import Deployment, Implementation, LayerLibrary, Refused
 from lora_compat.adapters import LayerAdapter, LoRAConfig
 from lora_compat.errors import LoRAError
+from lora_compat.families import registry
 from lora_compat.kernels import TokenBatch
 from lora_compat.quantization import Int8LinearMethod, QuantConfig
 from strategies.cases import Quantization
@@ -81,6 +82,13 @@ class ReferenceImplementation(Implementation):
 
     def warmup_rank(self, *, default: int, max_lora_rank: int, shards: tuple[int, ...]) -> int:
         return lora_compat.warmup_rank(default=default, max_lora_rank=max_lora_rank, shards=shards)
+
+    def load_dummy(self, wrapped: nn.Module, slot: int, rank: int) -> None:
+        layer = _lora(wrapped)
+        layer.set_lora(slot, lora_compat.dummy_adapter(layer, rank))
+
+    def claimants(self, layer: nn.Module, deployment: Deployment) -> tuple[str, ...]:
+        return tuple(sorted({str(found) for found in registry.families_in_any_order(type(layer))}))
 
 
 def _lora(module: nn.Module) -> lora_compat.LoRALinear:

@@ -47,9 +47,7 @@ class LayerAdapter:
     scaling: float = 1.0
 
 
-def assign_parts(
-    parts: Sequence[SubAdapter | None], sizes: Sequence[int], *, module: str = ""
-) -> tuple[range, ...]:
+def assign_parts(parts: Sequence[SubAdapter | None], sizes: Sequence[int], *, module: str = "") -> tuple[range, ...]:
     """Which consecutive output slices each part covers, found from the rows of its B.
 
     Raises:
@@ -65,10 +63,7 @@ def assign_parts(
         ranges
         for cuts in combinations(range(1, len(sizes)), len(rows) - 1)
         for ranges in [tuple(map(range, (0, *cuts), (*cuts, len(sizes))))]
-        if all(
-            row is None or row == sum(sizes[i] for i in covered)
-            for row, covered in zip(rows, ranges, strict=True)
-        )
+        if all(row is None or row == sum(sizes[i] for i in covered) for row, covered in zip(rows, ranges, strict=True))
     ]
     if len(ways) != 1:
         raise AmbiguousPartsError(module, rows, sizes, len(ways))

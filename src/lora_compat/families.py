@@ -72,6 +72,22 @@ class FamilyRegistry:
             raise UnsupportedLayerError(layer, f"it derives from none of {known}")
         return found
 
+    def families_in_any_order(self, cls: type[nn.Module]) -> set[Family]:
+        """The families that ``cls`` would be given had the bases been registered in another order (WRAP-3)."""
+        self.lookup(cls)
+        bases = list(self._entries)
+        found = set()
+        for start in range(len(bases)):
+            for order in (bases[start:] + bases[:start], (bases[start:] + bases[:start])[::-1]):
+                other = type(self)()
+                other._vllm_seen = True
+                for base in order:
+                    other.register(base, *self._entries[base])
+                entry = other.lookup(cls)
+                if entry is not None:
+                    found.add(entry[1])
+        return found
+
     def _register_vllm_when_loaded(self) -> None:
         if not self._vllm_seen and "vllm.model_executor.layers.linear" in sys.modules:
             self._vllm_seen = True

@@ -61,17 +61,13 @@ class LinearBase(nn.Module):
         self.tp_group: TensorParallelGroup = SINGLE if disable_tp else current_group()
         self.tp_rank = self.tp_group.rank
         self.tp_size = self.tp_group.size
-        self.quant_method = (
-            quant_config.get_quant_method(self, prefix) if quant_config else UnquantizedLinearMethod()
-        )
+        self.quant_method = quant_config.get_quant_method(self, prefix) if quant_config else UnquantizedLinearMethod()
 
     def _create_parameters(self, input_size: int, output_sizes: Sequence[int], bias: bool, *, cut: bool) -> None:
         self.input_size_per_partition = input_size
         self.output_partition_sizes = list(output_sizes)
         self.output_size_per_partition = sum(output_sizes)
-        self.quant_method.create_weights(
-            self, input_size, output_sizes, self.params_dtype, self.weight_loader
-        )
+        self.quant_method.create_weights(self, input_size, output_sizes, self.params_dtype, self.weight_loader)
         if bias:
             self.bias = nn.Parameter(
                 torch.zeros(self.output_size_per_partition, dtype=self.params_dtype), requires_grad=False

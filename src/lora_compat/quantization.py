@@ -18,7 +18,12 @@ class QuantMethod(Protocol):
     """What a linear layer delegates its weight to."""
 
     def create_weights(
-        self, layer: nn.Module, input_size: int, output_sizes: Sequence[int], dtype: torch.dtype, loader: Callable[..., None]
+        self,
+        layer: nn.Module,
+        input_size: int,
+        output_sizes: Sequence[int],
+        dtype: torch.dtype,
+        loader: Callable[..., None],
     ) -> None:
         """Registers the parameters for ``Σ output_sizes`` local rows of ``input_size`` columns."""
         ...
@@ -40,7 +45,12 @@ class UnquantizedLinearMethod:
     """The weight as it was loaded."""
 
     def create_weights(
-        self, layer: nn.Module, input_size: int, output_sizes: Sequence[int], dtype: torch.dtype, loader: Callable[..., None]
+        self,
+        layer: nn.Module,
+        input_size: int,
+        output_sizes: Sequence[int],
+        dtype: torch.dtype,
+        loader: Callable[..., None],
     ) -> None:
         weight = nn.Parameter(torch.empty(sum(output_sizes), input_size, dtype=dtype), requires_grad=False)
         set_loading(weight, loader, output_dim=0, input_dim=1)

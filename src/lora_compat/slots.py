@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-
 from lora_compat.adapters import LayerAdapter, LoRAConfig, SubAdapter, assign_parts
 from lora_compat.errors import AdapterShapeError, SlotError
 from lora_compat.kernels import accumulation_dtype
@@ -19,7 +18,13 @@ class SlotBuffers:
     """
 
     def __init__(
-        self, plan: ShardPlan, config: LoRAConfig, *, dtype: torch.dtype, device: torch.device, module: str = ""
+        self,
+        plan: ShardPlan,
+        config: LoRAConfig,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        module: str = "",
     ) -> None:
         self.plan = plan
         self.max_rank = config.max_lora_rank
@@ -27,9 +32,7 @@ class SlotBuffers:
         self._members = range(config.max_loras)
         rank = plan.local_rank(config.max_lora_rank)
         columns = len(plan.columns)
-        self.lora_a = torch.zeros(
-            config.max_loras, len(plan.slices), rank, columns, dtype=dtype, device=device
-        )
+        self.lora_a = torch.zeros(config.max_loras, len(plan.slices), rank, columns, dtype=dtype, device=device)
         self.lora_b = torch.zeros(
             config.max_loras, len(plan.expanded), rank * plan.rank_shards, dtype=dtype, device=device
         )
@@ -78,7 +81,10 @@ class SlotBuffers:
         width = self.lora_width
         if part.rank > self.max_rank:
             raise AdapterShapeError(
-                self.module, "LoRA A", expected=f"a rank of at most max_lora_rank={self.max_rank}", received=part.rank
+                self.module,
+                "LoRA A",
+                expected=f"a rank of at most max_lora_rank={self.max_rank}",
+                received=part.rank,
             )
         if tuple(part.lora_a.shape) != (part.rank, width):
             raise AdapterShapeError(
@@ -86,7 +92,10 @@ class SlotBuffers:
             )
         if part.lora_b.shape[1:] != (part.rank,):
             raise AdapterShapeError(
-                self.module, "LoRA B", expected=f"rank {part.rank} as LoRA A", received=tuple(part.lora_b.shape)
+                self.module,
+                "LoRA B",
+                expected=f"rank {part.rank} as LoRA A",
+                received=tuple(part.lora_b.shape),
             )
 
     @property

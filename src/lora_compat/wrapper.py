@@ -44,7 +44,11 @@ class LoRALinear(nn.Module):
         self.plan = ShardPlan.of(base_layer, fully_sharded=config.fully_sharded_loras)
         dtype, device = _dtype_and_device(base_layer)
         self.slots = SlotBuffers(
-            self.plan, config, dtype=config.lora_dtype or dtype, device=device, module=name or type(base_layer).__qualname__
+            self.plan,
+            config,
+            dtype=config.lora_dtype or dtype,
+            device=device,
+            module=name or type(base_layer).__qualname__,
         )
         self.delta = LoRADelta(self.slots, group_of(base_layer), type(base_layer).__qualname__)
         self.delta.wrapper = weakref.ref(self)

@@ -1,0 +1,159 @@
+"""The assertions of the clause tests; each message says what was seen, what was expected, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from conformance.anomalies import explain
+from conformance.engines.ranks import CollectiveMismatch
+from conformance.oracle import Expected, error_bound, signal
+from conformance.subject import Subject, SubjectRaised
+from conformance.verdicts import NotExercised, violation
+from lora_compat.families import Family
+from strategies.cases import Case, Regime
+from strategies.codec import Spec
+
+
+def sums_partials(case: Case) -> bool:
+    """Whether each rank returns a partial sum, so that only the sum over the ranks has a meaning."""
+    return case.layer.family is Family.ROW and not case.layer.reduce_results and case.layer_tp_size > 1
+
+
+def summed_over_ranks(parts: Sequence[Sequence[Tensor]], by_token: Sequence[bool]) -> list[Tensor]:
+    """Partial outputs added up in float64; an output bias is taken once."""
+    return [
+        torch.stack([part.double() for part in same]).sum(0) if counts else same[0]
+        for same, counts in zip(zip(*parts, strict=True), by_token, strict=True)
+    ]
+
+
+def assert_merged_equivalence(subject: Subject, case: Case, *, needs_signal: bool = True) -> list[list[Tensor]]:
+    """Every rank's output is that of the same class with merged weights (MATH-1 and its neighbours).
+
+    Returns:
+        The outputs, per rank, for further assertions.
+
+    Raises:
+        Violation: it is not.
+        NotExercised: the adapters change nothing, or less than the error bound, so nothing could be seen.
+    """
+    __tracebackhide__ = True
+    actual = outputs_of(subject, case)
+    expected = subject.expected(case)
+    assert_outputs(case, actual, expected, subject=subject)
+    if needs_signal and not _visible(case, expected):
+        raise NotExercised("the adapters change no output by more than the error bound")
+    return actual
+
+
+def outputs_of(subject: Subject, case: Case) -> list[list[Tensor]]:
+    """`Subject.outputs`, with what the implementation raises turned into a violation."""
+    __tracebackhide__ = True
+    try:
+        return subject.outputs(case)
+    except (SubjectRaised, CollectiveMismatch) as error:
+        raise raised(error, case) from error
+
+
+def raised(error: Exception, case: Spec) -> AssertionError:
+    """The violation of an implementation that raised, or whose ranks disagreed."""
+    if isinstance(error, CollectiveMismatch):
+        return violation("collective-mismatch", str(error), case)
+    return violation("raised", str(error), case)
+
+
+def assert_outputs(
+    case: Case, actual: list[list[Tensor]], expected: list[Expected], *, subject: Subject | None = None
+) -> None:
+    """The outputs of all ranks are the expected ones, exactly or within the derived bound."""
+    __tracebackhide__ = True
+    if sums_partials(case):
+        by_token = expected[0].by_token
+        actual = [summed_over_ranks(actual, by_token)]
+        expected = [
+            Expected(
+                tuple(summed_over_ranks([e.values for e in expected], by_token)),
+                tuple(summed_over_ranks([e.magnitudes for e in expected], by_token)) if expected[0].magnitudes else (),
+                tuple(summed_over_ranks([e.base for e in expected], by_token)),
+                by_token,
+            )
+        ]
+    for rank, (outputs, right) in enumerate(zip(actual, expected, strict=True)):
+        message = first_difference(case, outputs, right)
+        if message is not None:
+            anomaly = explain(case, actual, expected, subject) if subject else "unexplained"
+            raise violation(anomaly, f"rank {rank}: {message}", case)
+
+
+def first_difference(case: Case, outputs: list[Tensor], right: Expected) -> str | None:
+    """The worst element of the first output that differs by more than it may, in words."""
+    if len(outputs) != len(right.values):
+        return f"{len(outputs)} tensors returned, but should be {len(right.values)}"
+    for index, (output, value) in enumerate(zip(outputs, right.values, strict=True)):
+        if output.numel() != value.numel():
+            return f"out{index}.shape={tuple(output.shape)}, but should be {tuple(value.shape)} (or more dimensions)"
+        error = (output.double().reshape(value.shape) - value).abs()
+        bound = error_bound(case, right.magnitudes[index].abs()) if right.magnitudes else torch.zeros_like(error)
+        if case.regime is Regime.EXACT or not right.magnitudes:
+            bound = torch.zeros_like(error)
+        excess = torch.where(error.isnan(), torch.inf, error - bound)
+        if excess.numel() and float(excess.max()) > 0:
+            worst = int(excess.argmax())
+            where = ", ".join(map(str, _coordinates(worst, value.shape)))
+            got = float(output.double().reshape(-1)[worst])
+            return (
+                f"out{index}[{where}]={got:g}, but should be {float(value.reshape(-1)[worst]):g} "
+                f"(allowed error {float(bound.reshape(-1)[worst]):g})"
+            )
+    return None
+
+
+def assert_same_bits(
+    case: Case, actual: Sequence[Tensor], expected: Sequence[Tensor], *, anomaly: str, what: str
+) -> None:
+    """Two lists of outputs agree bit for bit, in dtype and shape too; NaN equals NaN."""
+    __tracebackhide__ = True
+    if len(actual) != len(expected):
+        raise violation(anomaly, f"{what}: {len(actual)} tensors, but should be {len(expected)}", case)
+    for index, (one, other) in enumerate(zip(actual, expected, strict=True)):
+        if one.dtype != other.dtype or one.shape != other.shape:
+            raise violation(
+                anomaly,
+                f"{what}: out{index} is {tuple(one.shape)} {one.dtype}, but should be {tuple(other.shape)} {other.dtype}",
+                case,
+            )
+        if not torch.equal(_bits(one), _bits(other)):
+            where = (_bits(one) != _bits(other)).nonzero()[0].tolist()
+            place = tuple(where)
+            raise violation(
+                anomaly,
+                f"{what}: out{index}[{', '.join(map(str, where))}]={float(one[place]):g}, "
+                f"but should be {float(other[place]):g}, to the bit",
+                case,
+            )
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    plain = tensor.detach().contiguous()
+    return plain.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[plain.element_size()])
+
+
+def _coordinates(flat: int, shape: Sequence[int]) -> list[int]:
+    place = []
+    for size in reversed(shape):
+        place.append(flat % size)
+        flat //= size
+    return place[::-1]
+
+
+def _visible(case: Case, expected: list[Expected]) -> bool:
+    if case.regime is Regime.EXACT:
+        return any(signal(right.values, right.base) > 0 for right in expected)
+    for right in expected:
+        for value, base, magnitude in zip(right.values, right.base, right.magnitudes, strict=True):
+            if bool(((value - base).abs() > 2 * error_bound(case, magnitude.abs())).any()):
+                return True
+    return False

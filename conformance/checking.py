@@ -1,0 +1,155 @@
+"""From a clause and a strategy to a pytest test: one property, spread over shards, every case accounted for."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import hypothesis
+import pytest
+from hypothesis import HealthCheck, Phase, Verbosity, given, settings
+from hypothesis.strategies import SearchStrategy
+
+from conformance.contract import CONTRACT
+from conformance.subject import HarnessError, NotWrapped, Subject, SubjectRefused
+from conformance.verdicts import ClauseResult, Failure, NotApplicable, NotExercised, Verdict, Violation
+from strategies.codec import Spec
+
+Body = Callable[[Subject, Any], None]
+PROFILES = {"quick": 20, "default": 100, "thorough": 1000}
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much of a clause one shard runs: its part of the examples, drawn from a seed of its own."""
+
+    max_examples: int
+    seed: int
+    shard: int = 0
+    shards: int = 1
+
+    @property
+    def examples(self) -> int:
+        """This shard's part of ``max_examples``, at least one."""
+        return max(1, -(-self.max_examples // self.shards))
+
+    def seed_for(self, clause: str, name: str) -> int:
+        """A seed that no other clause or shard has."""
+        digest = hashlib.sha256(f"{self.seed}/{clause}/{name}/{self.shard}".encode()).digest()
+        return int.from_bytes(digest[:8], "big")
+
+
+@dataclass(slots=True)
+class ClauseRun:
+    """Runs the property of one clause on a subject, and keeps account."""
+
+    subject: Subject
+    budget: Budget
+    result: ClauseResult = field(init=False)
+    priors: Callable[[str], list[Spec]] = lambda clause: []
+
+    def check(self, clause: str, name: str, strategy: SearchStrategy[Any], body: Body) -> ClauseResult:
+        """Runs ``body`` on the cases stored for the clause, then on drawn ones; never raises for what they find."""
+        self.result = ClauseResult(clause)
+        started = time.perf_counter()
+        try:
+            self._replay(clause, body)
+            self._property(clause, name, strategy, body)()
+        except Violation as found:
+            self.result.failures.append(Failure.of(clause, found))
+        except BaseExceptionGroup as group:
+            self._sort_out(clause, group)
+        except HarnessError as error:
+            self.result.errors.append(str(error))
+        except hypothesis.errors.Flaky as error:
+            self.result.errors.append(f"not reproducible: {error}")
+        finally:
+            self.result.seconds = time.perf_counter() - started
+        return self.result
+
+    def one(self, body: Body, case: Spec) -> Verdict:
+        """One case, and what it came to.
+
+        Raises:
+            Violation, HarnessError: see `check`.
+        """
+        implementation = self.subject.implementation
+        try:
+            reason = implementation.unsupported(case) if hasattr(case, "layer") else None  # type: ignore[arg-type]
+            if reason is not None:
+                raise NotApplicable(reason)
+            body(self.subject, case)
+        except (NotExercised, NotApplicable, NotWrapped, SubjectRefused) as outcome:
+            verdict = {
+                NotExercised: Verdict.NOT_EXERCISED,
+                NotApplicable: Verdict.NOT_APPLICABLE,
+            }.get(type(outcome), Verdict.REFUSED)
+            self.result.reasons[f"{verdict.value}: {outcome}"] += 1
+        else:
+            verdict = Verdict.PASS
+        self.result.counts[verdict.value] += 1
+        return verdict
+
+    def _replay(self, clause: str, body: Body) -> None:
+        for case in self.priors(clause):
+            self.one(body, case)
+
+    def _property(self, clause: str, name: str, strategy: SearchStrategy[Any], body: Body) -> Callable[[], None]:
+        @hypothesis.seed(self.budget.seed_for(clause, name))
+        @settings(
+            max_examples=self.budget.examples,
+            database=None,
+            deadline=None,
+            derandomize=False,
+            print_blob=False,
+            verbosity=Verbosity.quiet,
+            phases=(Phase.generate, Phase.shrink),
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=strategy)
+        def run(case: Spec) -> None:
+            self.one(body, case)
+
+        return run
+
+    def _sort_out(self, clause: str, group: BaseExceptionGroup[BaseException]) -> None:
+        for error in group.exceptions:
+            if isinstance(error, Violation):
+                self.result.failures.append(Failure.of(clause, error))
+            elif isinstance(error, BaseExceptionGroup):
+                self._sort_out(clause, error)
+            else:
+                self.result.errors.append(f"{type(error).__name__}: {error}")
+
+
+def check(clause: str, strategy: SearchStrategy[Any]) -> Callable[[Body], Callable[..., None]]:
+    """Makes a pytest test of a clause out of a body that judges one case."""
+    entry = CONTRACT[clause]
+
+    def decorate(body: Body) -> Callable[..., None]:
+        @pytest.mark.clause(clause)
+        def test(clause_run: ClauseRun, record_property: Callable[[str, object], None], shard: int) -> None:
+            __tracebackhide__ = True
+            result = clause_run.check(clause, body.__name__, strategy, body)
+            record_property("clause_result", result.to_dict())
+            report(result)
+
+        test.__name__ = body.__name__
+        test.__doc__ = f"{clause} {entry.level.value} {entry.sentence}"
+        test.body, test.strategy, test.clause = body, strategy, clause  # type: ignore[attr-defined]
+        return test
+
+    return decorate
+
+
+def report(result: ClauseResult) -> None:
+    """Fails the test for what a clause's shard found."""
+    __tracebackhide__ = True
+    if result.errors:
+        pytest.fail(f"{result.clause} error: " + "; ".join(result.errors), pytrace=False)
+    if result.failures:
+        text = "\n\n".join(f"[{failure.anomaly}] {failure.message}\n{failure.shown}" for failure in result.failures)
+        pytest.fail(f"{result.clause} {CONTRACT[result.clause].sentence}\n{text}", pytrace=False)

@@ -1,0 +1,138 @@
+"""What one case, and one clause, came to."""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from strategies.cases import Case
+from strategies.codec import Spec, to_dict
+
+
+class Verdict(enum.Enum):
+    """The verdict on a clause; only `PASS` and a declared `NOT_APPLICABLE` are green."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    NOT_EXERCISED = "not exercised"
+    NOT_APPLICABLE = "not applicable"
+    REFUSED = "refused"
+    ERROR = "error"
+
+
+class Violation(AssertionError):
+    """A clause broken by a case: the named anomaly, what was seen, and the case."""
+
+    def __init__(self, anomaly: str, message: str, case: Spec) -> None:
+        super().__init__(f"[{anomaly}] {message}\n{case!r}")
+        self.anomaly, self.message, self.case = anomaly, message, case
+
+
+@cache
+def _violation_class(anomaly: str) -> type[Violation]:
+    # A class of its own, so that Hypothesis shrinks different mistakes apart from each other.
+    return type("Violation_" + anomaly.replace("-", "_"), (Violation,), {})
+
+
+def violation(anomaly: str, message: str, case: Spec) -> Violation:
+    """The `Violation` to raise."""
+    return _violation_class(anomaly)(anomaly, message, case)
+
+
+class NotExercised(Exception):
+    """The case could not have shown the clause broken; it is counted, and is not a pass."""
+
+
+class NotApplicable(Exception):
+    """The implementation declares the case unsupported."""
+
+
+@dataclass(slots=True)
+class Failure:
+    """One distinct failure of a clause, as data."""
+
+    clause: str
+    anomaly: str
+    message: str
+    case: dict[str, Any]
+    shown: str
+
+    @classmethod
+    def of(cls, clause: str, found: Violation) -> Failure:
+        case = to_dict(found.case)
+        kind = "case" if isinstance(found.case, Case) else type(found.case).__name__
+        return cls(clause, found.anomaly, found.message, {"kind": kind, **case}, repr(found.case))
+
+
+@dataclass(slots=True)
+class ClauseResult:
+    """One shard of one clause, or several added up."""
+
+    clause: str
+    counts: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    failures: list[Failure] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def cases(self) -> int:
+        """Cases run, of any outcome."""
+        return sum(self.counts.values())
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the counts amount to."""
+        if self.errors:
+            return Verdict.ERROR
+        if self.failures:
+            return Verdict.FAIL
+        for verdict in (Verdict.PASS, Verdict.REFUSED, Verdict.NOT_EXERCISED, Verdict.NOT_APPLICABLE):
+            if self.counts[verdict.value]:
+                return verdict
+        return Verdict.NOT_EXERCISED
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "clause": self.clause,
+            "counts": dict(self.counts),
+            "reasons": dict(self.reasons),
+            "failures": [{name: getattr(failure, name) for name in Failure.__slots__} for failure in self.failures],
+            "errors": list(self.errors),
+            "seconds": self.seconds,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> ClauseResult:
+        """The inverse of `to_dict`."""
+        return cls(
+            data["clause"],
+            Counter(data["counts"]),
+            Counter(data["reasons"]),
+            [Failure(**failure) for failure in data["failures"]],
+            list(data["errors"]),
+            data["seconds"],
+        )
+
+
+def summed(results: Iterable[ClauseResult]) -> dict[str, ClauseResult]:
+    """Shards added up by clause; of one anomaly the shortest case is kept."""
+    totals: dict[str, ClauseResult] = {}
+    for result in results:
+        total = totals.setdefault(result.clause, ClauseResult(result.clause))
+        total.counts += result.counts
+        total.reasons += result.reasons
+        total.errors += result.errors
+        total.seconds += result.seconds
+        for failure in result.failures:
+            same = [other for other in total.failures if other.anomaly == failure.anomaly]
+            if same and len(same[0].shown) <= len(failure.shown):
+                continue
+            total.failures = [other for other in total.failures if other.anomaly != failure.anomaly]
+            total.failures.append(failure)
+    return totals
