@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from conformance.anomalies import explain
 from conformance.engines.ranks import CollectiveMismatch
-from conformance.oracle import Expected, error_bound, signal
-from conformance.subject import Subject, SubjectRaised
+from conformance.oracle import Expected, error_bound, flatten, signal
+from conformance.subject import RankSession, Subject, SubjectRaised
 from conformance.verdicts import NotExercised, violation
 from lora_compat.families import Family
 from strategies.cases import Case, Regime
 from strategies.codec import Spec
+
+T = TypeVar("T")
 
 
 def sums_partials(case: Case) -> bool:
@@ -50,10 +53,16 @@ def assert_merged_equivalence(subject: Subject, case: Case, *, needs_signal: boo
 
 
 def outputs_of(subject: Subject, case: Case) -> list[list[Tensor]]:
-    """`Subject.outputs`, with what the implementation raises turned into a violation."""
+    """What each rank returns for the case's tokens, flattened."""
+    __tracebackhide__ = True
+    return observed(subject, case, lambda rank: flatten(rank.build().wrap().load().run()))
+
+
+def observed(subject: Subject, case: Case, program: Callable[[RankSession], T]) -> list[T]:
+    """`Subject.observe`, with what the implementation raises turned into a violation."""
     __tracebackhide__ = True
     try:
-        return subject.outputs(case)
+        return subject.observe(case, program)
     except (SubjectRaised, CollectiveMismatch) as error:
         raise raised(error, case) from error
 
@@ -66,9 +75,17 @@ def raised(error: Exception, case: Spec) -> AssertionError:
 
 
 def assert_outputs(
-    case: Case, actual: list[list[Tensor]], expected: list[Expected], *, subject: Subject | None = None
+    case: Case,
+    actual: list[list[Tensor]],
+    expected: list[Expected],
+    *,
+    subject: Subject | None = None,
+    default: str = "unexplained",
 ) -> None:
-    """The outputs of all ranks are the expected ones, exactly or within the derived bound."""
+    """The outputs of all ranks are the expected ones, exactly or within the derived bound.
+
+    A difference is named by computing what each known mistake would give (with ``subject``), else ``default``.
+    """
     __tracebackhide__ = True
     if sums_partials(case):
         by_token = expected[0].by_token
@@ -85,6 +102,7 @@ def assert_outputs(
         message = first_difference(case, outputs, right)
         if message is not None:
             anomaly = explain(case, actual, expected, subject) if subject else "unexplained"
+            anomaly = default if anomaly == "unexplained" else anomaly
             raise violation(anomaly, f"rank {rank}: {message}", case)
 
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from conformance.building import build_layer, call, load_weights
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.protocol import LayerLibrary
-from conformance.values import CaseTensors, part_sizes, rank_input, torch_dtype
+from conformance.values import CaseTensors, part_sizes, rank_input, torch_dtype, values_of
 from lora_compat.families import Family
-from strategies.cases import Case, Regime
+from strategies.cases import Case, Forward, Loader, Regime
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,15 +130,53 @@ def error_bound(case: Case, magnitude: Tensor) -> Tensor:
     return 1.01 * (rounded * unit + summed * 2.0**-24) * magnitude + rounded * smallest
 
 
-def dense_output(case: Case, tensors: CaseTensors, rank: int) -> Tensor:
-    """``x·(W + s·B·A)ᵀ + b`` of the whole, unsharded layer in float64, for classes that keep the family's forward."""
-    x = tensors.inputs[rank]
+def keeps_columns(forward: Forward) -> bool:
+    """Whether the class returns one column per output row, so that ranks can be put together again."""
+    return forward not in (Forward.SPLIT, Forward.EXTRA_OUTPUT)
+
+
+def dense_output(case: Case) -> Expected:
+    """``x·(W + s·B·A)ᵀ + b`` of the whole, unsharded layer, and what the forward makes of it, without any class."""
+    values, magnitudes = (_dense(case, values_of(case), absolute=absolute) for absolute in (False, True))
+    rounded = case.regime is Regime.ROUNDED
+    return Expected((values,), (magnitudes,) if rounded else (), (values,), (True,))
+
+
+def _dense(case: Case, tensors: CaseTensors, *, absolute: bool) -> Tensor:
+    x = tensors.inputs[0].abs() if absolute else tensors.inputs[0]
     bias = torch.cat(tensors.biases) if tensors.biases and not case.layer.skip_bias_add else None
     rows = []
     for index, adapter in enumerate(case.tokens):
-        weight = torch.cat(merged_weights(case, tensors, adapter))
-        rows.append(nn.functional.linear(x[index], weight, bias))
-    return torch.stack(rows) if rows else x.new_zeros(0, sum(case.layer.output_sizes))
+        weight = torch.cat(merged_weights(case, tensors, adapter, absolute=absolute))
+        row = nn.functional.linear(x[index], weight, bias.abs() if absolute and bias is not None else bias)
+        rows.append(row)
+    whole = torch.stack(rows)
+    forward = case.subclass.forward
+    if forward is Forward.SCALED:
+        return whole * 2
+    if forward is Forward.NON_LINEAR:
+        return torch.relu(whole)
+    return whole * tensors.gate if forward is Forward.EXTRA_ARGUMENT else whole
+
+
+def assembled(case: Case, outputs: Sequence[Tensor]) -> Tensor:
+    """The whole layer's output from what every rank returned, by arithmetic that knows nothing of `ShardPlan`."""
+    layer, ranks = case.layer, case.layer_tp_size
+    if ranks == 1:
+        return outputs[0]
+    if layer.family is Family.ROW:
+        return outputs[0] if layer.reduce_results else torch.stack([part.double() for part in outputs]).sum(0)
+    if layer.gather_output:
+        outputs = outputs[0].chunk(ranks, dim=-1)
+    copies = [1] * len(layer.output_sizes)
+    if layer.heads is not None:
+        copies[1:] = [max(1, ranks // layer.heads.key_value)] * 2
+    if case.subclass.loader is Loader.REPLICATED_LAST:
+        copies[-1] = ranks
+    local = [size * copy // ranks for size, copy in zip(layer.output_sizes, copies, strict=True)]
+    parts = [output.split(local, dim=-1) for output in outputs]
+    columns = [parts[rank][index] for index, copy in enumerate(copies) for rank in range(0, ranks, copy)]
+    return torch.cat(columns, dim=-1)
 
 
 def signal(expected: Sequence[Tensor], base: Sequence[Tensor]) -> float:

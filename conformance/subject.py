@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from conformance.building import build_layer, call, load_weights
 from conformance.engines.ranks import CollectiveMismatch, Engine, RankFailed, RankGroup, RankHung
 from conformance.implementations.protocol import Deployment, Implementation
-from conformance.oracle import Expected, expected_on, flatten
+from conformance.oracle import Expected, expected_on
 from conformance.values import CaseTensors, laid_out, rank_input, torch_dtype, values_of
+from lora_compat.adapters import LayerAdapter, SubAdapter
 from strategies.cases import Case
 
 T = TypeVar("T")
@@ -68,13 +69,27 @@ class RankSession:
         self.layer = wrapped
         return self
 
-    def load(self, *adapters: int) -> RankSession:
-        """Loads adapters of the case (all of them, if none is named) into their slots."""
+    def load(self) -> RankSession:
+        """Loads every adapter of the case into its slot."""
+        return self.load_adapters(self.handed_adapters())
+
+    def handed_adapters(self) -> list[LayerAdapter]:
+        """The case's adapters in its dtype, as they are handed to the implementation."""
         dtype = torch_dtype(self.case.dtype)
+        return [cast_adapter(adapter, dtype) for adapter in self.tensors.adapters]
+
+    def load_adapters(self, adapters: Sequence[LayerAdapter]) -> RankSession:
+        """Loads these adapters into the slots of the case's own."""
         with self.implementation.layers.ranked(self.group):
-            for index in adapters or range(len(self.case.adapters)):
-                adapter = cast_adapter(self.tensors.adapters[index], dtype)
-                self.implementation.load(self.layer, self.case.adapters[index].slot, adapter)
+            for spec, adapter in zip(self.case.adapters, adapters, strict=True):
+                self.implementation.load(self.layer, spec.slot, adapter)
+        return self
+
+    def reset(self) -> RankSession:
+        """Empties the slots of the case's adapters."""
+        with self.implementation.layers.ranked(self.group):
+            for spec in self.case.adapters:
+                self.implementation.reset(self.layer, spec.slot)
         return self
 
     def run(self, slots: tuple[int, ...] | None = None, x: Tensor | None = None) -> Any:
@@ -117,20 +132,16 @@ class Subject:
         except RankHung as hung:
             raise SubjectRaised(str(hung)) from hung
 
-    def outputs(self, case: Case) -> list[list[Tensor]]:
-        """What each rank returns for the case's tokens, flattened."""
-        return self.observe(case, lambda rank: flatten(rank.build().wrap().load().run()))
-
-    def expected(self, case: Case) -> list[Expected]:
-        """The right answer on each rank.
+    def expected(self, case: Case, tensors: CaseTensors | None = None) -> list[Expected]:
+        """The right answer on each rank, for the case's own tensors unless others are given.
 
         Raises:
             HarnessError: the base layer cannot run by itself.
         """
-        tensors = values_of(case)
+        values = tensors or values_of(case)
         try:
             return self.engine.run(
-                case.tp_size, lambda group: expected_on(case, tensors, self.implementation.layers, group)
+                case.tp_size, lambda group: expected_on(case, values, self.implementation.layers, group)
             )
         except (RankFailed, RankHung, CollectiveMismatch) as error:
             raise HarnessError(f"the base layer cannot run by itself: {error}") from error
@@ -141,12 +152,12 @@ def deployment_of(case: Case) -> Deployment:
     return Deployment(case.max_loras, case.max_rank, case.fully_sharded, case.packed, torch_dtype(case.dtype))
 
 
-def cast_adapter(adapter: Any, dtype: torch.dtype) -> Any:
+def cast_adapter(adapter: LayerAdapter, dtype: torch.dtype) -> LayerAdapter:
     """The adapter's tensors in ``dtype``."""
     parts = tuple(
-        None if part is None else type(part)(part.lora_a.to(dtype), part.lora_b.to(dtype)) for part in adapter.parts
+        None if part is None else SubAdapter(part.lora_a.to(dtype), part.lora_b.to(dtype)) for part in adapter.parts
     )
-    return type(adapter)(parts, adapter.scaling)
+    return LayerAdapter(parts, adapter.scaling)
 
 
 def _named(failure: RankFailed, implementation: Implementation) -> Exception:

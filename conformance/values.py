@@ -84,6 +84,21 @@ def part_sizes(case: Case, adapter: AdapterSpec) -> tuple[int, ...]:
     return tuple(sum(sizes[a:b]) for a, b in zip(starts, starts[1:], strict=False))
 
 
+def poisoned(case: Case) -> list[LayerAdapter]:
+    """For each slot of the case an adapter of the largest rank, with every part present and nothing but NaN."""
+    former = []
+    for adapter in case.adapters:
+        parts = tuple(
+            SubAdapter(
+                torch.full((case.max_rank, case.layer.input_size), torch.nan, dtype=torch_dtype(case.dtype)),
+                torch.full((rows, case.max_rank), torch.nan, dtype=torch_dtype(case.dtype)),
+            )
+            for rows in part_sizes(case, adapter)
+        )
+        former.append(LayerAdapter(parts, 1.0))
+    return former
+
+
 def laid_out(x: Tensor, layout: Layout) -> Tensor:
     """``x [tokens, width]`` with the same tokens in another memory layout or with more dimensions."""
     tokens, width = x.shape

@@ -82,7 +82,9 @@ class Int8LinearMethod(UnquantizedLinearMethod):
         scale = torch.exp2(torch.ceil(torch.log2(largest / 127)))
         quantized = torch.round(dense.float() / scale).clamp(-127, 127).to(torch.int8)
         layer.params_dtype = dense.dtype
+        loading = layer.weight.__dict__
         layer.weight = nn.Parameter(quantized, requires_grad=False)
+        layer.weight.__dict__.update(loading)
         layer.register_parameter("weight_scale", nn.Parameter(scale, requires_grad=False))
 
     def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -104,7 +104,10 @@ class ShardPlan:
         """This rank's rows of LoRA B ``[out, rank]`` of output slice ``index``."""
         if self.family is Family.ROW:
             return take(lora_b, self.expanded, dim=0)
-        return self.loader(lora_b, index) if self.loader else take(lora_b, self.slices[index].rows, dim=0)
+        if self.loader is None:
+            return take(lora_b, self.slices[index].rows, dim=0)
+        start = sum(self.slice_sizes[:index])
+        return self.loader(lora_b, index)[start : start + self.slices[index].local_size]
 
 
 def part_of(total: int, rank: int, size: int) -> range:
@@ -149,45 +152,49 @@ def shard_id(family: Family, index: int) -> tuple[int | str, ...]:
 
 
 def _probed(plan: ShardPlan, loader: Callable[[Tensor, int], Tensor]) -> tuple[OutputSlice, ...]:
-    """The slices as the loader takes them: cut like the family's own, or else replicated on every rank."""
+    """The slices as the loader takes them: cut like the family's own, or else replicated on every rank.
+
+    Raises:
+        ShardingError: a slice ends up in other local rows than the layer declares for it.
+    """
     if plan.family is Family.ROW:
         return plan.slices
-    return tuple(
-        part if _accepts(loader, part.size, index) else OutputSlice(part.local_size, range(part.local_size))
-        for index, part in enumerate(plan.slices)
-    )
+    found = []
+    for index, part in enumerate(plan.slices):
+        written = _rows_written(loader, part.size, index)
+        if written is None:
+            part = OutputSlice(part.local_size, range(part.local_size))
+            written = _rows_written(loader, part.size, index)
+        start = sum(plan.slice_sizes[:index])
+        if written != list(range(start, start + part.local_size)):
+            raise ShardingError(
+                f"the weight loader puts {part.size} checkpoint rows of output {index} into local rows {written}, "
+                f"but the layer declares rows {start} to {start + part.local_size - 1} for it"
+            )
+        found.append(part)
+    return tuple(found)
 
 
-def _accepts(loader: Callable[[Tensor, int], Tensor], rows: int, index: int) -> bool:
+def _rows_written(loader: Callable[[Tensor, int], Tensor], rows: int, index: int) -> list[int] | None:
+    """The local rows that a checkpoint tensor of so many rows fills; None where the loader does not take it."""
     try:
-        loader(torch.zeros(rows, 1), index)
+        loaded = loader(torch.ones(rows, 1), index)
     except (RuntimeError, ValueError, AssertionError, IndexError):
-        return False
-    return True
+        return None
+    return loaded[:, 0].nonzero().flatten().tolist()
 
 
 def _own_loader(layer: nn.Module, family: Family) -> Callable[[Tensor, int], Tensor]:
-    """Cuts adapter tensors with the layer's own weight loader, into a scratch parameter poisoned with NaN."""
+    """Cuts adapter tensors with the layer's own weight loader: what it wrote into a scratch weight of zeros."""
     sizes = [int(size) for size in layer.output_partition_sizes]  # type: ignore[union-attr]
 
     def cut(tensor: Tensor, index: int) -> Tensor:
         weight: nn.Parameter = layer.weight  # type: ignore[assignment]
         row_parallel = family is Family.ROW
         shape = (tensor.shape[0], weight.shape[1]) if row_parallel else (sum(sizes), tensor.shape[1])
-        scratch = nn.Parameter(
-            torch.full(shape, torch.nan, dtype=tensor.dtype, device=tensor.device), requires_grad=False
-        )
+        scratch = nn.Parameter(tensor.new_zeros(shape), requires_grad=False)
         scratch.__dict__.update({k: v for k, v in weight.__dict__.items() if not k.startswith("_")})
         layer.weight_loader(scratch, tensor, *shard_id(family, index))  # type: ignore[operator]
-        if row_parallel:
-            return scratch.data
-        start, stop = sum(sizes[:index]), sum(sizes[: index + 1])
-        written = ~scratch.data[:, 0].isnan() if tensor.shape[1] else torch.ones(sum(sizes), dtype=torch.bool)
-        if not written[start:stop].all() or int(written.sum()) != stop - start:
-            raise ShardingError(
-                f"the weight loader of {type(layer).__qualname__!r} put output {index} into local rows "
-                f"{written.nonzero().flatten().tolist()}; the layer declares rows {start} to {stop - 1}"
-            )
-        return scratch.data[start:stop]
+        return scratch.data
 
     return cut

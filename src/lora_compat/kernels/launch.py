@@ -23,7 +23,7 @@ import torch
 
 from lora_compat.kernels.batch import TokenBatch
 
-MAX_SPLIT = 32
+MAX_SPLIT = 16
 
 
 class ShrinkLaunch(NamedTuple):
@@ -38,11 +38,12 @@ class ShrinkLaunch(NamedTuple):
 
 
 class ExpandLaunch(NamedTuple):
-    """Tile ``[block_m tokens, block_n columns]``, walking the rank by ``block_r``."""
+    """Tiles ``[block_m tokens, block_n columns]``, one program walking a chunk of columns, the rank by ``block_r``."""
 
     block_m: int
     block_n: int
     block_r: int
+    chunk: int
     num_warps: int
 
 
@@ -71,8 +72,12 @@ def shrink_launch(batch: TokenBatch, columns: int, k_size: int, dtype: torch.dty
     return ShrinkLaunch(block_m, block_n, block_k, split, 8 if block_m * block_n > 8192 else 4, 4)
 
 
-def expand_launch(batch: TokenBatch, rank: int, dtype: torch.dtype) -> ExpandLaunch:
-    """For ``lora_b`` of ``rank`` columns."""
+def expand_launch(batch: TokenBatch, columns: int, rank: int, dtype: torch.dtype) -> ExpandLaunch:
+    """For ``lora_b`` of ``columns`` by ``rank``."""
     block_m = power_of_two(batch.largest_group, 16, 64)
+    block_n = 64 if block_m == 64 or dtype == torch.float32 else 128
     block_r = power_of_two(rank, 16, 32 if dtype == torch.float32 else 64)
-    return ExpandLaunch(block_m, 64 if dtype == torch.float32 else 128, block_r, 4)
+    programs = 3 * multiprocessors(batch.token_slots.device)
+    chunks = max(1, programs // max(1, len(batch.tiles(block_m).slots)))
+    chunk = block_n * max(1, -(-columns // (chunks * block_n)))
+    return ExpandLaunch(block_m, block_n, block_r, chunk, 4)

@@ -19,21 +19,33 @@ def dot(left, right, total):  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def dot_with_float32(hidden, weights, total):  # type: ignore[no-untyped-def]
-    """``total + hidden · weights`` for float32 ``hidden``, ``weights`` of any dtype, no bit of either lost.
+def thirds(hidden, weights_dtype: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Float32 ``hidden`` as factors for tensor cores: three bfloat16 whose sum is ``hidden``, bit for bit.
 
-    Tensor cores multiply bfloat16 exactly and add in float32. A float32 is the sum of three bfloat16 (3 · 8
-    bits of mantissa, the same exponents) and a float16 of two, so three or six products do without rounding.
+    Each takes 8 of the 24 bits of mantissa and has float32's exponents. Float32 weights take it whole.
     """
+    if weights_dtype == tl.float32:
+        return hidden, hidden, hidden
+    high = hidden.to(tl.bfloat16)
+    rest = hidden - high.to(tl.float32)
+    middle = rest.to(tl.bfloat16)
+    low = (rest - middle.to(tl.float32)).to(tl.bfloat16)
+    return high, middle, low
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def dot_thirds(high, middle, low, weights, total):  # type: ignore[no-untyped-def]
+    """``total + hidden · weights`` where the first three are ``thirds(hidden)``, nothing lost but in the sums."""
     if weights.dtype == tl.float32:
-        total = dot(hidden, weights, total)
+        total = dot(high, weights, total)
     else:
-        high = weights.to(tl.bfloat16)
-        low = (weights.to(tl.float32) - high.to(tl.float32)).to(tl.bfloat16)
-        for _ in tl.static_range(3):
-            part = hidden.to(tl.bfloat16)
-            total = dot(part, high, total)
-            if weights.dtype == tl.float16:
-                total = dot(part, low, total)
-            hidden -= part.to(tl.float32)
+        coarse = weights.to(tl.bfloat16)
+        total = dot(low, coarse, total)
+        total = dot(middle, coarse, total)
+        total = dot(high, coarse, total)
+        if weights.dtype == tl.float16:  # two bfloat16 make a float16
+            fine = (weights.to(tl.float32) - coarse.to(tl.float32)).to(tl.bfloat16)
+            total = dot(low, fine, total)
+            total = dot(middle, fine, total)
+            total = dot(high, fine, total)
     return total

@@ -11,77 +11,88 @@ from torch import Tensor
 
 from lora_compat.kernels.batch import TokenBatch
 from lora_compat.kernels.launch import ExpandLaunch, expand_launch
-from lora_compat.kernels.triton_dot import dot_with_float32
+from lora_compat.kernels.triton_dot import dot_thirds, thirds
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def sum_of_shares(pointer, stride_share, mask, SPLIT: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The hidden tile: its partial sums added in the order of their shares, which keeps the bits."""
-    hidden = tl.load(pointer, mask=mask, other=0.0)
-    for _ in tl.static_range(SPLIT - 1):
-        pointer += stride_share
-        hidden += tl.load(pointer, mask=mask, other=0.0)
-    return hidden
+def sum_of_shares(  # type: ignore[no-untyped-def]
+    hidden, stride_hs, stride_hr, mask, r, rank,
+    SPLIT: tl.constexpr,
+):  # fmt: skip
+    """``[BLOCK_M, BLOCK_R]``: the partial sums of the shares of K, added in one order whatever happens."""
+    share = tl.arange(0, SPLIT).to(tl.int64)[:, None, None] * stride_hs
+    pointers = hidden[None, :, :] + share + r[None, None, :] * stride_hr
+    shares = tl.load(pointers, mask=(mask & (r < rank)[None, :])[None, :, :], other=0.0)
+    # tl.sum, spelt so that it also runs interpreted where something else imported Triton compiled.
+    return tl.reduce(shares, 0, tl.standard._sum_combine)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def expand_kernel(  # type: ignore[no-untyped-def]
-    partial, lora_b, scaling, output, tile_slots, tile_tokens, column_tiles,
-    column_tiles_total, rank,
+    partial, lora_b, scaling, output, tile_slots, tile_tokens, chunks,
+    chunks_total, rank,
     stride_hs, stride_ht, stride_hl, stride_hr, stride_bs, stride_bn, stride_br,
     stride_s, stride_ot, stride_on,
     SPLIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr,
-    PDL: tl.constexpr,
+    RANK_FITS: tl.constexpr, ALIGNED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """One tile of ``output[t, n] += scaling[slot(t)] · Σ_r (Σ_s partial[s, t, l(n), r]) · B[slot(t), n, r]``.
+    """``output[t, n] += Σ_r (scaling[slot(t)] · Σ_s partial[s, t, l(n), r]) · B[slot(t), n, r]``, t in a tile, n in a chunk.
 
     partial ``[split, tokens, slices, rank]`` float32, B ``[slots, columns, rank]``, scaling ``[slots]``,
-    output ``[tokens, columns]``, any strides. ``column_tiles[i]`` is (slice, first column, end) of tile i.
+    output ``[tokens, columns]``, any strides. ``chunks[i]`` is (slice, first column, end) of chunk i.
     """
-    tile = tl.program_id(0) // column_tiles_total
-    column_tile = column_tiles + 3 * (tl.program_id(0) % column_tiles_total)
+    tile = tl.program_id(0) // chunks_total
+    chunk = chunks + 3 * (tl.program_id(0) % chunks_total)
     slot = tl.load(tile_slots + tile).to(tl.int64)
     token = tl.load(tile_tokens + tile * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
-    slice_index = tl.load(column_tile).to(tl.int64)
-    column = tl.load(column_tile + 1) + tl.arange(0, BLOCK_N)
-    has_column = column < tl.load(column_tile + 2)
+    slice_index = tl.load(chunk).to(tl.int64)
+    first = tl.load(chunk + 1)
+    end = tl.load(chunk + 2)
+    if ALIGNED:  # else the compiler would read and write the output one element at a time
+        first = tl.multiple_of(first, 16)
+        end = tl.multiple_of(end, 16)
     has_token = (token >= 0)[:, None]
-    column = column.to(tl.int64)
     r = tl.arange(0, BLOCK_R).to(tl.int64)
-    has_rank = r < rank
-
-    hidden_tile = partial + token[:, None] * stride_ht + slice_index * stride_hl + r[None, :] * stride_hr
-    b_tile = lora_b + slot * stride_bs + column[None, :] * stride_bn + r[:, None] * stride_br
-    target = output + token[:, None] * stride_ot + column[None, :] * stride_on
-    inside = has_token & has_column[None, :]
+    hidden_rows = partial + slice_index * stride_hl + token[:, None] * stride_ht
+    weight_rows = lora_b + slot * stride_bs + r[:, None] * stride_br
+    output_rows = output + token[:, None] * stride_ot
 
     # What the shrink kernel does not write is on its way before we wait for that kernel.
-    weights = tl.load(b_tile, mask=has_rank[:, None] & has_column[None, :], other=0.0)
-    base = tl.load(target, mask=inside, other=0.0)
+    n = (first + tl.arange(0, BLOCK_N)).to(tl.int64)[None, :]
+    has_rank = (r < rank)[:, None]
+    weights = tl.load(weight_rows + n * stride_bn, mask=has_rank & (n < end), other=0.0)
+    base = tl.load(output_rows + n * stride_on, mask=has_token & (n < end), other=0.0)
     factor = tl.load(scaling + slot * stride_s).to(tl.float32)
     if PDL:
         tl.extra.cuda.gdc_wait()
+    hidden = factor * sum_of_shares(hidden_rows, stride_hs, stride_hr, has_token, r, rank, SPLIT)
+    high, middle, low = thirds(hidden, weights.dtype)
 
-    delta = tl.full((BLOCK_M, BLOCK_N), 0.0, dtype=tl.float32)
-    hidden = sum_of_shares(hidden_tile, stride_hs, has_token & has_rank[None, :], SPLIT)
-    delta = dot_with_float32(hidden, weights, delta)
-    for start in tl.range(BLOCK_R, rank, BLOCK_R, num_stages=1):  # buffers for every share would not fit
-        has_rank = start + r < rank
-        hidden_tile += BLOCK_R * stride_hr
-        b_tile += BLOCK_R * stride_br
-        weights = tl.load(b_tile, mask=has_rank[:, None] & has_column[None, :], other=0.0)
-        hidden = sum_of_shares(hidden_tile, stride_hs, has_token & has_rank[None, :], SPLIT)
-        delta = dot_with_float32(hidden, weights, delta)
-    tl.store(target, base.to(tl.float32) + factor * delta, mask=inside)
+    for _ in tl.range(first, end, BLOCK_N, num_stages=1):
+        total = dot_thirds(high, middle, low, weights, base.to(tl.float32))
+        if not RANK_FITS:
+            for more in tl.range(BLOCK_R, rank, BLOCK_R, num_stages=1):
+                inside = (more + r < rank)[:, None] & (n < end)
+                weights = tl.load(weight_rows + more * stride_br + n * stride_bn, mask=inside, other=0.0)
+                hidden = factor * sum_of_shares(
+                    hidden_rows, stride_hs, stride_hr, has_token, more + r, rank, SPLIT
+                )
+                more_high, more_middle, more_low = thirds(hidden, weights.dtype)
+                total = dot_thirds(more_high, more_middle, more_low, weights, total)
+        tl.store(output_rows + n * stride_on, total, mask=has_token & (n < end))
+        n += BLOCK_N  # the next tile is read before this one's product is needed
+        weights = tl.load(weight_rows + n * stride_bn, mask=has_rank & (n < end), other=0.0)
+        base = tl.load(output_rows + n * stride_on, mask=has_token & (n < end), other=0.0)
 
 
 @lru_cache(maxsize=256)
-def column_tiles(slice_sizes: tuple[int, ...], block_n: int, device: torch.device) -> Tensor:
-    """``[tiles, 3]`` int32: (slice, first column, end of the slice); no tile crosses into the next slice."""
+def column_chunks(slice_sizes: tuple[int, ...], size: int, device: torch.device) -> Tensor:
+    """``[chunks, 3]`` int32: (slice, first column, end); no chunk crosses from one slice into the next."""
     rows, begin = [], 0
-    for index, size in enumerate(slice_sizes):
-        rows += [(index, first, begin + size) for first in range(begin, begin + size, block_n)]
-        begin += size
+    for index, columns in enumerate(slice_sizes):
+        end = begin + columns
+        rows += [(index, first, min(first + size, end)) for first in range(begin, end, size)]
+        begin = end
     return torch.tensor(rows, dtype=torch.int32, device=device).view(-1, 3)
 
 
@@ -100,16 +111,16 @@ def launch_expand(
     ``dependent`` says that the kernel launched just before is the shrink that makes ``partial``.
     """
     rank = lora_b.shape[2]
-    launch: ExpandLaunch = expand_launch(batch, rank, lora_b.dtype)
+    launch: ExpandLaunch = expand_launch(batch, sum(slice_sizes), rank, lora_b.dtype)
     tiles = batch.tiles(launch.block_m)
-    columns = column_tiles(slice_sizes, launch.block_n, output.device)
-    grid = (len(tiles.slots) * len(columns),)
+    chunks = column_chunks(slice_sizes, launch.chunk, output.device)
+    grid = (len(tiles.slots) * len(chunks),)
     if grid[0]:
         options = {"launch_pdl": True} if dependent else {}
         expand_kernel[grid](
-            partial, lora_b, scaling, output, tiles.slots, tiles.tokens, columns,
-            len(columns), rank,
+            partial, lora_b, scaling, output, tiles.slots, tiles.tokens, chunks,
+            len(chunks), rank,
             *partial.stride(), *lora_b.stride(), *scaling.stride(), *output.stride(),
             SPLIT=partial.shape[0], BLOCK_M=launch.block_m, BLOCK_N=launch.block_n, BLOCK_R=launch.block_r,
-            PDL=dependent, num_warps=launch.num_warps, **options,
+            RANK_FITS=rank <= launch.block_r, ALIGNED=all(size % 16 == 0 for size in slice_sizes), PDL=dependent, num_warps=launch.num_warps, **options,
         )  # fmt: skip

@@ -1,0 +1,59 @@
+"""Wires the suite into pytest: options, shards, the subject, and the report."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from conformance.checking import Budget, ClauseRun
+from conformance.contract import CONTRACT
+from conformance.options import Options, add_options, engine_of, implementation_of, read_options
+from conformance.reporting import ConformanceReport
+from conformance.subject import Subject
+
+OPTIONS = pytest.StashKey[Options]()
+SUBJECT = pytest.StashKey[Subject]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "clause(id): the contract's clause that the test checks")
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    options = read_options(config)
+    config.stash[OPTIONS] = options
+    implementation = implementation_of(options)
+    config.stash[SUBJECT] = Subject(implementation, engine_of(options))
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(ConformanceReport(options, implementation.identity()), "conformance-report")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "shard" in metafunc.fixturenames:
+        metafunc.parametrize("shard", range(metafunc.config.stash[OPTIONS].shards))
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    marker = item.get_closest_marker("clause")
+    if marker is not None:
+        assert marker.args[0] in CONTRACT
+        item.extra_keyword_matches.add(marker.args[0])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+    report = yield
+    marker = item.get_closest_marker("clause")
+    if marker is not None:
+        report.keywords[marker.args[0]] = 1
+    return report
+
+
+@pytest.fixture
+def clause_run(request: pytest.FixtureRequest, shard: int) -> ClauseRun:
+    options = request.config.stash[OPTIONS]
+    budget = Budget(options.max_examples, options.seed, shard, options.shards)
+    return ClauseRun(request.config.stash[SUBJECT], budget)

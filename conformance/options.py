@@ -1,0 +1,184 @@
+"""The suite's command-line options, checked before anything runs; bad ones are one line and exit code 4."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.metadata import entry_points
+
+import pytest
+
+from conformance.checking import PROFILES
+from conformance.engines.ranks import Engine
+from conformance.engines.threads import ThreadsEngine
+from conformance.implementations.protocol import REQUIRED_METHODS, Implementation, LayerLibrary, MissingPrerequisite
+
+ENTRY_POINTS = "lora_compat.implementations"
+BUILT_IN = ("reference", "vllm")
+LAYERS = ("lora_compat", "vllm")
+ENGINES = ("threads",)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of a run."""
+
+    impl: str
+    layers: str
+    engine: str
+    profile: str
+    max_examples: int
+    shards: int
+    seed: int
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Declares the options."""
+    group = parser.getgroup("conformance", "LoRA conformance suite")
+    group.addoption(
+        "--impl",
+        default="reference",
+        help="the implementation under test: reference, vllm, an entry point's name, or package.module:attribute",
+    )
+    group.addoption("--layers", default=None, help="base layers for --impl reference: lora_compat (default) or vllm")
+    group.addoption("--engine", default="threads", help="how the ranks of a case run: " + ", ".join(ENGINES))
+    group.addoption("--profile", default="default", help="cases per clause: quick 20, default 100, thorough 1000")
+    group.addoption("--max-examples", default=None, help="cases per clause, whatever the profile says")
+    group.addoption("--shards", default=None, help="into how many tests each clause is split (default: the workers)")
+    group.addoption("--conformance-seed", default="0", help="the integer all draws of the run come from")
+
+
+def read_options(config: pytest.Config) -> Options:
+    """The checked options.
+
+    Raises:
+        pytest.UsageError: one of them is not acceptable; the message says what is.
+    """
+    profile = _one_of("--profile", config.getoption("--profile"), tuple(PROFILES))
+    workers = getattr(config, "workerinput", {}).get("workercount") or _workers(config)
+    given = config.getoption("--max-examples")
+    layers = config.getoption("--layers")
+    impl = config.getoption("--impl")
+    if layers is not None:
+        _one_of("--layers", layers, LAYERS)
+        if impl != "reference":
+            raise pytest.UsageError(f"--layers={layers} goes with --impl reference, not with --impl {impl}")
+    return Options(
+        impl=impl,
+        layers=layers or ("vllm" if impl == "vllm" else "lora_compat"),
+        engine=_one_of("--engine", config.getoption("--engine"), ENGINES),
+        profile=profile,
+        max_examples=PROFILES[profile] if given is None else _positive("--max-examples", given),
+        shards=_positive("--shards", config.getoption("--shards") or str(workers)),
+        seed=_integer("--conformance-seed", config.getoption("--conformance-seed")),
+    )
+
+
+def engine_of(options: Options) -> Engine:
+    """The engine of the run."""
+    return ThreadsEngine()
+
+
+def implementation_of(options: Options) -> Implementation:
+    """The implementation of the run, with its layers prepared.
+
+    Raises:
+        pytest.UsageError: it is unknown, lacks a method, or lacks something to be installed.
+    """
+    try:
+        implementation = _found(options)
+        missing = [name for name in REQUIRED_METHODS if not callable(getattr(implementation, name, None))]
+        if missing:
+            raise pytest.UsageError(
+                f"--impl {options.impl}: {type(implementation).__name__} lacks {', '.join(missing)}; "
+                f"an implementation has {', '.join(REQUIRED_METHODS)} "
+                "(derive from conformance.implementations.protocol.Implementation)"
+            )
+        implementation.layers.prepare()
+    except MissingPrerequisite as error:
+        raise pytest.UsageError(f"--impl {options.impl}: {error}") from None
+    return implementation
+
+
+def _found(options: Options) -> Implementation:
+    if options.impl == "reference":
+        from conformance.implementations.reference import ReferenceImplementation
+
+        return ReferenceImplementation(_layers(options.layers))
+    if options.impl == "vllm":
+        from conformance.implementations.vllm import VllmImplementation
+
+        return VllmImplementation()
+    registered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if options.impl in registered:
+        return _instance(options.impl, registered[options.impl].load())
+    module, colon, attribute = options.impl.partition(":")
+    if not colon:
+        known = (*BUILT_IN, *sorted(registered))
+        raise pytest.UsageError(
+            f"--impl {options.impl!r} is unknown: give one of {', '.join(known)}, or package.module:attribute"
+            + _did_you_mean(options.impl, known)
+        )
+    try:
+        return _instance(options.impl, getattr(importlib.import_module(module), attribute))
+    except (ImportError, AttributeError) as error:
+        raise pytest.UsageError(
+            f"--impl {options.impl}: {error}; give an importable package.module:attribute"
+        ) from None
+
+
+def _layers(name: str) -> LayerLibrary:
+    if name == "vllm":
+        from conformance.implementations.vllm_layers import VllmLayers
+
+        return VllmLayers()
+    from conformance.implementations.reference import LoraCompatLayers
+
+    return LoraCompatLayers()
+
+
+def _instance(given: str, found: object) -> Implementation:
+    if not isinstance(found, type):
+        return found  # type: ignore[return-value]
+    try:
+        instance: Implementation = found()
+    except TypeError as error:
+        raise pytest.UsageError(
+            f"--impl {given}: {error}; an implementation has {', '.join(REQUIRED_METHODS)} and is built without arguments"
+        ) from None
+    return instance
+
+
+def _workers(config: pytest.Config) -> int:
+    """The number of xdist workers as the controller knows it; 1 without xdist."""
+    specs = config.getoption("tx", None) or []
+    return max(1, len(specs) or int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+
+
+def _one_of(option: str, given: str, accepted: tuple[str, ...]) -> str:
+    if given not in accepted:
+        raise pytest.UsageError(
+            f"{option} {given!r} is unknown: give one of {', '.join(accepted)}" + _did_you_mean(given, accepted)
+        )
+    return given
+
+
+def _did_you_mean(given: str, accepted: tuple[str, ...]) -> str:
+    close = get_close_matches(given, accepted, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _integer(option: str, given: str) -> int:
+    try:
+        return int(given)
+    except ValueError:
+        raise pytest.UsageError(f"{option} {given!r} is not an integer: give one, for instance {option} 7") from None
+
+
+def _positive(option: str, given: str) -> int:
+    number = _integer(option, given)
+    if number < 1:
+        raise pytest.UsageError(f"{option} {given} is too small: give an integer of at least 1")
+    return number

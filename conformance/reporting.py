@@ -1,0 +1,111 @@
+"""The header that says what is tested, and the table at the end: one line per clause.
+
+What a shard found rides on its test report, so it survives the death of the worker that ran it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import pytest
+
+from conformance.contract import CONTRACT, Level
+from conformance.options import Options
+from conformance.verdicts import ClauseResult, Verdict, summed
+
+RESULT_PROPERTY = "clause_result"
+
+
+class ConformanceReport:
+    """Collects every shard's result on the process that prints."""
+
+    def __init__(self, options: Options, identity: Mapping[str, str]) -> None:
+        self.options = options
+        self.identity = identity
+        self.results: list[ClauseResult] = []
+        self._started = time.perf_counter()
+        self._first_case: float | None = None
+
+    def header(self) -> list[str]:
+        """Identity of what is tested, and every option."""
+        options = self.options
+        return [
+            "conformance: " + ", ".join(f"{name} {value}" for name, value in self.identity.items()),
+            f"conformance: profile {options.profile} ({options.max_examples} cases a clause), shards {options.shards}, "
+            f"engine {options.engine}, seed {options.seed}",
+        ]
+
+    def pytest_report_header(self) -> list[str]:
+        return self.header()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        found = dict(report.user_properties).get(RESULT_PROPERTY)
+        if report.when == "call" and isinstance(found, dict):
+            self.results.append(ClauseResult.from_dict(found))
+            return
+        clause = getattr(report, "clause", None) or _clause_in(report.keywords)
+        if report.failed and clause is not None:
+            # The test ended without a result: its worker died, or the harness failed around it.
+            self.results.append(ClauseResult(clause, errors=[str(report.longrepr).strip().splitlines()[-1]]))
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        totals = self.totals()
+        if not totals:
+            return
+        terminalreporter.section("conformance")
+        for line in table(totals):
+            terminalreporter.write_line(line)
+        cases = sum(result.cases for result in totals.values())
+        seconds = sum(result.seconds for result in totals.values())
+        terminalreporter.write_line(
+            f"{conclusion(totals)}: {cases} cases in {seconds:.1f} s of worker time, "
+            f"{cases / max(seconds, 1e-9):.0f} cases/s a worker"
+        )
+
+    def totals(self) -> dict[str, ClauseResult]:
+        """The results by clause, in the order of the contract."""
+        totals = summed(self.results)
+        return {clause: totals[clause] for clause in CONTRACT if clause in totals}
+
+
+def table(totals: Mapping[str, ClauseResult]) -> list[str]:
+    """One line per clause: level, verdict, cases, of them exercised; under a failure its anomaly and case."""
+    lines = [f"{'clause':<10}{'level':<8}{'verdict':<16}{'cases':>7}{'pass':>7}{'vain':>7}{'refused':>9}{'n/a':>6}"]
+    for clause, result in totals.items():
+        counts = result.counts
+        lines.append(
+            f"{clause:<10}{CONTRACT[clause].level.value:<8}{result.verdict.value:<16}{result.cases:>7}"
+            f"{counts[Verdict.PASS.value]:>7}{counts[Verdict.NOT_EXERCISED.value]:>7}"
+            f"{counts[Verdict.REFUSED.value]:>9}{counts[Verdict.NOT_APPLICABLE.value]:>6}"
+        )
+        for failure in result.failures:
+            lines += [f"    {failure.anomaly}: {failure.message}", f"        {failure.shown}"]
+        lines += [f"    error: {error}" for error in result.errors]
+        said = [(reason, count) for reason, count in result.reasons.most_common() if _worth_saying(reason, result)]
+        lines += [f"    {reason} ({count})" for reason, count in said[:2]]
+    return lines
+
+
+def _worth_saying(reason: str, result: ClauseResult) -> bool:
+    """Refusals always; why a case showed nothing only where no case showed anything."""
+    return reason.startswith(Verdict.REFUSED.value) or result.verdict not in (
+        Verdict.PASS,
+        Verdict.FAIL,
+        Verdict.ERROR,
+    )
+
+
+def conclusion(totals: Mapping[str, ClauseResult]) -> str:
+    """Whether every MUST that ran is green."""
+    green = (Verdict.PASS, Verdict.NOT_APPLICABLE)
+    red = [
+        clause
+        for clause, result in totals.items()
+        if CONTRACT[clause].level is Level.MUST and result.verdict not in green
+    ]
+    return f"not conformant ({', '.join(red)})" if red else "conformant"
+
+
+def _clause_in(keywords: Mapping[str, object]) -> str | None:
+    return next((name for name in keywords if name in CONTRACT), None)

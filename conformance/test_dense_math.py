@@ -1,0 +1,182 @@
+"""MATH: the numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from conformance.assertions import (
+    assert_merged_equivalence,
+    assert_outputs,
+    assert_same_bits,
+    first_difference,
+    observed,
+    outputs_of,
+)
+from conformance.checking import check
+from conformance.oracle import assembled, dense_output, flatten, keeps_columns
+from conformance.subject import RankSession, Subject
+from conformance.values import poisoned
+from conformance.verdicts import violation
+from lora_compat.families import Family
+from strategies.cases import Case, Constructor, Dtype, Forward, Layout, Quantization, Regime
+from strategies.drawing import cases
+
+PACKED = (Family.MERGED_COLUMN, Family.QKV)
+NARROW = (Dtype.BFLOAT16, Dtype.FLOAT16)
+# Forwards that keep one column per output row, so that ranks can be put together again.
+COLUMNWISE = tuple(forward for forward in Forward if keeps_columns(forward))
+
+DELEGATING = tuple(forward for forward in Forward if not forward.multiplies_itself)
+
+
+@check("MATH-1", cases(adapters=(1, 1), without_adapter=False))
+def test_one_adapter_gives_what_merged_weights_give(subject: Subject, case: Case) -> None:
+    assert_merged_equivalence(subject, case)
+
+
+def _mixed(case: Case) -> Case:
+    """At least two tokens with different adapters."""
+    other = (case.tokens[0] + 2) % (len(case.adapters) + 1) - 1
+    return replace(case, tokens=(*case.tokens, other))
+
+
+@check("MATH-2", cases(adapters=(2, 3), tokens=(1, 5)).map(_mixed))
+def test_every_token_of_a_mixed_batch_gets_its_own_adapter(subject: Subject, case: Case) -> None:
+    outputs = assert_merged_equivalence(subject, case)
+    order = list(range(len(case.tokens)))[::-1]
+
+    def permuted(rank: RankSession) -> list[Tensor]:
+        slots = tuple(case.token_slots[index] for index in order)
+        rank.tensors = replace(rank.tensors, gate=rank.tensors.gate[order])
+        return flatten(rank.build().wrap().load().run(slots, rank.input()[order]))
+
+    if case.regime is Regime.ROUNDED:
+        return  # another order may round another way; the equivalence above holds for any order
+    by_token = [right.by_token for right in subject.expected(case)]
+    for before, after, counts in zip(outputs, observed(subject, case, permuted), by_token, strict=True):
+        moved = [one[order] if here else one for one, here in zip(before, counts, strict=True)]
+        assert_same_bits(case, after, moved, anomaly="order-dependent", what="tokens in reverse order")
+
+
+def _with_a_token_without(case: Case) -> Case:
+    return replace(case, tokens=(*case.tokens, -1))
+
+
+@check("MATH-3", cases(tokens=(1, 5), without_adapter=False).map(_with_a_token_without))
+def test_a_token_without_an_adapter_keeps_the_bits_of_the_base_layer(subject: Subject, case: Case) -> None:
+    def program(rank: RankSession) -> tuple[list[Tensor], list[Tensor]]:
+        bare = [output.clone() for output in flatten(rank.build().run())]
+        return bare, flatten(rank.wrap().load().run())
+
+    without = [index for index, adapter in enumerate(case.tokens) if adapter < 0]
+    for (bare, mixed), right in zip(observed(subject, case, program), subject.expected(case), strict=True):
+        for before, after, by_token in zip(bare, mixed, right.by_token, strict=True):
+            if by_token:
+                assert_same_bits(
+                    case, [after[without]], [before[without]], anomaly="adapter-leak", what=f"tokens {without}"
+                )
+
+
+@check("MATH-4", cases(adapters=(1, 1), max_ranks=(32, 64), ranks=(1, 8, 16), without_adapter=False))
+def test_a_small_adapter_in_a_large_slot_gives_what_it_gives_in_its_own(subject: Subject, case: Case) -> None:
+    assert_merged_equivalence(subject, case)
+    assert_merged_equivalence(subject, replace(case, max_rank=case.adapters[0].rank))
+
+
+@check("MATH-5", cases(adapters=(1, 2), tokens=(1, 4)))
+def test_nothing_of_a_slots_former_adapter_shows(subject: Subject, case: Case) -> None:
+    expected = subject.expected(case)
+
+    def program(rank: RankSession) -> tuple[list[Tensor], list[Tensor]]:
+        rank.build().wrap().load_adapters(poisoned(case))
+        reused = [output.clone() for output in flatten(rank.load().run())]
+        rank.load_adapters(poisoned(case)).reset()
+        return reused, flatten(rank.run())
+
+    seen = observed(subject, case, program)
+    assert_outputs(case, [reused for reused, _ in seen], expected, subject=subject, default="stale-slot")
+    emptied = replace(case, tokens=(-1,) * len(case.tokens))
+    assert_outputs(emptied, [reset for _, reset in seen], subject.expected(emptied), default="stale-slot")
+
+
+@check("MATH-6", cases(forwards=COLUMNWISE, tp_sizes=(2, 4, 8), disable_tp=False, without_adapter=False))
+def test_the_result_depends_neither_on_tp_size_nor_on_sharding(subject: Subject, case: Case) -> None:
+    right = dense_output(case)
+    for variant in (
+        case,
+        replace(case, fully_sharded=not case.fully_sharded),
+        replace(case, tp_size=1, fully_sharded=False),
+    ):
+        whole = assembled(variant, [outputs[0] for outputs in outputs_of(subject, variant)])
+        message = first_difference(variant, [whole], right)
+        if message is not None:
+            mode = f"TP {variant.tp_size}, fully_sharded={variant.fully_sharded}"
+            raise violation("tp-dependent", f"{mode}: {message}", variant)
+
+
+@check("MATH-7", cases(layouts=tuple(Layout), tokens=(0, 6)))
+def test_any_layout_is_served_and_nothing_handed_in_is_written_to(subject: Subject, case: Case) -> None:
+    def program(rank: RankSession) -> list[Tensor]:
+        rank.build().wrap()
+        handed = rank.handed_adapters()
+        before = [tensor.clone() for tensor in tensors_in(handed)]
+        rank.load_adapters(handed)
+        x = rank.input()
+        kept = x.clone()
+        outputs = flatten(rank.run(x=x))
+        assert_same_bits(case, [x], [kept], anomaly="input-written", what="the input after the forward")
+        assert_same_bits(case, tensors_in(handed), before, anomaly="adapter-written", what="the adapter's tensors")
+        return outputs
+
+    assert_outputs(case, observed(subject, case, program), subject.expected(case), subject=subject)
+
+
+def tensors_in(adapters: list) -> list[Tensor]:
+    """The tensors of some adapters."""
+    parts = [part for adapter in adapters for part in adapter.parts if part is not None]
+    return [tensor for part in parts for tensor in (part.lora_a, part.lora_b)]
+
+
+@check("MATH-8", cases(families=PACKED, min_outputs=2, without_adapter=False))
+def test_each_sub_adapter_of_a_packed_layer_lands_in_its_own_slice(subject: Subject, case: Case) -> None:
+    assert_merged_equivalence(subject, case)
+
+
+@check("MATH-9", cases(biases=(True,)))
+def test_the_bias_is_added_once_or_handed_back(subject: Subject, case: Case) -> None:
+    assert_merged_equivalence(subject, case, needs_signal=False)
+
+
+@check("MATH-10", cases(dtypes=NARROW, regimes=(Regime.ROUNDED,), without_adapter=False))
+def test_narrow_dtypes_stay_inside_the_derived_bound(subject: Subject, case: Case) -> None:
+    assert_merged_equivalence(subject, case)
+
+
+def _quantized(case: Case) -> Case:
+    """A hard-coded constructor takes no quant config, so it gives way."""
+    constructor = case.subclass.constructor
+    if constructor is Constructor.HARD_CODED:
+        constructor = Constructor.INHERITED
+    return replace(case, quantization=Quantization.INT8, subclass=replace(case.subclass, constructor=constructor))
+
+
+@check("MATH-11", cases(forwards=DELEGATING, regimes=(Regime.EXACT,), without_adapter=False).map(_quantized))
+def test_a_quantized_base_layer_gives_what_its_dequantized_operands_give(subject: Subject, case: Case) -> None:
+    assert_merged_equivalence(subject, case)
+
+
+@check("MATH-12", cases(adapters=(1, 1), scalings=(2.0, 0.5, 4.0), regimes=(Regime.EXACT,), without_adapter=False))
+def test_scaling_is_applied_exactly_once(subject: Subject, case: Case) -> None:
+    assert_merged_equivalence(subject, case)
+
+
+@check("MATH-13", cases(tokens=(1, 6)))
+def test_the_same_call_twice_gives_the_same_bits(subject: Subject, case: Case) -> None:
+    def program(rank: RankSession) -> tuple[list[Tensor], list[Tensor]]:
+        first = [output.clone() for output in flatten(rank.build().wrap().load().run())]
+        return first, flatten(rank.run())
+
+    for first, second in observed(subject, case, program):
+        assert_same_bits(case, second, first, anomaly="not-repeatable", what="the second call")

@@ -1,0 +1,200 @@
+"""WRAP: dispatch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from conformance.assertions import assert_outputs, assert_same_bits, observed
+from conformance.checking import check
+from conformance.oracle import flatten
+from conformance.subject import NotWrapped, RankSession, Subject, SubjectRefused, deployment_of
+from conformance.values import values_of
+from conformance.verdicts import violation
+from lora_compat.families import Family
+from strategies.cases import Case, Forward, Quantization
+from strategies.classes import OVERRIDDEN, UNCHANGED
+from strategies.drawing import cases
+
+NO_TOKENS_ADAPTED = (-1,)
+# What kernels and model code read off a linear layer (vllm #53361).
+READ_BY_KERNELS = (
+    "weight",
+    "quant_method",
+    "input_size",
+    "output_size",
+    "tp_size",
+    "tp_rank",
+    "output_partition_sizes",
+)
+
+
+def assert_wrapped(subject: Subject, case: Case) -> None:
+    """Every rank's layer is replaced."""
+    __tracebackhide__ = True
+    try:
+        observed(subject, case, lambda rank: rank.build().wrap() and None)
+    except NotWrapped as error:
+        raise violation("not-wrapped", str(error), case) from error
+
+
+@check("WRAP-1", cases(forwards=UNCHANGED, tokens=(1, 1), adapters=(1, 1)))
+def test_a_subclass_that_keeps_its_forward_is_wrapped(subject: Subject, case: Case) -> None:
+    try:
+        assert_wrapped(subject, case)
+    except SubjectRefused as error:
+        raise violation("not-wrapped", f"refused: {error}", case) from error
+
+
+@check("WRAP-2", cases(forwards=OVERRIDDEN, tokens=(1, 1), adapters=(1, 1)))
+def test_a_subclass_with_its_own_forward_is_wrapped(subject: Subject, case: Case) -> None:
+    assert_wrapped(subject, case)
+
+
+@check("WRAP-3", cases(tokens=(1, 1), adapters=(1, 1)))
+def test_exactly_one_lora_class_claims_a_layer(subject: Subject, case: Case) -> None:
+    def program(rank: RankSession) -> tuple[str, ...]:
+        return subject.implementation.claimants(rank.build().base, deployment_of(case))
+
+    for claimants in observed(subject, case, program):
+        if len(claimants) > 1:
+            raise violation("order-dependent", f"claimed by {', '.join(claimants)}, but should be by one", case)
+        if not claimants:
+            raise NotWrapped("no class claims it (see WRAP-1)")
+
+
+@check("WRAP-4", cases(quantizations=tuple(Quantization), adapters=(1, 2)))
+def test_a_wrapped_layer_without_active_adapters_is_transparent(subject: Subject, case: Case) -> None:
+    def program(rank: RankSession) -> None:
+        bare = rank.build().run()
+        before = [output.clone() for output in flatten(bare)]
+        storages = {name: tensor.data_ptr() for name, tensor in rank.base.named_parameters()}
+        known = {name: getattr(rank.base, name) for name in READ_BY_KERNELS if hasattr(rank.base, name)}
+        rank.wrap().load()
+        result = rank.run(slots=NO_TOKENS_ADAPTED * len(case.tokens))
+        if shape_of(result) != shape_of(bare):
+            raise violation(
+                "hidden-attribute", f"returns {shape_of(result)}, but should return {shape_of(bare)}", case
+            )
+        assert_same_bits(case, flatten(result), before, anomaly="base-changed", what="wrapped, no adapter active")
+        assert_reachable(case, rank.layer, known)
+        after = {name: tensor.data_ptr() for name, tensor in rank.base.named_parameters()}
+        if after != storages:
+            raise violation("base-changed", "wrapping moved the base layer's parameters to other storages", case)
+
+    observed(subject, case, program)
+
+
+def shape_of(result: object) -> object:
+    """A result's type, down to its leaves: tensor, None, or a tuple of them."""
+    if isinstance(result, (tuple, list)):
+        return tuple(shape_of(item) for item in result)
+    return "tensor" if isinstance(result, Tensor) else result
+
+
+def assert_reachable(case: Case, layer: nn.Module, known: dict[str, object]) -> None:
+    """Attributes that kernels read are the base layer's, read through the LoRA layer."""
+    __tracebackhide__ = True
+    for name, value in known.items():
+        try:
+            found = getattr(layer, name)
+        except AttributeError as error:
+            raise violation("hidden-attribute", f"layer.{name} is not reachable: {error}", case) from error
+        same = found is value or (not isinstance(value, Tensor) and found == value)
+        if isinstance(value, Tensor) and isinstance(found, Tensor):
+            same = found.data_ptr() == value.data_ptr() and found.shape == value.shape
+        if not same:
+            raise violation("hidden-attribute", f"layer.{name}={found!r}, but should be {value!r}", case)
+
+
+@check("WRAP-5", cases(adapters=(1, 1), without_adapter=False))
+def test_wrapping_twice_applies_an_adapter_once(subject: Subject, case: Case) -> None:
+    def program(rank: RankSession) -> list[Tensor]:
+        rank.build().wrap()
+        with subject.implementation.layers.ranked(rank.group):
+            again = subject.implementation.wrap(rank.layer, deployment_of(case))
+        rank.layer = again if again is not None else rank.layer
+        return flatten(rank.load().run())
+
+    seen = observed(subject, case, program)
+    assert_outputs(case, seen, subject.expected(case), subject=subject, default="wrapped-twice")
+
+
+class Foreign(nn.Module):
+    """No linear layer of any family, though it looks like one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2, 2), requires_grad=False)
+        self.input_size = self.output_size = 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight)
+
+
+FOREIGN = (Foreign, lambda: nn.Linear(2, 2), lambda: nn.Embedding(2, 2), lambda: nn.LayerNorm(2), nn.Identity)
+
+
+@check("WRAP-6", cases(tokens=(1, 1), adapters=(1, 1), tp_sizes=(1,), max_depth=0))
+def test_a_module_that_is_no_linear_layer_is_left_alone_or_refused(subject: Subject, case: Case) -> None:
+    def program(rank: RankSession) -> None:
+        module = FOREIGN[case.seed % len(FOREIGN)]()
+        kind = type(module).__name__
+        before = list(module.state_dict().items())
+        try:
+            wrapped = subject.implementation.wrap(module, deployment_of(case))
+        except subject.implementation.refusals as error:
+            if kind not in str(error):
+                raise violation("unclear-refusal", f"refused {kind} without naming it: {error}", case) from error
+        else:
+            if wrapped is not None and wrapped is not module:
+                raise violation("not-refused", f"{kind} was wrapped as {type(wrapped).__name__}", case)
+        if [name for name, _ in module.state_dict().items()] != [name for name, _ in before]:
+            raise violation("base-changed", f"{kind} was changed by a refused wrap", case)
+
+    observed(subject, case, program)
+
+
+# The sibling's own product: no bias, nothing gathered or reduced.
+def _product_alone(case: Case) -> Case:
+    layer = replace(case.layer, bias=False, gather_output=False, reduce_results=False, return_bias=False)
+    return replace(case, layer=layer, subclass=replace(case.subclass, forward=Forward.INHERITED))
+
+
+@check("WRAP-7", cases(adapters=(1, 2), forwards=UNCHANGED, disable_tp=False))
+def test_a_sibling_that_reads_the_weight_gets_the_adapter_or_is_reported(subject: Subject, case: Case) -> None:
+    alone = _product_alone(case)
+
+    def program(rank: RankSession) -> list[Tensor]:
+        rank.build().wrap().load()
+        with subject.implementation.layers.ranked(rank.group):
+            subject.implementation.select(rank.layer, case.token_slots)
+            return [sibling_product(rank.layer, local_input(rank), case.seed)]
+
+    seen = observed(subject, case, program)
+    expected = subject.expected(alone, replace(values_of(case), biases=()))
+    dropped = all(torch.equal(one.double(), right.base[0]) for (one,), right in zip(seen, expected, strict=True))
+    assert_outputs(alone, seen, expected, default="weight-stolen" if dropped else "unexplained")
+
+
+def local_input(rank: RankSession) -> Tensor:
+    """What the rank's matmul sees: its columns of a row-parallel input that comes whole."""
+    x = rank.input()
+    layer = rank.case.layer
+    if layer.family is Family.ROW and not layer.input_is_parallel and rank.case.layer_tp_size > 1:
+        return x.chunk(rank.case.layer_tp_size, dim=-1)[rank.group.rank].contiguous()
+    return x
+
+
+def sibling_product(layer: nn.Module, x: Tensor, way: int) -> Tensor:
+    """A fused fast path: multiplies with the layer's weight from outside, in one of several ways."""
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    if way % 3 == 0:
+        return functional.linear(x, weight)
+    if way % 3 == 1:
+        return torch.matmul(x, weight.t())
+    half = weight.shape[0] // 2
+    return torch.cat([functional.linear(x, weight[:half]), functional.linear(x, weight[half:])], dim=-1)
