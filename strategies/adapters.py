@@ -71,7 +71,7 @@ def _adapters(
     rslora = rank in (1, 4, 16, 64) and draw(_booleans)
     alpha = draw(sampled(scalings)) * (round(rank**0.5) if rslora else rank)
     fused = len(packed) != 1 and outputs > 1 and (not packed or draw(_booleans))
-    present = (True,)
+    present: tuple[bool, ...] = (True,)
     if len(packed) > 1 and not fused:
         present = (True,) * len(packed)
         if len(packed) == outputs:  # a name that covers several outputs cannot be placed by its neighbours' gap

@@ -106,7 +106,7 @@ def cases(
         nestings: the kinds of wrappers around the layer.
         min_nesting: wrappers around the layer at least.
     """
-    return _cases(Options(**{name: value for name, value in locals().items()}))
+    return _cases(Options(**locals()))
 
 
 @composite

@@ -21,6 +21,17 @@ BASE_CLASSES = {
     Family.ROW: "RowParallelLinear",
 }
 
+# How a constructor with names of its own calls its sizes.
+_OTHER_NAMES = {
+    "input_size": "d_in",
+    "hidden_size": "d_in",
+    "output_size": "d_out",
+    "output_sizes": "widths",
+    "head_size": "d_head",
+    "total_num_heads": "heads",
+    "total_num_kv_heads": "kv_heads",
+}
+
 
 class Library(enum.Enum):
     """Where the base layers are imported from."""
@@ -101,7 +112,8 @@ def render(layer: LayerSpec, subclass: SubclassSpec, library: Library) -> str:
 
 def _leaf(parent: str, layer: LayerSpec, subclass: SubclassSpec) -> str:
     methods = _methods(subclass.depth, layer, subclass, CLASS_NAME)
-    before, bases = "", (parent,)
+    before = ""
+    bases: tuple[str, ...] = (parent,)
     if subclass.mixins is Mixins.DIAMOND:
         before = f"class Left({parent}):\n    pass\n\n\nclass Right({parent}):\n    pass\n\n\n"
         bases = ("Left", "Right")
@@ -137,8 +149,7 @@ def _methods(level: int, layer: LayerSpec, subclass: SubclassSpec, owner: str) -
 
 
 def _renamed(name: str) -> str:
-    return {"input_size": "d_in", "hidden_size": "d_in", "output_size": "d_out", "output_sizes": "widths",
-            "head_size": "d_head", "total_num_heads": "heads", "total_num_kv_heads": "kv_heads"}.get(name, name)  # fmt: skip
+    return _OTHER_NAMES.get(name, name)
 
 
 def _constructor(layer: LayerSpec, subclass: SubclassSpec) -> list[str]:

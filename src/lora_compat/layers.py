@@ -183,7 +183,7 @@ class MergedColumnParallelLinear(ColumnParallelLinear):
 
     def weight_loader(self, param: nn.Parameter, loaded_weight: Tensor, shard_id: ShardId = None) -> None:
         if shard_id is None:
-            for index, part in enumerate(loaded_weight.split(self.output_sizes)):
+            for index, part in enumerate(torch.split(loaded_weight, self.output_sizes)):
                 self.weight_loader(param, part, index)
             return
         index = cast(int, shard_id)
@@ -235,7 +235,7 @@ class QKVParallelLinear(ColumnParallelLinear):
     def weight_loader(self, param: nn.Parameter, loaded_weight: Tensor, shard_id: ShardId = None) -> None:
         if shard_id is None:
             kv_rows = self.total_num_kv_heads * self.head_size
-            parts = loaded_weight.split([self.total_num_heads * self.head_size, kv_rows, kv_rows])
+            parts = torch.split(loaded_weight, [self.total_num_heads * self.head_size, kv_rows, kv_rows])
             for name, part in zip("qkv", parts, strict=True):
                 self.weight_loader(param, part, name)
             return

@@ -19,7 +19,7 @@ class QuantMethod(Protocol):
 
     def create_weights(
         self,
-        layer: nn.Module,
+        layer: Any,
         input_size: int,
         output_sizes: Sequence[int],
         dtype: torch.dtype,
@@ -28,15 +28,15 @@ class QuantMethod(Protocol):
         """Registers the parameters for ``Σ output_sizes`` local rows of ``input_size`` columns."""
         ...
 
-    def process_weights_after_loading(self, layer: nn.Module) -> None:
+    def process_weights_after_loading(self, layer: Any) -> None:
         """Turns loaded parameters into what ``apply`` reads."""
         ...
 
-    def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """``x · Wᵀ + bias`` for ``x`` of shape ``[..., input_size]``."""
         ...
 
-    def dequantize(self, layer: nn.Module) -> Tensor:
+    def dequantize(self, layer: Any) -> Tensor:
         """The dense local weight ``[rows, input_size]`` that ``apply`` multiplies with."""
         ...
 
@@ -46,7 +46,7 @@ class UnquantizedLinearMethod:
 
     def create_weights(
         self,
-        layer: nn.Module,
+        layer: Any,
         input_size: int,
         output_sizes: Sequence[int],
         dtype: torch.dtype,
@@ -56,14 +56,15 @@ class UnquantizedLinearMethod:
         set_loading(weight, loader, output_dim=0, input_dim=1)
         layer.register_parameter("weight", weight)
 
-    def process_weights_after_loading(self, layer: nn.Module) -> None:
+    def process_weights_after_loading(self, layer: Any) -> None:
         pass
 
-    def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        return functional.linear(x, layer.weight, bias)  # type: ignore[arg-type]
+    def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        weight: Tensor = layer.weight
+        return functional.linear(x, weight, bias)
 
-    def dequantize(self, layer: nn.Module) -> Tensor:
-        weight: Tensor = layer.weight  # type: ignore[assignment]
+    def dequantize(self, layer: Any) -> Tensor:
+        weight: Tensor = layer.weight
         return weight.detach()
 
 
@@ -74,8 +75,8 @@ class Int8LinearMethod(UnquantizedLinearMethod):
     which lets the exact regime cover a quantized base layer (MATH-11).
     """
 
-    def process_weights_after_loading(self, layer: nn.Module) -> None:
-        dense: Tensor = layer.weight.detach()  # type: ignore[union-attr,operator,assignment]
+    def process_weights_after_loading(self, layer: Any) -> None:
+        dense: Tensor = layer.weight.detach()
         if dense.dtype == torch.int8:
             return
         largest = dense.float().abs().amax(dim=1, keepdim=True).clamp(min=2.0**-20)
@@ -87,13 +88,12 @@ class Int8LinearMethod(UnquantizedLinearMethod):
         layer.weight.__dict__.update(loading)
         layer.register_parameter("weight_scale", nn.Parameter(scale, requires_grad=False))
 
-    def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
         return functional.linear(x, self.dequantize(layer).to(x.dtype), bias)
 
-    def dequantize(self, layer: nn.Module) -> Tensor:
-        weight: Any = layer.weight
-        scale: Any = layer.weight_scale
-        return (weight.detach().float() * scale.detach()).to(layer.params_dtype)  # type: ignore[arg-type]
+    def dequantize(self, layer: Any) -> Tensor:
+        dense: Tensor = layer.weight.detach().float() * layer.weight_scale.detach()
+        return dense.to(layer.params_dtype)
 
 
 class QuantConfig:
@@ -102,7 +102,7 @@ class QuantConfig:
     def __init__(self, method: Callable[[], QuantMethod]) -> None:
         self._method = method
 
-    def get_quant_method(self, layer: nn.Module, prefix: str) -> QuantMethod:
+    def get_quant_method(self, layer: Any, prefix: str) -> QuantMethod:
         return self._method()
 
 
@@ -110,6 +110,4 @@ def set_loading(
     parameter: nn.Parameter, loader: Callable[..., None], *, output_dim: int | None, input_dim: int | None
 ) -> None:
     """Attaches what a weight loader reads: the loader itself and the dimensions that tensor parallelism cuts."""
-    parameter.weight_loader = loader  # type: ignore[attr-defined]
-    parameter.output_dim = output_dim  # type: ignore[attr-defined]
-    parameter.input_dim = input_dim  # type: ignore[attr-defined]
+    parameter.__dict__.update(weight_loader=loader, output_dim=output_dim, input_dim=input_dim)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,8 +55,9 @@ class ShardPlan:
             UnsupportedLayerError: the layer belongs to no family.
         """
         base, family, _ = registry.require(layer)
-        rank, size = int(layer.tp_rank), int(layer.tp_size)  # type: ignore[arg-type]
-        columns = range(int(layer.input_size))  # type: ignore[arg-type]
+        built: Any = layer
+        rank, size = int(built.tp_rank), int(built.tp_size)
+        columns = range(int(built.input_size))
         if family is Family.ROW:
             columns = part_of(len(columns), rank, size)
         plan = cls(family, rank, size, fully_sharded and size > 1, columns, _slices(layer, family, rank))
@@ -120,15 +122,15 @@ def take(tensor: Tensor, rows: range, *, dim: int) -> Tensor:
     return tensor.narrow(dim, rows.start, len(rows))
 
 
-def _slices(layer: nn.Module, family: Family, rank: int) -> tuple[OutputSlice, ...]:
-    sizes = [int(size) for size in layer.output_partition_sizes]  # type: ignore[union-attr]
+def _slices(layer: Any, family: Family, rank: int) -> tuple[OutputSlice, ...]:
+    sizes = [int(size) for size in layer.output_partition_sizes]
     if not family.shards_output:
         return tuple(OutputSlice(size, range(size)) for size in sizes)
     if family is not Family.QKV:
-        tp_size = int(layer.tp_size)  # type: ignore[arg-type]
+        tp_size = int(layer.tp_size)
         return tuple(OutputSlice(size * tp_size, range(rank * size, (rank + 1) * size)) for size in sizes)
-    heads, kv_heads = int(layer.total_num_heads), int(layer.total_num_kv_heads)  # type: ignore[arg-type]
-    kv_rank = rank // int(layer.num_kv_head_replicas)  # type: ignore[arg-type]
+    heads, kv_heads = int(layer.total_num_heads), int(layer.total_num_kv_heads)
+    kv_rank = rank // int(layer.num_kv_head_replicas)
     return tuple(
         OutputSlice(
             size // local_heads * total,
@@ -181,20 +183,21 @@ def _rows_written(loader: Callable[[Tensor, int], Tensor], rows: int, index: int
         loaded = loader(torch.ones(rows, 1), index)
     except (RuntimeError, ValueError, AssertionError, IndexError):
         return None
-    return loaded[:, 0].nonzero().flatten().tolist()
+    rows_filled: list[int] = loaded[:, 0].nonzero().flatten().tolist()
+    return rows_filled
 
 
-def _own_loader(layer: nn.Module, family: Family) -> Callable[[Tensor, int], Tensor]:
+def _own_loader(layer: Any, family: Family) -> Callable[[Tensor, int], Tensor]:
     """Cuts adapter tensors with the layer's own weight loader: what it wrote into a scratch weight of zeros."""
-    sizes = [int(size) for size in layer.output_partition_sizes]  # type: ignore[union-attr]
+    sizes = [int(size) for size in layer.output_partition_sizes]
 
     def cut(tensor: Tensor, index: int) -> Tensor:
-        weight: nn.Parameter = layer.weight  # type: ignore[assignment]
+        weight = layer.weight
         row_parallel = family is Family.ROW
         shape = (tensor.shape[0], weight.shape[1]) if row_parallel else (sum(sizes), tensor.shape[1])
         scratch = nn.Parameter(tensor.new_zeros(shape), requires_grad=False)
         scratch.__dict__.update({k: v for k, v in weight.__dict__.items() if not k.startswith("_")})
-        layer.weight_loader(scratch, tensor, *shard_id(family, index))  # type: ignore[operator]
+        layer.weight_loader(scratch, tensor, *shard_id(family, index))
         return scratch.data
 
     return cut

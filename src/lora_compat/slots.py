@@ -49,7 +49,7 @@ class SlotBuffers:
         covered = self._cover(adapter)
         lora_a, lora_b = torch.zeros_like(self.lora_a[slot]), torch.zeros_like(self.lora_b[slot])
         for part, slices in covered:
-            rows = part.lora_b.split([self.plan.slices[i].size for i in slices])
+            rows = torch.split(part.lora_b, [self.plan.slices[i].size for i in slices])
             local_a = self.plan.shard_a(part.lora_a, self.max_rank)
             for index, b in zip(slices, rows, strict=True):
                 lora_a[index, : local_a.shape[0]] = local_a

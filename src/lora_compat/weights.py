@@ -15,20 +15,28 @@ from lora_compat.kernels import accumulation_dtype
 
 Function = Callable[..., Any]
 
+
+def _getters(*names: str) -> set[Function]:
+    """What `__torch_function__` is handed when these attributes of a tensor are read."""
+    return {getattr(Tensor, name).__get__ for name in names}
+
+
 _SAME = {
     Tensor.to, Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16, Tensor.contiguous, Tensor.clone,
-    Tensor.detach, Tensor.type_as, Tensor.cpu, Tensor.cuda, Tensor.data.__get__,
+    Tensor.detach, Tensor.type_as, Tensor.cpu, Tensor.cuda, *_getters("data"),
 }  # fmt: skip
-_TRANSPOSED = {Tensor.t, Tensor.T.__get__, Tensor.mT.__get__, torch.t, torch.transpose, Tensor.transpose}
-_ROWS = {Tensor.__getitem__, Tensor.narrow, torch.narrow, Tensor.split, torch.split, Tensor.chunk, torch.chunk,
-         Tensor.index_select, torch.index_select}  # fmt: skip
+_TRANSPOSED = {Tensor.t, torch.t, torch.transpose, Tensor.transpose, *_getters("T", "mT")}
+_ROWS = {
+    Tensor.__getitem__, Tensor.narrow, torch.narrow, Tensor.split, torch.split, Tensor.chunk, torch.chunk,
+    Tensor.index_select, torch.index_select,
+}  # fmt: skip
 _MATMUL = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm}
 _READS_NO_VALUES = {
-    Tensor.shape.__get__, Tensor.dtype.__get__, Tensor.device.__get__, Tensor.layout.__get__, Tensor.ndim.__get__,
-    Tensor.is_cuda.__get__, Tensor.requires_grad.__get__, Tensor.grad.__get__, Tensor.is_sparse.__get__,
     Tensor.size, Tensor.dim, Tensor.numel, Tensor.nelement, Tensor.stride, Tensor.storage_offset, Tensor.data_ptr,
     Tensor.element_size, Tensor.is_contiguous, Tensor.untyped_storage, Tensor.__len__, Tensor.__repr__,
-    Tensor.is_floating_point, Tensor.__hash__, Tensor.is_quantized.__get__,
+    Tensor.is_floating_point, Tensor.__hash__,
+    *_getters("shape", "dtype", "device", "layout", "ndim", "is_cuda", "requires_grad", "grad", "is_sparse",
+              "is_quantized"),
 }  # fmt: skip
 
 
@@ -67,11 +75,11 @@ def know_lora(weight: nn.Parameter, delta: LoRADelta) -> None:
     _mark(weight, delta, None, False)
 
 
-def _mark(tensor: Tensor, delta: LoRADelta, rows: Tensor | None, transposed: bool) -> None:
+def _mark(tensor: Any, delta: LoRADelta, rows: Tensor | None, transposed: bool) -> None:
     tensor.__class__ = LoRAWeight
-    tensor._lora_delta = delta  # type: ignore[attr-defined]
-    tensor._lora_rows = rows  # type: ignore[attr-defined]
-    tensor._lora_transposed = transposed  # type: ignore[attr-defined]
+    tensor._lora_delta = delta
+    tensor._lora_rows = rows
+    tensor._lora_transposed = transposed
 
 
 def _derive(source: LoRAWeight, func: Function, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -98,9 +106,9 @@ def _derive(source: LoRAWeight, func: Function, result: Any, args: tuple[Any, ..
 
 
 def _tied(result: Tensor, delta: LoRADelta, rows: Tensor | None, transposed: bool) -> Tensor:
-    alias = torch.Tensor._make_subclass(LoRAWeight, result)  # type: ignore[attr-defined]
+    alias = torch.Tensor._make_subclass(LoRAWeight, result)
     _mark(alias, delta, rows, transposed)
-    return alias  # type: ignore[no-any-return]
+    return alias
 
 
 def _refuse_when_used(delta: LoRADelta, func: Function, result: Any) -> Any:
@@ -134,4 +142,4 @@ def _with_contribution(
 
 
 def _name(func: Function) -> str:
-    return getattr(func, "__qualname__", None) or getattr(func, "__name__", repr(func))
+    return str(getattr(func, "__qualname__", None) or getattr(func, "__name__", repr(func)))

