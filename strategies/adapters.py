@@ -10,24 +10,27 @@ from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
 from lora_compat.families import Family
 from strategies.cases import AdapterSpec, LayerSpec
-from strategies.choices import sampled
+from strategies.choices import sampled, sequences
 
 MAX_RANKS = (1, 8, 16, 32, 64)  # what vLLM's LoRAConfig accepts, as far as a test needs
 SCALINGS = (1.0, 2.0, 0.5, 4.0)
 
 
-@cache
 def packed_lists(layer: LayerSpec) -> SearchStrategy[tuple[int, ...]]:
     """For each name of a packed-modules list, how many outputs it covers; its length is free of their number."""
-    outputs = len(layer.output_sizes)
-    if layer.family is Family.QKV:
-        return sampled(((1, 1, 1), (3,), ()))
-    if layer.family is not Family.MERGED_COLUMN:
-        return st.just(())
+    return sampled(_packed_lists(layer.family, len(layer.output_sizes)))
+
+
+@cache
+def _packed_lists(family: Family, outputs: int) -> tuple[tuple[int, ...], ...]:
+    if family is Family.QKV:
+        return (1,) * outputs, (outputs,), ()
+    if family is not Family.MERGED_COLUMN:
+        return ((),)
     names = [(1,) * outputs, (), (outputs,)]
     if outputs > 2:
         names += [(outputs - 1, 1), (1, outputs - 1)]
-    return sampled(tuple(dict.fromkeys(names)))
+    return tuple(dict.fromkeys(names))
 
 
 def adapters(
@@ -67,23 +70,36 @@ def _adapters(
     ranks: tuple[int, ...],
 ) -> AdapterSpec:
     rank = draw(sampled(ranks)) if ranks else draw(_integers(1, max_rank))
+    (fused, present), scaling, rslora = draw(_forms(packed, outputs, min_present, scalings))
     # Powers of two keep the exact regime exact; √r is one where r is a power of four.
-    rslora = rank in (1, 4, 16, 64) and draw(_booleans)
-    alpha = draw(sampled(scalings)) * (round(rank**0.5) if rslora else rank)
-    fused = len(packed) != 1 and outputs > 1 and (not packed or draw(_booleans))
-    present: tuple[bool, ...] = (True,)
-    if len(packed) > 1 and not fused:
-        present = (True,) * len(packed)
-        if len(packed) == outputs:  # a name that covers several outputs cannot be placed by its neighbours' gap
-            present = draw(_patterns(outputs, min_present))
+    rslora = rslora and rank in (1, 4, 16, 64)
+    alpha = scaling * (round(rank**0.5) if rslora else rank)
     return AdapterSpec(slot=slot, rank=rank, alpha=alpha, rslora=rslora, present=present, fused=fused)
 
 
+Form = tuple[bool, tuple[bool, ...]]
+
+
 @cache
-def _patterns(outputs: int, min_present: int) -> SearchStrategy[tuple[bool, ...]]:
-    """Which of the packed names are present; shrinks to all of them."""
-    every = product((True, False), repeat=outputs)
-    return sampled(tuple(pattern for pattern in every if sum(pattern) >= min_present))
+def _forms(
+    packed: tuple[int, ...], outputs: int, min_present: int, scalings: tuple[float, ...]
+) -> SearchStrategy[tuple[Form, float, bool]]:
+    """Fused or not, which of the packed names are present, the scaling, and whether it is rank-stabilised.
+
+    One draw for the four: a draw costs more than a small adapter's mathematics.
+    """
+    every: list[Form] = []
+    if len(packed) == outputs > 1:
+        patterns = product((True, False), repeat=outputs)
+        every += [(False, pattern) for pattern in patterns if sum(pattern) >= min_present]
+    elif len(packed) > 1:  # a name that covers several outputs cannot be placed by its neighbours' gap
+        every.append((False, (True,) * len(packed)))
+    if len(packed) != 1 and outputs > 1:
+        # Half of the adapters of a packed layer, as far as the patterns allow it.
+        every[1:1] = [(True, (True,))] * max(1, len(every) // 2)
+    elif not every:
+        every.append((False, (True,)))
+    return sampled(tuple(product(every, scalings, (False, True))))
 
 
 @cache
@@ -91,13 +107,23 @@ def _integers(least: int, most: int) -> SearchStrategy[int]:
     return st.integers(least, most)
 
 
-_booleans = st.booleans()
-
-
 @cache
-def slot_sets(*, max_loras: int, count: int) -> SearchStrategy[tuple[int, ...]]:
-    """Distinct slots for ``count`` adapters, in any order; shrinks to the first ones."""
-    return sampled(tuple(permutations(range(max_loras), count)))
+def slot_sets(*, sizes: tuple[int, int], max_loras: int = 3) -> SearchStrategy[tuple[int, tuple[int, ...]]]:
+    """``max_loras`` and distinct slots for some adapters, in any order; shrinks to few adapters in the first slots.
+
+    Args:
+        sizes: least and most adapters.
+        max_loras: slots at most, raised to the most adapters.
+    """
+    least, most = sizes
+    return sampled(
+        tuple(
+            (total, slots)
+            for count in range(least, most + 1)
+            for total in range(max(1, count), max(most, max_loras) + 1)
+            for slots in permutations(range(total), count)
+        )
+    )
 
 
 @composite
@@ -107,24 +133,17 @@ def adapter_sets(
     packed: tuple[int, ...],
     outputs: int,
     max_rank: int,
-    max_loras: int,
-    sizes: tuple[int, int],
+    slots: tuple[int, ...],
     scalings: tuple[float, ...] = SCALINGS,
     ranks: tuple[int, ...] = (),
 ) -> tuple[AdapterSpec, ...]:
-    """Several adapters in slots of their own; shrinks to few of them, in the first slots."""
-    least, most = sizes
-    count = draw(_integers(least, min(most, max_loras)))
-    return tuple(
-        draw(_adapters(slot, packed, outputs, max_rank, 1, scalings, ranks))
-        for slot in draw(slot_sets(max_loras=max_loras, count=count))
-    )
+    """One adapter for each of ``slots``."""
+    return tuple(draw(_adapters(slot, packed, outputs, max_rank, 1, scalings, ranks)) for slot in slots)
 
 
-@cache
 def token_maps(
     *, adapters: int, min_size: int = 1, max_size: int = 6, without: bool = True
 ) -> SearchStrategy[tuple[int, ...]]:
     """For each token the index of its adapter, -1 for none; shrinks to one token with the first adapter."""
-    choices = (*range(adapters), -1) if without else tuple(range(adapters))
-    return st.lists(sampled(choices), min_size=min_size, max_size=max_size).map(tuple)
+    choices = (*range(adapters), -1) if without or not adapters else tuple(range(adapters))
+    return sequences(choices, min_size=min_size, max_size=max_size)

@@ -50,6 +50,7 @@ class Forward(_Named):
     EXTRA_ARGUMENT = "extra_argument"
     OWN_KERNEL = "own_kernel"  # torch.matmul on its weight for few tokens, super() otherwise
     FUNCTIONAL_LINEAR = "functional_linear"  # torch.nn.functional.linear around the quant method
+    OWN = "own"  # whatever an existing class does; never drawn
 
     @property
     def multiplies_itself(self) -> bool:
@@ -139,7 +140,11 @@ class LayerSpec(Spec):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SubclassSpec(Spec):
-    """A class derived from a family's base class; depth 0 is the base class itself."""
+    """A class derived from a family's base class; depth 0 is the base class itself.
+
+    With ``target``, ``package.module:Class``, it is that existing class instead of a rendered one, built by the
+    function ``recipe``, ``package.module:function``, where its constructor cannot be inferred.
+    """
 
     depth: int = 0
     mixins: Mixins = Mixins.NONE
@@ -147,6 +152,13 @@ class SubclassSpec(Spec):
     constructor: Constructor = Constructor.INHERITED
     loader: Loader = Loader.INHERITED
     forward: Forward = Forward.INHERITED
+    target: str | None = None
+    recipe: str | None = None
+
+    @property
+    def changes_forward(self) -> bool:
+        """Whether the class has a forward of its own."""
+        return self.forward is not Forward.INHERITED
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import product
 
-from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
 from lora_compat.families import Family
@@ -26,6 +26,8 @@ def possible_forwards(layer: LayerSpec, forwards: tuple[Forward, ...] = FORWARDS
 
 
 def _possible(layer: LayerSpec, forward: Forward) -> bool:
+    if forward is Forward.OWN:
+        return False
     if forward.multiplies_itself:  # they do not gather or reduce
         return layer.family is not Family.ROW and not layer.gather_output
     if forward is Forward.BARE_TENSOR:
@@ -61,7 +63,6 @@ def subclasses(
     return _subclasses(layer, forwards, min_depth, max_depth)
 
 
-@cache
 @composite
 def _subclasses(
     draw: DrawFn, layer: LayerSpec, forwards: tuple[Forward, ...], min_depth: int, max_depth: int
@@ -72,16 +73,16 @@ def _subclasses(
     depth = draw(sampled(tuple(range(min_depth, max_depth + 1))))
     if depth == 0:
         return SubclassSpec()
+    mixins, dynamic, constructor = draw(_makings)
+    loader, forward = draw(_overrides(possible_loaders(layer), possible))
     return SubclassSpec(
-        depth=depth,
-        mixins=draw(_mixins),
-        dynamic=draw(_booleans),
-        constructor=draw(_constructors),
-        loader=draw(sampled(possible_loaders(layer))),
-        forward=draw(sampled(possible)),
+        depth=depth, mixins=mixins, dynamic=dynamic, constructor=constructor, loader=loader, forward=forward
     )
 
 
-_booleans = st.booleans()
-_mixins = st.sampled_from(Mixins)
-_constructors = st.sampled_from(Constructor)
+_makings = sampled(tuple(product(Mixins, (False, True), Constructor)))
+
+
+@cache
+def _overrides(loaders: tuple[Loader, ...], forwards: tuple[Forward, ...]) -> SearchStrategy[tuple[Loader, Forward]]:
+    return sampled(tuple(product(loaders, forwards)))

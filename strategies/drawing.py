@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
 
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
 from lora_compat.families import Family
-from strategies.adapters import MAX_RANKS, SCALINGS, adapter_sets, packed_lists, token_maps
+from strategies.adapters import MAX_RANKS, SCALINGS, adapter_sets, packed_lists, slot_sets, token_maps
 from strategies.cases import (
     Case,
     Constructor,
@@ -25,6 +27,7 @@ from strategies.classes import FORWARDS, MAX_DEPTH, subclasses
 from strategies.layers import FAMILIES, linear_layers
 from strategies.nesting import nestings
 from strategies.parallel import TP_SIZES, tensor_parallel_sizes
+from strategies.targets import current_target, narrowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,45 +114,58 @@ def cases(
 
 @composite
 def _cases(draw: DrawFn, options: Options) -> Case:
+    target = current_target()
+    if target is not None:
+        options = narrowed(options, target)
     tp_size = draw(tensor_parallel_sizes(sizes=options.tp_sizes))
     layer = draw(_layers(tp_size, options))
-    subclass = draw(
-        subclasses(layer, forwards=options.forwards, min_depth=options.min_depth, max_depth=options.max_depth)
-    )
+    if target is not None:
+        layer, subclass = target.fit(layer, tp_size), target.subclass
+    else:
+        subclass = draw(
+            subclasses(layer, forwards=options.forwards, min_depth=options.min_depth, max_depth=options.max_depth)
+        )
     packed = draw(packed_lists(layer))
     max_rank = draw(sampled(options.max_ranks))
-    max_loras = draw(sampled(tuple(range(max(1, options.adapters[0]), max(3, options.adapters[1]) + 1))))
+    max_loras, slots = draw(slot_sets(sizes=options.adapters))
     chosen = draw(
         adapter_sets(
             packed=packed,
             outputs=len(layer.output_sizes),
             max_rank=max_rank,
-            max_loras=max_loras,
-            sizes=options.adapters,
+            slots=slots,
             scalings=options.scalings,
             ranks=options.ranks,
         )
     )
     least, most = options.tokens
-    quantization = Quantization.NONE
-    if subclass.constructor is not Constructor.HARD_CODED and not subclass.forward.multiplies_itself:
-        quantization = draw(sampled(options.quantizations))
+    layout, dtype, regime, quantization, fully_sharded = draw(_manners(options))
+    if subclass.constructor is Constructor.HARD_CODED or subclass.forward.multiplies_itself:
+        quantization = Quantization.NONE
     return Case(
         layer=layer,
         subclass=subclass,
         nesting=draw(_nesting(options)) if options.max_nesting else (),
         tp_size=tp_size,
-        fully_sharded=tp_size > 1 and draw(sampled(options.sharding)),
+        fully_sharded=tp_size > 1 and fully_sharded,
         max_loras=max_loras,
         max_rank=max_rank,
         packed=packed,
         adapters=chosen,
         tokens=draw(token_maps(adapters=len(chosen), min_size=least, max_size=most, without=options.without_adapter)),
-        layout=draw(sampled(options.layouts)),
-        dtype=draw(sampled(options.dtypes)),
-        regime=draw(sampled(options.regimes)),
+        layout=layout,
+        dtype=dtype,
+        regime=regime,
         quantization=quantization,
         seed=draw(_seeds),
+    )
+
+
+@lru_cache(maxsize=256)
+def _manners(options: Options) -> SearchStrategy[tuple[Layout, Dtype, Regime, Quantization, bool]]:
+    """How a case is run: memory layout, dtype, regime, quantization, and whether adapters are fully sharded."""
+    return sampled(
+        tuple(product(options.layouts, options.dtypes, options.regimes, options.quantizations, options.sharding))
     )
 
 

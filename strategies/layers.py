@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import product
 
-from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
 from lora_compat.families import Family
 from strategies.cases import Heads, LayerSpec
-from strategies.choices import sampled
+from strategies.choices import sampled, sequences
 
 FAMILIES = tuple(Family)
 
@@ -55,19 +55,14 @@ def _linear_layers(
         heads = draw(_heads(parts))
         sizes = heads.output_sizes
     elif family is Family.MERGED_COLUMN:
-        sizes = tuple(parts * unit for unit in draw(_unit_lists(min_outputs)))
+        units = sequences(UNITS, min_size=min_outputs, max_size=max(4, min_outputs))
+        sizes = tuple(parts * unit for unit in draw(units))
     elif family is Family.ROW:
         input_size *= parts
         sizes = (draw(_units),)
     else:
         sizes = (draw(_units) * (parts if family is Family.COLUMN else 1),)
-    bias, skip_bias_add, return_bias = draw(sampled(_bias_options(biases)))
-    gather_output = family in (Family.COLUMN, Family.MERGED_COLUMN) and draw(st.booleans())
-    input_is_parallel, reduce_results = True, True
-    if family is Family.ROW:
-        input_is_parallel, reduce_results = draw(_row_options)
-        if not reduce_results:
-            skip_bias_add = skip_bias_add or bias  # the constructor refuses a bias on partial sums
+    bias, skip_bias_add, return_bias, gather_output, input_is_parallel, reduce_results = draw(_options(family, biases))
     return LayerSpec(
         family=family,
         input_size=input_size,
@@ -83,25 +78,30 @@ def _linear_layers(
     )
 
 
-_units = st.integers(1, 7)
-_rarely = st.sampled_from((False, False, False, False, True))
-_row_options = st.sampled_from([(True, True), (False, True), (True, False), (False, False)])
+UNITS = (1, 2, 3, 4, 5, 6, 7)
+_units = sampled(UNITS)
+_rarely = sampled((False, False, False, False, True))
 
 
 @cache
-def _unit_lists(least: int) -> SearchStrategy[list[int]]:
-    return st.lists(_units, min_size=least, max_size=max(4, least))
-
-
-def _bias_options(biases: tuple[bool, ...]) -> tuple[tuple[bool, bool, bool], ...]:
-    """Choices of bias, ``skip_bias_add`` and ``return_bias``."""
-    return tuple((bias, skip, back) for bias in biases for skip in (False, True) for back in (True, False))
+def _options(family: Family, biases: tuple[bool, ...]) -> SearchStrategy[tuple[bool, ...]]:
+    """Bias, ``skip_bias_add``, ``return_bias``, ``gather_output``, ``input_is_parallel``, ``reduce_results``."""
+    row = family is Family.ROW
+    gathers = (False, True) if family in (Family.COLUMN, Family.MERGED_COLUMN) else (False,)
+    every = product(biases, (False, True), (True, False), gathers, *([(True, False)] * 2 if row else [(True,)] * 2))
+    # A bias cannot be added to partial sums: the constructor refuses it.
+    return sampled(tuple(one for one in every if one[-1] or one[1] or not one[0]))
 
 
 @cache
-@composite
-def _heads(draw: DrawFn, parts: int) -> Heads:
-    size = draw(st.integers(1, 3))
-    query = parts * draw(st.integers(1, 3))
-    divisors = [count for count in range(1, query + 1) if parts % count == 0 or count % parts == 0]
-    return Heads(size=size, query=query, key_value=draw(sampled(tuple(divisors))))
+def _heads(parts: int) -> SearchStrategy[Heads]:
+    """Geometries that ``parts`` ranks can share: KV heads divide the ranks, or the ranks divide them."""
+    return sampled(
+        tuple(
+            Heads(size=size, query=query, key_value=key_value)
+            for query in (parts, 2 * parts, 3 * parts)
+            for size in (1, 2, 3)
+            for key_value in range(1, query + 1)
+            if parts % key_value == 0 or key_value % parts == 0
+        )
+    )
