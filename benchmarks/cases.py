@@ -50,7 +50,13 @@ def measure(subject: Subject, tp_size: int, count: int) -> dict[str, float]:
     ran = 0
 
     @seed(tp_size)
-    @settings(max_examples=count, database=None, deadline=None, phases=(Phase.generate,), suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=count,
+        database=None,
+        deadline=None,
+        phases=(Phase.generate,),
+        suppress_health_check=list(HealthCheck),
+    )
     @given(cases(tp_sizes=(tp_size,)))
     def body(case: Case) -> None:
         nonlocal ran

@@ -123,9 +123,7 @@ def vllm_call(point: Point) -> Call:
     def call(given: Operands) -> None:
         if id(given) not in stacked:  # vLLM keeps one [slots, 1, rank, k] tensor a slice
             a = tuple(part.contiguous() for part in given.lora_a.split(1, dim=1))
-            b = tuple(
-                part.contiguous().unsqueeze(1) for part in given.lora_b.split(list(point.slices), dim=1)
-            )
+            b = tuple(part.contiguous().unsqueeze(1) for part in given.lora_b.split(list(point.slices), dim=1))
             stacked[id(given)] = (a, b)
         a, b = stacked[id(given)]
         wrapper.add_lora_linear(given.y, given.x, a, b, 1.0, point.slices)

@@ -48,15 +48,6 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.extra_keyword_matches.add(marker.args[0])
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
-    report = yield
-    marker = item.get_closest_marker("clause")
-    if marker is not None:
-        report.keywords[marker.args[0]] = 1
-    return report
-
-
 @pytest.fixture
 def clause_run(request: pytest.FixtureRequest, shard: int) -> ClauseRun:
     options = request.config.stash[OPTIONS]

@@ -1,0 +1,32 @@
+"""A usage error says what was given, what is accepted and what to do; exit code 4, no traceback."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.suite import run_suite, shown
+
+BROKEN = "tests.implementations.broken"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--impl", "refrence"], ["'refrence'", "reference, vllm", "did you mean 'reference'"]),
+        (["--impl", "no.such.module:Thing"], ["no.such.module:Thing", "importable package.module:attribute"]),
+        (["--impl", f"{BROKEN}:LacksMethods"], ["LacksMethods lacks", "claimants", "dense_weight"]),
+        (["--profile", "fast"], ["'fast'", "quick, default, thorough"]),
+        (["--max-examples", "many"], ["'many' is not an integer", "--max-examples 7"]),
+        (["--shards", "0"], ["--shards 0 is too small"]),
+        (["--layers", "vllm", "--impl", "vllm"], ["--layers=vllm goes with --impl reference"]),
+        (["--engine", "mpi"], ["'mpi'", "threads"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_it_says_what_was_given_and_what_is_accepted(arguments: list[str], said: list[str]) -> None:
+    result = run_suite(*arguments)
+    text = shown(result)
+    assert result.returncode == 4, text
+    assert "Traceback" not in text
+    assert len([line for line in text.splitlines() if line.startswith("ERROR")]) == 1, text
+    assert all(part in text for part in said), text
