@@ -12,14 +12,20 @@ from lora_compat.layers import (
     ReplicatedLinear,
     RowParallelLinear,
 )
+from lora_compat.manager import LoRAManager
+from lora_compat.model_adapters import Adapter, ModuleAdapter
+from lora_compat.model_wrapping import UnsupportedLayerWarning
 from lora_compat.parallel import DistributedGroup, SingleGroup, TensorParallelGroup, tensor_parallel
+from lora_compat.peft_loading import load_adapter
 from lora_compat.sharding import ShardPlan
+from lora_compat.targets import PackedModules, TargetModules
 from lora_compat.unwrap import dense_weight, quant_method_of, unwrap
 from lora_compat.warmup import dummy_adapter, warmup_rank, warmup_rank_of
 from lora_compat.wrapper import LoRALinear, wrap_layer
 
 __all__ = [
     "NO_ADAPTER",
+    "Adapter",
     "ColumnParallelLinear",
     "DistributedGroup",
     "Family",
@@ -28,18 +34,24 @@ __all__ = [
     "LoRAConfig",
     "LoRAError",
     "LoRALinear",
+    "LoRAManager",
     "MergedColumnParallelLinear",
+    "ModuleAdapter",
+    "PackedModules",
     "QKVParallelLinear",
     "ReplicatedLinear",
     "RowParallelLinear",
     "ShardPlan",
     "SingleGroup",
     "SubAdapter",
+    "TargetModules",
     "TensorParallelGroup",
     "TokenBatch",
+    "UnsupportedLayerWarning",
     "dense_weight",
     "dummy_adapter",
     "family_of",
+    "load_adapter",
     "quant_method_of",
     "registry",
     "tensor_parallel",

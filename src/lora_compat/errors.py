@@ -104,3 +104,66 @@ class MatmulBypassedError(LoRAError):
             f"{layer}: {how}, so the active adapters cannot be added. Compute with quant_method.apply, "
             "torch.nn.functional.linear or torch.matmul on the weight, or deactivate the adapters first."
         )
+
+
+class UnknownTargetError(LoRAError):
+    """A target that names no layer of the model, or only modules that hold layers (TARGET-1)."""
+
+    def __init__(self, target: str, known: Sequence[str], containers: Sequence[str] = ()) -> None:
+        if containers:
+            reason = f"matches only {_listed(containers)}, which holds layers and is none: name the layers in it"
+        else:
+            reason = "matches no module of the model"
+        super().__init__(f"target_modules: {target!r} {reason}; layers that can be named: {_listed(known)}")
+        self.target = target
+
+
+class AdapterFormatError(LoRAError):
+    """A path that holds no adapter this library can serve (LIFE-3)."""
+
+    def __init__(self, path: object, reason: str) -> None:
+        super().__init__(f"adapter {str(path)!r}: {reason}")
+        self.path, self.reason = path, reason
+
+
+class UnknownModulesError(LoRAError):
+    """An adapter with tensors for modules that carry no LoRA here; it would be served in part only."""
+
+    def __init__(self, adapter: object, names: Sequence[str], known: Sequence[str]) -> None:
+        super().__init__(
+            f"adapter {adapter} has tensors for {_listed(names)}, which no LoRA layer of the model takes; it would be "
+            f"served in part only. The model's LoRA layers take {_listed(known)}."
+        )
+        self.names = tuple(names)
+
+
+class AdapterStateError(LoRAError):
+    """An adapter that is not where the request needs it: not registered, or not active."""
+
+    def __init__(self, adapter: int, needed: str, present: Iterable[int], what_to_do: str) -> None:
+        super().__init__(f"adapter {adapter} is not {needed} ({needed}: {_listed(sorted(present))}): {what_to_do}")
+        self.adapter = adapter
+
+
+class FullHouseError(LoRAError):
+    """No place for one more adapter, and nothing that may be evicted (LIFE-2)."""
+
+    def __init__(self, place: str, capacity: int, holders: Iterable[int], setting: str, why: str) -> None:
+        super().__init__(
+            f"no free {place}: all {capacity} are taken by adapters {_listed(sorted(holders))}, {why}. "
+            f"Free one of them, or raise {setting}."
+        )
+        self.capacity = capacity
+
+
+class WrappedOtherwiseError(LoRAError):
+    """A model whose layers were wrapped before, under other settings (WRAP-5)."""
+
+    def __init__(self, module: str, had: object, wanted: object) -> None:
+        super().__init__(f"module {module!r} was wrapped before with {had}, and is now wanted with {wanted}")
+
+
+def _listed(items: Sequence[object], most: int = 8) -> str:
+    """The first few of ``items``, comma-separated."""
+    shown = ", ".join(map(str, items[:most])) or "none"
+    return shown if len(items) <= most else f"{shown} and {len(items) - most} more"

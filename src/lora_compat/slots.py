@@ -59,6 +59,29 @@ class SlotBuffers:
         self.lora_a[slot], self.lora_b[slot] = lora_a, lora_b
         self.scaling[slot] = adapter.scaling
 
+    @property
+    def max_loras(self) -> int:
+        """How many slots there are."""
+        return len(self._members)
+
+    def check(self, adapter: LayerAdapter) -> None:
+        """Whether ``adapter`` would load into any slot.
+
+        Raises:
+            AdapterShapeError, AmbiguousPartsError: a tensor does not fit the layer.
+        """
+        self._cover(adapter)
+
+    def saved(self, slot: int) -> tuple[torch.Tensor, ...]:
+        """A copy of what ``slot`` holds, for `restore`."""
+        self._require(slot)
+        return tuple(buffer[slot].clone() for buffer in (self.lora_a, self.lora_b, self.scaling))
+
+    def restore(self, slot: int, saved: tuple[torch.Tensor, ...]) -> None:
+        """Puts back what `saved` copied."""
+        for buffer, content in zip((self.lora_a, self.lora_b, self.scaling), saved, strict=True):
+            buffer[slot] = content
+
     def reset(self, slot: int) -> None:
         """Empties ``slot``."""
         self._require(slot)
