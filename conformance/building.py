@@ -10,6 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from conformance.certification.recipes import Geometry, recipe_of
 from conformance.implementations.protocol import LayerLibrary
 from lora_compat.sharding import shard_id
 from strategies.cases import Case, LayerSpec, Quantization, SubclassSpec, WrapperKind
@@ -44,10 +45,30 @@ def build_layer(
     case: Case, library: LayerLibrary, dtype: torch.dtype, quantization: Quantization = Quantization.NONE
 ) -> nn.Module:
     """This rank's layer of ``case``, with weights not loaded yet; call inside ``library.ranked(group)``."""
+    if case.subclass.target is not None:
+        return _build_target(case, library, dtype, quantization)
     cls = class_of(case.layer, case.subclass, library.library)
     arguments = constructor_arguments(case.layer, case.subclass)
     with default_dtype(dtype):
         return library.build(cls, arguments, quantization)
+
+
+def _build_target(case: Case, library: LayerLibrary, dtype: torch.dtype, quantization: Quantization) -> nn.Module:
+    """The existing class that the case names, built by its recipe."""
+    recipe = recipe_of(case.subclass)
+
+    def construct(quant_config: object = None) -> nn.Module:
+        return recipe.build(Geometry.of(case.layer, case.tp_size, dtype, quant_config))
+
+    with default_dtype(dtype):
+        return library.build(construct, {}, quantization)  # type: ignore[arg-type]
+
+
+def shard_id_of(case: Case, index: int) -> tuple[int | str, ...]:
+    """The weight loader's extra argument for output ``index``, if any."""
+    if case.subclass.target is not None:
+        return recipe_of(case.subclass).shard_id(case.layer.family, index)
+    return shard_id(case.layer.family, index)
 
 
 def load_weights(
@@ -57,7 +78,7 @@ def load_weights(
     for name, tensors in (("weight", weights), ("bias", biases)):
         for index, tensor in enumerate(tensors):
             dtype = getattr(layer, name).dtype
-            library.load(layer, name, tensor.to(dtype), *shard_id(case.layer.family, index))
+            library.load(layer, name, tensor.to(dtype), *shard_id_of(case, index))
 
 
 def call(case: Case, layer: nn.Module, x: Tensor, gate: Tensor) -> object:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeVar
 
 from lora_compat.families import Family
 from strategies.cases import Forward, LayerSpec, Quantization, Regime, SubclassSpec
@@ -14,6 +14,8 @@ from strategies.parallel import TP_SIZES
 
 if TYPE_CHECKING:
     from strategies.drawing import Options
+
+T = TypeVar("T")
 
 
 class NothingFits(Exception):
@@ -31,7 +33,7 @@ class Target:
     subclass: SubclassSpec
     family: Family
     fit: Callable[[LayerSpec, int], LayerSpec] = lambda layer, tp_size: layer
-    fixed: Mapping[str, bool] = {}  # noqa: RUF012
+    fixed: Mapping[str, bool] = field(default_factory=dict)
     tp_sizes: tuple[int, ...] = TP_SIZES
     regimes: tuple[Regime, ...] = tuple(Regime)
     quantizations: tuple[Quantization, ...] = (Quantization.NONE,)
@@ -89,11 +91,11 @@ def _agree(option: str, drawn: tuple[bool, ...], target: Target) -> None:
         raise NothingFits(f"the class always has {option}={target.fixed[option]}")
 
 
-def _both(drawn: tuple[object, ...], possible: tuple[object, ...]) -> tuple[object, ...]:
+def _both(drawn: tuple[T, ...], possible: tuple[T, ...]) -> tuple[T, ...]:
     return tuple(one for one in drawn if one in possible)
 
 
-def _left(choices: tuple[object, ...], reason: str) -> tuple[object, ...]:
+def _left(choices: tuple[T, ...], reason: str) -> tuple[T, ...]:
     if not choices:
         raise NothingFits(reason)
     return choices

@@ -1,0 +1,202 @@
+"""What is to be certified: from ``package.module:Class``, a module or a package to linear layer classes."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from dataclasses import dataclass
+from difflib import get_close_matches
+from types import ModuleType
+
+from torch import nn
+
+from conformance.certification.recipes import Recipe, argument_lines, load_recipe, recipe_of, registered_recipe
+from conformance.certification.sources import modules_with_linear_classes
+from lora_compat.families import Family, registry
+from strategies.cases import SubclassSpec
+from strategies.source import BASE_CLASSES, Library
+
+
+class SubjectError(Exception):
+    """Something that cannot be certified, for a reason that its author can act on; ``title`` says it in few words."""
+
+    title = "cannot be certified"
+
+
+class TargetNotFoundError(SubjectError):
+    """A target that names nothing."""
+
+    title = "not found"
+
+    def __init__(self, given: str, problem: str, valid: list[str] = []) -> None:  # noqa: B006
+        name = given.rpartition(":")[2]
+        close = get_close_matches(name, valid, n=1)
+        hint = f" Did you mean {given[: -len(name)]}{close[0]}?" if close else ""
+        choice = f" Linear layers there: {', '.join(valid[:8])}." if valid else ""
+        super().__init__(f"{given}: {problem}.{choice}{hint} Give package.module:Class, a module or a package.")
+
+
+class TargetImportError(SubjectError):
+    """A target whose module cannot be imported."""
+
+    title = "import fails"
+
+    def __init__(self, given: str, error: BaseException) -> None:
+        where = _innermost_line(error)
+        super().__init__(
+            f"{given}: importing it raised {type(error).__name__}: {error}{where}\n"
+            f"Make `python -c 'import {given.partition(':')[0]}'` work first."
+        )
+
+
+class NoLinearLayerError(SubjectError):
+    """A target that is no linear layer, or a module without one."""
+
+    title = "no linear layer"
+
+    def __init__(self, given: str, what: str) -> None:
+        families = ", ".join(BASE_CLASSES.values())
+        super().__init__(
+            f"{given} {what}.\nA certified class derives, at any depth, from one of {families} "
+            "(of vllm.model_executor.layers.linear or lora_compat), or from a class registered with "
+            "lora_compat.registry.register."
+        )
+
+
+class MissingRecipeError(SubjectError):
+    """A class that cannot be built from what its constructor says; the message has a recipe to paste."""
+
+    title = "needs a recipe"
+
+    def __init__(self, path: str, cls: type, family: Family, problem: str) -> None:
+        super().__init__(f"{path}: {problem}.\n{recipe_to_paste(path, cls, family)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A class to certify: its path, and the recipe that builds it, None where that is inferred."""
+
+    path: str
+    cls: type[nn.Module]
+    family: Family
+    base: type[nn.Module]
+    recipe: str | None
+
+    @property
+    def library(self) -> Library:
+        """Whose base layers it derives from."""
+        return Library.VLLM if self.base.__module__.startswith("vllm.") else Library.LORA_COMPAT
+
+    @property
+    def built_by(self) -> Recipe:
+        """Its recipe, loaded or inferred.
+
+        Raises:
+            RecipeNotFoundError: the one given does not exist.
+            MissingRecipeError: none is given, and the constructor asks for what nobody can know.
+        """
+        if self.recipe:
+            return load_recipe(self.recipe)
+        found = recipe_of(SubclassSpec(depth=1, target=self.path))
+        if found.missing:
+            names = ", ".join(map(repr, found.missing))
+            raise MissingRecipeError(self.path, self.cls, self.family, f"its constructor asks for {names}")
+        return found
+
+
+def find(given: str, recipe: str | None = None) -> list[Found]:
+    """The linear classes that ``given`` names, one or all of a module or package, in the order of their paths.
+
+    Raises:
+        SubjectError: nothing is named, its import fails, or it is no linear layer.
+    """
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as `python -m` does, so that a module next to the user is found
+    module, colon, name = given.partition(":")
+    if colon:
+        return [_one(given, _imported(given, module), name, recipe)]
+    top = _imported(given, given)
+    # The sources say which modules define linear classes; importing all of a large package takes minutes.
+    modules = [top]
+    for inner in modules_with_linear_classes(top):
+        try:
+            modules.append(importlib.import_module(inner))
+        except Exception:
+            continue  # another platform's kernels, say
+    found = {one.path: one for each in modules for one in _in_module(each)}
+    if not found:
+        raise NoLinearLayerError(given, "defines no subclass of a linear layer")
+    return [found[path] for path in sorted(found)]
+
+
+def _imported(given: str, module: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and (module == error.name or module.startswith(error.name + ".")):
+            raise TargetNotFoundError(given, f"there is no module {error.name!r}") from error
+        raise TargetImportError(given, error) from error
+    except Exception as error:
+        raise TargetImportError(given, error) from error
+
+
+def _one(given: str, module: ModuleType, name: str, recipe: str | None) -> Found:
+    found: object = module
+    for part in name.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            valid = [one.path.partition(":")[2] for one in _in_module(module)]
+            raise TargetNotFoundError(given, f"module {module.__name__!r} has no {name!r}", valid) from None
+    if not isinstance(found, type):
+        raise NoLinearLayerError(given, f"is a {type(found).__name__}, no class")
+    entry = registry.lookup(found)
+    if entry is None:
+        raise NoLinearLayerError(given, f"derives from {', '.join(base.__name__ for base in found.__mro__[1:-1])}")
+    return Found(given, found, entry[1], entry[0], recipe or registered_recipe(given))
+
+
+def _in_module(module: ModuleType) -> list[Found]:
+    """The proper linear subclasses defined in ``module``."""
+    found = []
+    for cls in vars(module).values():
+        if not (inspect.isclass(cls) and issubclass(cls, nn.Module) and cls.__module__ == module.__name__):
+            continue
+        entry = registry.lookup(cls)
+        if entry is not None and entry[0] is not cls:
+            path = f"{module.__name__}:{cls.__qualname__}"
+            found.append(Found(path, cls, entry[1], entry[0], registered_recipe(path)))
+    return found
+
+
+def recipe_to_paste(path: str, cls: type, family: Family) -> str:
+    """A recipe for ``cls``, filled in as far as its signature's names are understood."""
+    module, _, name = path.partition(":")
+    return "\n".join(
+        [
+            "Write a recipe, and certify with --recipe my_recipes:build:",
+            "",
+            "    # my_recipes.py",
+            "    from conformance.certification.recipes import Geometry",
+            f"    from {module} import {name.partition('.')[0]}",
+            "",
+            "",
+            "    def build(geometry: Geometry):",
+            f"        return {name}(",
+            *(f"            {line}" for line in argument_lines(cls, family)),
+            "        )",
+        ]
+    )
+
+
+def _innermost_line(error: BaseException) -> str:
+    trace = error.__traceback__
+    place = ""
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if not file.startswith("<") and "importlib" not in file:
+            place = f" (line {trace.tb_lineno} of {file.rpartition('/')[2]})"
+        trace = trace.tb_next
+    return place
