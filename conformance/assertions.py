@@ -10,6 +10,7 @@ from torch import Tensor
 
 from conformance.anomalies import explain
 from conformance.engines.ranks import CollectiveMismatch
+from conformance.measuring import note
 from conformance.oracle import Expected, error_bound, flatten, signal
 from conformance.subject import RankSession, Subject, SubjectRaised
 from conformance.verdicts import NotExercised, violation
@@ -117,6 +118,9 @@ def first_difference(case: Case, outputs: list[Tensor], right: Expected) -> str 
         bound = error_bound(case, right.magnitudes[index].abs()) if right.magnitudes else torch.zeros_like(error)
         if case.regime is Regime.EXACT or not right.magnitudes:
             bound = torch.zeros_like(error)
+            note(error, bound, None)
+        else:
+            note(error, bound, right.magnitudes[index].abs())
         excess = torch.where(error.isnan(), torch.inf, error - bound)
         if excess.numel() and float(excess.max()) > 0:
             worst = int(excess.argmax())

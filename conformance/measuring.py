@@ -1,0 +1,135 @@
+"""How near a case came to its error bound, and so how small a mistake would have been seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from strategies.cases import Case
+
+
+@dataclass(slots=True)
+class Measure:
+    """The comparisons of one case: the largest error over its bound, and the smallest deviation that was too large.
+
+    ``smallest`` is relative to the element's magnitude ``|x|·|W|ᵀ + s·|x|·|A|ᵀ·|B|ᵀ``; ``exact`` says that elements
+    were compared bit for bit, so that any deviation at all was too large.
+    """
+
+    worst: float = 0.0
+    smallest: float = math.inf
+    exact: bool = False
+
+    def note(self, error: Tensor, bound: Tensor, magnitude: Tensor | None) -> None:
+        """One output: its errors and bounds, and magnitudes in the rounded regime, all of one shape."""
+        if magnitude is None:
+            self.exact = True
+            self.worst = max(self.worst, math.inf if bool((error > 0).any()) else 0.0)
+            return
+        there = (magnitude > 0) & (bound > 0) & ~error.isnan()
+        if bool(there.any()):
+            self.worst = max(self.worst, float((error[there] / bound[there]).max()))
+            # Whichever way the deviation points, it is seen above the bound and the error that is there already.
+            self.smallest = min(self.smallest, float(((bound + error)[there] / magnitude[there]).min()))
+
+
+_measure: ContextVar[Measure | None] = ContextVar("measure", default=None)
+
+
+@contextmanager
+def measuring() -> Iterator[Measure]:
+    """The comparisons made inside the block."""
+    measure = Measure()
+    token = _measure.set(measure)
+    try:
+        yield measure
+    finally:
+        _measure.reset(token)
+
+
+def note(error: Tensor, bound: Tensor, magnitude: Tensor | None) -> None:
+    """Adds a comparison to the measure around, if there is one."""
+    measure = _measure.get()
+    if measure is not None:
+        measure.note(error, bound, magnitude)
+
+
+@dataclass(slots=True)
+class Cell:
+    """The cases of one TP size and rank: how many passed and failed, and the largest error over its bound."""
+
+    passed: int = 0
+    failed: int = 0
+    worst: float = 0.0
+
+
+@dataclass(slots=True)
+class Evidence:
+    """What the cases of a clause add up to; small enough to ride on a test report."""
+
+    exact: int = 0
+    rounded: int = 0
+    smallest: float = math.inf
+    cells: dict[tuple[int, int], Cell] = field(default_factory=dict)
+
+    def record(self, case: object, measure: Measure, *, passed: bool) -> None:
+        """One case that passed or failed."""
+        if not isinstance(case, Case):
+            return
+        if passed:
+            self.exact += measure.exact
+            self.rounded += measure.smallest < math.inf
+            self.smallest = min(self.smallest, measure.smallest)
+        cell = self.cells.setdefault((case.tp_size, _bucket(case)), Cell())
+        cell.passed += passed
+        cell.failed += not passed
+        cell.worst = max(cell.worst, measure.worst)
+
+    def add(self, other: Evidence) -> None:
+        """Adds another shard's."""
+        self.exact += other.exact
+        self.rounded += other.rounded
+        self.smallest = min(self.smallest, other.smallest)
+        for place, cell in other.cells.items():
+            mine = self.cells.setdefault(place, Cell())
+            mine.passed += cell.passed
+            mine.failed += cell.failed
+            mine.worst = max(mine.worst, cell.worst)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data; infinite numbers are None."""
+        return {
+            "exact": self.exact,
+            "rounded": self.rounded,
+            "smallest": _finite(self.smallest),
+            "cells": [
+                [tp_size, rank, cell.passed, cell.failed, _finite(cell.worst)]
+                for (tp_size, rank), cell in sorted(self.cells.items())
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Evidence:
+        """The inverse of `to_dict`."""
+        cells = {
+            (tp_size, rank): Cell(passed, failed, math.inf if worst is None else worst)
+            for tp_size, rank, passed, failed, worst in data["cells"]
+        }
+        smallest = math.inf if data["smallest"] is None else data["smallest"]
+        return cls(data["exact"], data["rounded"], smallest, cells)
+
+
+def _bucket(case: Case) -> int:
+    """The largest rank of the case's adapters, rounded up to a power of two; 0 without adapters."""
+    largest = max((adapter.rank for adapter in case.adapters), default=0)
+    return 1 << (largest - 1).bit_length() if largest else 0
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
