@@ -14,12 +14,15 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis.strategies import SearchStrategy
 
 from conformance.contract import CONTRACT
+from conformance.measuring import Measure, measuring
 from conformance.subject import HarnessError, NotWrapped, Subject, SubjectRefused
 from conformance.verdicts import ClauseResult, Failure, NotApplicable, NotExercised, Verdict, Violation
+from strategies.cases import Case
 from strategies.codec import Spec
+from strategies.targets import NothingFits, Target, targeting
 
 Body = Callable[[Subject, Any], None]
-PROFILES = {"quick": 20, "default": 100, "thorough": 1000}
+PROFILES = {"quick": 20, "default": 250, "thorough": 1000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +53,23 @@ class ClauseRun:
     budget: Budget
     result: ClauseResult = field(init=False)
     priors: Callable[[str], list[Spec]] = lambda clause: []
+    target: Target | None = None
 
     def check(self, clause: str, name: str, strategy: SearchStrategy[Any], body: Body) -> ClauseResult:
         """Runs ``body`` on the cases stored for the clause, then on drawn ones; never raises for what they find."""
-        self.result = ClauseResult(clause)
+        self.result = ClauseResult(clause, target=self.target.subclass.target or "" if self.target else "")
         started = time.perf_counter()
         try:
-            self._replay(clause, body)
-            self._property(clause, name, strategy, body)()
+            with targeting(self.target):
+                self._replay(clause, body)
+                self._property(clause, name, strategy, body)()
+        except NothingFits as reason:
+            self.result.counts[Verdict.NOT_APPLICABLE.value] += 1
+            self.result.reasons[f"{Verdict.NOT_APPLICABLE.value}: {reason}"] += 1
         except Violation as found:
             self.result.failures.append(Failure.of(clause, found))
         except BaseExceptionGroup as group:
             self._sort_out(clause, group)
-        except HarnessError as error:
-            self.result.errors.append(str(error))
         except hypothesis.errors.Flaky as error:
             self.result.errors.append(f"not reproducible: {error}")
         finally:
@@ -73,25 +79,49 @@ class ClauseRun:
     def one(self, body: Body, case: Spec) -> Verdict:
         """One case, and what it came to.
 
+        An error of the harness is recorded once and ends the clause: the next case might hang as long as this one,
+        and nothing is to be shrunk.
+
         Raises:
-            Violation, HarnessError: see `check`.
+            Violation: the case breaks the clause.
         """
-        implementation = self.subject.implementation
+        if self.result.errors:
+            return Verdict.ERROR
         try:
-            reason = implementation.unsupported(case) if hasattr(case, "layer") else None  # type: ignore[arg-type]
+            reason = self._unsupported(case)
             if reason is not None:
                 raise NotApplicable(reason)
-            body(self.subject, case)
+            with measuring() as measure:
+                self._measured(body, case, measure)
         except (NotExercised, NotApplicable, NotWrapped, SubjectRefused) as outcome:
             verdict = {
                 NotExercised: Verdict.NOT_EXERCISED,
                 NotApplicable: Verdict.NOT_APPLICABLE,
             }.get(type(outcome), Verdict.REFUSED)
             self.result.reasons[f"{verdict.value}: {outcome}"] += 1
+        except HarnessError as error:
+            self.result.errors.append(f"{error}, in {case!r}")
+            verdict = Verdict.ERROR
         else:
             verdict = Verdict.PASS
         self.result.counts[verdict.value] += 1
         return verdict
+
+    def _measured(self, body: Body, case: Spec, measure: Measure) -> None:
+        try:
+            body(self.subject, case)
+        except Violation:
+            self.result.evidence.record(case, measure, passed=False)
+            raise
+        self.result.evidence.record(case, measure, passed=True)
+
+    def _unsupported(self, case: Spec) -> str | None:
+        if not isinstance(case, Case):
+            return None
+        engine = self.subject.engine
+        if case.tp_size > engine.max_size:
+            return f"engine {engine.name} has {engine.max_size} ranks, the case needs {case.tp_size}"
+        return self.subject.implementation.unsupported(case)
 
     def _replay(self, clause: str, body: Body) -> None:
         for case in self.priors(clause):

@@ -18,7 +18,7 @@ from conformance.implementations.protocol import REQUIRED_METHODS, Implementatio
 ENTRY_POINTS = "lora_compat.implementations"
 BUILT_IN = ("reference", "vllm")
 LAYERS = ("lora_compat", "vllm")
-ENGINES = ("threads",)
+ENGINES = ("threads", "gloo", "nccl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def add_options(parser: pytest.Parser) -> None:
     )
     group.addoption("--layers", default=None, help="base layers for --impl reference: lora_compat (default) or vllm")
     group.addoption("--engine", default="threads", help="how the ranks of a case run: " + ", ".join(ENGINES))
-    group.addoption("--profile", default="default", help="cases per clause: quick 20, default 100, thorough 1000")
+    group.addoption("--profile", default="default", help="cases per clause: quick 20, default 250, thorough 1000")
     group.addoption("--max-examples", default=None, help="cases per clause, whatever the profile says")
     group.addoption("--shards", default=None, help="into how many tests each clause is split (default: the workers)")
     group.addoption("--conformance-seed", default="0", help="the integer all draws of the run come from")
@@ -78,7 +78,11 @@ def read_options(config: pytest.Config) -> Options:
 
 def engine_of(options: Options) -> Engine:
     """The engine of the run."""
-    return ThreadsEngine()
+    if options.engine == "threads":
+        return ThreadsEngine()
+    from conformance.engines.distributed import DistributedEngine
+
+    return DistributedEngine(options.engine)
 
 
 def implementation_of(options: Options) -> Implementation:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from conformance.building import build_layer, call, load_weights
-from conformance.engines.ranks import CollectiveMismatch, Engine, RankFailed, RankGroup, RankHung
+from conformance.engines.ranks import CollectiveMismatch, Engine, RankFailed, RankGroup, RankHung, RankLost
 from conformance.implementations.protocol import Deployment, Implementation
 from conformance.oracle import Expected, expected_on
 from conformance.values import CaseTensors, laid_out, rank_input, torch_dtype, values_of
@@ -119,6 +119,7 @@ class Subject:
 
         Raises:
             NotWrapped, SubjectRefused, SubjectRaised, CollectiveMismatch: what the implementation did instead.
+            HarnessError: a rank hung or died, so nothing is known.
         """
         tensors = values_of(case)
 
@@ -129,8 +130,8 @@ class Subject:
             return self.engine.run(case.tp_size, on_rank)
         except RankFailed as failure:
             raise _named(failure, self.implementation) from failure
-        except RankHung as hung:
-            raise SubjectRaised(str(hung)) from hung
+        except (RankHung, RankLost) as lost:
+            raise HarnessError(str(lost)) from lost
 
     def expected(self, case: Case, tensors: CaseTensors | None = None) -> list[Expected]:
         """The right answer on each rank, for the case's own tensors unless others are given.
@@ -143,7 +144,7 @@ class Subject:
             return self.engine.run(
                 case.tp_size, lambda group: expected_on(case, values, self.implementation.layers, group)
             )
-        except (RankFailed, RankHung, CollectiveMismatch) as error:
+        except (RankFailed, RankHung, RankLost, CollectiveMismatch) as error:
             raise HarnessError(f"the base layer cannot run by itself: {error}") from error
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from conformance.measuring import Evidence
 from strategies.cases import Case
 from strategies.codec import Spec, to_dict
 
@@ -30,6 +31,9 @@ class Violation(AssertionError):
     def __init__(self, anomaly: str, message: str, case: Spec) -> None:
         super().__init__(f"[{anomaly}] {message}\n{case!r}")
         self.anomaly, self.message, self.case = anomaly, message, case
+
+    def __reduce__(self) -> tuple[Callable[..., Violation], tuple[str, str, Spec]]:
+        return violation, (self.anomaly, self.message, self.case)
 
 
 @cache
@@ -78,6 +82,8 @@ class ClauseResult:
     failures: list[Failure] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    evidence: Evidence = field(default_factory=Evidence)
+    target: str = ""  # the class being certified
 
     @property
     def cases(self) -> int:
@@ -105,6 +111,8 @@ class ClauseResult:
             "failures": [{name: getattr(failure, name) for name in Failure.__slots__} for failure in self.failures],
             "errors": list(self.errors),
             "seconds": self.seconds,
+            "evidence": self.evidence.to_dict(),
+            "target": self.target,
         }
 
     @classmethod
@@ -117,6 +125,8 @@ class ClauseResult:
             [Failure(**failure) for failure in data["failures"]],
             list(data["errors"]),
             data["seconds"],
+            Evidence.from_dict(data["evidence"]),
+            data["target"],
         )
 
 
@@ -129,6 +139,8 @@ def summed(results: Iterable[ClauseResult]) -> dict[str, ClauseResult]:
         total.reasons += result.reasons
         total.errors += result.errors
         total.seconds += result.seconds
+        total.evidence.add(result.evidence)
+        total.target = result.target
         for failure in result.failures:
             same = [other for other in total.failures if other.anomaly == failure.anomaly]
             if same and len(same[0].shown) <= len(failure.shown):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 T = TypeVar("T")
@@ -63,6 +64,14 @@ class RankHung(Exception):
     """A rank that neither finished nor reached a collective in time."""
 
 
+class RankLost(Exception):
+    """A rank's process that is gone; nothing is known of what it ran."""
+
+    def __init__(self, rank: int, size: int, exit_code: int | None) -> None:
+        super().__init__(f"the process of rank {rank} of {size} died with exit code {exit_code}")
+        self.rank = rank
+
+
 class RankFailed(Exception):
     """An exception on one rank, with which rank it was."""
 
@@ -81,12 +90,12 @@ class RankGroup:
     log: list[Collective] = field(default_factory=list)
 
     def all_gather(self, tensor: Tensor, dim: int = -1) -> Tensor:
-        import torch
-
+        """Every rank's ``tensor``, concatenated along ``dim`` in rank order."""
         dim = dim % tensor.dim()
         return torch.cat(self._meet("all_gather", tensor, dim), dim=dim)
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
+        """The sum over the ranks, in rank order."""
         first, *others = self._meet("all_reduce", tensor, None)
         total = first.clone()
         for other in others:
@@ -94,15 +103,20 @@ class RankGroup:
         return total
 
     def _meet(self, kind: str, tensor: Tensor, dim: int | None) -> list[Tensor]:
-        issued = Collective(kind, tuple(tensor.shape), str(tensor.dtype), dim, call_site())
-        self.log.append(issued)
-        return self.exchange(self.rank, issued, tensor)
+        return self.exchange(self.rank, self.issued(kind, tensor, dim), tensor)
+
+    def issued(self, kind: str, tensor: Tensor, dim: int | None) -> Collective:
+        """Notes a collective in the log."""
+        collective = Collective(kind, tuple(tensor.shape), str(tensor.dtype), dim, call_site())
+        self.log.append(collective)
+        return collective
 
 
 class Engine(Protocol):
     """Runs one program on every rank of a group."""
 
     name: str
+    max_size: int
 
     def run(self, size: int, program: Callable[[RankGroup], T]) -> list[T]:
         """The results in rank order.
@@ -111,8 +125,39 @@ class Engine(Protocol):
             CollectiveMismatch: ranks disagreed about a collective.
             RankFailed: a rank raised; the first in rank order is named.
             RankHung: a rank did not come back.
+        RankLost: a rank's process is gone.
         """
         ...
+
+
+def alone(program: Callable[[RankGroup], T]) -> T:
+    """Runs a program as the only rank, in this thread."""
+    try:
+        return program(RankGroup(0, 1, lambda rank, issued, tensor: [tensor]))
+    except Exception as error:
+        raise RankFailed(0, 1, error) from error
+
+
+def disagreement(
+    size: int, waiting: Mapping[int, Collective], last: Mapping[int, Collective]
+) -> CollectiveMismatch | None:
+    """What is wrong once every rank waits in a collective or has ended; None if all wait in the same one.
+
+    Args:
+        size: how many ranks there are.
+        waiting: the collective each waiting rank has issued; at least one.
+        last: what each rank issued before, if anything.
+    """
+    first = min(waiting)
+    for rank in range(size):
+        if rank not in waiting:
+            before = f"its last was {last[rank]}" if rank in last else "it issued none"
+            return CollectiveMismatch(
+                f"rank {first} issued {waiting[first]}", f"rank {rank} ended without it, {before}"
+            )
+        if waiting[rank].signature != waiting[first].signature:
+            return CollectiveMismatch(f"rank {first} issued {waiting[first]}", f"rank {rank} issued {waiting[rank]}")
+    return None
 
 
 def call_site() -> CallSite:

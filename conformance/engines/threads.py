@@ -18,7 +18,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from conformance.engines.ranks import Collective, CollectiveMismatch, RankFailed, RankGroup, RankHung
+from conformance.engines.ranks import (
+    Collective,
+    CollectiveMismatch,
+    RankFailed,
+    RankGroup,
+    RankHung,
+    alone,
+    disagreement,
+)
 
 T = TypeVar("T")
 WATCHDOG_SECONDS = 60.0
@@ -28,6 +36,7 @@ class ThreadsEngine:
     """Ranks as threads, kept between runs."""
 
     name = "threads"
+    max_size = 32
 
     def __init__(self, watchdog_seconds: float = WATCHDOG_SECONDS) -> None:
         self._watchdog = watchdog_seconds
@@ -36,7 +45,7 @@ class ThreadsEngine:
     def run(self, size: int, program: Callable[[RankGroup], T]) -> list[T]:
         """See `Engine.run`."""
         if size == 1:
-            return [_alone(program)]
+            return [alone(program)]
         while len(self._workers) < size:
             self._workers.append(_Worker())
         round_ = _Round(size, program, self._workers[:size])
@@ -45,13 +54,6 @@ class ThreadsEngine:
         except RankHung:
             self._workers = []  # their threads are daemons; a hung one must not serve another case
             raise
-
-
-def _alone(program: Callable[[RankGroup], T]) -> T:
-    try:
-        return program(RankGroup(0, 1, lambda rank, issued, tensor: [tensor]))
-    except Exception as error:
-        raise RankFailed(0, 1, error) from error
 
 
 class _Worker(threading.Thread):
@@ -143,24 +145,14 @@ class _Round:
     def _meet(self) -> None:
         """Every rank waits or has ended: do the collective, or unwind where they disagree or one has died."""
         if self._mismatch is None and not self._errors:
-            self._mismatch = self._disagreement()
+            waiting = {rank: issued for rank, (issued, _) in self._posted.items()}
+            last = {rank: group.log[-1] for rank, group in enumerate(self._groups) if group.log}
+            self._mismatch = disagreement(len(self._states), waiting, last)
         agreed = self._mismatch is None and not self._errors
         self._gathered = [self._posted[rank][1] for rank in sorted(self._posted)] if agreed else None
         for rank in self._posted:
             self._states[rank] = _State.READY
         self._posted = {}
-
-    def _disagreement(self) -> CollectiveMismatch | None:
-        first = min(self._posted)
-        issued = self._posted[first][0]
-        for rank, group in enumerate(self._groups):
-            if rank not in self._posted:
-                last = f"its last was {group.log[-1]}" if group.log else "it issued none"
-                return CollectiveMismatch(f"rank {first} issued {issued}", f"rank {rank} ended without it, {last}")
-            other = self._posted[rank][0]
-            if other.signature != issued.signature:
-                return CollectiveMismatch(f"rank {first} issued {issued}", f"rank {rank} issued {other}")
-        return None
 
     def _whereabouts(self, watchdog: float) -> str:
         frame = sys._current_frames().get(self._workers[self._running].ident or 0)
