@@ -76,9 +76,7 @@ def test_expand_loses_no_bit_of_a_float32_hidden_value(twin: Implementation, cas
     hidden = hidden.to(tensors.output.device, torch.float32)
     output = torch.ones(tokens, case.columns, device=hidden.device)  # float32 shows what 16 bits would hide
     expected = output.double() + token_scaling(tensors, case) * dense_expand(hidden, tensors.lora_b, case)
-    twin.ops.expand(
-        hidden, tensors.lora_b, tensors.scaling, tensors.batch, output, slice_sizes=case.slice_sizes
-    )
+    twin.ops.expand(hidden, tensors.lora_b, tensors.scaling, tensors.batch, output, slice_sizes=case.slice_sizes)
     assert torch.equal(output.double(), expected)
 
 
@@ -109,9 +107,7 @@ def test_shrink_then_expand_of_reals_stays_inside_the_bound_of_its_sums(
 
     # k + 3 rank additions (hidden comes in three parts), scaling, the sum with what was there, one rounding.
     sums = FLOAT32_STEP * ((case.k + 3 * case.rank + 2) * products + 2 * before.abs())
-    rounding = (
-        twin.unit(case.dtype) * (expected.abs() + sums) + torch.finfo(case.dtype).smallest_normal * 2.0**-10
-    )
+    rounding = twin.unit(case.dtype) * (expected.abs() + sums) + torch.finfo(case.dtype).smallest_normal * 2.0**-10
     run_ops(twin.ops, tensors, case, fused=fused)
     served = [token for token, slot in enumerate(case.token_slots) if slot >= 0]
     error = (tensors.output[:, columns].double() - expected).abs()
@@ -144,7 +140,5 @@ def test_rows_further_apart_than_31_bits_are_read_and_written_where_they_are() -
         dense_shrink(x, tensors.lora_a, case.token_slots), tensors.lora_b, case
     )
     twin = IMPLEMENTATIONS[1]
-    twin.ops.add_lora(
-        x, tensors.lora_a, tensors.lora_b, tensors.scaling, tensors.batch, output, slice_sizes=(16,)
-    )
+    twin.ops.add_lora(x, tensors.lora_a, tensors.lora_b, tensors.scaling, tensors.batch, output, slice_sizes=(16,))
     assert torch.equal(bits(output), bits(twin.narrow(expected, torch.float16)))

@@ -71,9 +71,7 @@ def test_the_operands_are_left_as_they_were(twin: Implementation, case: KernelCa
 @each_twin
 @given(case=kernel_cases(), fused=st.booleans())
 @property_test
-def test_the_same_call_gives_the_same_bits_every_time(
-    twin: Implementation, case: KernelCase, fused: bool
-) -> None:
+def test_the_same_call_gives_the_same_bits_every_time(twin: Implementation, case: KernelCase, fused: bool) -> None:
     results = []
     for _ in range(3):
         tensors = operands(case, "real")
@@ -86,9 +84,7 @@ def test_the_same_call_gives_the_same_bits_every_time(
 @each_twin
 @given(case=kernel_cases(), fused=st.booleans())
 @property_test
-def test_permuting_the_tokens_permutes_the_outputs(
-    twin: Implementation, case: KernelCase, fused: bool
-) -> None:
+def test_permuting_the_tokens_permutes_the_outputs(twin: Implementation, case: KernelCase, fused: bool) -> None:
     tokens = len(case.token_slots)
     order = torch.randperm(tokens, generator=torch.Generator().manual_seed(case.seed))
     straight, turned = operands(case, "signed"), operands(case, "signed")

@@ -1,17 +1,19 @@
 """Launch parameters of the Triton kernels: a small, stated space, so that a process compiles few variants.
 
-==================  ==========================  =====================================================
-parameter           values                      chosen by
-==================  ==========================  =====================================================
-``block_m``         16, 32, 64                  tokens of the busiest slot
-shrink ``block_n``  16, 32, 64, 128, 256        slices × rank, split further where the grid is small
-shrink ``block_k``  64, 128                     tile size
-``split``           1, 2, 4, 8, 16, 32          what fills the multiprocessors
-expand ``block_n``  64, 128                     tokens of the busiest slot
-``block_r``         16, 32, 64                  rank
-==================  ==========================  =====================================================
+==================  =====================  ==========================================================
+parameter           values                 chosen by
+==================  =====================  ==========================================================
+shrink ``block_m``  16, 32, 64             tokens of the busiest slot, smaller where tiles are few
+shrink ``block_n``  16, 32, 64             slices × rank
+shrink ``block_k``  32, 64, 128, 256       tile size and number of tiles
+``split``           1, 2, 4, 8             what keeps half of the multiprocessors busy
+expand ``block_m``  16, 32, 64             tokens of the busiest slot
+expand ``block_n``  64, 128                number of tiles
+expand ``block_r``  16, 32, 64             rank
+==================  =====================  ==========================================================
 
-Sizes and strides stay run-time arguments.
+Sizes, strides and the chunk of columns that one program walks are run-time arguments. The numbers were measured
+on an H100 (docs/results/gpu.md).
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ import torch
 
 from lora_compat.kernels.batch import TokenBatch
 
-MAX_SPLIT = 16
+MAX_SPLIT = 8
+MIN_SHARE = 512  # of K: a program with less spends its time starting
 
 
 class ShrinkLaunch(NamedTuple):
@@ -38,7 +41,7 @@ class ShrinkLaunch(NamedTuple):
 
 
 class ExpandLaunch(NamedTuple):
-    """Tiles ``[block_m tokens, block_n columns]``, one program walking a chunk of columns, the rank by ``block_r``."""
+    """Tiles ``[block_m tokens, block_n columns]``; a program walks ``chunk`` columns, the rank by ``block_r``."""
 
     block_m: int
     block_n: int
@@ -61,23 +64,47 @@ def multiprocessors(device: torch.device) -> int:
 def shrink_launch(batch: TokenBatch, columns: int, k_size: int, dtype: torch.dtype) -> ShrinkLaunch:
     """For ``columns`` = slices × rank."""
     programs = multiprocessors(batch.token_slots.device)
-    block_m = power_of_two(batch.largest_group, 16, 64)
-    block_n = power_of_two(columns, 16, 32 if dtype == torch.float32 else 256)
-    block_k = 64 if block_m * block_n > 2048 or dtype == torch.float32 else 128
+    wide = dtype == torch.float32
+    block_m = power_of_two(batch.largest_group, 16, 32 if wide else 64)
+    while block_m > 16 and len(batch.tiles(block_m).slots) * -(-columns // 64) < programs // 6:
+        block_m //= 2
+    block_n = power_of_two(columns, 16, 64 if block_m == 64 else 32)
     tiles = len(batch.tiles(block_m).slots) * -(-columns // block_n)
-    steps = -(-k_size // block_k)
     split = 1
-    while split < min(MAX_SPLIT, steps) and tiles * split < programs:
+    while split < MAX_SPLIT and tiles * split < 0.55 * programs and k_size >= 2 * MIN_SHARE * split:
         split *= 2
-    return ShrinkLaunch(block_m, block_n, block_k, split, 8 if block_m * block_n > 8192 else 4, 4)
+    if wide:
+        block_k = 32
+    elif block_m * block_n <= 1024 and tiles < programs:
+        block_k = 256
+    else:
+        block_k = 64 if block_m * block_n >= 4096 and tiles >= 2 * programs else 128
+    return ShrinkLaunch(block_m, block_n, block_k, split, num_warps=4, num_stages=4)
 
 
-def expand_launch(batch: TokenBatch, columns: int, rank: int, dtype: torch.dtype) -> ExpandLaunch:
-    """For ``lora_b`` of ``columns`` by ``rank``."""
+def expand_launch(batch: TokenBatch, slice_sizes: tuple[int, ...], rank: int, dtype: torch.dtype) -> ExpandLaunch:
+    """For the columns of ``slice_sizes`` and weights of ``dtype`` and ``rank``."""
+    programs = multiprocessors(batch.token_slots.device)
+    wide = dtype == torch.float32
     block_m = power_of_two(batch.largest_group, 16, 64)
-    block_n = 64 if block_m == 64 or dtype == torch.float32 else 128
-    block_r = power_of_two(rank, 16, 32 if dtype == torch.float32 else 64)
-    programs = 3 * multiprocessors(batch.token_slots.device)
-    chunks = max(1, programs // max(1, len(batch.tiles(block_m).slots)))
-    chunk = block_n * max(1, -(-columns // (chunks * block_n)))
-    return ExpandLaunch(block_m, block_n, block_r, chunk, 4)
+    tiles = max(1, len(batch.tiles(block_m).slots))
+    many = tiles * sum(slice_sizes) >= 4 * programs * 128
+    block_n = 128 if many and not wide else 64
+    block_r = power_of_two(rank, 16, 32 if wide else 64)
+    at_once = programs * (3 if block_m * block_n <= 2048 else 2)  # what the registers let run
+    chunk = block_n * tiles_per_program(slice_sizes, block_n, tiles, at_once)
+    return ExpandLaunch(block_m, block_n, block_r, chunk, num_warps=4)
+
+
+@lru_cache(maxsize=4096)
+def tiles_per_program(slice_sizes: tuple[int, ...], block_n: int, token_tiles: int, at_once: int) -> int:
+    """How many column tiles a program walks so that the last program ends soonest.
+
+    ``at_once`` programs run together; a program costs its tiles and about one more to start.
+    """
+
+    def end(tiles: int) -> int:
+        programs = token_tiles * sum(-(-size // (tiles * block_n)) for size in slice_sizes)
+        return -(-programs // at_once) * (tiles + 1)
+
+    return min(range(1, -(-max(slice_sizes) // block_n) + 1), key=end, default=1)

@@ -19,12 +19,14 @@ def sum_of_shares(  # type: ignore[no-untyped-def]
     hidden, stride_hs, stride_hr, mask, r, rank,
     SPLIT: tl.constexpr,
 ):  # fmt: skip
-    """``[BLOCK_M, BLOCK_R]``: the partial sums of the shares of K, added in one order whatever happens."""
-    share = tl.arange(0, SPLIT).to(tl.int64)[:, None, None] * stride_hs
-    pointers = hidden[None, :, :] + share + r[None, None, :] * stride_hr
-    shares = tl.load(pointers, mask=(mask & (r < rank)[None, :])[None, :, :], other=0.0)
-    # tl.sum, spelt so that it also runs interpreted where something else imported Triton compiled.
-    return tl.reduce(shares, 0, tl.standard._sum_combine)
+    """``[BLOCK_M, BLOCK_R]``: the partial sums of the shares of K, always added in the same order."""
+    pointers = hidden + r[None, :] * stride_hr
+    mask = mask & (r < rank)[None, :]
+    total = tl.load(pointers, mask=mask, other=0.0)
+    for _ in tl.static_range(SPLIT - 1):
+        pointers += stride_hs
+        total += tl.load(pointers, mask=mask, other=0.0)
+    return total
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -36,10 +38,11 @@ def expand_kernel(  # type: ignore[no-untyped-def]
     SPLIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr,
     RANK_FITS: tl.constexpr, ALIGNED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """``output[t, n] += Σ_r (scaling[slot(t)] · Σ_s partial[s, t, l(n), r]) · B[slot(t), n, r]``, t in a tile, n in a chunk.
+    """``output[t, n] += Σ_r (scaling[slot(t)] · Σ_s partial[s, t, l(n), r]) · B[slot(t), n, r]``.
 
-    partial ``[split, tokens, slices, rank]`` float32, B ``[slots, columns, rank]``, scaling ``[slots]``,
-    output ``[tokens, columns]``, any strides. ``chunks[i]`` is (slice, first column, end) of chunk i.
+    One program serves one tile of tokens and one chunk of columns, a tile of columns at a time. partial is
+    ``[split, tokens, slices, rank]`` float32, B ``[slots, columns, rank]``, scaling ``[slots]``, output
+    ``[tokens, columns]``, all of any strides. ``chunks[i]`` is (slice, first column, end) of chunk i.
     """
     tile = tl.program_id(0) // chunks_total
     chunk = chunks + 3 * (tl.program_id(0) % chunks_total)
@@ -69,20 +72,19 @@ def expand_kernel(  # type: ignore[no-untyped-def]
     high, middle, low = thirds(hidden, weights.dtype)
 
     for _ in tl.range(first, end, BLOCK_N, num_stages=1):
-        total = dot_thirds(high, middle, low, weights, base.to(tl.float32))
-        if not RANK_FITS:
-            for more in tl.range(BLOCK_R, rank, BLOCK_R, num_stages=1):
-                inside = (more + r < rank)[:, None] & (n < end)
-                weights = tl.load(weight_rows + more * stride_br + n * stride_bn, mask=inside, other=0.0)
-                hidden = factor * sum_of_shares(
-                    hidden_rows, stride_hs, stride_hr, has_token, more + r, rank, SPLIT
-                )
-                more_high, more_middle, more_low = thirds(hidden, weights.dtype)
-                total = dot_thirds(more_high, more_middle, more_low, weights, total)
-        tl.store(output_rows + n * stride_on, total, mask=has_token & (n < end))
-        n += BLOCK_N  # the next tile is read before this one's product is needed
+        here, weights_here, base_here = n, weights, base
+        n += BLOCK_N  # the next tile is on its way while this one is multiplied
         weights = tl.load(weight_rows + n * stride_bn, mask=has_rank & (n < end), other=0.0)
         base = tl.load(output_rows + n * stride_on, mask=has_token & (n < end), other=0.0)
+        total = dot_thirds(high, middle, low, weights_here, base_here.to(tl.float32))
+        if not RANK_FITS:
+            for more in tl.range(BLOCK_R, rank, BLOCK_R, num_stages=1):
+                inside = (more + r < rank)[:, None] & (here < end)
+                more_weights = tl.load(weight_rows + more * stride_br + here * stride_bn, mask=inside, other=0.0)
+                hidden = factor * sum_of_shares(hidden_rows, stride_hs, stride_hr, has_token, more + r, rank, SPLIT)
+                more_high, more_middle, more_low = thirds(hidden, weights.dtype)
+                total = dot_thirds(more_high, more_middle, more_low, more_weights, total)
+        tl.store(output_rows + here * stride_on, total, mask=has_token & (here < end))
 
 
 @lru_cache(maxsize=256)
@@ -111,7 +113,7 @@ def launch_expand(
     ``dependent`` says that the kernel launched just before is the shrink that makes ``partial``.
     """
     rank = lora_b.shape[2]
-    launch: ExpandLaunch = expand_launch(batch, sum(slice_sizes), rank, lora_b.dtype)
+    launch: ExpandLaunch = expand_launch(batch, slice_sizes, rank, lora_b.dtype)
     tiles = batch.tiles(launch.block_m)
     chunks = column_chunks(slice_sizes, launch.chunk, output.device)
     grid = (len(tiles.slots) * len(chunks),)
@@ -122,5 +124,6 @@ def launch_expand(
             len(chunks), rank,
             *partial.stride(), *lora_b.stride(), *scaling.stride(), *output.stride(),
             SPLIT=partial.shape[0], BLOCK_M=launch.block_m, BLOCK_N=launch.block_n, BLOCK_R=launch.block_r,
-            RANK_FITS=rank <= launch.block_r, ALIGNED=all(size % 16 == 0 for size in slice_sizes), PDL=dependent, num_warps=launch.num_warps, **options,
+            RANK_FITS=rank <= launch.block_r, ALIGNED=all(size % 16 == 0 for size in slice_sizes),
+            PDL=dependent, num_warps=launch.num_warps, **options,
         )  # fmt: skip
