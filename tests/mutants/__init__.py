@@ -1,0 +1,23 @@
+"""Planted bugs, one module per chapter; `MUTANTS` is all of them."""
+
+from tests.mutants import (
+    collectives,
+    layouts,
+    numbers,
+    packing,
+    sharding,
+    slots,
+    tokens,
+    unwrapping,
+    warmup,
+    wrapping,
+)
+from tests.mutants.planting import Mutant, planted_in
+
+MUTANTS: tuple[Mutant, ...] = tuple(
+    mutant
+    for module in (
+        wrapping, unwrapping, warmup, sharding, packing, slots, tokens, numbers, layouts, collectives,
+    )
+    for mutant in planted_in(module)
+)  # fmt: skip

@@ -1,0 +1,251 @@
+"""Bugs that need more than one rank: which rows and columns a rank owns, and what it gathers or sums."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from lora_compat import sharding
+from lora_compat.delta import LoRADelta
+from lora_compat.families import Family
+from lora_compat.layers import ColumnParallelLinear, RowParallelLinear
+from lora_compat.parallel import current_group
+from lora_compat.sharding import OutputSlice, ShardPlan
+from lora_compat.slots import SlotBuffers
+from tests.mutants.planting import plant
+
+
+@plant(LoRADelta, "add_to", origin="S1, vllm #45691", clauses="MATH-1 MATH-6", anomalies="raised gather-inflated")
+def always_gathered(original):
+    """A merged layer gathers the shrunk hidden though its adapters are not sharded."""
+
+    def add_to(self, output, x):
+        plan = self.slots.plan
+        if not plan.family.packed or plan.fully_sharded or self.group.size == 1:
+            return original(self, output, x)
+        hidden = torch.zeros(x.numel() // x.shape[-1], len(plan.slices), self.slots.lora_a.shape[2])
+        gathered = self.group.all_gather(hidden, dim=-1)
+        assert gathered.shape[-1] == self.slots.lora_b.shape[-1], "B does not have the columns of the gathered hidden"
+        return original(self, output, x)
+
+    return add_to
+
+
+@plant(ShardPlan, "of", origin="T4, vllm #25487", clauses="MATH-1 MATH-2", anomalies="raised shard-misplaced")
+def disable_tp_is_overlooked(original):
+    """A layer with disable_tp takes the rows and columns of its rank in the whole group."""
+
+    def of(cls, layer, *, fully_sharded=False):
+        plan = original(cls, layer, fully_sharded=fully_sharded)
+        group = current_group()
+        if not layer.disable_tp or group.size == 1:
+            return plan
+        slices = tuple(
+            OutputSlice(part.size, range(group.rank * part.local_size, (group.rank + 1) * part.local_size))
+            for part in plan.slices
+        )
+        return dataclasses.replace(plan, slices=slices)
+
+    return of
+
+
+@plant(ShardPlan, "shard_b", origin="T5, vllm #27065", clauses="MATH-1", anomalies="raised")
+def nothing_for_a_replicated_layer(original):
+    """Slicing a replicated layer's B on several ranks gives None."""
+
+    def shard_b(self, lora_b, index):
+        if self.family is Family.REPLICATED and self.tp_size > 1:
+            return None
+        return original(self, lora_b, index)
+
+    return shard_b
+
+
+@plant(ShardPlan, "shard_b", origin="one rank's rows for all", clauses="MATH-1 MATH-6", anomalies="shard-misplaced")
+def first_ranks_rows_of_b(original):
+    """Every rank of a column-parallel layer takes the first rank's rows of B."""
+
+    def shard_b(self, lora_b, index):
+        if self.family is not Family.ROW and self.loader is None:
+            return sharding.take(lora_b, range(self.slices[index].local_size), dim=0)
+        return original(self, lora_b, index)
+
+    return shard_b
+
+
+@plant(ShardPlan, "shard_b", origin="ranks counted from the end", clauses="MATH-1 MATH-6", anomalies="shard-misplaced")
+def ranks_in_reverse(original):
+    """Rank r takes the rows of B that belong to the r-th rank from the end."""
+
+    def shard_b(self, lora_b, index):
+        if self.family.shards_output and self.loader is None:
+            rows = self.slices[index].rows
+            start = self.slices[index].size - rows.stop
+            return sharding.take(lora_b, range(start, start + len(rows)), dim=0)
+        return original(self, lora_b, index)
+
+    return shard_b
+
+
+@plant(sharding, "_slices", origin="P2, sglang #32584", clauses="MATH-1 MATH-8", anomalies="raised shard-misplaced")
+def kv_heads_dealt_in_turn(original):
+    """With fewer KV heads than ranks, rank r takes KV head r modulo their number."""
+
+    def slices(layer, family, rank):
+        found = original(layer, family, rank)
+        if family is not Family.QKV or layer.num_kv_head_replicas == 1:
+            return found
+        owner = rank % layer.total_num_kv_heads
+        moved = [
+            OutputSlice(part.size, range(owner * part.local_size, (owner + 1) * part.local_size)) for part in found[1:]
+        ]
+        return found[0], *moved
+
+    return slices
+
+
+@plant(sharding, "_slices", origin="KV replicas", clauses="MATH-1 MATH-8", anomalies="shard-misplaced")
+def every_rank_has_the_first_kv_head(original):
+    """Replicated KV heads are taken for one and the same."""
+
+    def slices(layer, family, rank):
+        found = original(layer, family, rank)
+        if family is not Family.QKV or layer.num_kv_head_replicas == 1:
+            return found
+        return found[0], *(OutputSlice(part.size, range(part.local_size)) for part in found[1:])
+
+    return slices
+
+
+@plant(ShardPlan, "shard_a", origin="P3, lorax #47", clauses="MATH-1 MATH-6", anomalies="shard-misplaced")
+def first_ranks_columns_of_a(original):
+    """Every rank of a row-parallel layer takes the first rank's columns of A."""
+
+    def shard_a(self, lora_a, max_rank):
+        if self.family is Family.ROW and self.loader is None:
+            return lora_a[:, : len(self.columns)]
+        return original(self, lora_a, max_rank)
+
+    return shard_a
+
+
+@plant(ShardPlan, "shard_a", origin="P3", clauses="MATH-1 MATH-6", anomalies="shard-misplaced")
+def columns_of_a_dealt_in_turn(original):
+    """A row-parallel rank takes every tp-th column of A instead of a block."""
+
+    def shard_a(self, lora_a, max_rank):
+        if self.family is Family.ROW and self.loader is None:
+            return lora_a[:, self.tp_rank :: self.tp_size]
+        return original(self, lora_a, max_rank)
+
+    return shard_a
+
+
+@plant(ShardPlan, "shard_a", origin="T16, vllm #31994", clauses="MATH-4 MATH-1", anomalies="shard-misplaced raised delta-incomplete")
+def a_cut_by_the_adapters_rank(original):
+    """A fully sharded A is cut by the adapter's rank, while the slot's rank decides where its rows belong."""
+
+    def shard_a(self, lora_a, max_rank):
+        return original(self, lora_a, lora_a.shape[0])
+
+    return shard_a
+
+
+@plant(SlotBuffers, "load", origin="ranks that tp_size does not divide", clauses="MATH-1 MATH-4", anomalies="delta-incomplete delta-dropped")
+def remainder_of_the_rank_lost(original):
+    """A rank that the TP size does not divide is rounded down: the last rows of A are lost."""
+
+    def load(self, slot, adapter):
+        original(self, slot, adapter)
+        kept = self.max_rank // self.plan.rank_shards
+        self.lora_a[slot, :, kept:] = 0
+
+    return load
+
+
+@plant(ShardPlan, "expanded", origin="sharded-B offset", clauses="MATH-1 MATH-6", anomalies="shard-misplaced")
+def every_rank_expands_the_first_columns(original):
+    """Fully sharded and row-parallel, every rank adds into the first rank's output columns."""
+
+    def expanded(self):
+        columns = original(self)
+        return range(len(columns)) if self.fully_sharded else columns
+
+    return expanded
+
+
+@plant(LoRADelta, "_collect", origin="a collective forgotten", clauses="MATH-1 MATH-6", anomalies="gather-skipped")
+def no_gather_just_copies(original):
+    """A rank repeats its own part of the shrunk hidden instead of gathering the others'."""
+
+    def collect(self, hidden):
+        if self.slots.plan.family.shards_output:
+            return torch.cat([hidden] * self.group.size, dim=-1)
+        return original(self, hidden)
+
+    return collect
+
+
+@plant(LoRADelta, "_collect", origin="a collective forgotten", clauses="MATH-1 MATH-6", anomalies="gather-skipped")
+def no_sum_of_the_hidden(original):
+    """A fully sharded row-parallel layer does not sum the shrunk hidden."""
+
+    def collect(self, hidden):
+        return hidden if self.slots.plan.family is Family.ROW else original(self, hidden)
+
+    return collect
+
+
+@plant(LoRADelta, "_collect", origin="order of the ranks", clauses="MATH-1 MATH-6", anomalies="gather-skipped gather-misordered")
+def gathered_in_reverse(original):
+    """The ranks' parts of the shrunk hidden are put together in reverse order."""
+
+    def collect(self, hidden):
+        whole = original(self, hidden)
+        if self.slots.plan.family.shards_output and self.group.size > 1:
+            return torch.cat(whole.chunk(self.group.size, dim=-1)[::-1], dim=-1)
+        return whole
+
+    return collect
+
+
+@plant(LoRADelta, "add_to", origin="one rank", clauses="MATH-1 MATH-6", anomalies="delta-incomplete delta-dropped")
+def the_last_rank_adds_nothing(original):
+    """The last of several ranks computes its contribution and drops it."""
+
+    def add_to(self, output, x):
+        kept = output.clone()
+        output = original(self, output, x)
+        return kept if 0 < self.group.size - 1 == self.group.rank else output
+
+    return add_to
+
+
+@plant(RowParallelLinear, "forward", origin="bias once per rank", clauses="MATH-6", anomalies="tp-dependent")
+def the_base_layer_adds_its_bias_on_every_rank(original):
+    """The row-parallel base layer itself adds its bias once per rank."""
+
+    def forward(self, input_):
+        if not self.input_is_parallel and self.tp_size > 1:
+            input_ = input_.chunk(self.tp_size, dim=-1)[self.tp_rank].contiguous()
+        output = self.quant_method.apply(self, input_, None if self.skip_bias_add else self.bias)
+        if self.reduce_results and self.tp_size > 1:
+            output = self.tp_group.all_reduce(output)
+        return self._result(output)
+
+    return forward
+
+
+@plant(ColumnParallelLinear, "forward", origin="order of the ranks", clauses="MATH-6", anomalies="tp-dependent")
+def the_base_layer_gathers_in_reverse(original):
+    """The column-parallel base layer itself puts the ranks' outputs together in reverse order."""
+
+    def forward(self, input_):
+        output = self.quant_method.apply(self, input_, None if self.skip_bias_add else self.bias)
+        if self.gather_output and self.tp_size > 1:
+            whole = self.tp_group.all_gather(output, dim=-1)
+            output = torch.cat(whole.chunk(self.tp_size, dim=-1)[::-1], dim=-1)
+        return self._result(output)
+
+    return forward
