@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import hypothesis
 import pytest
+import torch
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis.strategies import SearchStrategy
 
@@ -87,6 +88,8 @@ class ClauseRun:
         """
         if self.result.errors:
             return Verdict.ERROR
+        if isinstance(case, Case) and case.device != self.subject.device:
+            case = replace(case, device=self.subject.device)
         try:
             reason = self._unsupported(case)
             if reason is not None:
@@ -101,6 +104,11 @@ class ClauseRun:
             self.result.reasons[f"{verdict.value}: {outcome}"] += 1
         except HarnessError as error:
             self.result.errors.append(f"{error}, in {case!r}")
+            verdict = Verdict.ERROR
+        except Violation as found:
+            if not device_lost(self.subject.device):
+                raise
+            self.result.errors.append(f"the GPU is lost to this process: {found}")
             verdict = Verdict.ERROR
         else:
             verdict = Verdict.PASS
@@ -153,6 +161,17 @@ class ClauseRun:
                 self._sort_out(clause, error)
             else:
                 self.result.errors.append(f"{type(error).__name__}: {error}")
+
+
+def device_lost(device: str) -> bool:
+    """Whether the CUDA context is poisoned: after an illegal access every later call fails as well."""
+    if not device.startswith("cuda"):
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
 
 
 def check(clause: str, strategy: SearchStrategy[Any]) -> Callable[[Body], Callable[..., None]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
+import os
 
 import pytest
 import torch
 
-from conformance.checking import Budget, ClauseRun
+from conformance.checking import Budget, ClauseRun, device_lost
 from conformance.contract import CONTRACT
 from conformance.options import Options, add_options, engine_of, implementation_of, read_options
 from conformance.reporting import ConformanceReport
@@ -28,7 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
     options = read_options(config)
     config.stash[OPTIONS] = options
     implementation = implementation_of(options)
-    config.stash[SUBJECT] = Subject(implementation, engine_of(options))
+    config.stash[SUBJECT] = Subject(implementation, engine_of(options), options.device)
     # Imported modules are a million objects that every full collection would walk: a quarter of a case's time.
     gc.collect()
     gc.freeze()
@@ -46,6 +47,13 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     if marker is not None:
         assert marker.args[0] in CONTRACT
         item.extra_keyword_matches.add(marker.args[0])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logfinish(nodeid: str, location: object) -> None:
+    """Ends a worker whose GPU is lost, after its report is out: another one takes over the rest."""
+    if "PYTEST_XDIST_WORKER" in os.environ and torch.cuda.is_initialized() and device_lost("cuda"):
+        os._exit(1)
 
 
 @pytest.fixture

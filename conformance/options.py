@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from importlib.metadata import entry_points
 
 import pytest
+import torch
 
 from conformance.checking import PROFILES
 from conformance.engines.ranks import Engine
@@ -19,6 +20,7 @@ ENTRY_POINTS = "lora_compat.implementations"
 BUILT_IN = ("reference", "vllm")
 LAYERS = ("lora_compat", "vllm")
 ENGINES = ("threads", "gloo", "nccl")
+DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class Options:
     max_examples: int
     shards: int
     seed: int
+    device: str
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -44,6 +47,7 @@ def add_options(parser: pytest.Parser) -> None:
     )
     group.addoption("--layers", default=None, help="base layers for --impl reference: lora_compat (default) or vllm")
     group.addoption("--engine", default="threads", help="how the ranks of a case run: " + ", ".join(ENGINES))
+    group.addoption("--device", default="cpu", help="where the subject's layers live: cpu or cuda")
     group.addoption("--profile", default="default", help="cases per clause: quick 20, default 250, thorough 1000")
     group.addoption("--max-examples", default=None, help="cases per clause, whatever the profile says")
     group.addoption("--shards", default=None, help="into how many tests each clause is split (default: the workers)")
@@ -56,6 +60,7 @@ def read_options(config: pytest.Config) -> Options:
     Raises:
         pytest.UsageError: one of them is not acceptable; the message says what is.
     """
+    device = _device(config.getoption("--device"), config.getoption("--engine"))
     profile = _one_of("--profile", config.getoption("--profile"), tuple(PROFILES))
     workers = getattr(config, "workerinput", {}).get("workercount") or _workers(config)
     given = config.getoption("--max-examples")
@@ -73,6 +78,7 @@ def read_options(config: pytest.Config) -> Options:
         max_examples=PROFILES[profile] if given is None else _positive("--max-examples", given),
         shards=_positive("--shards", config.getoption("--shards") or str(workers)),
         seed=_integer("--conformance-seed", config.getoption("--conformance-seed")),
+        device=device,
     )
 
 
@@ -82,7 +88,8 @@ def engine_of(options: Options) -> Engine:
         return ThreadsEngine()
     from conformance.engines.distributed import DistributedEngine
 
-    return DistributedEngine(options.engine)
+    gpus = torch.cuda.device_count()
+    return DistributedEngine(options.engine, max_size=gpus if options.engine == "nccl" else 8)
 
 
 def implementation_of(options: Options) -> Implementation:
@@ -159,6 +166,18 @@ def _workers(config: pytest.Config) -> int:
     """The number of xdist workers as the controller knows it; 1 without xdist."""
     specs = config.getoption("tx", None) or []
     return max(1, len(specs) or int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+
+
+def _device(given: str, engine: str) -> str:
+    device = _one_of("--device", given, DEVICES)
+    if engine == "nccl" and device != "cuda":
+        raise pytest.UsageError("--engine nccl runs on GPUs only: add --device cuda, or use --engine gloo")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise pytest.UsageError(
+            "--device cuda: torch sees no GPU here (torch.cuda.is_available() is False); "
+            "run on a machine with one and a CUDA build of torch, or use --device cpu"
+        )
+    return device
 
 
 def _one_of(option: str, given: str, accepted: tuple[str, ...]) -> str:

@@ -38,9 +38,9 @@ class Expected:
 
 
 def flatten(result: object) -> list[Tensor]:
-    """The tensors of a result, depth first; None is left out."""
+    """The tensors of a result, depth first, on the CPU; None is left out."""
     if isinstance(result, Tensor):
-        return [result]
+        return [result.cpu()]
     if isinstance(result, (tuple, list)):
         return [tensor for item in result for tensor in flatten(item)]
     return []

@@ -35,7 +35,7 @@ class ConformanceReport:
         return [
             "conformance: " + ", ".join(f"{name} {value}" for name, value in self.identity.items()),
             f"conformance: profile {options.profile} ({options.max_examples} cases a clause), shards {options.shards}, "
-            f"engine {options.engine}, seed {options.seed}",
+            f"engine {options.engine}, device {options.device}, seed {options.seed}",
         ]
 
     def pytest_report_header(self) -> list[str]:

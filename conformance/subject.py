@@ -53,6 +53,7 @@ class RankSession:
         with library.ranked(self.group):
             self.base = self.layer = build_layer(case, library, torch_dtype(case.dtype), case.quantization)
             load_weights(case, library, self.base, self.tensors.weights, self.tensors.biases)
+            self.base.to(case.device)
             library.finish(self.base)
         return self
 
@@ -76,7 +77,7 @@ class RankSession:
     def handed_adapters(self) -> list[LayerAdapter]:
         """The case's adapters in its dtype, as they are handed to the implementation."""
         dtype = torch_dtype(self.case.dtype)
-        return [cast_adapter(adapter, dtype) for adapter in self.tensors.adapters]
+        return [cast_adapter(adapter, dtype, self.case.device) for adapter in self.tensors.adapters]
 
     def load_adapters(self, adapters: Sequence[LayerAdapter]) -> RankSession:
         """Loads these adapters into the slots of the case's own."""
@@ -99,12 +100,12 @@ class RankSession:
         with self.implementation.layers.ranked(self.group):
             if self.layer is not self.base:
                 self.implementation.select(self.layer, self.case.token_slots if slots is None else slots)
-            return call(self.case, self.layer, x, self.tensors.gate.to(x.dtype))
+            return call(self.case, self.layer, x, self.tensors.gate.to(x))
 
     def input(self) -> Tensor:
         """This rank's input, in the case's dtype and layout."""
         x = rank_input(self.case, self.tensors, self.group.rank).to(torch_dtype(self.case.dtype))
-        return laid_out(x, self.case.layout)
+        return laid_out(x.to(self.case.device), self.case.layout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,7 @@ class Subject:
 
     implementation: Implementation
     engine: Engine
+    device: str = "cpu"
 
     def observe(self, case: Case, program: Callable[[RankSession], T]) -> list[T]:
         """Runs ``program`` on every rank.
@@ -153,10 +155,11 @@ def deployment_of(case: Case) -> Deployment:
     return Deployment(case.max_loras, case.max_rank, case.fully_sharded, case.packed, torch_dtype(case.dtype))
 
 
-def cast_adapter(adapter: LayerAdapter, dtype: torch.dtype) -> LayerAdapter:
-    """The adapter's tensors in ``dtype``."""
+def cast_adapter(adapter: LayerAdapter, dtype: torch.dtype, device: str = "cpu") -> LayerAdapter:
+    """The adapter's tensors in ``dtype`` on ``device``."""
     parts = tuple(
-        None if part is None else SubAdapter(part.lora_a.to(dtype), part.lora_b.to(dtype)) for part in adapter.parts
+        None if part is None else SubAdapter(part.lora_a.to(device, dtype), part.lora_b.to(device, dtype))
+        for part in adapter.parts
     )
     return LayerAdapter(parts, adapter.scaling)
 

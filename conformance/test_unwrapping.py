@@ -48,7 +48,9 @@ def test_the_dense_weight_read_through_wrappers_is_the_bare_layers(subject: Subj
         right: Tensor = bare.weight.detach()  # type: ignore[union-attr,operator]
         if case.quantization is not Quantization.NONE:
             right = subject.implementation.dense_weight(rank.base).clone()
-        assert_same_bits(case, [found.double()], [right.double()], anomaly="hidden-attribute", what="the dense weight")
+        assert_same_bits(
+            case, [found.cpu().double()], [right.cpu().double()], anomaly="hidden-attribute", what="the dense weight"
+        )
 
     observed(subject, case, program)
 

@@ -172,7 +172,7 @@ def test_a_sibling_that_reads_the_weight_gets_the_adapter_or_is_reported(subject
         rank.build().wrap().load()
         with subject.implementation.layers.ranked(rank.group):
             subject.implementation.select(rank.layer, case.token_slots)
-            return [sibling_product(rank.layer, local_input(rank), case.seed)]
+            return flatten(sibling_product(rank.layer, local_input(rank), case.seed))
 
     seen = observed(subject, case, program)
     expected = subject.expected(alone, replace(values_of(case), biases=()))
