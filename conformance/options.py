@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
 import torch
@@ -35,6 +36,7 @@ class Options:
     shards: int
     seed: int
     device: str
+    results: Path | None = None
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -42,7 +44,7 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("conformance", "LoRA conformance suite")
     group.addoption(
         "--impl",
-        default="reference",
+        default=None,
         help="the implementation under test: reference, vllm, an entry point's name, or package.module:attribute",
     )
     group.addoption("--layers", default=None, help="base layers for --impl reference: lora_compat (default) or vllm")
@@ -51,6 +53,7 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption("--profile", default="default", help="cases per clause: quick 20, default 250, thorough 1000")
     group.addoption("--max-examples", default=None, help="cases per clause, whatever the profile says")
     group.addoption("--shards", default=None, help="into how many tests each clause is split (default: the workers)")
+    group.addoption("--results", default=None, metavar="FILE", help="write every clause's result, as JSON")
     group.addoption("--conformance-seed", default="0", help="the integer all draws of the run come from")
 
 
@@ -65,7 +68,7 @@ def read_options(config: pytest.Config) -> Options:
     workers = getattr(config, "workerinput", {}).get("workercount") or _workers(config)
     given = config.getoption("--max-examples")
     layers = config.getoption("--layers")
-    impl = config.getoption("--impl")
+    impl = config.getoption("--impl") or ("" if config.getoption("--certify") else "reference")
     if layers is not None:
         _one_of("--layers", layers, LAYERS)
         if impl != "reference":
@@ -79,6 +82,7 @@ def read_options(config: pytest.Config) -> Options:
         shards=_positive("--shards", config.getoption("--shards") or str(workers)),
         seed=_integer("--conformance-seed", config.getoption("--conformance-seed")),
         device=device,
+        results=Path(config.getoption("--results")) if config.getoption("--results") else None,
     )
 
 

@@ -6,6 +6,8 @@ What a shard found rides on its test report, so it survives the death of the wor
 from __future__ import annotations
 
 import importlib
+import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,6 +53,12 @@ class ConformanceReport:
             # The test ended without a result: its worker died, or the harness failed around it.
             self.results.append(ClauseResult(clause, errors=[str(report.longrepr).strip().splitlines()[-1]]))
 
+    def pytest_sessionfinish(self) -> None:
+        if self.options.results is not None:
+            results = {clause: result.to_dict() for clause, result in self.totals().items()}
+            document = {"identity": dict(self.identity), "conclusion": conclusion(self.totals()), "clauses": results}
+            write_atomically(self.options.results, json.dumps(document, indent=2) + "\n")
+
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         totals = self.totals()
         if not totals:
@@ -69,6 +77,14 @@ class ConformanceReport:
         """The results by clause, in the order of the contract."""
         totals = summed(self.results)
         return {clause: totals[clause] for clause in CONTRACT if clause in totals}
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 def table(totals: Mapping[str, ClauseResult]) -> list[str]:

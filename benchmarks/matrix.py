@@ -1,0 +1,107 @@
+"""Clause × vLLM release: builds one environment for each release and runs the suite in it.
+
+    make matrix          (python3 benchmarks/matrix.py --uv PATH [--releases 0.33.0 …] [--max-examples 250])
+
+Writes docs/results/matrix.md: verdict and named anomaly of every clause, with the smallest failing case below. An
+environment that exists is reused. Nothing of it is needed by the other commands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENTS = ROOT / ".matrix"
+RELEASES = ("0.19.1", "0.20.0", "0.32.0", "0.33.0")
+TOOLS = ("cattrs", "cloudpickle", "hypothesis", "jinja2", "pytest", "pytest-xdist", "safetensors")
+PAGE = ROOT / "docs" / "results" / "matrix.md"
+
+
+def environment(release: str, uv: str) -> Path:
+    """The interpreter of an environment with that release of vLLM."""
+    folder = ENVIRONMENTS / release
+    python = folder / "bin" / "python"
+    if not (folder / ".installed").exists():
+        subprocess.run([uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, folder], check=True)
+        overrides = ROOT / "overrides.txt"
+        command = [uv, "pip", "install", "--quiet", "--python", python, "--overrides", overrides]
+        subprocess.run([*command, f"vllm=={release}", *TOOLS], check=True)
+        (folder / ".installed").touch()
+    return python
+
+
+def run(release: str, python: Path, max_examples: int, impl: str) -> dict:
+    """The suite's results on that release."""
+    results = ENVIRONMENTS / f"{release}-{impl}.json"
+    results.unlink(missing_ok=True)
+    layers = ["--layers", "vllm"] if impl == "reference" else []
+    command = [python, "-m", "pytest", "conformance/", "-q", "-n", "auto", "--impl", impl, *layers]
+    command += ["--max-examples", str(max_examples), "--results", results]
+    finished = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+    )
+    if not results.exists():
+        sys.exit(f"vLLM {release} gave no results; pytest said:\n{finished.stdout[-3000:]}{finished.stderr[-3000:]}")
+    found: dict = json.loads(results.read_text())
+    return found
+
+
+def verdict_of(result: dict | None) -> str:
+    """A cell: the anomalies of a failure, else the verdict that the counts amount to."""
+    if result is None:
+        return "–"
+    if result["errors"]:
+        return "**error**"
+    if result["failures"]:
+        return "**fail** " + ", ".join(sorted({failure["anomaly"] for failure in result["failures"]}))
+    counts = result["counts"]
+    return next((v for v in ("pass", "refused", "not exercised", "not applicable") if counts.get(v)), "not exercised")
+
+
+def page(found: dict[str, dict], impl: str) -> str:
+    """The table and the smallest failing cases, as Markdown."""
+    clauses = list(dict.fromkeys(clause for one in found.values() for clause in one["clauses"]))
+    lines = ["| clause | " + " | ".join(found) + " |", "|---" * (len(found) + 1) + "|"]
+    for clause in clauses:
+        cells = [verdict_of(one["clauses"].get(clause)) for one in found.values()]
+        lines.append(f"| {clause} | " + " | ".join(cells) + " |")
+    for release, one in found.items():
+        failures = [failure for result in one["clauses"].values() for failure in result["failures"]]
+        if failures:
+            lines += ["", f"### Smallest failing cases: {impl} on vLLM {release}", ""]
+        for failure in failures:
+            message = failure["message"].splitlines()[0][:300]
+            lines += [
+                f"- **{failure['clause']}** {failure['anomaly']}: {message}",
+                "",
+                f"      {failure['shown']}",
+                "",
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--uv", default="uv")
+    parser.add_argument("--releases", nargs="*", default=list(RELEASES))
+    parser.add_argument("--max-examples", type=int, default=250)
+    arguments = parser.parse_args()
+    sections = ["# Clause × vLLM release\n", "Written by `make matrix`.\n"]
+    for impl, title in (("vllm", "vLLM's own LoRA"), ("reference", "The reference, wrapping the same vLLM layers")):
+        found = {}
+        for release in arguments.releases:
+            print(f"{impl} on vLLM {release} …", flush=True)
+            found[release] = run(release, environment(release, arguments.uv), arguments.max_examples, impl)
+        sections.append(f"## {title}\n\n{page(found, impl)}")
+    PAGE.parent.mkdir(parents=True, exist_ok=True)
+    PAGE.write_text("\n".join(sections))
+    print(f"written: {PAGE.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
