@@ -8,6 +8,8 @@ import os
 import pytest
 import torch
 
+from conformance.certification.options import add_certify_options
+from conformance.certification.plugin import FIT, Certification, CertificationReport, deselect_others
 from conformance.checking import Budget, ClauseRun, device_lost
 from conformance.contract import CONTRACT
 from conformance.options import Options, add_options, engine_of, implementation_of, read_options
@@ -16,10 +18,12 @@ from conformance.subject import Subject
 
 OPTIONS = pytest.StashKey[Options]()
 SUBJECT = pytest.StashKey[Subject]()
+CERTIFICATION = pytest.StashKey[Certification]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     add_options(parser)
+    add_certify_options(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -28,6 +32,9 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_grad_enabled(False)
     options = read_options(config)
     config.stash[OPTIONS] = options
+    if options.certify is not None:
+        _certify(config, options)
+        return
     implementation = implementation_of(options)
     config.stash[SUBJECT] = Subject(implementation, engine_of(options), options.device)
     # Imported modules are a million objects that every full collection would walk: a quarter of a case's time.
@@ -37,7 +44,23 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(ConformanceReport(options, implementation.identity()), "conformance-report")
 
 
+def _certify(config: pytest.Config, options: Options) -> None:
+    """Runs the clauses on existing classes instead of drawn ones."""
+    certification = Certification(options, options.certify)
+    config.stash[CERTIFICATION] = certification
+    certification.prepare(getattr(config, "workerinput", {}).get(FIT))
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(CertificationReport(certification), "conformance-report")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if CERTIFICATION in config.stash:
+        deselect_others(config, items)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "target" in metafunc.fixturenames and CERTIFICATION in metafunc.config.stash:
+        metafunc.parametrize("target", list(metafunc.config.stash[CERTIFICATION].targets))
     if "shard" in metafunc.fixturenames:
         metafunc.parametrize("shard", range(metafunc.config.stash[OPTIONS].shards))
 
@@ -57,7 +80,15 @@ def pytest_runtest_logfinish(nodeid: str, location: object) -> None:
 
 
 @pytest.fixture
-def clause_run(request: pytest.FixtureRequest, shard: int) -> ClauseRun:
+def target() -> str | None:
+    """The path of the class being certified; None where classes are drawn."""
+    return None
+
+
+@pytest.fixture
+def clause_run(request: pytest.FixtureRequest, shard: int, target: str | None) -> ClauseRun:
     options = request.config.stash[OPTIONS]
     budget = Budget(options.max_examples, options.seed, shard, options.shards)
+    if target is not None:
+        return request.config.stash[CERTIFICATION].clause_run(target, budget)
     return ClauseRun(request.config.stash[SUBJECT], budget)

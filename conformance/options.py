@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from conformance.certification.options import CertifyOptions, read_certify_options
 from conformance.checking import PROFILES
 from conformance.engines.ranks import Engine
 from conformance.engines.threads import ThreadsEngine
@@ -37,6 +38,7 @@ class Options:
     seed: int
     device: str
     results: Path | None = None
+    certify: CertifyOptions | None = None
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -68,7 +70,8 @@ def read_options(config: pytest.Config) -> Options:
     workers = getattr(config, "workerinput", {}).get("workercount") or _workers(config)
     given = config.getoption("--max-examples")
     layers = config.getoption("--layers")
-    impl = config.getoption("--impl") or ("" if config.getoption("--certify") else "reference")
+    certify = read_certify_options(config)
+    impl = config.getoption("--impl") or ("reference" if certify is None else "")
     if layers is not None:
         _one_of("--layers", layers, LAYERS)
         if impl != "reference":
@@ -83,6 +86,7 @@ def read_options(config: pytest.Config) -> Options:
         seed=_integer("--conformance-seed", config.getoption("--conformance-seed")),
         device=device,
         results=Path(config.getoption("--results")) if config.getoption("--results") else None,
+        certify=certify,
     )
 
 

@@ -32,6 +32,7 @@ class UnfitClassError(SubjectError):
     """A class that does not work by itself, without any LoRA."""
 
     title = "does not run by itself"
+    is_usage = False
 
     def __init__(self, path: str, tp_size: int, problem: str) -> None:
         super().__init__(f"{path} does not run by itself at TP {tp_size}, before any LoRA: {problem}")

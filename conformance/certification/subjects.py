@@ -8,6 +8,7 @@ import inspect
 import sys
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from types import ModuleType
 
 from torch import nn
@@ -23,6 +24,7 @@ class SubjectError(Exception):
     """Something that cannot be certified, for a reason that its author can act on; ``title`` says it in few words."""
 
     title = "cannot be certified"
+    is_usage = True  # a matter of how the command was given, not of what the class does
 
 
 class TargetNotFoundError(SubjectError):
@@ -112,8 +114,6 @@ def find(given: str, recipe: str | None = None) -> list[Found]:
     Raises:
         SubjectError: nothing is named, its import fails, or it is no linear layer.
     """
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # as `python -m` does, so that a module next to the user is found
     module, colon, name = given.partition(":")
     if colon:
         return [_one(given, _imported(given, module), name, recipe)]
@@ -129,6 +129,20 @@ def find(given: str, recipe: str | None = None) -> list[Found]:
     if not found:
         raise NoLinearLayerError(given, "defines no subclass of a linear layer")
     return [found[path] for path in sorted(found)]
+
+
+def mentions_vllm(given: str) -> bool:
+    """Whether the source of the module that ``given`` names has to do with vLLM; nothing is imported but packages."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as `python -m` does, so that a module next to the user is found
+    module = given.partition(":")[0]
+    if module.partition(".")[0] == "vllm":
+        return True
+    try:
+        spec = importlib.util.find_spec(module)
+        return spec is not None and spec.origin is not None and "vllm" in Path(spec.origin).read_text(encoding="utf-8")
+    except (ImportError, ValueError, OSError):
+        return False  # `find` says what is wrong with it
 
 
 def _imported(given: str, module: str) -> ModuleType:

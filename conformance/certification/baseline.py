@@ -1,0 +1,133 @@
+"""Known failures: what a run may fail of, by class, clause and anomaly, with a link and a day on which it must be over."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conformance.certification.outcome import Outcome
+
+FORMAT_VERSION = 1
+_DAYS = 90  # how long an entry written by --update-baseline lives
+_TO_BE_FILLED_IN = ""
+_ANY = "*"
+
+
+class BaselineError(Exception):
+    """A file of known failures that cannot be read."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Entry:
+    """One known failure; ``subject`` is a class path, or ``*`` for every class."""
+
+    subject: str
+    clause: str
+    anomaly: str
+    link: str
+    expires: datetime.date
+
+    def covers(self, path: str) -> bool:
+        """Whether the entry is about the class at ``path``."""
+        return self.subject in (_ANY, path)
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """The known failures in one file."""
+
+    file: Path
+    entries: tuple[Entry, ...] = ()
+    today: datetime.date = datetime.date.min
+
+    @classmethod
+    def read(cls, file: Path, today: datetime.date | None = None) -> Baseline:
+        """The baseline in ``file``.
+
+        Raises:
+            BaselineError: it is not there, or not of this format.
+        """
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise BaselineError(f"baseline {file} is not there: --update-baseline writes it") from None
+        except ValueError as error:
+            raise BaselineError(f"baseline {file} is no JSON: {error}") from error
+        if not isinstance(data, dict) or data.get("format_version") != FORMAT_VERSION:
+            raise BaselineError(f"baseline {file} should be an object with format_version {FORMAT_VERSION}")
+        entries = tuple(_entry(file, number, one) for number, one in enumerate(data.get("known_failures", []), start=1))
+        return cls(file, entries, today or datetime.date.today())
+
+    @classmethod
+    def of(cls, outcomes: Sequence[Outcome], file: Path, today: datetime.date | None = None) -> Baseline:
+        """The failures of a run; links and days that ``file`` has for them already are kept."""
+        today = today or datetime.date.today()
+        former = {}
+        if file.exists():
+            former = {(one.subject, one.clause, one.anomaly): one for one in cls.read(file, today).entries}
+        expires = today + datetime.timedelta(days=_DAYS)
+        found = set()
+        for outcome in outcomes:
+            for failure in outcome.failures:
+                key = (outcome.path, failure.clause, failure.anomaly)
+                found.add(former.get(key) or Entry(*key, _TO_BE_FILLED_IN, expires))
+        return cls(file, tuple(sorted(found)), today)
+
+    def write(self) -> None:
+        """Writes the file."""
+        known = [
+            {
+                "class": one.subject,
+                "clause": one.clause,
+                "anomaly": one.anomaly,
+                "link": one.link,
+                "expires": one.expires.isoformat(),
+            }
+            for one in self.entries
+        ]
+        data = {"format_version": FORMAT_VERSION, "known_failures": known}
+        self.file.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def known(self, path: str) -> set[tuple[str, str]]:
+        """The ``(clause, anomaly)`` that the class at ``path`` may fail of today."""
+        return {(one.clause, one.anomaly) for one in self.entries if one.covers(path) and self.today <= one.expires}
+
+    def complaints(self, outcomes: Sequence[Outcome]) -> list[str]:
+        """Entries without a link, expired ones, and those that nothing failed of; each fails the run."""
+        failed = {
+            (subject, failure.clause, failure.anomaly)
+            for outcome in outcomes
+            for failure in outcome.failures
+            for subject in (outcome.path, _ANY)
+        }
+        complaints = []
+        for one in self.entries:
+            said = f"{self.file}: known failure {one.clause} {one.anomaly} of {one.subject}"
+            if one.expires < self.today:
+                complaints.append(f"{said} expired on {one.expires}: fix it, or give it a later day")
+            if not one.link:
+                complaints.append(f"{said} has no link: say where it is reported")
+            if any(one.covers(outcome.path) for outcome in outcomes) and _key(one) not in failed:
+                complaints.append(f"{said} is stale, nothing failed of it: remove the entry")
+        return complaints
+
+
+def _key(entry: Entry) -> tuple[str, str, str]:
+    return entry.subject, entry.clause, entry.anomaly
+
+
+def _entry(file: Path, number: int, data: Any) -> Entry:
+    names = {"class", "clause", "anomaly", "link", "expires"}
+    if not isinstance(data, dict) or set(data) != names:
+        raise BaselineError(f"baseline {file}, entry {number}: give {', '.join(sorted(names))}, received {data!r}")
+    try:
+        expires = datetime.date.fromisoformat(data["expires"])
+    except (TypeError, ValueError):
+        raise BaselineError(
+            f"baseline {file}, entry {number}: expires is {data['expires']!r}, give a day such as '2027-01-31'"
+        ) from None
+    return Entry(data["class"], data["clause"], data["anomaly"], data["link"], expires)

@@ -1,0 +1,172 @@
+"""The certificate: a JSON document that says what was checked, how sharply, on what; and its verification.
+
+Its hash shows an accidental or careless edit; it is no signature. Who must not be believed should be asked to
+let the run be repeated: seed, versions and classes are in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from conformance.certification.environment import source_hash
+from conformance.certification.outcome import Conclusion, Outcome
+from conformance.contract import CONTRACT, CONTRACT_VERSION, Level
+from conformance.measuring import Evidence
+from conformance.verdicts import ClauseResult, Verdict
+
+FORMAT_VERSION = 1
+_GREEN = (Verdict.PASS.value, Verdict.NOT_APPLICABLE.value)
+
+
+class CertificateError(Exception):
+    """A certificate that does not certify; the message says what is wrong with it, and what would help."""
+
+
+def certificate(outcomes: Sequence[Outcome], run: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
+    """The certificate of a run, with its hash."""
+    document: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "contract_version": CONTRACT_VERSION,
+        "verdict": overall(outcomes).value,
+        "run": dict(run),
+        "environment": dict(environment),
+        "subjects": [_subject(outcome) for outcome in outcomes],
+    }
+    return document | {"sha256": digest(document)}
+
+
+def overall(outcomes: Sequence[Outcome]) -> Conclusion:
+    """The worst of the classes' verdicts."""
+    order = list(Conclusion)
+    return max((outcome.conclusion for outcome in outcomes), key=order.index, default=Conclusion.NOT_CERTIFIED)
+
+
+def digest(document: Mapping[str, Any]) -> str:
+    """SHA-256 over the document's canonical JSON, without the hash itself."""
+    rest = {key: value for key, value in document.items() if key != "sha256"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write(document: Mapping[str, Any], file: Path) -> None:
+    """Writes the certificate."""
+    file.write_text(_text(document), encoding="utf-8")
+
+
+def _text(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def verify(file: Path) -> dict[str, Any]:
+    """The certificate in ``file``, complete, unaltered, green, and of classes that are still the same.
+
+    Raises:
+        CertificateError: it is not all of that.
+    """
+    document = _read(file)
+    # The text too, so that a byte that JSON does not mind, or a key given twice, does not pass.
+    if document["sha256"] != digest(document) or file.read_text(encoding="utf-8") != _text(document):
+        raise CertificateError(f"{file} was altered: its hash is not that of its contents. Certify again.")
+    if document["contract_version"] != CONTRACT_VERSION:
+        raise CertificateError(
+            f"{file} is of contract version {document['contract_version']}, this release has {CONTRACT_VERSION}: "
+            "certify again"
+        )
+    if not document["subjects"]:
+        raise CertificateError(f"{file} certifies nothing: it has no class")
+    for subject in document["subjects"]:
+        _verify_subject(file, subject)
+    if document["verdict"] != Conclusion.CERTIFIED.value:
+        raise CertificateError(f"{file} says {document['verdict']!r}, though every clause in it is green")
+    return document
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CertificateError(f"{file} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise CertificateError(f"{file} is no certificate: {error}") from error
+    expected = {"format_version", "contract_version", "verdict", "run", "environment", "subjects", "sha256"}
+    missing = expected - set(document) if isinstance(document, dict) else expected
+    if missing:
+        raise CertificateError(f"{file} is incomplete: it lacks {', '.join(sorted(missing))}")
+    if document["format_version"] != FORMAT_VERSION:
+        raise CertificateError(f"{file} has format {document['format_version']!r}, this release reads {FORMAT_VERSION}")
+    return dict(document)
+
+
+def _verify_subject(file: Path, subject: Mapping[str, Any]) -> None:
+    path = subject["class"]
+    clauses = {entry["id"]: entry for entry in subject["clauses"]}
+    missing = [clause for clause in CONTRACT if clause not in clauses]
+    if missing:
+        raise CertificateError(f"{file} is incomplete: {path} has no verdict on {', '.join(missing)}")
+    red = [
+        f"{clause} ({clauses[clause]['verdict']})"
+        for clause, entry in CONTRACT.items()
+        if entry.level is Level.MUST and clauses[clause]["verdict"] not in _GREEN
+    ]
+    if red or subject["verdict"] != Conclusion.CERTIFIED.value:
+        raise CertificateError(f"{file}: {path} is {subject['verdict']}: {', '.join(red) or 'see its verdict'}")
+    try:
+        now = source_hash(path, subject["recipe"])
+    except Exception as error:
+        raise CertificateError(f"{file}: {path} cannot be imported to compare it: {error}") from error
+    if now != subject["source_sha256"]:
+        raise CertificateError(f"{file}: {path} has changed since it was certified. Certify again.")
+
+
+def _subject(outcome: Outcome) -> dict[str, Any]:
+    target = outcome.target
+    recipe = target.subclass.recipe if target else None
+    return {
+        "class": outcome.path,
+        "family": target.family.value if target else None,
+        "recipe": recipe,
+        "source_sha256": source_hash(outcome.path, recipe) if target else None,
+        "verdict": outcome.conclusion.value,
+        "unfit": str(outcome.unfit) if outcome.unfit else None,
+        "known_failures": sorted(map(list, outcome.known)),
+        "detection": detection(outcome.evidence),
+        "clauses": [_clause(result) for result in outcome.results.values()],
+    }
+
+
+def detection(evidence: Evidence) -> dict[str, Any]:
+    """The smallest planted deviation that the run would have rejected, in each regime.
+
+    ``exact_cases`` were equal bit for bit, so one unit in the last place of one element was too much; in the best of
+    ``rounded_cases`` a deviation of ``smallest_relative`` times an element's magnitude was.
+    """
+    data = evidence.to_dict()
+    return {
+        "exact_cases": evidence.exact,
+        "exact_deviation": "one unit in the last place" if evidence.exact else None,
+        "rounded_cases": evidence.rounded,
+        "smallest_relative": data["smallest"],
+    }
+
+
+def _clause(result: ClauseResult) -> dict[str, Any]:
+    entry = CONTRACT[result.clause]
+    return {
+        "id": result.clause,
+        "level": entry.level.value,
+        "sentence": entry.sentence,
+        "verdict": result.verdict.value,
+        "cases": result.cases,
+        "counts": dict(sorted(result.counts.items())),
+        "reasons": dict(sorted(result.reasons.items())),
+        "detection": detection(result.evidence),
+        "failures": [
+            {"anomaly": failure.anomaly, "message": failure.message, "case": failure.case}
+            for failure in result.failures
+        ],
+        "errors": list(result.errors),
+    }

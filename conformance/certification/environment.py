@@ -1,0 +1,61 @@
+"""What a certificate holds for: the class's source, and the versions it was run with."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from types import FunctionType
+
+import torch
+
+from conformance.certification.recipes import load_class, load_recipe
+from conformance.implementations.protocol import Implementation
+from lora_compat.families import registry
+
+_PACKAGES = ("torch", "vllm", "triton", "lora-compat", "hypothesis")
+
+
+def versions(implementation: Implementation) -> dict[str, str]:
+    """Versions of everything that takes part; ``none`` where it is not installed."""
+    found = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "none"
+    found["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return found | {f"identity.{name}": value for name, value in implementation.identity().items()}
+
+
+def source_hash(path: str, recipe: str | None = None) -> str:
+    """SHA-256 over the source of the class, of what it derives from below the family's base, and of its recipe."""
+    cls = load_class(path)
+    found = registry.lookup(cls)
+    base = found[0] if found else object
+    digest = hashlib.sha256()
+    for ancestor in cls.__mro__:
+        if issubclass(base, ancestor):
+            break
+        digest.update(_source(ancestor))
+    if recipe:
+        build = load_recipe(recipe).build
+        digest.update(inspect.getsource(build).encode())
+    return digest.hexdigest()
+
+
+def class_source(path: str) -> str:
+    """The source of the class, or a line that says that there is none."""
+    try:
+        return inspect.getsource(load_class(path))
+    except (OSError, TypeError):
+        return f"# {path} has no source file\n"
+
+
+def _source(cls: type) -> bytes:
+    try:
+        return inspect.getsource(cls).encode()
+    except (OSError, TypeError):  # made at run time: its code objects stand in for the source
+        functions = [item for _, item in sorted(vars(cls).items()) if isinstance(item, FunctionType)]
+        return b"".join(item.__code__.co_code + repr(item.__code__.co_consts).encode() for item in functions)

@@ -1,0 +1,74 @@
+"""The options of certification, for pytest and for ``lora-compat certify`` alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+@dataclass(frozen=True, slots=True)
+class CertifyOptions:
+    """What is to be certified, and where the results go."""
+
+    targets: tuple[str, ...]
+    recipe: str | None = None
+    certificate: Path | None = None
+    report: Path | None = None
+    baseline: Path | None = None
+    update_baseline: bool = False
+
+
+def add_certify_options(parser: pytest.Parser) -> None:
+    """Declares the options."""
+    group = parser.getgroup("certification", "certification of existing classes")
+    group.addoption(
+        "--certify",
+        action="append",
+        default=[],
+        metavar="TARGET",
+        help="certify package.module:MyLinear, or every linear class of a module or package (repeatable)",
+    )
+    group.addoption("--recipe", default=None, metavar="MODULE:FUNCTION", help="the function that builds the class")
+    group.addoption("--certificate", default=None, metavar="FILE", help="write the certificate, as JSON")
+    group.addoption("--report", default=None, metavar="FILE.html", help="write the report, one HTML page")
+    group.addoption("--baseline", default=None, metavar="FILE", help="known failures that do not fail the run")
+    group.addoption("--update-baseline", action="store_true", help="write the failures of this run to --baseline")
+
+
+def read_certify_options(config: pytest.Config) -> CertifyOptions | None:
+    """The options, None where nothing is to be certified.
+
+    Raises:
+        pytest.UsageError: options that make no sense together.
+    """
+    targets = tuple(dict.fromkeys(config.getoption("--certify")))
+    others = {name: config.getoption(name) for name in ("--recipe", "--certificate", "--report", "--baseline")}
+    if not targets:
+        given = [name for name, value in others.items() if value]
+        if given:
+            raise pytest.UsageError(f"{given[0]} goes with --certify package.module:MyLinear")
+        return None
+    if others["--recipe"] and not (len(targets) == 1 and ":" in targets[0]):
+        raise pytest.UsageError("--recipe builds one class: give one --certify package.module:MyLinear with it")
+    update = config.getoption("--update-baseline")
+    if update and not others["--baseline"]:
+        raise pytest.UsageError("--update-baseline writes the file that --baseline names; give both")
+    return CertifyOptions(
+        targets=targets,
+        recipe=others["--recipe"],
+        certificate=_path(others["--certificate"]),
+        report=_path(others["--report"]),
+        baseline=_path(others["--baseline"]),
+        update_baseline=update,
+    )
+
+
+def _path(given: str | None) -> Path | None:
+    if given is None:
+        return None
+    path = Path(given)
+    if not path.absolute().parent.is_dir():
+        raise pytest.UsageError(f"{given}: there is no folder {str(path.parent)!r} to write it to")
+    return path

@@ -1,0 +1,95 @@
+"""What the certification of one class came to: every clause of the contract with its verdict, and theirs together."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from conformance.certification.subjects import SubjectError
+from conformance.contract import CONTRACT, Level
+from conformance.measuring import Evidence
+from conformance.verdicts import ClauseResult, Failure, Verdict, summed
+from strategies.targets import Target
+
+# Clauses whose cases are built of the class; the others say nothing of it, whatever they come to.
+_ABOUT_LAYERS = ("WRAP", "UNWRAP", "MATH", "COMM")
+_ABOUT_THE_IMPLEMENTATION = ("WRAP-6", "UNWRAP-4")
+OF_THE_IMPLEMENTATION = "concerns the implementation alone, whatever the class: see a run without --certify"
+
+
+def concerns_a_class(clause: str) -> bool:
+    """Whether the cases of ``clause`` are built of the class that is certified."""
+    return clause == "RANK-5" or (clause.partition("-")[0] in _ABOUT_LAYERS and clause not in _ABOUT_THE_IMPLEMENTATION)
+
+
+class Conclusion(enum.Enum):
+    """The verdict on a class."""
+
+    CERTIFIED = "certified"
+    KNOWN_FAILURES = "known failures only"
+    NOT_CERTIFIED = "not certified"
+
+
+@dataclass(slots=True)
+class Outcome:
+    """One class and what became of each clause; ``unfit`` says why it could not be run at all."""
+
+    path: str
+    target: Target | None = None
+    identity: Mapping[str, str] = field(default_factory=dict)
+    unfit: SubjectError | None = None
+    results: dict[str, ClauseResult] = field(default_factory=dict)
+    known: set[tuple[str, str]] = field(default_factory=set)  # (clause, anomaly) of the baseline
+
+    @property
+    def conclusion(self) -> Conclusion:
+        """Certified only if every MUST is a pass, or not applicable for a stated reason."""
+        red = self.red
+        if not red and self.unfit is None:
+            return Conclusion.CERTIFIED
+        only_known = self.unfit is None and all(self._known(clause) for clause in red)
+        return Conclusion.KNOWN_FAILURES if only_known else Conclusion.NOT_CERTIFIED
+
+    @property
+    def red(self) -> list[str]:
+        """The MUST clauses that stand in the way."""
+        green = (Verdict.PASS, Verdict.NOT_APPLICABLE)
+        return [
+            clause
+            for clause, result in self.results.items()
+            if CONTRACT[clause].level is Level.MUST and result.verdict not in green
+        ]
+
+    @property
+    def failures(self) -> list[Failure]:
+        """Every distinct failure, in the order of the contract."""
+        return [failure for result in self.results.values() for failure in result.failures]
+
+    @property
+    def evidence(self) -> Evidence:
+        """All clauses' evidence added up."""
+        total = Evidence()
+        for result in self.results.values():
+            total.add(result.evidence)
+        return total
+
+    def _known(self, clause: str) -> bool:
+        result = self.results[clause]
+        return result.verdict is Verdict.FAIL and all((clause, one.anomaly) in self.known for one in result.failures)
+
+
+def complete(results: Iterable[ClauseResult], path: str) -> dict[str, ClauseResult]:
+    """The results of ``path`` by clause, with an entry for every clause of the contract, in its order."""
+    totals = summed(result for result in results if result.target == path)
+    found = {}
+    for clause in CONTRACT:
+        if clause in totals:
+            found[clause] = totals[clause]
+            continue
+        empty = ClauseResult(clause, target=path)
+        if not concerns_a_class(clause):
+            empty.counts[Verdict.NOT_APPLICABLE.value] = 1
+            empty.reasons[f"{Verdict.NOT_APPLICABLE.value}: {OF_THE_IMPLEMENTATION}"] = 1
+        found[clause] = empty
+    return found

@@ -1,0 +1,133 @@
+"""What a certification says in the terminal: one screen for a class, one line a class for many."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+from conformance.certification.outcome import Conclusion, Outcome, concerns_a_class
+from conformance.contract import CONTRACT
+from conformance.measuring import Evidence
+from conformance.options import Options
+from conformance.subject import Subject
+from conformance.verdicts import ClauseResult, Verdict
+
+WIDTH = 110
+
+
+def header(subjects: Mapping[str, Subject], options: Options) -> list[str]:
+    """What is certified, on what, with which options."""
+    lines = []
+    identities = {tuple(subject.implementation.identity().items()) for subject in subjects.values()}
+    for identity in sorted(identities):
+        lines.append("certify: " + ", ".join(f"{name} {value}" for name, value in identity))
+    lines.append(
+        f"certify: {len(subjects)} class{'es' * (len(subjects) != 1)}, profile {options.profile} "
+        f"({options.max_examples} cases a clause), seed {options.seed}"
+    )
+    return lines
+
+
+def screen(outcomes: Sequence[Outcome]) -> list[str]:
+    """The whole summary."""
+    if len(outcomes) == 1:
+        return one(outcomes[0])
+    return [*overview(outcomes), *(line for outcome in outcomes for line in ["", *reasons(outcome)])]
+
+
+def one(outcome: Outcome) -> list[str]:
+    """One class: the clause table, what stands in the way, and the verdict."""
+    if outcome.unfit is not None:
+        return [f"{outcome.unfit.title}: {outcome.unfit}", "", f"{outcome.path}: {outcome.conclusion.value}"]
+    lines = [described(outcome), ""]
+    lines.append(f"{'clause':<10}{'level':<8}{'verdict':<16}{'cases':>7}{'pass':>7}{'vain':>7}{'refused':>9}{'n/a':>6}")
+    about = [result for result in outcome.results.values() if not _of_others(result)]
+    for result in about:
+        counts = result.counts
+        lines.append(
+            f"{result.clause:<10}{CONTRACT[result.clause].level.value:<8}{result.verdict.value:<16}{result.cases:>7}"
+            f"{counts[Verdict.PASS.value]:>7}{counts[Verdict.NOT_EXERCISED.value]:>7}"
+            f"{counts[Verdict.REFUSED.value]:>9}{counts[Verdict.NOT_APPLICABLE.value]:>6}"
+        )
+    others = len(outcome.results) - len(about)
+    lines.append(f"and {others} clauses that concern the implementation alone")
+    return [*lines, "", *reasons(outcome)]
+
+
+def described(outcome: Outcome) -> str:
+    """The class, and what was found out about it."""
+    target = outcome.target
+    if target is None:
+        return outcome.path
+    facts = [target.family.value, "own forward" if target.subclass.changes_forward else "family's forward"]
+    facts += [f"always {name}={value}" for name, value in target.fixed.items() if value]
+    if target.subclass.recipe:
+        facts.append(f"recipe {target.subclass.recipe}")
+    return f"{outcome.path} ({', '.join(facts)})"
+
+
+def reasons(outcome: Outcome) -> list[str]:
+    """Every failure with its smallest case, what was not exercised, how sharp the run was, and the verdict."""
+    if outcome.unfit is not None:
+        return [f"{outcome.path}: {outcome.conclusion.value}: {outcome.unfit.title}", *_wrapped(str(outcome.unfit), "  ")]
+    lines = []
+    for clause, result in outcome.results.items():
+        lines += _failures(clause, result, outcome)
+        lines += [f"{clause} error: {error}" for error in result.errors[:2]]
+        if clause in outcome.red and result.verdict not in (Verdict.FAIL, Verdict.ERROR):
+            reason = next((reason for reason, _ in result.reasons.most_common(1)), "no case ran")
+            lines += _wrapped(f"{clause} {reason}", "", "  ")
+    lines.append(power(outcome.evidence))
+    red = outcome.red
+    why = f": {', '.join(red)}" if red else ""
+    return [*lines, f"{outcome.path}: {outcome.conclusion.value}{why}"]
+
+
+def _failures(clause: str, result: ClauseResult, outcome: Outcome) -> list[str]:
+    lines = []
+    for failure in result.failures:
+        known = " (known)" if (clause, failure.anomaly) in outcome.known else ""
+        lines += _wrapped(f"{clause} {failure.anomaly}{known}: {failure.message}", "", "    ")
+        lines += _wrapped(failure.shown, "    ", "    ")
+    return lines
+
+
+def power(evidence: Evidence) -> str:
+    """The smallest deviation that this run would have rejected."""
+    parts = []
+    if evidence.exact:
+        parts.append(f"one unit in the last place of one element ({evidence.exact} exact cases)")
+    if evidence.rounded:
+        parts.append(f"{evidence.smallest:.1e} of an element's magnitude ({evidence.rounded} rounded cases)")
+    return "would have rejected: " + (", or ".join(parts) or "nothing; no numbers were compared")
+
+
+def overview(outcomes: Sequence[Outcome]) -> list[str]:
+    """One line a class."""
+    width = max(len(outcome.path) for outcome in outcomes)
+    lines = [f"{'class':<{width}}  {'verdict':<20}{'pass':>5}{'fail':>5}{'else':>5}  red clauses"]
+    for outcome in outcomes:
+        verdicts = [result.verdict for clause, result in outcome.results.items() if not _of_others(result)]
+        passed, failed = verdicts.count(Verdict.PASS), verdicts.count(Verdict.FAIL)
+        red = outcome.unfit.title if outcome.unfit else ", ".join(outcome.red)
+        lines.append(
+            f"{outcome.path:<{width}}  {outcome.conclusion.value:<20}{passed:>5}{failed:>5}"
+            f"{len(verdicts) - passed - failed:>5}  {red}"
+        )
+    certified = sum(outcome.conclusion is Conclusion.CERTIFIED for outcome in outcomes)
+    return [*lines, f"{certified} of {len(outcomes)} classes certified"]
+
+
+def _of_others(result: ClauseResult) -> bool:
+    return not concerns_a_class(result.clause)
+
+
+def _wrapped(text: str, first: str, rest: str | None = None) -> list[str]:
+    indent = first if rest is None else rest
+    lines = []
+    for number, line in enumerate(text.splitlines()):
+        lines += textwrap.wrap(
+            line, WIDTH, initial_indent=indent if number else first, subsequent_indent=indent,
+            break_long_words=False, break_on_hyphens=False, drop_whitespace=True,
+        ) or [""]  # fmt: skip
+    return lines

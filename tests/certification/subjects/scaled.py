@@ -1,0 +1,9 @@
+"""A class that scales its output."""
+
+from lora_compat import ColumnParallelLinear
+
+
+class ScaledLinear(ColumnParallelLinear):
+    def forward(self, input_):
+        output, bias = super().forward(input_)
+        return output * 0.1, bias
