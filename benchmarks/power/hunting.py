@@ -1,0 +1,116 @@
+"""Hunts: one planted bug against one clause, until the first case that shows it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from hypothesis.strategies import SearchStrategy
+
+from conformance.checking import Body, Budget, ClauseRun
+from conformance.contract import CONTRACT
+from conformance.engines.threads import ThreadsEngine
+from conformance.implementations.reference import ReferenceImplementation
+from conformance.subject import HarnessError, Subject
+from conformance.values import part_sizes
+from conformance.verdicts import ClauseResult, Violation
+from strategies.cases import Case
+from strategies.codec import Spec
+
+CASES = 250  # what the default profile gives a clause
+WATCHDOG_SECONDS = 5.0
+# In the order in which pytest collects them.
+MODULES = ("test_collectives", "test_dense_math", "test_unwrapping", "test_warmup_rank", "test_wrapping")
+Patch = Callable[[], AbstractContextManager[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class ClauseTest:
+    """A clause with its property."""
+
+    clause: str
+    name: str
+    strategy: SearchStrategy[Any]
+    body: Body
+
+
+@dataclass(frozen=True, slots=True)
+class Catch:
+    """The first case that showed a bug: how many had been drawn, in how many seconds, and what it was called."""
+
+    clause: str
+    cases: int
+    seconds: float
+    anomaly: str
+
+
+class _Found(BaseException):
+    """Ends a hunt through Hypothesis, which would go on to shrink."""
+
+
+@cache
+def clause_tests() -> dict[str, ClauseTest]:
+    """The suite's clauses in file order."""
+    found = {}
+    for module in MODULES:
+        for test in vars(importlib.import_module(f"conformance.{module}")).values():
+            if inspect.isfunction(test) and getattr(test, "clause", None) in CONTRACT:
+                found[test.clause] = ClauseTest(test.clause, test.__name__, test.strategy, test.body)
+    return found
+
+
+def reference_subject() -> Subject:
+    """The reference implementation, with an engine that soon gives up on a rank that hangs."""
+    return Subject(ReferenceImplementation(), ThreadsEngine(WATCHDOG_SECONDS))
+
+
+def hunt(
+    test: ClauseTest, subject: Subject, *, seed: int, patch: Patch = nullcontext, cases: int = CASES
+) -> Catch | None:
+    """The first case of ``test`` that fails while ``patch`` is alive; None where ``cases`` show nothing."""
+    drawn = 0
+    started = time.perf_counter()
+    caught: list[Catch] = []
+
+    def body(subject: Subject, case: Any) -> None:
+        nonlocal drawn
+        drawn += 1
+        try:
+            test.body(subject, case)
+        except (Violation, HarnessError) as found:
+            anomaly = found.anomaly if isinstance(found, Violation) else "error"
+            caught.append(Catch(test.clause, drawn, time.perf_counter() - started, anomaly))
+            raise _Found from found
+
+    with patch():
+        try:
+            ClauseRun(subject, Budget(cases, seed)).check(test.clause, test.name, test.strategy, body)
+        except _Found:
+            return caught[0]
+    return None
+
+
+def shrunk(test: ClauseTest, subject: Subject, *, seed: int, patch: Patch = nullcontext) -> ClauseResult:
+    """What the suite reports of the clause while ``patch`` is alive, shrunk as it shrinks it."""
+    with patch():
+        return ClauseRun(subject, Budget(CASES, seed)).check(test.clause, test.name, test.strategy, test.body)
+
+
+def elements(case: Spec) -> int:
+    """How many numbers a case holds: its weights, biases, adapters and inputs; of a rank question, its parts."""
+    if not isinstance(case, Case):
+        return len(case.shards)  # type: ignore[attr-defined]
+    layer = case.layer
+    rows, width = sum(layer.output_sizes), layer.input_size
+    total = rows * width + layer.bias * rows + len(case.tokens) * width
+    for adapter in case.adapters:
+        present = (True,) if adapter.fused else adapter.present
+        for here, size in zip(present, part_sizes(case, adapter), strict=True):
+            total += here * adapter.rank * (width + size)
+    return total
