@@ -16,7 +16,9 @@ from hypothesis.strategies import SearchStrategy
 
 from conformance.contract import CONTRACT
 from conformance.measuring import Measure, measuring
-from conformance.subject import HarnessError, NotWrapped, Subject, SubjectRefused
+from conformance.regressions.recorder import Recorder
+from conformance.regressions.settling import manner
+from conformance.subject import HarnessError, NotWrapped, Subject, SubjectRaised, SubjectRefused
 from conformance.verdicts import ClauseResult, Failure, NotApplicable, NotExercised, Verdict, Violation
 from strategies.cases import Case
 from strategies.codec import Spec
@@ -53,8 +55,9 @@ class ClauseRun:
     subject: Subject
     budget: Budget
     result: ClauseResult = field(init=False)
-    priors: Callable[[str], list[Spec]] = lambda clause: []
     target: Target | None = None
+    recorder: Recorder | None = None
+    _known: set[str] = field(default_factory=set)
 
     def check(self, clause: str, name: str, strategy: SearchStrategy[Any], body: Body) -> ClauseResult:
         """Runs ``body`` on the cases stored for the clause, then on drawn ones; never raises for what they find."""
@@ -68,9 +71,9 @@ class ClauseRun:
             self.result.counts[Verdict.NOT_APPLICABLE.value] += 1
             self.result.reasons[f"{Verdict.NOT_APPLICABLE.value}: {reason}"] += 1
         except Violation as found:
-            self.result.failures.append(Failure.of(clause, found))
+            self._keep(clause, body, found)
         except BaseExceptionGroup as group:
-            self._sort_out(clause, group)
+            self._sort_out(clause, body, group)
         except hypothesis.errors.Flaky as error:
             self.result.errors.append(f"not reproducible: {error}")
         finally:
@@ -118,10 +121,21 @@ class ClauseRun:
     def _measured(self, body: Body, case: Spec, measure: Measure) -> None:
         try:
             body(self.subject, case)
-        except Violation:
+        except Violation as found:
+            if self.target is not None and found.anomaly == "raised":
+                self._runs_bare(found.case)
             self.result.evidence.record(case, measure, passed=False)
             raise
         self.result.evidence.record(case, measure, passed=True)
+
+    def _runs_bare(self, case: Spec) -> None:
+        """Raises `NotExercised` where an existing class cannot run ``case`` by itself: no LoRA is to blame for it."""
+        if not isinstance(case, Case):
+            return
+        try:
+            self.subject.observe(case, lambda rank: rank.build().run() and None)
+        except SubjectRaised as error:
+            raise NotExercised(f"the class raises it by itself: {error}") from error
 
     def _unsupported(self, case: Spec) -> str | None:
         if not isinstance(case, Case):
@@ -132,8 +146,16 @@ class ClauseRun:
         return self.subject.implementation.unsupported(case)
 
     def _replay(self, clause: str, body: Body) -> None:
-        for case in self.priors(clause):
-            self.one(body, case)
+        for case in self.recorder.priors(clause) if self.recorder else []:
+            try:
+                self.one(body, case)
+            except Violation as found:
+                self._known.add(manner(found))
+                self._keep(clause, body, found)
+
+    def _keep(self, clause: str, body: Body, found: Violation) -> None:
+        kept = self.recorder.settle(self.subject, body, clause, found) if self.recorder else Failure.of(clause, found)
+        self.result.failures.append(kept)
 
     def _property(self, clause: str, name: str, strategy: SearchStrategy[Any], body: Body) -> Callable[[], None]:
         @hypothesis.seed(self.budget.seed_for(clause, name))
@@ -149,16 +171,24 @@ class ClauseRun:
         )
         @given(case=strategy)
         def run(case: Spec) -> None:
-            self.one(body, case)
+            try:
+                self.one(body, case)
+            except Violation as found:
+                if manner(found) in self._known:  # found again first: nothing is to be shrunk once more
+                    self.result.counts[Verdict.FAIL.value] += 1
+                    return
+                if self.recorder is not None:
+                    self.recorder.sight(clause, found)
+                raise
 
         return run
 
-    def _sort_out(self, clause: str, group: BaseExceptionGroup[BaseException]) -> None:
+    def _sort_out(self, clause: str, body: Body, group: BaseExceptionGroup[BaseException]) -> None:
         for error in group.exceptions:
             if isinstance(error, Violation):
-                self.result.failures.append(Failure.of(clause, error))
+                self._keep(clause, body, error)
             elif isinstance(error, BaseExceptionGroup):
-                self._sort_out(clause, error)
+                self._sort_out(clause, body, error)
             else:
                 self.result.errors.append(f"{type(error).__name__}: {error}")
 

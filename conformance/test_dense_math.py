@@ -109,6 +109,9 @@ def test_the_result_depends_neither_on_tp_size_nor_on_sharding(subject: Subject,
         replace(case, fully_sharded=not case.fully_sharded),
         replace(case, tp_size=1, fully_sharded=False),
     ):
+        if not case.subclass.keeps_layout:  # nobody can put its ranks together: each must be right by itself
+            assert_merged_equivalence(subject, variant, needs_signal=False)
+            continue
         whole = assembled(variant, [outputs[0] for outputs in outputs_of(subject, variant)])
         message = first_difference(variant, [whole], right)
         if message is not None:

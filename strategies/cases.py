@@ -160,6 +160,16 @@ class SubclassSpec(Spec):
         """Whether the class has a forward of its own."""
         return self.forward is not Forward.INHERITED
 
+    @property
+    def keeps_layout(self) -> bool:
+        """Whether what each rank returns is known: always of a drawn class, of an existing one if it changes nothing."""
+        changed = (self.forward, self.loader, self.constructor) != (
+            Forward.INHERITED,
+            Loader.INHERITED,
+            Constructor.INHERITED,
+        )
+        return self.target is None or not changed
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class AdapterSpec(Spec):

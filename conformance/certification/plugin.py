@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
@@ -22,6 +22,7 @@ from conformance.options import Options, engine_of, implementation_of
 from conformance.reporting import ConformanceReport
 from conformance.subject import Subject
 from conformance.verdicts import ClauseResult
+from strategies.cases import Case
 from strategies.source import Library
 from strategies.targets import Target
 
@@ -201,9 +202,14 @@ def deselect_others(config: pytest.Config, items: list[pytest.Item]) -> None:
     kept, dropped = [], []
     for item in items:
         marker = item.get_closest_marker("clause")
-        keep = marker is not None and concerns_a_class(marker.args[0]) and "target" in item.fixturenames
+        keep = marker is not None and concerns_a_class(marker.args[0]) and _judges_a_case(item)
         (kept if keep else dropped).append(item)
     items[:] = kept
     if dropped:
         config.hook.pytest_deselected(items=dropped)
 
+
+def _judges_a_case(item: pytest.Item) -> bool:
+    """Whether the test's body is handed one layer's case, and not a question about ranks or a whole model."""
+    body = getattr(getattr(item, "function", None), "body", None)
+    return body is not None and get_type_hints(body).get("case") is Case

@@ -15,7 +15,7 @@ from conformance.oracle import expected_on, flatten
 from conformance.subject import Subject
 from conformance.values import values_of
 from lora_compat.families import Family
-from strategies.cases import AdapterSpec, Case, Forward, Heads, LayerSpec, Loader, Quantization, Regime, SubclassSpec
+from strategies.cases import AdapterSpec, Case, Constructor, Forward, Heads, LayerSpec, Loader, Quantization, Regime, SubclassSpec
 from strategies.parallel import TP_SIZES
 from strategies.targets import Target
 
@@ -94,6 +94,7 @@ class Prober:
         )
         return SubclassSpec(
             depth=1,
+            constructor=Constructor.INHERITED if cls.__init__ is base.__init__ else Constructor.RENAMED,
             loader=Loader.PASS_THROUGH if loads else Loader.INHERITED,
             forward=forward,
             target=self.found.path,
@@ -118,13 +119,21 @@ class Prober:
         )
 
     def _values_of(self, name: str) -> set[bool]:
-        """The values that option ``name`` of the built layer takes, whatever is asked for."""
-        values = set()
+        """The values that option ``name`` of the layer takes, whatever is asked for, and with which it runs."""
+        built, run = set(), set()
         for asked in (False, True):
-            layer = self._try_build(self.plain(tp_size=1, **{name: asked}))
-            if layer is not None:
-                values.add(_read(layer, name))
-        return values or {getattr(LayerSpec(), name)}
+            case = self.plain(tp_size=1, **{name: asked})
+            layer = self._try_build(case)
+            if layer is None:
+                continue
+            value = _read(layer, name)
+            built.add(value)
+            try:
+                self._run_or_explain(self.plain(tp_size=1, **{name: value}))
+            except UnfitClassError:
+                continue
+            run.add(value)
+        return run or built or {getattr(LayerSpec(), name)}
 
     def _takes_quantization(self, case: Case) -> bool:
         plain, quantized = self._try_build(case), self._try_build(case, Quantization.INT8)

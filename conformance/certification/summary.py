@@ -60,7 +60,7 @@ def described(outcome: Outcome) -> str:
     if target is None:
         return outcome.path
     facts = [target.family.value, "own forward" if target.subclass.changes_forward else "family's forward"]
-    facts += [f"always {name}={value}" for name, value in target.fixed.items() if value]
+    facts += [f"{name}={value} only" for name, value in target.fixed.items() if value]
     if target.subclass.recipe:
         facts.append(f"recipe {target.subclass.recipe}")
     return f"{outcome.path} ({', '.join(facts)})"

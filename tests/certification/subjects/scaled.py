@@ -1,4 +1,4 @@
-"""A class that scales its output."""
+"""A class that scales its output: wrapped by the reference right, by adding a delta to its result wrong."""
 
 from lora_compat import ColumnParallelLinear
 

@@ -1,0 +1,64 @@
+"""``lora-compat certify``: runs the suite on a class, or on every linear class of a module or package."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import conformance
+
+_EPILOG = """\
+exit codes: 0 certified (or known failures only, with --baseline), 1 not certified, 2 the harness failed, 4 usage
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declares the command and its options."""
+    parser = subparsers.add_parser(
+        "certify",
+        help="certify an existing linear layer class",
+        description="Runs the conformance suite on existing linear layer classes, and says whether LoRA works on them.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("targets", nargs="+", metavar="TARGET", help="package.module:MyLinear, a module or a package")
+    parser.add_argument("--impl", help="who wraps it (default: vllm for vLLM's classes, else the reference)")
+    parser.add_argument("--recipe", metavar="MODULE:FUNCTION", help="the function that builds the class")
+    parser.add_argument("--profile", default="quick", help="cases per clause: quick 20 (default), default, thorough")
+    parser.add_argument("--max-examples", help="cases per clause, whatever the profile says")
+    parser.add_argument("--seed", default="0", help="the integer all draws of the run come from")
+    parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
+    parser.add_argument("--certificate", metavar="FILE", help="write the certificate, as JSON")
+    parser.add_argument("--report", metavar="FILE.html", help="write the report, one HTML page")
+    parser.add_argument("--baseline", metavar="FILE", help="known failures that do not fail the run")
+    parser.add_argument("--update-baseline", action="store_true", help="write the failures of this run to --baseline")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Certifies; the exit code as in the command's help."""
+    code = int(pytest.main(pytest_arguments(arguments)))
+    return 2 if code == pytest.ExitCode.INTERNAL_ERROR else code
+
+
+def pytest_arguments(arguments: argparse.Namespace) -> list[str]:
+    """The pytest command line that certifies, free of whatever configuration is around."""
+    suite = str(Path(conformance.__file__).parent)
+    given = [suite, "-c", os.devnull, f"--rootdir={suite}", "-p", "no:cacheprovider", "--disable-warnings"]
+    given += ["-q", "--tb=no", "-rN"]
+    for target in arguments.targets:
+        given += ["--certify", target]
+    for name in ("impl", "recipe", "profile", "max_examples", "certificate", "report", "baseline"):
+        value = getattr(arguments, name)
+        if value is not None:
+            given += [f"--{name.replace('_', '-')}", value]
+    given += ["--conformance-seed", arguments.seed]
+    if arguments.update_baseline:
+        given.append("--update-baseline")
+    if arguments.workers > 1:
+        given += ["-n", str(arguments.workers)]
+    return given
