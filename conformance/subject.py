@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from conformance.engines.ranks import CollectiveMismatch, Engine, RankFailed, Ra
 from conformance.implementations.protocol import Deployment, Implementation
 from conformance.oracle import Expected, expected_on
 from conformance.values import CaseTensors, laid_out, rank_input, torch_dtype, values_of
+from conformance.verdicts import Violation
 from lora_compat.adapters import LayerAdapter, SubAdapter
 from strategies.cases import Case
 
@@ -30,6 +32,10 @@ class SubjectRefused(Exception):
 
 class SubjectRaised(Exception):
     """The implementation raised something that is no refusal."""
+
+
+class AdapterRefused(Exception):
+    """An adapter that fits its layer was refused: no WRAP-6 refusal, which is about layers."""
 
 
 class HarnessError(Exception):
@@ -81,17 +87,32 @@ class RankSession:
 
     def load_adapters(self, adapters: Sequence[LayerAdapter]) -> RankSession:
         """Loads these adapters into the slots of the case's own."""
-        with self.implementation.layers.ranked(self.group):
+        with self._loading():
             for spec, adapter in zip(self.case.adapters, adapters, strict=True):
                 self.implementation.load(self.layer, spec.slot, adapter)
         return self
 
+    def load_dummies(self, rank: int) -> RankSession:
+        """Loads the warm-up's dummy adapter into the slots of the case's own."""
+        with self._loading():
+            for spec in self.case.adapters:
+                self.implementation.load_dummy(self.layer, spec.slot, rank)
+        return self
+
     def reset(self) -> RankSession:
         """Empties the slots of the case's adapters."""
-        with self.implementation.layers.ranked(self.group):
+        with self._loading():
             for spec in self.case.adapters:
                 self.implementation.reset(self.layer, spec.slot)
         return self
+
+    @contextmanager
+    def _loading(self) -> Iterator[None]:
+        with self.implementation.layers.ranked(self.group):
+            try:
+                yield
+            except self.implementation.refusals as error:
+                raise AdapterRefused(f"an adapter that fits: {type(error).__name__}: {error}") from error
 
     def run(self, slots: tuple[int, ...] | None = None, x: Tensor | None = None) -> Any:
         """One forward with the case's tokens, or others."""
@@ -166,8 +187,8 @@ def cast_adapter(adapter: LayerAdapter, dtype: torch.dtype, device: str = "cpu")
 
 def _named(failure: RankFailed, implementation: Implementation) -> Exception:
     error = failure.error
-    if isinstance(error, NotWrapped):
-        return error
+    if isinstance(error, (NotWrapped, Violation)):
+        return error  # what the clause itself found on a rank
     if isinstance(error, implementation.refusals):
         return SubjectRefused(str(failure))
     return SubjectRaised(str(failure))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor, nn
 
@@ -13,8 +16,18 @@ from conformance.verdicts import violation
 from strategies.cases import Case, Quantization, WrapperKind
 from strategies.drawing import cases
 
+T = TypeVar("T")
 FORWARDING = (WrapperKind.FORWARDING,)
 SILENT = (WrapperKind.BARE, WrapperKind.NONE)
+
+
+def found_in(subject: Subject, case: Case, search: Callable[[nn.Module], T], outermost: nn.Module) -> T:
+    """What ``search`` finds; to refuse where there is something to be found breaks the clause."""
+    __tracebackhide__ = True
+    try:
+        return search(outermost)
+    except subject.implementation.refusals as error:
+        raise violation("hidden-attribute", f"not found: {type(error).__name__}: {error}", case) from error
 
 
 def assert_finds_the_quant_method(subject: Subject, case: Case) -> None:
@@ -24,7 +37,7 @@ def assert_finds_the_quant_method(subject: Subject, case: Case) -> None:
     def program(rank: RankSession) -> None:
         own = rank.build().base.quant_method
         outermost = nest(rank.wrap().layer, case.nesting)
-        found = subject.implementation.quant_method_of(outermost)
+        found = found_in(subject, case, subject.implementation.quant_method_of, outermost)
         if found is not own:
             raise violation("hidden-attribute", f"found {found!r}, but should be the base layer's {own!r}", case)
 
@@ -44,10 +57,11 @@ def test_the_dense_weight_read_through_wrappers_is_the_bare_layers(subject: Subj
         with library.ranked(rank.group):
             bare = build_layer(case, library, torch.float64)
             load_weights(case, library, bare, rank.tensors.weights, rank.tensors.biases)
-            found = subject.implementation.dense_weight(nest(rank.wrap().layer, case.nesting))
-        right: Tensor = bare.weight.detach()  # type: ignore[union-attr,operator]
-        if case.quantization is not Quantization.NONE:
-            right = subject.implementation.dense_weight(rank.base).clone()
+            right: Tensor = bare.weight.detach()  # type: ignore[union-attr,operator]
+            if case.quantization is not Quantization.NONE:
+                right = multiplied_with(rank.base)
+            outermost = nest(rank.wrap().layer, case.nesting)
+            found = found_in(subject, case, subject.implementation.dense_weight, outermost)
         assert_same_bits(
             case, [found.cpu().double()], [right.cpu().double()], anomaly="hidden-attribute", what="the dense weight"
         )
@@ -55,9 +69,43 @@ def test_the_dense_weight_read_through_wrappers_is_the_bare_layers(subject: Subj
     observed(subject, case, program)
 
 
+def multiplied_with(layer: nn.Module) -> Tensor:
+    """The dense weight that the bare layer's kernel multiplies with: what it makes of one-hot inputs."""
+    built: Any = layer
+    one_hot = torch.eye(built.weight.shape[1], dtype=built.params_dtype, device=built.weight.device)
+    product: Tensor = built.quant_method.apply(layer, one_hot, None)
+    return product.t()
+
+
 @check("UNWRAP-3", cases(min_nesting=1, max_nesting=6, nestings=SILENT, tokens=(1, 1), adapters=(1, 1)))
 def test_a_wrapper_without_a_quant_method_does_not_end_the_search(subject: Subject, case: Case) -> None:
     assert_finds_the_quant_method(subject, case)
+
+
+MOST_READS = 1000  # of one module's children, in a search that ends
+
+
+class Endless(BaseException):
+    """Ends a search that does not end by itself, whatever it catches; a clock would depend on the machine."""
+
+
+class Counted(dict[str, nn.Module | None]):
+    """A module's children that may be looked up so often and no more."""
+
+    reads = 0
+
+    def _count(self) -> None:
+        self.reads += 1
+        if self.reads > MOST_READS:
+            raise Endless
+
+    def __getitem__(self, name: str) -> nn.Module | None:
+        self._count()
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self._count()
+        return super().get(name, default)
 
 
 @check("UNWRAP-4", cases(min_nesting=1, max_nesting=6, tokens=(1, 1), adapters=(1, 1), tp_sizes=(1,), max_depth=0))
@@ -66,6 +114,7 @@ def test_a_chain_without_a_quant_method_or_that_loops_ends_in_a_clear_error(subj
 
     def program(rank: RankSession) -> None:
         innermost = BareWrapper(nn.Identity())
+        innermost.__dict__["_modules"] = Counted(innermost._modules)
         outermost = nest(innermost, case.nesting)
         if loops:
             innermost.base_layer = outermost
@@ -77,6 +126,8 @@ def test_a_chain_without_a_quant_method_or_that_loops_ends_in_a_clear_error(subj
             kind = "loops" if loops else "has no quant method"
             message = f"a chain that {kind} ended in {type(error).__name__}, but should end in an error that says so"
             raise violation("unclear-refusal", message, case) from error
+        except Endless as error:
+            raise violation("endless-search", f"a chain that loops was followed {MOST_READS} times", case) from error
         raise violation("unclear-refusal", f"found {found!r} where there is none", case)
 
     observed(subject, case, program)

@@ -103,11 +103,7 @@ def test_a_dummy_adapter_loads_everywhere_and_changes_nothing(subject: Subject, 
 
     def program(session: RankSession) -> tuple[list[Tensor], list[Tensor]]:
         bare = [output.clone() for output in flatten(session.build().run())]
-        session.wrap()
-        with subject.implementation.layers.ranked(session.group):
-            for adapter in case.adapters:
-                subject.implementation.load_dummy(session.layer, adapter.slot, rank)
-        return bare, flatten(session.run())
+        return bare, flatten(session.wrap().load_dummies(rank).run())
 
     for outputs in observed(subject, case, program):
         # Adding a zero may turn -0 into 0, which is no change of value.
