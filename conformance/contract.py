@@ -177,6 +177,30 @@ _CLAUSES = (
     ),
     _must("MATH-12", "Scaling (alpha/r, rsLoRA) is applied exactly once.", "vllm #6909"),
     _must("MATH-13", "The same call twice gives the same bits."),
+    _must(
+        "TARGET-1",
+        "Suffix, full name, packed parent by child and packed child by parent all match; nothing else does.",
+        "vllm #35077",
+        "vllm #52313",
+    ),
+    _must("TARGET-2", "`None` matches every supported module; an empty list matches none."),
+    _must(
+        "LIFE-1",
+        "After any sequence of add, activate, deactivate, remove, pin, evict and re-map, every token's output is that "
+        "of a fresh engine holding just the adapters that are active.",
+        "vllm #20873",
+        "vllm #47724",
+        "vllm #42757",
+    ),
+    _must(
+        "LIFE-2",
+        "Capacity, LRU order and pinning hold; a full house is an error that says so, and loses nothing.",
+    ),
+    _must(
+        "LIFE-3",
+        "An adapter whose shapes do not fit is refused with the module, expected and received shapes, and leaves the "
+        "state as it was; so does a load that fails half-way.",
+    ),
     _must("COMM-1", "All ranks issue the same sequence of collectives with matching shapes."),
     _must("COMM-2", "A layer with `disable_tp`, or of TP size 1, issues none.", "vllm #25487"),
 )

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from conformance.engines.ranks import RankGroup
+from conformance.implementations.model_protocol import ModelDeployment, ModelManager
 from lora_compat.adapters import LayerAdapter
 from strategies.cases import Case, Quantization
+from strategies.models import ModelSpec
 from strategies.source import Library
 
 
@@ -129,6 +131,18 @@ class Implementation(ABC):
     @abstractmethod
     def claimants(self, layer: nn.Module, deployment: Deployment) -> tuple[str, ...]:
         """Every LoRA layer class (or family) that would take ``layer``, whatever order they are asked in."""
+
+    def unsupported_model(self, model: ModelSpec, *, evict: bool) -> str | None:
+        """Why whole models, or this one, are declared *not applicable*, or None."""
+        return "it drives single layers only"
+
+    def manager(self, model: nn.Module, deployment: ModelDeployment) -> ModelManager:
+        """Wraps ``model`` in place; asked for models that are not `unsupported_model` only.
+
+        Raises:
+            Refused: a target that cannot be wrapped (WRAP-6).
+        """
+        raise NotImplementedError(f"{type(self).__name__}.manager")
 
 
 REQUIRED_METHODS = tuple(sorted(Implementation.__abstractmethods__))

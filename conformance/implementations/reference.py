@@ -3,22 +3,46 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 import lora_compat
 from conformance.engines.ranks import RankGroup
+from conformance.implementations.model_protocol import ModelDeployment, ModelManager
 from conformance.implementations.protocol import Deployment, Implementation, LayerLibrary, Refused
+from conformance.implementations.reference_manager import ReferenceManager
 from lora_compat.adapters import LayerAdapter, LoRAConfig
 from lora_compat.errors import LoRAError
 from lora_compat.families import registry
 from lora_compat.kernels import TokenBatch
-from lora_compat.quantization import Int8LinearMethod, QuantConfig
+from lora_compat.quantization import (
+    BlockFp8LinearMethod,
+    ChannelFp8LinearMethod,
+    Int8LinearMethod,
+    PackedInt4LinearMethod,
+    QuantConfig,
+    QuantMethod,
+    QweightInt4LinearMethod,
+    TensorFp8LinearMethod,
+)
 from strategies.cases import Quantization
+from strategies.quantization import BLOCK, GROUP_SIZE
+from strategies.models import ModelSpec
 from strategies.source import Library
+
+
+METHODS: Mapping[Quantization, Callable[[], QuantMethod]] = {
+    Quantization.INT8: Int8LinearMethod,
+    Quantization.INT4_PACKED: partial(PackedInt4LinearMethod, GROUP_SIZE),
+    Quantization.INT4_QWEIGHT: partial(QweightInt4LinearMethod, GROUP_SIZE),
+    Quantization.FP8_TENSOR: TensorFp8LinearMethod,
+    Quantization.FP8_CHANNEL: ChannelFp8LinearMethod,
+    Quantization.FP8_BLOCK: partial(BlockFp8LinearMethod, BLOCK),
+}
 
 
 class LoraCompatLayers(LayerLibrary):
@@ -33,9 +57,9 @@ class LoraCompatLayers(LayerLibrary):
         return lora_compat.tensor_parallel(group)
 
     def build(self, cls: type[nn.Module], arguments: Mapping[str, object], quantization: Quantization) -> nn.Module:
-        if quantization is Quantization.INT8:
-            return cls(**arguments, quant_config=QuantConfig(Int8LinearMethod))
-        return cls(**arguments)
+        if quantization is Quantization.NONE:
+            return cls(**arguments)
+        return cls(**arguments, quant_config=QuantConfig(METHODS[quantization]))
 
 
 class ReferenceImplementation(Implementation):
@@ -89,6 +113,12 @@ class ReferenceImplementation(Implementation):
 
     def claimants(self, layer: nn.Module, deployment: Deployment) -> tuple[str, ...]:
         return tuple(sorted({str(found) for found in registry.families_in_any_order(type(layer))}))
+
+    def unsupported_model(self, model: ModelSpec, *, evict: bool) -> str | None:
+        return None
+
+    def manager(self, model: nn.Module, deployment: ModelDeployment) -> ModelManager:
+        return ReferenceManager(model, deployment)
 
 
 def _lora(module: nn.Module) -> lora_compat.LoRALinear:

@@ -1,0 +1,143 @@
+"""vLLM's linear layers as base layers: every rank is a thread or a process that the suite's engine runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from conformance.engines.ranks import RankGroup
+from conformance.implementations.protocol import LayerLibrary
+from conformance.implementations.vllm_runtime import runtime
+from lora_compat.quantization import Int8LinearMethod, QuantConfig
+from strategies.cases import Quantization
+from strategies.source import Library
+
+_thread = threading.local()
+
+
+class TensorParallelStandIn:
+    """Stands in for the `GroupCoordinator` that vLLM keeps as ``parallel_state._TP``.
+
+    One object serves the whole process; which rank it is, and of how many, is what the calling thread has said in
+    `VllmLayers.ranked`. Collectives go through that thread's `RankGroup`, so the engine logs and compares them. It
+    has what vLLM's linear layers and their LoRA layers read, in all supported releases; anything else fails loudly.
+    """
+
+    unique_name = "tp:conformance"
+
+    @property
+    def world_size(self) -> int:
+        return _group().size
+
+    @property
+    def rank_in_group(self) -> int:
+        return _group().rank
+
+    @property
+    def ranks(self) -> list[int]:
+        return list(range(_group().size))
+
+    def all_gather(self, input_: Tensor, dim: int = -1) -> Tensor:
+        group = _group()
+        return input_ if group.size == 1 else group.all_gather(input_, dim)  # as vLLM's group of one: nothing issued
+
+    def all_reduce(self, input_: Tensor) -> Tensor:
+        group = _group()
+        return input_ if group.size == 1 else group.all_reduce(input_)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"the stand-in for vLLM's tensor-parallel group has no {name!r}: add it, with its meaning")
+
+
+def _group() -> RankGroup:
+    group: RankGroup | None = getattr(_thread, "group", None)
+    if group is None:
+        raise RuntimeError("vLLM's tensor-parallel group was read outside VllmLayers.ranked(group)")
+    return group
+
+
+class VllmLayers(LayerLibrary):
+    """`vllm.model_executor.layers.linear`, built, loaded and finished as vLLM's model loader does."""
+
+    library = Library.VLLM
+
+    def prepare(self) -> None:
+        state = runtime().parallel_state
+        if not isinstance(state._TP, TensorParallelStandIn):
+            state._TP = TensorParallelStandIn()
+
+    @contextmanager
+    def ranked(self, group: RankGroup) -> Iterator[None]:
+        self.prepare()
+        before = getattr(_thread, "group", None)
+        _thread.group = group
+        try:
+            yield
+        finally:
+            _thread.group = before
+
+    def build(self, cls: type[nn.Module], arguments: Mapping[str, object], quantization: Quantization) -> nn.Module:
+        """An instance that can run at once, as the oracle does with layers that are never finished."""
+        given = dict(arguments)
+        if quantization is Quantization.INT8:
+            given["quant_config"] = QuantConfig(VllmInt8LinearMethod)  # type: ignore[arg-type]
+        layer = cls(**given)
+        if _is_unquantized(layer):
+            # vLLM's CPU kernels take some dtypes and shapes, and one of them empties `weight`; torch's takes all.
+            layer.cpu_linear = nn.functional.linear
+        if isinstance(cls, type):
+            _bind_own_loader(layer)
+        return layer
+
+    def load(self, layer: nn.Module, name: str, loaded: Tensor, *shard: int | str) -> None:
+        """Through the loader that the parameter carries, as the ``load_weights`` of vLLM's models does."""
+        parameter: Any = getattr(layer, name)
+        parameter.weight_loader(parameter, loaded, *shard)
+
+    def finish(self, layer: nn.Module) -> None:
+        if not _is_unquantized(layer):
+            layer.quant_method.process_weights_after_loading(layer)  # type: ignore[union-attr,operator]
+
+
+class VllmInt8LinearMethod(Int8LinearMethod):
+    """`Int8LinearMethod` behind the signature that vLLM's layers call."""
+
+    def create_weights(  # type: ignore[override]
+        self,
+        layer: Any,
+        input_size_per_partition: int,
+        output_partition_sizes: list[int],
+        input_size: int,
+        output_size: int,
+        params_dtype: torch.dtype,
+        **extra_weight_attrs: Any,
+    ) -> None:
+        super().create_weights(
+            layer, input_size_per_partition, output_partition_sizes, params_dtype, extra_weight_attrs["weight_loader"]
+        )
+
+
+def _is_unquantized(layer: nn.Module) -> bool:
+    return isinstance(getattr(layer, "quant_method", None), runtime().linear.UnquantizedLinearMethod)
+
+
+def _bind_own_loader(layer: nn.Module) -> None:
+    """Makes a drawn class's own ``weight_loader`` the one its weight is loaded with.
+
+    vLLM's constructors bind ``weight_loader_v2`` to the weights of most quant methods, none included, so a class that
+    overrides ``weight_loader`` alone would load its weight as if it had not. Classes in vLLM override both, alias one
+    to the other (`Step5SparseIndexerIndexTPLinear`), or re-bind the parameter's (`mamba_mixer2`); the last is done
+    here, which leaves the rendered source the same for every library. Existing classes keep what they have bound.
+    """
+    cls: Any = type(layer)
+    weight: Any = layer._parameters.get("weight")
+    if weight is None:
+        return
+    owner = next(one for one in cls.__mro__ if "weight_loader" in vars(one))
+    if not owner.__module__.startswith("vllm."):
+        weight.weight_loader = layer.weight_loader

@@ -1,0 +1,103 @@
+"""vLLM in this process: imported once, on the CPU platform, with the parts that the suite drives.
+
+Everything works on vLLM 0.19.1, 0.20.0, 0.32.0 and 0.33.0; no model, hub or GPU is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import importlib.util
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from conformance.implementations.protocol import MissingPrerequisite
+
+_ENVIRONMENT = {
+    "VLLM_TARGET_DEVICE": "cpu",  # honoured by 0.32.0 and later
+    "HUMMING_DISABLE_PARALLEL_BUILD": "1",  # or importing 0.32.0 and later starts background builds
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_PLUGINS": "",
+    "HF_HUB_OFFLINE": "1",
+}
+# Without a reference the context manager of the current config would be collected, and close itself.
+_process_wide = contextlib.ExitStack()
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """The modules of vLLM that the suite uses, and its version."""
+
+    version: str
+    linear: Any
+    parallel_state: Any
+    config: Any
+    lora_layers: Any
+    lora_utils: Any
+    lora_weights: Any
+    model_manager: Any
+    punica_wrapper: Any
+    quant_utils: Any
+
+    @property
+    def release(self) -> tuple[int, ...]:
+        """The version's numbers."""
+        return tuple(int(part) for part in self.version.split("+")[0].split(".")[:3] if part.isdigit())
+
+
+@functools.cache
+def runtime() -> Runtime:
+    """Sets up the CPU platform and imports vLLM; later calls return the same object.
+
+    The wheel of a machine without a GPU has no platform, so one is put in place before anything asks for it. The
+    `VllmConfig` stays current until the process ends: it is a process-wide global that entering saves and leaving
+    restores, so rank threads that entered it on their own would take it from under each other.
+
+    Raises:
+        MissingPrerequisite: vLLM is not installed.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise MissingPrerequisite(
+            "vLLM is not installed: run "
+            "\"uv pip install -e '.[vllm]' --overrides overrides.txt -c constraints.txt\", "
+            "or let `make conformance IMPL=vllm` do it"
+        )
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("vllm").setLevel(logging.ERROR)
+    platforms = importlib.import_module("vllm.platforms")
+    platforms._current_platform = importlib.import_module("vllm.platforms.cpu").CpuPlatform()  # type: ignore[attr-defined]
+    config = importlib.import_module("vllm.config")
+    _process_wide.enter_context(config.set_current_vllm_config(config.VllmConfig()))
+    found = Runtime(
+        version=importlib.import_module("vllm").__version__,
+        linear=importlib.import_module("vllm.model_executor.layers.linear"),
+        parallel_state=importlib.import_module("vllm.distributed.parallel_state"),
+        config=importlib.import_module("vllm.config.lora"),
+        lora_layers=importlib.import_module("vllm.lora.layers"),
+        lora_utils=importlib.import_module("vllm.lora.utils"),
+        lora_weights=importlib.import_module("vllm.lora.lora_weights"),
+        model_manager=importlib.import_module("vllm.lora.model_manager"),
+        punica_wrapper=importlib.import_module("vllm.lora.punica_wrapper"),
+        quant_utils=importlib.import_module("vllm.model_executor.layers.quantization.utils.quant_utils"),
+    )
+    logging.getLogger("vllm").setLevel(logging.ERROR)
+    return found
+
+
+@functools.lru_cache(maxsize=256)
+def lora_config(max_loras: int, max_lora_rank: int, fully_sharded: bool, dtype: torch.dtype) -> Any:
+    """A `LoRAConfig`; one object serves all layers that are wrapped alike.
+
+    Raises:
+        ValueError: vLLM does not accept these settings.
+    """
+    return runtime().config.LoRAConfig(
+        max_lora_rank=max_lora_rank, max_loras=max_loras, fully_sharded_loras=fully_sharded, lora_dtype=dtype
+    )

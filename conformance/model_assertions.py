@@ -1,0 +1,156 @@
+"""The assertions about whole models: every token's output, every call's outcome, every refusal's words."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor
+
+from conformance.assertions import first_difference, raised, summed_over_ranks, sums_partials
+from conformance.engines.ranks import CollectiveMismatch
+from conformance.lifecycle import LayerOutput, ModelSession, Record, observe_model
+from conformance.oracle import Expected
+from conformance.subject import Subject, SubjectRaised
+from conformance.trees import ProgramValues
+from conformance.verdicts import NotExercised, violation
+from strategies.cases import Case
+from strategies.programs import Misfit, Program
+
+# An error of these classes is a crash, whatever it says.
+CRASHES = (AssertionError, AttributeError, IndexError, TypeError, UnboundLocalError, StopIteration)
+Shown = list[list[Record]]
+
+
+def played(subject: Subject, values: ProgramValues) -> Shown:
+    """Every rank's records."""
+    __tracebackhide__ = True
+
+    def program(session: ModelSession) -> list[Record]:
+        return session.build().wrap().require_wrapped().play()
+
+    try:
+        return observe_model(subject, values, program)
+    except (SubjectRaised, CollectiveMismatch) as error:
+        raise raised(error, values.program) from error
+
+
+def assert_tokens_served(subject: Subject, values: ProgramValues, shown: Shown) -> None:
+    """Every run of every layer gives each token its own active adapter, and the same under each of its names."""
+    __tracebackhide__ = True
+    served = False
+    for number, records in enumerate(zip(*shown, strict=True)):
+        where = f"call {number + 1}, {records[0].call}"
+        for outputs in zip(*(record.outputs for record in records), strict=True):
+            tokens = records[0].tokens[outputs[0].index]
+            served |= max(tokens, default=-1) >= 0
+            assert_layer_served(subject, values, where, outputs, tokens)
+    if not served:
+        raise NotExercised("no token was ever served by an adapter")
+
+
+def assert_layer_served(
+    subject: Subject, values: ProgramValues, where: str, outputs: tuple[LayerOutput, ...], tokens: tuple[int, ...]
+) -> None:
+    """One run of one layer, on all ranks, gives each token what its adapter gives it in a fresh engine."""
+    __tracebackhide__ = True
+    index, name = outputs[0].index, outputs[0].name
+    case = values.cases[index]
+    actual, expected = together(case, [output.tensors for output in outputs], values.expected(subject, index, tokens))
+    for rank, (tensors, right) in enumerate(zip(actual, expected, strict=True)):
+        message = first_difference(case, list(tensors), right)
+        if message is not None:
+            raise violation(
+                _mistake(subject, values, outputs, tokens),
+                f"{where}: rank {rank}: {name}: {message}; adapters {[t + 1 for t in tokens]} (0: none)",
+                values.program,
+            )
+
+
+def together(
+    case: Case, actual: list[tuple[Tensor, ...]], expected: list[Expected]
+) -> tuple[list[tuple[Tensor, ...]], list[Expected]]:
+    """Partial sums added up over the ranks, where only their sum has a meaning; all as it was elsewhere."""
+    if not sums_partials(case):
+        return actual, expected
+    by_token = expected[0].by_token
+    values, base = (
+        tuple(summed_over_ranks(parts, by_token))
+        for parts in ([e.values for e in expected], [e.base for e in expected])
+    )
+    return [tuple(summed_over_ranks(actual, by_token))], [Expected(values, (), base, by_token)]
+
+
+def _mistake(
+    subject: Subject, values: ProgramValues, outputs: tuple[LayerOutput, ...], tokens: tuple[int, ...]
+) -> str:
+    """Whether the wrong tokens have no adapter's part, or another adapter's."""
+    numbers = (-1, *range(len(values.program.adapters)))
+    names = set()
+    for token, own in enumerate(tokens):
+        served = [n for n in dict.fromkeys((own, *numbers)) if _row_is(subject, values, outputs, token, n)]
+        if own not in served:
+            names.add("unexplained" if not served else "delta-dropped" if served[0] < 0 else "stale-slot")
+    return names.pop() if len(names) == 1 else "unexplained"
+
+
+def _row_is(
+    subject: Subject, values: ProgramValues, outputs: tuple[LayerOutput, ...], token: int, number: int
+) -> bool:
+    """Whether one token got what adapter ``number`` gives."""
+    index = outputs[0].index
+    case = values.cases[index]
+    right = values.expected(subject, index, (number,) * len(case.tokens))
+    actual, expected = together(case, [output.tensors for output in outputs], right)
+    return all(
+        not by_token or torch.equal(tensor.double().reshape(value.shape)[token], value[token])
+        for tensors, one in zip(actual, expected, strict=True)
+        for tensor, value, by_token in zip(tensors, one.values, one.by_token, strict=False)
+    )
+
+
+def assert_outcome(program: Program, where: str, record: Record, right: bool | None) -> None:
+    """The call returned, or refused, what it should."""
+    __tracebackhide__ = True
+    if right is not None and record.error is not None:
+        raise violation("refused-wrongly", f"{where} raised {said_by(record.error)}, but should succeed", program)
+    if right is None and record.error is None:
+        raise violation("not-refused", f"{where} succeeded, but should be refused", program)
+    if right is None and isinstance(record.error, CRASHES):
+        raise violation("unclear-refusal", f"{where} raised {said_by(record.error)}, which says nothing", program)
+    if right is not None and record.result != right and record.call.method != "pin":
+        raise violation("wrong-answer", f"{where} returned {record.result}, but should return {right}", program)
+
+
+def people(registered: frozenset[int], active: frozenset[int]) -> str:
+    return f"registered {sorted(i + 1 for i in registered)}, active {sorted(i + 1 for i in active)}"
+
+
+def said_by(error: Exception | None) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+
+def misfit_of(program: Program, record: Record) -> Misfit | None:
+    """What is wrong with the call's adapter."""
+    if record.call.method in ("run", "rerun", "deactivate"):
+        return None
+    misfit = program.adapters[record.call.number].misfit
+    return None if misfit is Misfit.NONE else misfit
+
+
+def could_load(record: Record) -> bool:
+    """Whether the call could meet the adapter's tensors: one that is not registered is refused for that."""
+    return record.call.method == "add" or record.call.number in record.before[0]
+
+
+def assert_explained(program: Program, values: ProgramValues, where: str, record: Record) -> None:
+    """The refusal names the module and two shapes, what was expected and what was received."""
+    __tracebackhide__ = True
+    said = str(record.error)
+    modules = {
+        part for name in values.adapter(record.call.number).modules for part in (name, name.rpartition(".")[2])
+    } | {name for module in program.model.linears for name in module.names}
+    if isinstance(record.error, CRASHES) or not any(module in said for module in modules):
+        raise violation("unclear-refusal", f"{where} does not name the module: {said_by(record.error)}", program)
+    if len(re.findall(r"\d+", said)) < 2:
+        raise violation("unclear-refusal", f"{where} does not say what was expected: {said_by(record.error)}", program)

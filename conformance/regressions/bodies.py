@@ -1,0 +1,75 @@
+"""The clause tests as functions of a case: what replay, and the search for what matters, run again."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import conformance
+from conformance.contract import CONTRACT
+from conformance.subject import HarnessError, NotWrapped, Subject, SubjectRefused
+from conformance.verdicts import NotApplicable, NotExercised, Violation
+from strategies.cases import Case
+from strategies.codec import Spec
+
+Body = Callable[[Subject, Any], None]
+
+
+class UnknownClause(ValueError):
+    """A clause that no test of this release checks."""
+
+    def __init__(self, clause: str) -> None:
+        super().__init__(f"no test checks clause {clause!r}; the contract has {', '.join(CONTRACT)}")
+
+
+@cache
+def _all_bodies() -> dict[str, tuple[Body, ...]]:
+    found: dict[str, tuple[Body, ...]] = {}
+    for path in sorted(Path(conformance.__file__).parent.glob("test_*.py")):
+        module = importlib.import_module(f"conformance.{path.stem}")
+        for test in vars(module).values():
+            clause, body = getattr(test, "clause", None), getattr(test, "body", None)
+            if isinstance(clause, str) and callable(body):
+                found[clause] = (*found.get(clause, ()), body)
+    return found
+
+
+def bodies_of(clause: str) -> tuple[Body, ...]:
+    """The bodies of the tests of ``clause``.
+
+    Raises:
+        UnknownClause: there is none.
+    """
+    try:
+        return _all_bodies()[clause]
+    except KeyError:
+        raise UnknownClause(clause) from None
+
+
+def violation_of(subject: Subject, body: Body, case: Spec) -> Violation | None:
+    """How ``case`` breaks the clause, None where it keeps it.
+
+    Raises:
+        HarnessError: the case cannot be run, so nothing is known.
+        NotApplicable: the implementation declares it unsupported.
+    """
+    if isinstance(case, Case):
+        if case.tp_size > subject.engine.max_size:
+            raise NotApplicable(f"engine {subject.engine.name} has {subject.engine.max_size} ranks")
+        reason = subject.implementation.unsupported(case)
+        if reason is not None:
+            raise NotApplicable(reason)
+    try:
+        body(subject, case)
+    except (NotExercised, NotWrapped, SubjectRefused):
+        return None
+    except Violation as found:
+        return found
+    except HarnessError:
+        raise
+    except Exception as error:  # a case that makes no sense ends in any of them
+        raise HarnessError(f"{type(error).__name__}: {error}") from error
+    return None

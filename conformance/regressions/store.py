@@ -1,0 +1,202 @@
+"""The store: failures kept by the hash of their case, one file per case, whatever becomes of the test that found them.
+
+A file is replaced whole (written beside, flushed, renamed) under a lock on the directory, so that workers do not lose
+each other's failures and whoever is killed leaves either the old file or the new one. What cannot be read, was edited
+by hand, or has a newer format version is reported and left alone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from strategies.codec import CaseFormatError, Spec, from_dict
+
+FORMAT_VERSION = 1
+FOLDER = "cases"
+_IDENTITY_CHARACTERS = 12
+
+
+class UnreadableEntry(ValueError):
+    """A file of the store that this release must leave alone; the message says which, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFailure:
+    """One clause that a case breaks, on one implementation.
+
+    ``impl`` is the ``--impl`` it was found with and ``identity`` its versions; ``indifferent`` are the parts of the
+    case that do not matter, ``cause`` is equal for failures of one root cause; ``files`` has, for each test file
+    written, its SHA-256 and what was proved of it.
+    """
+
+    clause: str
+    anomaly: str
+    message: str
+    impl: str
+    identity: Mapping[str, str] = field(default_factory=dict)
+    indifferent: tuple[str, ...] = ()
+    cause: str = ""
+    files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What tells failures of one case apart."""
+        return self.clause, self.anomaly, self.impl
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A case and the failures it shows. ``case`` is what `Failure.case` is: the kind and the case's own fields."""
+
+    case: Mapping[str, Any]
+    shown: str
+    failures: tuple[StoredFailure, ...]
+
+    @property
+    def id(self) -> str:
+        """The hash of the case alone."""
+        return case_id(self.case)
+
+    def spec(self) -> Spec:
+        """The case itself.
+
+        Raises:
+            CaseFormatError: of a kind or format version that this release does not know.
+        """
+        kinds = {"case": "Case"}
+        name = kinds.get(str(self.case.get("kind")), str(self.case.get("kind")))
+        known = {cls.__name__: cls for cls in Spec.__subclasses__()}
+        if name not in known:
+            raise CaseFormatError(f"kind {name!r} is none of {', '.join(sorted(known))}")
+        return from_dict({key: value for key, value in self.case.items() if key != "kind"}, known[name])
+
+    def with_failure(self, failure: StoredFailure) -> Entry:
+        """The entry with ``failure`` in place of the one of the same key, if there is one."""
+        others = tuple(one for one in self.failures if one.key != failure.key)
+        return replace(self, failures=(*others, failure))
+
+
+def case_id(case: Mapping[str, Any]) -> str:
+    """The first characters of the SHA-256 of a case's canonical JSON."""
+    text = json.dumps(case, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:_IDENTITY_CHARACTERS]
+
+
+class Store:
+    """The entries under ``<directory>/cases``; the directory itself holds the test files."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.folder = directory / FOLDER
+
+    def add(self, case: Mapping[str, Any], shown: str, failure: StoredFailure) -> Entry:
+        """Keeps ``failure``, beside the others that its case shows.
+
+        Raises:
+            UnreadableEntry: the case's file must be left alone.
+        """
+
+        def changed(entry: Entry | None) -> Entry:
+            return (entry or Entry(case, shown, ())).with_failure(failure)
+
+        found = self._change(case_id(case), changed)
+        assert found is not None
+        return found
+
+    def discard(self, case: Mapping[str, Any], key: tuple[str, str, str]) -> None:
+        """Takes one failure back, and with the last one the entry.
+
+        Raises:
+            UnreadableEntry: the case's file must be left alone.
+        """
+
+        def changed(entry: Entry | None) -> Entry | None:
+            left = tuple(one for one in entry.failures if one.key != key) if entry else ()
+            return replace(entry, failures=left) if entry and left else None
+
+        self._change(case_id(case), changed)
+
+    def load(self) -> tuple[list[Entry], list[UnreadableEntry]]:
+        """All entries in the order of their ids, and what is wrong with the files that are none."""
+        entries, problems = [], []
+        for path in sorted(self.folder.glob("*.json")):
+            try:
+                entries.append(read_entry(path))
+            except UnreadableEntry as problem:
+                problems.append(problem)
+        return entries, problems
+
+    def _change(self, name: str, change: Callable[[Entry | None], Entry | None]) -> Entry | None:
+        path = self.folder / f"{name}.json"
+        with self._locked():
+            entry = change(read_entry(path) if path.exists() else None)
+            if entry is None:
+                path.unlink(missing_ok=True)
+            else:
+                replace_file(path, json.dumps(_to_dict(entry), indent=1) + "\n")
+        return entry
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # The system lets go of the lock when its holder dies.
+        with (self.folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Writes ``path`` so that whoever reads it sees all of ``text`` or what was there before."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def read_entry(path: Path) -> Entry:
+    """The entry in a file of the store.
+
+    Raises:
+        UnreadableEntry: it is damaged, was edited by hand, or has another format version.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UnreadableEntry(f"{path}: cannot be read ({error}); left as it is") from error
+    version = data.get("format_version") if isinstance(data, dict) else None
+    if version != FORMAT_VERSION:
+        advice = "replay it with the release that wrote it" if isinstance(version, int) else "it is no stored failure"
+        raise UnreadableEntry(f"{path}: format_version is {version!r}, this release reads {FORMAT_VERSION}; {advice}")
+    try:
+        failures = tuple(
+            StoredFailure(**{**failure, "indifferent": tuple(failure.get("indifferent", ()))})
+            for failure in data["failures"]
+        )
+        entry = Entry(data["case"], data["shown"], failures)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UnreadableEntry(f"{path}: a field is missing or unknown ({error}); left as it is") from error
+    if entry.id != path.stem:
+        raise UnreadableEntry(
+            f"{path}: edited by hand, its case has the id {entry.id}; left as it is. Rename it to {entry.id}.json to "
+            "replay the case as it is now"
+        )
+    return entry
+
+
+def _to_dict(entry: Entry) -> dict[str, Any]:
+    return {
+        "format_version": FORMAT_VERSION,
+        "shown": entry.shown,
+        "case": dict(entry.case),
+        "failures": [asdict(failure) for failure in entry.failures],
+    }

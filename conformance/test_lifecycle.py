@@ -1,0 +1,148 @@
+"""LIFE: adapters come and go; and what MATH and RANK say of whole models."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from conformance.assertions import assert_same_bits, raised
+from conformance.checking import check
+from conformance.engines.ranks import CollectiveMismatch
+from conformance.implementations.model_protocol import InjectedFault
+from conformance.lifecycle import ModelSession, Record, observe_model
+from conformance.model_assertions import (
+    assert_explained,
+    assert_outcome,
+    assert_tokens_served,
+    could_load,
+    misfit_of,
+    people,
+    played,
+    said_by,
+)
+from conformance.oracle import flatten
+from conformance.shelf import outcomes_of
+from conformance.subject import Subject, SubjectRaised
+from conformance.trees import ProgramValues, run_layer
+from conformance.verdicts import NotExercised, violation
+from strategies.models import models
+from strategies.programs import FAULTS, Misfit, Program, StepKind, programs
+
+
+@check("LIFE-1", programs())
+def test_every_token_is_served_as_if_its_adapter_had_never_moved(subject: Subject, program: Program) -> None:
+    values = ProgramValues(program)
+    assert_tokens_served(subject, values, played(subject, values))
+
+
+@check("LIFE-2", programs(trees=models(linears=(1, 1), others=0, exact_packing=True, tp_sizes=(1,)), steps=(2, 20)))
+def test_who_is_registered_and_active_follows_least_recent_use(subject: Subject, program: Program) -> None:
+    shown = played(subject, ProgramValues(program))
+    planned = outcomes_of(program)
+    for rank, records in enumerate(shown):
+        done = iter(records)
+        for number, (call, outcome) in enumerate(planned):
+            if call.method in ("run", "rerun"):
+                continue
+            record = next(record for record in done if record.call.method not in ("run", "rerun"))
+            assert record.call == call
+            assert_outcome(program, f"call {number + 1}, {call}, rank {rank}", record, outcome.result)
+            if record.after != (outcome.registered, outcome.active):
+                raise violation(
+                    "wrong-eviction" if record.error is None else "state-lost",
+                    f"call {number + 1}, {call}: {people(*record.after)}, but should be "
+                    f"{people(outcome.registered, outcome.active)}",
+                    program,
+                )
+    if not any(outcome.result is None or not outcome.result for _, outcome in planned):
+        raise NotExercised("no call met a full house or a second of its kind")
+
+
+MISFITS = tuple(misfit for misfit in Misfit for _ in range(2 if misfit is Misfit.NONE else 1))
+
+
+@check("LIFE-3", programs(kinds=FAULTS, misfits=MISFITS, evict=(True,), steps=(1, 8)))
+def test_an_adapter_that_does_not_fit_or_fails_half_way_changes_nothing(subject: Subject, program: Program) -> None:
+    values = ProgramValues(program)
+    shown = played(subject, values)
+    faults = 0
+    for rank, records in enumerate(shown):
+        for number, record in enumerate(records):
+            where = f"call {number + 1}, {record.call}, rank {rank}"
+            if record.error is None:
+                assert_nothing_passed(program, where, record)
+                continue
+            faults += 1
+            if record.before != record.after:
+                message = f"raised {said_by(record.error)} and left {people(*record.after)}, but should leave "
+                raise violation("state-lost", f"{where} {message}{people(*record.before)}", program)
+            injected = isinstance(record.error, InjectedFault)
+            if misfit_of(program, record) and not injected and could_load(record):
+                assert_explained(program, values, where, record)
+    try:
+        assert_tokens_served(subject, values, shown)
+    except NotExercised:
+        if not faults:
+            raise
+
+
+def assert_nothing_passed(program: Program, where: str, record: Record) -> None:
+    """A call that succeeded had nothing wrong with it."""
+    __tracebackhide__ = True
+    number, misfit = record.call.number, misfit_of(program, record)
+    if misfit and number in record.after[1]:
+        raise violation("not-refused", f"{where} activated an adapter that does not fit: {misfit}", program)
+    if record.call.method == "activate_failing" and number not in record.before[1]:
+        raise violation("fault-swallowed", f"{where} succeeded, though a load failed in it", program)
+
+
+SERVE = (StepKind.USE,)
+
+
+@check(
+    "MATH-8",
+    programs(
+        trees=models(exact_packing=False, linears=(1, 3)), kinds=SERVE, steps=(1, 2), adapters=(1, 2), evict=(True,)
+    ),
+)
+def test_in_a_model_packed_parts_reach_their_slices_by_name(subject: Subject, program: Program) -> None:
+    values = ProgramValues(program)
+    assert_tokens_served(subject, values, played(subject, values))
+
+
+@check("MATH-12", programs(kinds=SERVE, steps=(1, 2), adapters=(1, 2), disk=(True,), evict=(True,)))
+def test_the_scaling_that_peft_would_apply_is_applied_once(subject: Subject, program: Program) -> None:
+    values = ProgramValues(program)
+    assert_tokens_served(subject, values, played(subject, values))
+
+
+@check("RANK-5", programs(steps=(0, 0), adapters=(1, 1), max_rank=16))
+def test_in_a_model_the_warm_up_changes_nothing(subject: Subject, program: Program) -> None:
+    values = ProgramValues(program)
+    library = subject.implementation.layers
+
+    def run(session: ModelSession) -> list[list[Tensor]]:
+        return [
+            [
+                tensor.clone() + 0.0
+                for tensor in flatten(run_layer(values, session.model, name, index, library, session.group))
+            ]
+            for index, module in enumerate(program.model.linears)
+            for name in module.names
+        ]
+
+    def warm(session: ModelSession) -> tuple[list[list[Tensor]], list[list[Tensor]], int]:
+        bare = run(session.build())
+        session.wrap().require_wrapped()
+        with library.ranked(session.group), session.manager.warmed_up(len(program.batches[0]), 8) as rank:
+            return bare, run(session), rank
+
+    try:
+        shown = observe_model(subject, values, warm)
+    except (SubjectRaised, CollectiveMismatch) as error:
+        raise raised(error, program) from error
+    for bare, warmed, rank in shown:
+        if not 0 < rank <= program.max_rank:
+            raise violation("rank-indivisible", f"rank {rank}, but at most {program.max_rank} fits", program)
+        for index, (before, after) in enumerate(zip(bare, warmed, strict=True)):
+            what = f"output {index} under a dummy adapter of rank {rank}"
+            assert_same_bits(program, after, before, anomaly="adapter-leak", what=what)

@@ -1,0 +1,213 @@
+"""From a model's description to a built tree on one rank, and the right answer for every layer of it.
+
+A layer of a tree is a `Case` of its own, so its tensors and its oracle are those of the single-layer clauses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from conformance.building import build_layer, call, load_weights
+from conformance.engines.ranks import RankGroup
+from conformance.implementations.protocol import LayerLibrary
+from conformance.oracle import Expected
+from conformance.subject import Subject
+from conformance.values import CaseTensors, rank_input, torch_dtype, values_of
+from lora_compat.model_adapters import Adapter, ModuleAdapter
+from strategies.cases import AdapterSpec, Case
+from strategies.models import ModelSpec, ModuleKind
+from strategies.programs import Misfit, ModelAdapterSpec, Program
+
+ABSENT = AdapterSpec(present=(False,))
+
+
+class Lookalike(nn.Module):
+    """Has the attributes of a linear layer, and derives from none."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.input_size = self.output_size = width
+        self.tp_rank, self.tp_size = 0, 1
+        self.output_partition_sizes = [width]
+        self.weight = nn.Parameter(torch.ones(width, width), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight)
+
+
+OTHER_WIDTH = 3
+
+
+def other_module(kind: ModuleKind) -> nn.Module:
+    """A module that is no layer of a family; it takes ``[tokens, 3]``, or indices below 3."""
+    if kind is ModuleKind.NN_LINEAR:
+        return nn.Linear(OTHER_WIDTH, OTHER_WIDTH)
+    if kind is ModuleKind.EMBEDDING:
+        return nn.Embedding(OTHER_WIDTH, OTHER_WIDTH)
+    return nn.LayerNorm(OTHER_WIDTH) if kind is ModuleKind.NORM else Lookalike(OTHER_WIDTH)
+
+
+class ModelTree(nn.Module):
+    """The root: modules hang under dotted names, in the order they are given."""
+
+    def hang(self, name: str, module: nn.Module) -> None:
+        """Adds ``module``, and what it needs above it."""
+        *above, last = name.split(".")
+        owner: nn.Module = self
+        for part in above:
+            if part not in owner._modules:
+                owner.add_module(part, nn.Module())
+            owner = owner.get_submodule(part)
+        owner.add_module(last, module)
+
+
+def layer_case(program: Program, index: int) -> Case:
+    """Layer ``index`` of the program's model with all adapters, as a case; its tokens are those of the first batch."""
+    module = program.model.linears[index]
+    adapters = tuple(adapter.parts[index] or ABSENT for adapter in program.adapters)
+    return Case(
+        layer=module.layer,
+        subclass=module.subclass,
+        tp_size=program.model.tp_size,
+        fully_sharded=program.fully_sharded,
+        max_loras=program.max_loras,
+        max_rank=program.max_rank,
+        packed=module.packed,
+        adapters=tuple(_of_layer(part, module.packed) for part in adapters),
+        tokens=program.batches[0],
+        seed=program.seed + index,
+    )
+
+
+def _of_layer(part: AdapterSpec, packed: tuple[int, ...]) -> AdapterSpec:
+    return replace(part, present=(False,) * max(1, len(packed))) if part is ABSENT else part
+
+
+@dataclass(slots=True)
+class ProgramValues:
+    """The tensors of a program: its layers as cases, and its adapters by checkpoint module."""
+
+    program: Program
+    cases: list[Case] = field(init=False)
+    tensors: list[CaseTensors] = field(init=False)
+    _expected: dict[tuple[int, int], list[Expected]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.cases = [layer_case(self.program, index) for index in range(len(self.program.model.linears))]
+        self.tensors = [values_of(case) for case in self.cases]
+
+    def adapter(self, number: int) -> Adapter:
+        """The adapter as it is handed over: tensors of its own, one misfit among them if it is to have one."""
+        spec = self.program.adapters[number]
+        modules: dict[str, ModuleAdapter] = {}
+        for index in spec.adapted:
+            loaded = self.tensors[index].adapters[number]
+            for name, part in zip(self._names(index, spec), loaded.parts, strict=True):
+                if part is not None:
+                    dtype = torch_dtype(self.cases[index].dtype)
+                    modules[name] = ModuleAdapter(part.lora_a.to(dtype), part.lora_b.to(dtype), loaded.scaling)
+        if spec.misfit is not Misfit.NONE:
+            last = list(modules)[-1]
+            modules[last] = misfitting(modules[last], spec.misfit, self.program.max_rank)
+        return Adapter(modules, source=f"adapter {number + 1}")
+
+    def parts(self, number: int) -> dict[str, AdapterSpec]:
+        """The adapter's rank and scaling by checkpoint module."""
+        spec = self.program.adapters[number]
+        return {
+            name: part
+            for index, part in enumerate(spec.parts)
+            if part is not None
+            for name in self._names(index, spec)
+        }
+
+    def _names(self, index: int, spec: ModelAdapterSpec) -> tuple[str, ...]:
+        """What the adapter calls its parts of layer ``index``: a fused tensor goes by the layer's own name."""
+        module, part = self.program.model.linears[index], spec.parts[index]
+        if part is not None and part.fused:
+            return (module.alias if spec.by_alias and module.alias else module.name,)
+        return module.checkpoint_names(by_alias=spec.by_alias)
+
+    def expected(self, subject: Subject, index: int, tokens: tuple[int, ...]) -> list[Expected]:
+        """What layer ``index`` must return on each rank where these adapters serve the tokens."""
+        runs = {number: self._of_adapter(subject, index, number) for number in {*tokens, -1}}
+        return [
+            _by_token({number: ranks[rank] for number, ranks in runs.items()}, tokens)
+            for rank in range(self.program.model.tp_size)
+        ]
+
+    def _of_adapter(self, subject: Subject, index: int, number: int) -> list[Expected]:
+        key = index, number
+        if key not in self._expected:
+            case = self.cases[index]
+            all_tokens = replace(case, tokens=(number,) * len(case.tokens))
+            self._expected[key] = subject.expected(all_tokens, self.tensors[index])
+        return self._expected[key]
+
+
+def _by_token(runs: dict[int, Expected], tokens: tuple[int, ...]) -> Expected:
+    """Every token's row from the run of its own adapter."""
+    base = runs[-1]
+    values = []
+    for position, by_token in enumerate(base.by_token):
+        combined = base.values[position].clone()
+        if by_token:
+            for token, number in enumerate(tokens):
+                combined[token] = runs[number].values[position][token]
+        values.append(combined)
+    return Expected(tuple(values), (), base.values, base.by_token)
+
+
+def misfitting(module: ModuleAdapter, misfit: Misfit, max_rank: int) -> ModuleAdapter:
+    """``module`` with tensors that do not fit its layer, or each other."""
+    a, b = module.lora_a, module.lora_b
+    if misfit is Misfit.RANK:
+        extra = max_rank + 1 - a.shape[0]
+        a, b = nn.functional.pad(a, (0, 0, 0, extra), value=1.0), nn.functional.pad(b, (0, extra), value=1.0)
+    elif misfit is Misfit.WIDTH:
+        a = nn.functional.pad(a, (0, 1), value=1.0)
+    elif misfit is Misfit.ROWS:
+        b = nn.functional.pad(b, (0, 0, 0, 1), value=1.0)
+    elif misfit is Misfit.NARROW:
+        a = a[:, :-1]
+    elif misfit is Misfit.SHORT:
+        b = b[:-1]
+    else:
+        b = nn.functional.pad(b, (0, 1), value=1.0)
+    return ModuleAdapter(a.contiguous(), b.contiguous(), module.scaling)
+
+
+def build_tree(values: ProgramValues, library: LayerLibrary, group: RankGroup) -> ModelTree:
+    """This rank's model, built and loaded; it is not wrapped yet."""
+    model = ModelTree()
+    linears = iter(zip(values.cases, values.tensors, strict=True))
+    for module in values.program.model.modules:
+        if module.kind is ModuleKind.LINEAR:
+            case, tensors = next(linears)
+            with library.ranked(group):
+                built = build_layer(case, library, torch_dtype(case.dtype))
+                load_weights(case, library, built, tensors.weights, tensors.biases)
+                library.finish(built)
+        else:
+            built = other_module(module.kind)
+        for name in module.names:
+            model.hang(name, built)
+    return model.requires_grad_(False)
+
+
+def run_layer(
+    values: ProgramValues, model: nn.Module, name: str, index: int, library: LayerLibrary, group: RankGroup
+) -> object:
+    """One forward of layer ``index`` under one of its names."""
+    case, tensors = values.cases[index], values.tensors[index]
+    x = rank_input(case, tensors, group.rank).to(torch_dtype(case.dtype))
+    with library.ranked(group):
+        return call(case, model.get_submodule(name), x, tensors.gate.to(x.dtype))
+
+
+def in_tower(model: ModelSpec, index: int) -> bool:
+    """Whether layer ``index`` has its tokens mapped with the tower's; its first name in a walk decides."""
+    return bool(model.tower) and model.linears[index].names[0].startswith(model.tower + ".")

@@ -1,0 +1,197 @@
+"""Models as trees of named modules: layers of every family, modules that are none, and modules with two names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn, SearchStrategy, composite
+
+from lora_compat.families import Family
+from strategies.adapters import packed_lists
+from strategies.cases import LayerSpec, SubclassSpec, _Named
+from strategies.choices import sampled
+from strategies.classes import UNCHANGED, subclasses
+from strategies.codec import Spec
+from strategies.layers import FAMILIES, linear_layers
+from strategies.parallel import tensor_parallel_sizes
+
+
+class ModuleKind(_Named):
+    """What a module of a tree is."""
+
+    LINEAR = "linear"  # a layer of a family
+    NN_LINEAR = "nn_linear"  # torch's, which no family knows
+    EMBEDDING = "embedding"
+    NORM = "norm"
+    LOOKALIKE = "lookalike"  # has a linear layer's attributes, but derives from none
+
+
+OTHER_KINDS = tuple(kind for kind in ModuleKind if kind is not ModuleKind.LINEAR)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ModuleSpec(Spec):
+    """One module: its name, what it is, and a second name if it has one.
+
+    ``packed`` is as in `Case`; ``children`` has the last parts of the names of the checkpoint modules it stands for,
+    one for each entry. With ``alias_first`` a walk of the tree meets the second name first.
+    """
+
+    name: str = "layers.0.mlp.gate"
+    kind: ModuleKind = ModuleKind.LINEAR
+    layer: LayerSpec = LayerSpec()  # noqa: RUF009 - frozen
+    subclass: SubclassSpec = SubclassSpec()  # noqa: RUF009 - frozen
+    packed: tuple[int, ...] = ()
+    children: tuple[str, ...] = ()
+    alias: str = ""
+    alias_first: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its names, in the order of a walk."""
+        both = (self.name, self.alias) if self.alias else (self.name,)
+        return both[::-1] if self.alias_first else both
+
+    def checkpoint_names(self, *, by_alias: bool = False) -> tuple[str, ...]:
+        """The names that adapters give its parts: its children's, or its own."""
+        prefix, dot, last = (self.alias if by_alias and self.alias else self.name).rpartition(".")
+        return tuple(prefix + dot + child for child in self.children or (last,))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ModelSpec(Spec):
+    """A tree of modules on ``tp_size`` ranks; modules under ``tower`` have their tokens mapped on their own."""
+
+    modules: tuple[ModuleSpec, ...] = (ModuleSpec(),)
+    tp_size: int = 1
+    tower: str = ""
+
+    @property
+    def linears(self) -> tuple[ModuleSpec, ...]:
+        """The modules that are layers of a family."""
+        return tuple(module for module in self.modules if module.kind is ModuleKind.LINEAR)
+
+    @property
+    def packing(self) -> dict[str, tuple[str, ...]]:
+        """The packed-modules mapping: last part of a name → last parts of what it stands for."""
+        return {
+            name.rpartition(".")[2]: module.children
+            for module in self.linears
+            for name in module.names
+            if module.children
+        }
+
+
+# Packed layers have last parts of their own, as the packed mapping goes by them; "vision.q_proj" is no packed
+# layer but is named like a child of one; "layers.1.o_proj" holds a layer and is named like one.
+NAMES: dict[Family, tuple[str, ...]] = {
+    Family.REPLICATED: ("layers.0.mlp.gate", "layers.1.mlp.gate", "layers.0.attn.kv_a_proj"),
+    Family.COLUMN: ("layers.0.mlp.fc1", "layers.1.mlp.fc1", "vision.q_proj", "layers.0.mlp.xfc1"),
+    Family.ROW: ("layers.0.attn.o_proj", "layers.1.o_proj.inner", "vision.fc2", "layers.1.mlp.down_proj"),
+    Family.QKV: ("layers.0.attn.qkv_proj", "vision.c_attn"),
+    Family.MERGED_COLUMN: ("layers.0.mlp.gate_up_proj", "layers.1.mlp.in_proj", "vision.fused"),
+}
+OTHER_NAMES: dict[ModuleKind, tuple[str, ...]] = {
+    ModuleKind.NN_LINEAR: ("head", "layers.1.attn.o_proj"),
+    ModuleKind.EMBEDDING: ("embed",),
+    ModuleKind.NORM: ("layers.0.norm",),
+    ModuleKind.LOOKALIKE: ("layers.1.attn.kv_a_proj", "vision.proj"),
+}
+_CHILDREN = {
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+    "c_attn": ("c_q", "c_k", "c_v"),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+}
+
+
+def models(
+    *,
+    families: tuple[Family, ...] = FAMILIES,
+    linears: tuple[int, int] = (1, 4),
+    others: int = 2,
+    tp_sizes: tuple[int, ...] = (1, 2, 4),
+    exact_packing: bool = False,
+    aliases: bool = True,
+    towers: bool = True,
+    max_depth: int = 2,
+) -> SearchStrategy[ModelSpec]:
+    """Trees; shrinks to one replicated layer on one rank.
+
+    Args:
+        families: the families of its layers.
+        linears: least and most layers.
+        others: most modules that are no layers.
+        tp_sizes: the tensor-parallel sizes drawn from.
+        exact_packing: every packed layer has one name per output; otherwise the lengths are free of each other.
+        aliases: whether layers may have a second name.
+        towers: whether a part of the model may have token maps of its own.
+        max_depth: levels of inheritance of its layers' classes at most; none of them changes the forward.
+    """
+    return _models(families, linears, others, tp_sizes, exact_packing, aliases, towers, max_depth)
+
+
+@composite
+def _models(
+    draw: DrawFn,
+    families: tuple[Family, ...],
+    linears: tuple[int, int],
+    others: int,
+    tp_sizes: tuple[int, ...],
+    exact_packing: bool,
+    aliases: bool,
+    towers: bool,
+    max_depth: int,
+) -> ModelSpec:
+    tp_size = draw(tensor_parallel_sizes(sizes=tp_sizes))
+    free = [name for family in families for name in NAMES[family]]
+    chosen = draw(st.lists(sampled(tuple(free)), min_size=linears[0], max_size=linears[1], unique=True))
+    modules = [draw(_linear(name, tp_size, exact_packing, aliases, max_depth)) for name in chosen]
+    taken = {name for module in modules for name in module.names}
+    kinds = draw(st.lists(sampled(OTHER_KINDS), max_size=others))
+    modules += [ModuleSpec(name, kind) for name, kind in _free(kinds, taken)]
+    tower = "vision" if towers and any("vision." in name for name in taken) and draw(st.booleans()) else ""
+    return ModelSpec(tuple(modules), tp_size, tower)
+
+
+def _free(kinds: list[ModuleKind], taken: set[str]) -> Iterator[tuple[str, ModuleKind]]:
+    """A name for each kind that still has one."""
+    for kind in kinds:
+        name = next((name for name in OTHER_NAMES[kind] if name not in taken), None)
+        if name is not None:
+            taken.add(name)
+            yield name, kind
+
+
+@cache
+@composite
+def _linear(draw: DrawFn, name: str, tp_size: int, exact_packing: bool, aliases: bool, max_depth: int) -> ModuleSpec:
+    family = next(family for family, names in NAMES.items() if name in names)
+    outputs = 2 if exact_packing else 1
+    layer = draw(linear_layers(tp_size=tp_size, families=(family,), min_outputs=outputs, disable_tp=False))
+    exact = (1,) * len(layer.output_sizes) if family.packed else ()
+    packed = exact if exact_packing else draw(packed_lists(layer))
+    prefix, _, last = name.rpartition(".")
+    aliased = aliases and draw(_rarely)
+    return ModuleSpec(
+        name=name,
+        layer=layer,
+        subclass=draw(subclasses(layer, forwards=UNCHANGED, max_depth=max_depth)),
+        packed=packed,
+        children=_children(last, len(packed)),
+        alias=f"{prefix}.shared.{last}" if aliased else "",
+        alias_first=aliased and draw(st.booleans()),
+    )
+
+
+_rarely = st.sampled_from((False, False, False, True))
+
+
+def _children(last: str, count: int) -> tuple[str, ...]:
+    """Names for the parts of a packed layer; a single part goes by the layer's own name."""
+    if count < 2:
+        return (last,) * count
+    known = _CHILDREN.get(last, ())
+    return known if len(known) == count else tuple(f"{last}_{letter}" for letter in "abcdefgh"[:count])
