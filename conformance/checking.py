@@ -22,7 +22,7 @@ from conformance.subject import HarnessError, NotWrapped, Subject, SubjectRaised
 from conformance.verdicts import ClauseResult, Failure, NotApplicable, NotExercised, Verdict, Violation
 from strategies.cases import Case
 from strategies.codec import Spec
-from strategies.targets import NothingFits, Target, targeting
+from strategies.existing import NothingFits, Target, targeting
 
 Body = Callable[[Subject, Any], None]
 PROFILES = {"quick": 20, "default": 250, "thorough": 1000}

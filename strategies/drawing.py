@@ -13,7 +13,6 @@ from lora_compat.families import Family
 from strategies.adapters import MAX_RANKS, SCALINGS, adapter_sets, packed_lists, slot_sets, token_maps
 from strategies.cases import (
     Case,
-    Constructor,
     Dtype,
     Forward,
     LayerSpec,
@@ -27,7 +26,7 @@ from strategies.classes import FORWARDS, MAX_DEPTH, subclasses
 from strategies.layers import FAMILIES, linear_layers
 from strategies.nesting import nestings
 from strategies.parallel import TP_SIZES, tensor_parallel_sizes
-from strategies.targets import current_target, narrowed
+from strategies.existing import current_target, narrowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +139,7 @@ def _cases(draw: DrawFn, options: Options) -> Case:
     )
     least, most = options.tokens
     layout, dtype, regime, quantization, fully_sharded = draw(_manners(options))
-    if subclass.constructor is Constructor.HARD_CODED or subclass.forward.multiplies_itself:
+    if subclass.forward.multiplies_itself:  # it would multiply with a weight that means nothing without its scales
         quantization = Quantization.NONE
     return Case(
         layer=layer,

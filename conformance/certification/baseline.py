@@ -59,7 +59,9 @@ class Baseline:
             raise BaselineError(f"baseline {file} is no JSON: {error}") from error
         if not isinstance(data, dict) or data.get("format_version") != FORMAT_VERSION:
             raise BaselineError(f"baseline {file} should be an object with format_version {FORMAT_VERSION}")
-        entries = tuple(_entry(file, number, one) for number, one in enumerate(data.get("known_failures", []), start=1))
+        entries = tuple(
+            _entry(file, number, one) for number, one in enumerate(data.get("known_failures", []), start=1)
+        )
         return cls(file, entries, today or datetime.date.today())
 
     @classmethod

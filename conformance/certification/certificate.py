@@ -97,7 +97,9 @@ def _read(file: Path) -> dict[str, Any]:
     if missing:
         raise CertificateError(f"{file} is incomplete: it lacks {', '.join(sorted(missing))}")
     if document["format_version"] != FORMAT_VERSION:
-        raise CertificateError(f"{file} has format {document['format_version']!r}, this release reads {FORMAT_VERSION}")
+        raise CertificateError(
+            f"{file} has format {document['format_version']!r}, this release reads {FORMAT_VERSION}"
+        )
     return dict(document)
 
 

@@ -10,7 +10,7 @@ from conformance.certification.subjects import SubjectError
 from conformance.contract import CONTRACT, Level
 from conformance.measuring import Evidence
 from conformance.verdicts import ClauseResult, Failure, Verdict, summed
-from strategies.targets import Target
+from strategies.existing import Target
 
 # Clauses whose cases are built of the class; the others say nothing of it, whatever they come to.
 _ABOUT_LAYERS = ("WRAP", "UNWRAP", "MATH", "COMM")
@@ -20,7 +20,9 @@ OF_THE_IMPLEMENTATION = "concerns the implementation alone, whatever the class: 
 
 def concerns_a_class(clause: str) -> bool:
     """Whether the cases of ``clause`` are built of the class that is certified."""
-    return clause == "RANK-5" or (clause.partition("-")[0] in _ABOUT_LAYERS and clause not in _ABOUT_THE_IMPLEMENTATION)
+    return clause == "RANK-5" or (
+        clause.partition("-")[0] in _ABOUT_LAYERS and clause not in _ABOUT_THE_IMPLEMENTATION
+    )
 
 
 class Conclusion(enum.Enum):

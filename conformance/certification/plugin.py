@@ -23,8 +23,8 @@ from conformance.reporting import ConformanceReport
 from conformance.subject import Subject
 from conformance.verdicts import ClauseResult
 from strategies.cases import Case
+from strategies.existing import Target
 from strategies.source import Library
-from strategies.targets import Target
 
 # A class that hangs costs this once; a forward of these sizes takes a millisecond.
 WATCHDOG_SECONDS = 10.0
@@ -138,7 +138,11 @@ class CertificationReport(ConformanceReport):
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if session.exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
+        if session.exitstatus not in (
+            pytest.ExitCode.OK,
+            pytest.ExitCode.TESTS_FAILED,
+            pytest.ExitCode.NO_TESTS_COLLECTED,
+        ):
             return
         certify = self.certification.certify
         baseline = None

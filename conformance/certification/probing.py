@@ -15,9 +15,20 @@ from conformance.oracle import expected_on, flatten
 from conformance.subject import Subject
 from conformance.values import values_of
 from lora_compat.families import Family
-from strategies.cases import AdapterSpec, Case, Constructor, Forward, Heads, LayerSpec, Loader, Quantization, Regime, SubclassSpec
+from strategies.cases import (
+    AdapterSpec,
+    Case,
+    Constructor,
+    Forward,
+    Heads,
+    LayerSpec,
+    Loader,
+    Quantization,
+    Regime,
+    SubclassSpec,
+)
+from strategies.existing import Target
 from strategies.parallel import TP_SIZES
-from strategies.targets import Target
 
 _OPTIONS_OF = {
     Family.REPLICATED: ("bias", "skip_bias_add", "return_bias"),
@@ -186,7 +197,7 @@ class Prober:
         for seed in (1, 2):
             tensors = values_of(replace(case, seed=seed))
             library = self.subject.implementation.layers
-            run = self.subject.engine.run(1, lambda group: expected_on(case, tensors, library, group))[0]  # noqa: B023
+            run = self.subject.engine.run(1, lambda group: expected_on(case, tensors, library, group))[0]
             product = tensors.inputs[0] @ torch.cat(tensors.weights).t()
             output = flatten(list(run.values))[0]
             if output.shape != product.shape:

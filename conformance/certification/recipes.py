@@ -10,7 +10,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import cache, partial
 from importlib.metadata import entry_points
 
 import torch
@@ -23,7 +23,15 @@ from strategies.cases import Heads, LayerSpec, SubclassSpec
 from strategies.source import base_arguments
 
 ENTRY_POINTS = "lora_compat.recipes"
-OPTIONS = ("bias", "skip_bias_add", "return_bias", "gather_output", "input_is_parallel", "reduce_results", "disable_tp")
+OPTIONS = (
+    "bias",
+    "skip_bias_add",
+    "return_bias",
+    "gather_output",
+    "input_is_parallel",
+    "reduce_results",
+    "disable_tp",
+)
 # Other names that constructors give to the size parameters of the family's base class.
 _SYNONYMS = {
     "input_size": ("hidden_size", "in_features", "d_in", "dim", "embed_dim"),
@@ -129,7 +137,7 @@ class RecipeNotFoundError(Exception):
         )
 
 
-@lru_cache(maxsize=None)
+@cache
 def load_recipe(reference: str) -> Recipe:
     """The recipe at ``module:function``.
 
@@ -157,7 +165,7 @@ def registered_recipe(path: str) -> str | None:
     return RECIPES.get(path)
 
 
-@lru_cache(maxsize=None)
+@cache
 def recipe_of(subclass: SubclassSpec) -> Recipe:
     """The recipe of a target: its own, or the one inferred from the constructor."""
     assert subclass.target is not None

@@ -40,7 +40,9 @@ def one(outcome: Outcome) -> list[str]:
     if outcome.unfit is not None:
         return [f"{outcome.unfit.title}: {outcome.unfit}", "", f"{outcome.path}: {outcome.conclusion.value}"]
     lines = [described(outcome), ""]
-    lines.append(f"{'clause':<10}{'level':<8}{'verdict':<16}{'cases':>7}{'pass':>7}{'vain':>7}{'refused':>9}{'n/a':>6}")
+    lines.append(
+        f"{'clause':<10}{'level':<8}{'verdict':<16}{'cases':>7}{'pass':>7}{'vain':>7}{'refused':>9}{'n/a':>6}"
+    )
     about = [result for result in outcome.results.values() if not _of_others(result)]
     for result in about:
         counts = result.counts
@@ -69,7 +71,10 @@ def described(outcome: Outcome) -> str:
 def reasons(outcome: Outcome) -> list[str]:
     """Every failure with its smallest case, what was not exercised, how sharp the run was, and the verdict."""
     if outcome.unfit is not None:
-        return [f"{outcome.path}: {outcome.conclusion.value}: {outcome.unfit.title}", *_wrapped(str(outcome.unfit), "  ")]
+        return [
+            f"{outcome.path}: {outcome.conclusion.value}: {outcome.unfit.title}",
+            *_wrapped(str(outcome.unfit), "  "),
+        ]
     lines = []
     for clause, result in outcome.results.items():
         lines += _failures(clause, result, outcome)
