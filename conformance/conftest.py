@@ -13,11 +13,14 @@ from conformance.certification.plugin import FIT, Certification, CertificationRe
 from conformance.checking import Budget, ClauseRun, device_lost
 from conformance.contract import CONTRACT
 from conformance.options import Options, add_options, engine_of, implementation_of, read_options
+from conformance.regressions.recorder import Recorder
+from conformance.regressions.store import Store
 from conformance.reporting import ConformanceReport
 from conformance.subject import Subject
 
 OPTIONS = pytest.StashKey[Options]()
 SUBJECT = pytest.StashKey[Subject]()
+RECORDER = pytest.StashKey[Recorder]()
 CERTIFICATION = pytest.StashKey[Certification]()
 
 
@@ -37,6 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     implementation = implementation_of(options)
     config.stash[SUBJECT] = Subject(implementation, engine_of(options), options.device)
+    config.stash[RECORDER] = Recorder(Store(options.regressions), options.impl, implementation.identity())
     # Imported modules are a million objects that every full collection would walk: a quarter of a case's time.
     gc.collect()
     gc.freeze()
@@ -91,4 +95,4 @@ def clause_run(request: pytest.FixtureRequest, shard: int, target: str | None) -
     budget = Budget(options.max_examples, options.seed, shard, options.shards)
     if target is not None:
         return request.config.stash[CERTIFICATION].clause_run(target, budget)
-    return ClauseRun(request.config.stash[SUBJECT], budget)
+    return ClauseRun(request.config.stash[SUBJECT], budget, recorder=request.config.stash[RECORDER])

@@ -23,6 +23,7 @@ BUILT_IN = ("reference", "vllm")
 LAYERS = ("lora_compat", "vllm")
 ENGINES = ("threads", "gloo", "nccl")
 DEVICES = ("cpu", "cuda")
+DEFAULT_REGRESSIONS = Path(".lora_compat/regressions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Options:
     seed: int
     device: str
     results: Path | None = None
+    regressions: Path = DEFAULT_REGRESSIONS
     certify: CertifyOptions | None = None
 
 
@@ -56,6 +58,13 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption("--max-examples", default=None, help="cases per clause, whatever the profile says")
     group.addoption("--shards", default=None, help="into how many tests each clause is split (default: the workers)")
     group.addoption("--results", default=None, metavar="FILE", help="write every clause's result, as JSON")
+    group.addoption(
+        "--write-regressions",
+        default=DEFAULT_REGRESSIONS,
+        type=Path,
+        metavar="DIR",
+        help="where failures are stored, replayed from, and written as test files (default: %(default)s)",
+    )
     group.addoption("--conformance-seed", default="0", help="the integer all draws of the run come from")
 
 
@@ -86,6 +95,7 @@ def read_options(config: pytest.Config) -> Options:
         seed=_integer("--conformance-seed", config.getoption("--conformance-seed")),
         device=device,
         results=Path(config.getoption("--results")) if config.getoption("--results") else None,
+        regressions=_directory("--write-regressions", config.getoption("--write-regressions")),
         certify=certify,
     )
 
@@ -101,50 +111,55 @@ def engine_of(options: Options) -> Engine:
 
 
 def implementation_of(options: Options) -> Implementation:
-    """The implementation of the run, with its layers prepared.
+    """The implementation of the run, with its layers prepared; see `implementation_named`."""
+    return implementation_named(options.impl, options.layers)
+
+
+def implementation_named(impl: str, layers: str = "lora_compat") -> Implementation:
+    """The implementation that ``--impl`` names, with its layers prepared.
 
     Raises:
         pytest.UsageError: it is unknown, lacks a method, or lacks something to be installed.
     """
     try:
-        implementation = _found(options)
+        implementation = _found(impl, layers)
         missing = [name for name in REQUIRED_METHODS if not callable(getattr(implementation, name, None))]
         if missing:
             raise pytest.UsageError(
-                f"--impl {options.impl}: {type(implementation).__name__} lacks {', '.join(missing)}; "
+                f"--impl {impl}: {type(implementation).__name__} lacks {', '.join(missing)}; "
                 f"an implementation has {', '.join(REQUIRED_METHODS)} "
                 "(derive from conformance.implementations.protocol.Implementation)"
             )
         implementation.layers.prepare()
     except MissingPrerequisite as error:
-        raise pytest.UsageError(f"--impl {options.impl}: {error}") from None
+        raise pytest.UsageError(f"--impl {impl}: {error}") from None
     return implementation
 
 
-def _found(options: Options) -> Implementation:
-    if options.impl == "reference":
+def _found(impl: str, layers: str) -> Implementation:
+    if impl == "reference":
         from conformance.implementations.reference import ReferenceImplementation
 
-        return ReferenceImplementation(_layers(options.layers))
-    if options.impl == "vllm":
+        return ReferenceImplementation(_layers(layers))
+    if impl == "vllm":
         from conformance.implementations.vllm import VllmImplementation
 
         return VllmImplementation()
     registered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-    if options.impl in registered:
-        return _instance(options.impl, registered[options.impl].load())
-    module, colon, attribute = options.impl.partition(":")
+    if impl in registered:
+        return _instance(impl, registered[impl].load())
+    module, colon, attribute = impl.partition(":")
     if not colon:
         known = (*BUILT_IN, *sorted(registered))
         raise pytest.UsageError(
-            f"--impl {options.impl!r} is unknown: give one of {', '.join(known)}, or package.module:attribute"
-            + _did_you_mean(options.impl, known)
+            f"--impl {impl!r} is unknown: give one of {', '.join(known)}, or package.module:attribute"
+            + _did_you_mean(impl, known)
         )
     try:
-        return _instance(options.impl, getattr(importlib.import_module(module), attribute))
+        return _instance(impl, getattr(importlib.import_module(module), attribute))
     except (ImportError, AttributeError) as error:
         raise pytest.UsageError(
-            f"--impl {options.impl}: {error}; give an importable package.module:attribute"
+            f"--impl {impl}: {error}; give an importable package.module:attribute"
         ) from None
 
 
@@ -206,6 +221,12 @@ def _integer(option: str, given: str) -> int:
         return int(given)
     except ValueError:
         raise pytest.UsageError(f"{option} {given!r} is not an integer: give one, for instance {option} 7") from None
+
+
+def _directory(option: str, given: Path) -> Path:
+    if given.exists() and not given.is_dir():
+        raise pytest.UsageError(f"{option} {given} is a file: give a directory, which need not exist yet")
+    return given
 
 
 def _positive(option: str, given: str) -> int:

@@ -64,6 +64,13 @@ class Failure:
     message: str
     case: dict[str, Any]
     shown: str
+    indifferent: list[str] = field(default_factory=list)  # parts of the case that do not matter
+    cause: str = ""  # equal for failures of one root cause
+
+    @property
+    def root(self) -> str:
+        """The cause; where nobody looked for it, the anomaly."""
+        return self.cause or self.anomaly
 
     @classmethod
     def of(cls, clause: str, found: Violation) -> Failure:
@@ -131,7 +138,7 @@ class ClauseResult:
 
 
 def summed(results: Iterable[ClauseResult]) -> dict[str, ClauseResult]:
-    """Shards added up by clause; of one anomaly the shortest case is kept."""
+    """Shards added up by clause; of one root cause the shortest case is kept."""
     totals: dict[str, ClauseResult] = {}
     for result in results:
         total = totals.setdefault(result.clause, ClauseResult(result.clause))
@@ -142,9 +149,9 @@ def summed(results: Iterable[ClauseResult]) -> dict[str, ClauseResult]:
         total.evidence.add(result.evidence)
         total.target = result.target
         for failure in result.failures:
-            same = [other for other in total.failures if other.anomaly == failure.anomaly]
+            same = [other for other in total.failures if other.root == failure.root]
             if same and len(same[0].shown) <= len(failure.shown):
                 continue
-            total.failures = [other for other in total.failures if other.anomaly != failure.anomaly]
+            total.failures = [other for other in total.failures if other.root != failure.root]
             total.failures.append(failure)
     return totals

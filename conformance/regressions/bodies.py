@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ def violation_of(subject: Subject, body: Body, case: Spec) -> Violation | None:
         NotApplicable: the implementation declares it unsupported.
     """
     if isinstance(case, Case):
+        case = replace(case, device=subject.device)
         if case.tp_size > subject.engine.max_size:
             raise NotApplicable(f"engine {subject.engine.name} has {subject.engine.max_size} ranks")
         reason = subject.implementation.unsupported(case)

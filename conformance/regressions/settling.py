@@ -7,6 +7,8 @@ their values: a part that can be changed in every way tried, and the same failur
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -19,20 +21,30 @@ from strategies.cases import AdapterSpec, Case, Constructor, Dtype, Loader, Mixi
 from strategies.classes import possible_forwards
 
 MAX_STEPS = 400
+_VOTES = 12
+_OTHER_SHAPE = re.compile(r"tensors returned|shape=")
+_NUMBERS = re.compile(r"\d+(, \d+)*")
 Still = Callable[[Case], Violation | None]
 
 
-def same_failure(subject: Subject, body: Body, anomaly: str) -> Still:
-    """Tells whether a case still fails with this anomaly, and how."""
+def same_failure(subject: Subject, body: Body, first: Violation) -> Still:
+    """Tells whether a case still fails in the same way as ``first``, and how."""
 
     def still(case: Case) -> Violation | None:
         try:
             found = violation_of(subject, body, case)
         except (HarnessError, NotApplicable):
             return None
-        return found if found is not None and found.anomaly == anomaly else None
+        return found if found is not None and manner(found) == manner(first) else None
 
     return still
+
+
+def manner(found: Violation) -> str:
+    """The anomaly; for what names none, an exception or a wrong shape, the message without its numbers."""
+    if found.anomaly == "raised":
+        return f"raised {_NUMBERS.sub('#', found.message)}"
+    return "another shape" if _OTHER_SHAPE.search(found.message) else found.anomaly
 
 
 def settled(found: Violation, still: Still, max_steps: int = MAX_STEPS) -> Violation:
@@ -52,12 +64,27 @@ def settled(found: Violation, still: Still, max_steps: int = MAX_STEPS) -> Viola
     return found
 
 
+def renamed(subject: Subject, body: Body, found: Violation) -> Violation:
+    """The same failure with the values that most values agree with: on a small case two mistakes may look alike."""
+    case = found.case
+    if not isinstance(case, Case) or found.anomaly == "raised":
+        return found
+    seen: dict[str, list[Violation]] = {}
+    for seed in range(_VOTES):
+        with contextlib.suppress(HarnessError, NotApplicable):
+            other = violation_of(subject, body, replace(case, seed=seed))
+            if other is not None:
+                seen.setdefault(manner(other), []).append(other)
+    most = max(seen.values(), key=len, default=[])
+    return most[0] if len(most) > _VOTES // 2 and manner(most[0]) != manner(found) else found
+
+
 def indifferent_parts(case: Case, still: Still) -> tuple[str, ...]:
     """The parts of ``case`` that can be changed without changing the failure."""
     return tuple(name for name, changed in _alternatives(case) if changed and all(map(still, changed)))
 
 
-def cause_of(anomaly: str, case: Case, indifferent: tuple[str, ...]) -> str:
+def cause_of(found: Violation, case: Case, indifferent: tuple[str, ...]) -> str:
     """Equal for failures of one root cause: the anomaly, and the class features that matter."""
     features = {
         "family": case.layer.family.value,
@@ -67,7 +94,7 @@ def cause_of(anomaly: str, case: Case, indifferent: tuple[str, ...]) -> str:
         "disable_tp": str(case.layer.disable_tp),
     }
     mattering = [f"{name} {value}" for name, value in features.items() if name not in indifferent]
-    return "; ".join([anomaly, *mattering])
+    return "; ".join([manner(found), *mattering])
 
 
 def _alternatives(case: Case) -> Iterator[tuple[str, list[Case]]]:
@@ -79,15 +106,19 @@ def _alternatives(case: Case) -> Iterator[tuple[str, list[Case]]]:
     yield "regime", [replace(case, regime=Regime.ROUNDED)] if case.regime is Regime.EXACT else []
     yield "family", [replace(case, layer=one) for one in _other_families(case)]
     yield "bias", [replace(case, layer=replace(layer, bias=not layer.bias))]
-    yield "inheritance depth", [
-        replace(case, subclass=replace(subclass, depth=depth)) for depth in {1, 2, 3} - {subclass.depth}
-    ]
+    yield (
+        "inheritance depth",
+        [replace(case, subclass=replace(subclass, depth=depth)) for depth in {1, 2, 3} - {subclass.depth}],
+    )
     if subclass.depth:
-        yield "forward", [
-            replace(case, subclass=replace(subclass, forward=forward))
-            for forward in possible_forwards(layer)
-            if forward is not subclass.forward
-        ][:4]
+        yield (
+            "forward",
+            [
+                replace(case, subclass=replace(subclass, forward=forward))
+                for forward in possible_forwards(layer)
+                if forward is not subclass.forward
+            ][:4],
+        )
     yield "mixins", [replace(case, subclass=replace(derived, mixins=mixins)) for mixins in Mixins][1:]
     yield "constructor", [replace(case, subclass=replace(derived, constructor=one)) for one in Constructor][1:]
     yield "weight loader", [replace(case, subclass=replace(derived, loader=Loader.PASS_THROUGH))]

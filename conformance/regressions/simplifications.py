@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from lora_compat.families import Family
-from strategies.adapters import packed_lists_of
+from strategies.adapters import MAX_RANKS
 from strategies.cases import AdapterSpec, Case, Dtype, Heads, LayerSpec, Layout, Quantization, Regime, SubclassSpec
 from strategies.classes import possible_forwards, possible_loaders
 
@@ -96,7 +96,7 @@ def _fewer_outputs(case: Case) -> Iterator[Case]:
                 adapters=tuple(_without_part(adapter, index) for adapter in case.adapters),
             )
         else:
-            yield from (replace(case, layer=left, packed=packed) for packed in packed_lists_of(left))
+            yield replace(case, layer=left, packed=(len(sizes) - 1,) if case.packed else ())
 
 
 def _without_part(adapter: AdapterSpec, index: int) -> AdapterSpec:
@@ -143,7 +143,7 @@ def _adapters(case: Case) -> Iterator[Case]:
         for changed in _plainer(adapter):
             yield replace(case, adapters=(*case.adapters[:index], changed, *case.adapters[index + 1 :]))
     needed = max((adapter.rank for adapter in case.adapters), default=1)
-    for rank in (1, 2, 4, 8, 16, 32):
+    for rank in MAX_RANKS:
         if needed <= rank < case.max_rank:
             yield replace(case, max_rank=rank)
 
@@ -167,4 +167,4 @@ def _manners(case: Case) -> Iterator[Case]:
     yield replace(case, quantization=Quantization.NONE)
     if case.layer.family in (Family.COLUMN, Family.ROW) and case.tp_size == 1:
         yield replace(case, layer=replace(case.layer, family=Family.REPLICATED))
-    yield from (replace(case, seed=seed) for seed in range(min(case.seed, 3)))
+    yield from (replace(case, seed=seed) for seed in range(min(case.seed, 12)))

@@ -1,0 +1,78 @@
+"""``lora-compat replay``: which stored failures are fixed."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from conformance.cli.exits import Exit
+
+DEFAULT_STORE = Path(".lora_compat/regressions")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declares the command."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "replay",
+        help="run stored failures again",
+        description="Runs stored failures again and prints FIXED, STILL FAILS or ERROR for each. "
+        "Exit code 0: all fixed; 1: one still fails; 2: one could not be run.",
+    )
+    parser.add_argument(
+        "what",
+        nargs="?",
+        metavar="FILE|ID|DIR",
+        help="a stored failure (.json), a test file (.py), the beginning of an id, or a directory; default: the store",
+    )
+    parser.add_argument("--impl", help="the implementation to run on; default: the one each failure was found with")
+    parser.add_argument("--store", type=Path, default=DEFAULT_STORE, help=f"the store (default: {DEFAULT_STORE})")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints one line a failure, and how many there are of each."""
+    import pytest
+
+    from conformance.regressions.replay import NothingToReplay, Status, replay
+    from conformance.regressions.store import Store
+    from conformance.subject import HarnessError, Subject
+
+    @cache
+    def subject_for(impl: str) -> Subject:
+        try:
+            return subject_of(impl)
+        except pytest.UsageError as error:
+            if args.impl:
+                raise
+            raise HarnessError(str(error)) from error
+
+    counts: Counter[Status] = Counter()
+    try:
+        for replayed in replay(args.what, Store(args.store), subject_for, args.impl):
+            counts[replayed.status] += 1
+            print(replayed, flush=True)
+    except NothingToReplay as error:
+        raise pytest.UsageError(str(error)) from error
+    print(", ".join(f"{counts[status]} {status.value}" for status in Status if counts[status]))
+    if counts[Status.ERROR]:
+        return Exit.ERROR
+    return Exit.FAILED if counts[Status.STILL_FAILS] else Exit.OK
+
+
+def subject_of(impl: str) -> Any:
+    """The implementation called ``impl`` on the threads engine.
+
+    Raises:
+        pytest.UsageError: see `conformance.options.implementation_of`.
+    """
+    import torch
+
+    from conformance.engines.threads import ThreadsEngine
+    from conformance.options import implementation_named
+    from conformance.subject import Subject
+
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    return Subject(implementation_named(impl), ThreadsEngine())

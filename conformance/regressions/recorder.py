@@ -1,0 +1,91 @@
+"""What one process of a run keeps: known cases to run first, and every failure as soon as it is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from conformance.regressions.bodies import Body
+from conformance.regressions.settling import cause_of, indifferent_parts, renamed, same_failure, settled
+from conformance.regressions.store import Store, StoredFailure, UnreadableEntry
+from conformance.subject import Subject
+from conformance.verdicts import Failure, Violation
+from strategies.cases import Case
+from strategies.codec import CaseFormatError, Spec
+
+
+@dataclass(slots=True)
+class Recorder:
+    """Keeps the failures of an implementation in a store.
+
+    The first sight of a failure is stored at once, so that an interrupted search loses nothing; the shrunk case takes
+    its place.
+    """
+
+    store: Store
+    impl: str
+    identity: Mapping[str, str]
+    _sighted: dict[tuple[str, str], Failure] = field(default_factory=dict)
+
+    def priors(self, clause: str) -> list[Spec]:
+        """The stored cases that broke ``clause`` on this implementation."""
+        found = []
+        for entry in self.store.load()[0]:
+            if any((failure.clause, failure.impl) == (clause, self.impl) for failure in entry.failures):
+                try:
+                    found.append(entry.spec())
+                except CaseFormatError:
+                    continue
+        return found
+
+    def sight(self, clause: str, found: Violation) -> None:
+        """Stores the first failure of its kind."""
+        key = (clause, found.anomaly)
+        if key not in self._sighted:
+            self._sighted[key] = Failure.of(clause, found)
+            self._add(self._sighted[key])
+
+    def settle(self, subject: Subject, body: Body, clause: str, found: Violation) -> Failure:
+        """Shrinks to the end, finds out what does not matter, and stores the result in place of the first sight."""
+        failure = self._explained(subject, body, clause, found)
+        self._add(failure)
+        first = self._sighted.pop((clause, found.anomaly), None)
+        if first is not None and first.case != failure.case:
+            self._discard(first)
+        return failure
+
+    def _explained(self, subject: Subject, body: Body, clause: str, found: Violation) -> Failure:
+        if not isinstance(found.case, Case):
+            return Failure.of(clause, found)
+        still = same_failure(subject, body, found)
+        smallest = settled(found, still)
+        better = renamed(subject, body, smallest)
+        if better is not smallest:
+            still = same_failure(subject, body, better)
+            smallest = settled(better, still)
+        assert isinstance(smallest.case, Case)
+        failure = Failure.of(clause, smallest)
+        failure.indifferent = list(indifferent_parts(smallest.case, still))
+        failure.cause = cause_of(smallest, smallest.case, tuple(failure.indifferent))
+        return failure
+
+    def _add(self, failure: Failure) -> None:
+        stored = StoredFailure(
+            failure.clause,
+            failure.anomaly,
+            failure.message,
+            self.impl,
+            dict(self.identity),
+            tuple(failure.indifferent),
+            failure.cause,
+        )
+        try:
+            self.store.add(failure.case, failure.shown, stored)
+        except UnreadableEntry:
+            return  # somebody's edit of this very case: the report says so
+
+    def _discard(self, failure: Failure) -> None:
+        try:
+            self.store.discard(failure.case, (failure.clause, failure.anomaly, self.impl))
+        except UnreadableEntry:
+            return
