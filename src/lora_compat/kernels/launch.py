@@ -89,7 +89,7 @@ def expand_launch(batch: TokenBatch, slice_sizes: tuple[int, ...], rank: int, dt
     block_m = power_of_two(batch.largest_group, 16, 64)
     tiles = max(1, len(batch.tiles(block_m).slots))
     many = tiles * sum(slice_sizes) >= 4 * programs * 128
-    block_n = 128 if many and not wide else 64
+    block_n = 128 if many and dtype == torch.bfloat16 else 64  # float16 needs the registers for its products
     block_r = power_of_two(rank, 16, 32 if wide else 64)
     at_once = programs * (3 if block_m * block_n <= 2048 else 2)  # what the registers let run
     chunk = block_n * tiles_per_program(slice_sizes, block_n, tiles, at_once)

@@ -52,7 +52,7 @@ def expand(
         rows = hidden[tokens]
         parts = [
             rows[:, index] @ weights_of_slice.t()
-            for index, weights_of_slice in enumerate(weights.split(list(slice_sizes)))
+            for index, weights_of_slice in enumerate(torch.split(weights, list(slice_sizes)))
         ]
         delta = torch.cat(parts, dim=1) * scaling[slot].to(hidden.dtype)
         target = output[:, columns]

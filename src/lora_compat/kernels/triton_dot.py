@@ -9,7 +9,7 @@ import triton.language as tl
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def dot(left, right, total):  # type: ignore[no-untyped-def]
     """``total + left · right`` in float32, both factors of one dtype; float32 factors are not cut to TF32."""
     if INTERPRETED:
@@ -25,15 +25,16 @@ def thirds(hidden, weights_dtype: tl.constexpr):  # type: ignore[no-untyped-def]
     Each takes 8 of the 24 bits of mantissa and has float32's exponents. Float32 weights take it whole.
     """
     if weights_dtype == tl.float32:
-        return hidden, hidden, hidden
-    high = hidden.to(tl.bfloat16)
-    rest = hidden - high.to(tl.float32)
-    middle = rest.to(tl.bfloat16)
-    low = (rest - middle.to(tl.float32)).to(tl.bfloat16)
+        high, middle, low = hidden, hidden, hidden
+    else:
+        high = hidden.to(tl.bfloat16)
+        rest = hidden - high.to(tl.float32)
+        middle = rest.to(tl.bfloat16)
+        low = (rest - middle.to(tl.float32)).to(tl.bfloat16)
     return high, middle, low
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def dot_thirds(high, middle, low, weights, total):  # type: ignore[no-untyped-def]
     """``total + hidden · weights`` where the first three are ``thirds(hidden)``, nothing lost but in the sums."""
     if weights.dtype == tl.float32:
