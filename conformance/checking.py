@@ -16,11 +16,13 @@ from hypothesis.strategies import SearchStrategy
 
 from conformance.contract import CONTRACT
 from conformance.measuring import Measure, measuring
+from conformance.regressions.bodies import judges
 from conformance.regressions.recorder import Recorder
 from conformance.regressions.settling import manner
+from conformance.oracle import flatten
 from conformance.subject import HarnessError, NotWrapped, Subject, SubjectRaised, SubjectRefused
 from conformance.verdicts import ClauseResult, Failure, NotApplicable, NotExercised, Verdict, Violation
-from strategies.cases import Case
+from strategies.cases import Case, SubclassSpec
 from strategies.codec import Spec
 from strategies.existing import NothingFits, Target, targeting
 
@@ -133,7 +135,7 @@ class ClauseRun:
         if not isinstance(case, Case):
             return
         try:
-            self.subject.observe(case, lambda rank: rank.build().run() and None)
+            self.subject.observe(case, lambda rank: flatten(rank.build().run()))
         except SubjectRaised as error:
             raise NotExercised(f"the class raises it by itself: {error}") from error
 
@@ -147,6 +149,8 @@ class ClauseRun:
 
     def _replay(self, clause: str, body: Body) -> None:
         for case in self.recorder.priors(clause) if self.recorder else []:
+            if not judges(body, case):
+                continue
             try:
                 self.one(body, case)
             except Violation as found:
@@ -155,7 +159,21 @@ class ClauseRun:
 
     def _keep(self, clause: str, body: Body, found: Violation) -> None:
         kept = self.recorder.settle(self.subject, body, clause, found) if self.recorder else Failure.of(clause, found)
+        if self.target is not None:
+            kept.on_base = self._base_has_it(body, found)
         self.result.failures.append(kept)
+
+    def _base_has_it(self, body: Body, found: Violation) -> bool | None:
+        """Whether the family's base class breaks the clause in the same way, so that the class is not to blame."""
+        if not isinstance(found.case, Case):
+            return None
+        try:
+            body(self.subject, replace(found.case, subclass=SubclassSpec()))
+        except Violation as of_base:
+            return of_base.anomaly == found.anomaly
+        except Exception:
+            return None  # the base class cannot be built like this
+        return False
 
     def _property(self, clause: str, name: str, strategy: SearchStrategy[Any], body: Body) -> Callable[[], None]:
         @hypothesis.seed(self.budget.seed_for(clause, name))

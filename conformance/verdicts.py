@@ -66,6 +66,7 @@ class Failure:
     shown: str
     indifferent: list[str] = field(default_factory=list)  # parts of the case that do not matter
     cause: str = ""  # equal for failures of one root cause
+    on_base: bool | None = None  # of an existing class: whether the family's base class breaks the clause too
 
     @property
     def root(self) -> str:

@@ -23,10 +23,10 @@ from strategies.cases import (
 )
 from strategies.choices import sampled
 from strategies.classes import FORWARDS, MAX_DEPTH, subclasses
+from strategies.existing import current_target, narrowed
 from strategies.layers import FAMILIES, linear_layers
 from strategies.nesting import nestings
 from strategies.parallel import TP_SIZES, tensor_parallel_sizes
-from strategies.existing import current_target, narrowed
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Known failures: what a run may fail of, by class, clause and anomaly, with a link and a day on which it must be over."""
+"""Known failures: what a run may fail of, by class, clause and anomaly, each with a link and a last day."""
 
 from __future__ import annotations
 

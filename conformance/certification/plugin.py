@@ -29,6 +29,7 @@ from strategies.source import Library
 # A class that hangs costs this once; a forward of these sizes takes a millisecond.
 WATCHDOG_SECONDS = 10.0
 FIT = "certify_fit"
+_RAN = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
 
 
 @dataclass(slots=True)
@@ -138,11 +139,7 @@ class CertificationReport(ConformanceReport):
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if session.exitstatus not in (
-            pytest.ExitCode.OK,
-            pytest.ExitCode.TESTS_FAILED,
-            pytest.ExitCode.NO_TESTS_COLLECTED,
-        ):
+        if session.exitstatus not in _RAN:
             return
         certify = self.certification.certify
         baseline = None

@@ -191,7 +191,7 @@ class Prober:
             raise UnfitClassError(self.found.path, case.tp_size, problem) from error
 
     def _scales_columns(self, case: Case) -> bool:
-        """Whether the forward only multiplies each column of its product by a constant, so that a bound carries over."""
+        """Whether the forward multiplies each column of its product by a constant, so that a bound carries over."""
         case = replace(case, layer=replace(case.layer, skip_bias_add=True), regime=Regime.ROUNDED)
         ratios = []
         for seed in (1, 2):

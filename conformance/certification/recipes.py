@@ -1,4 +1,4 @@
-"""Recipes: how an existing class is built from a drawn geometry, inferred from its constructor or written by its author.
+"""Recipes: how an existing class is built from a drawn geometry; inferred from its constructor, or written.
 
 A recipe is a function from a `Geometry` to a built layer. The decorator `recipe` adds what cannot be read off the
 layer: how many checkpoint tensors it takes, and by which shard ids.
@@ -23,15 +23,8 @@ from strategies.cases import Heads, LayerSpec, SubclassSpec
 from strategies.source import base_arguments
 
 ENTRY_POINTS = "lora_compat.recipes"
-OPTIONS = (
-    "bias",
-    "skip_bias_add",
-    "return_bias",
-    "gather_output",
-    "input_is_parallel",
-    "reduce_results",
-    "disable_tp",
-)
+_RETURNING = ("bias", "skip_bias_add", "return_bias")
+OPTIONS = (*_RETURNING, "gather_output", "input_is_parallel", "reduce_results", "disable_tp")
 # Other names that constructors give to the size parameters of the family's base class.
 _SYNONYMS = {
     "input_size": ("hidden_size", "in_features", "d_in", "dim", "embed_dim"),

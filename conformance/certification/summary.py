@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +11,7 @@ from conformance.contract import CONTRACT
 from conformance.measuring import Evidence
 from conformance.options import Options
 from conformance.subject import Subject
-from conformance.verdicts import ClauseResult, Verdict
+from conformance.verdicts import ClauseResult, Failure, Verdict
 
 WIDTH = 110
 
@@ -69,32 +70,60 @@ def described(outcome: Outcome) -> str:
 
 
 def reasons(outcome: Outcome) -> list[str]:
-    """Every failure with its smallest case, what was not exercised, how sharp the run was, and the verdict."""
+    """Every kind of failure with its smallest case, what was not exercised, how sharp the run was, and the verdict."""
     if outcome.unfit is not None:
-        return [
-            f"{outcome.path}: {outcome.conclusion.value}: {outcome.unfit.title}",
-            *_wrapped(str(outcome.unfit), "  "),
-        ]
+        first = f"{outcome.path}: {outcome.conclusion.value}: {outcome.unfit.title}"
+        return [first, *_wrapped(str(outcome.unfit), "  ")]
     lines = []
+    for failures in kinds(outcome.failures):
+        lines += _failures(failures, outcome)
     for clause, result in outcome.results.items():
-        lines += _failures(clause, result, outcome)
-        lines += [f"{clause} error: {error}" for error in result.errors[:2]]
+        lines += _wrapped("\n".join(f"{clause} error: {error}" for error in result.errors[:1]), "", "    ")
         if clause in outcome.red and result.verdict not in (Verdict.FAIL, Verdict.ERROR):
             reason = next((reason for reason, _ in result.reasons.most_common(1)), "no case ran")
-            lines += _wrapped(f"{clause} {reason}", "", "  ")
-    lines.append(power(outcome.evidence))
+            lines += _wrapped(f"{clause} {reason}", "", "    ")
     red = outcome.red
     why = f": {', '.join(red)}" if red else ""
-    return [*lines, f"{outcome.path}: {outcome.conclusion.value}{why}"]
+    lines += _wrapped(power(outcome.evidence), "", "    ")
+    return [*lines, *_wrapped(f"{outcome.path}: {outcome.conclusion.value}{why}", "", "    ")]
 
 
-def _failures(clause: str, result: ClauseResult, outcome: Outcome) -> list[str]:
-    lines = []
-    for failure in result.failures:
-        known = " (known)" if (clause, failure.anomaly) in outcome.known else ""
-        lines += _wrapped(f"{clause} {failure.anomaly}{known}: {failure.message}", "", "    ")
-        lines += _wrapped(failure.shown, "    ", "    ")
+def kinds(failures: Sequence[Failure]) -> list[list[Failure]]:
+    """Failures of one anomaly and message together, the one with the shortest case first."""
+    groups: dict[tuple[str, str], list[Failure]] = {}
+    for failure in failures:
+        message = failure.message if failure.anomaly == "raised" else ""
+        groups.setdefault((failure.anomaly, _RANK.sub("rank", message)), []).append(failure)
+    return [sorted(group, key=lambda failure: len(failure.shown)) for group in groups.values()]
+
+
+_RANK = re.compile(r"rank \d+ of \d+")
+
+
+def _failures(failures: list[Failure], outcome: Outcome) -> list[str]:
+    first = failures[0]
+    clauses = ", ".join(_marked(failure, outcome) for failure in sorted(failures, key=lambda one: order(one.clause)))
+    lines = _wrapped(f"{first.anomaly} in {clauses}: {first.message}", "", "    ")
+    lines += _wrapped(_shown(first, outcome), "    ", "        ")
+    if first.on_base:
+        lines.append("    the family's base class does the same: no fault of this class")
     return lines
+
+
+def _marked(failure: Failure, outcome: Outcome) -> str:
+    known = (failure.clause, failure.anomaly) in outcome.known
+    return f"{failure.clause} (known)" if known else failure.clause
+
+
+def _shown(failure: Failure, outcome: Outcome) -> str:
+    """The case without the class, which is in the line above."""
+    subclass = f"subclass={outcome.target.subclass!r}" if outcome.target else ""
+    return failure.shown.replace(f"{subclass}, ", "").replace(f", {subclass}", "").replace(subclass, "")
+
+
+def order(clause: str) -> int:
+    """The clause's place in the contract."""
+    return list(CONTRACT).index(clause)
 
 
 def power(evidence: Evidence) -> str:

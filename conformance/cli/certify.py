@@ -21,7 +21,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "certify",
         help="certify an existing linear layer class",
-        description="Runs the conformance suite on existing linear layer classes, and says whether LoRA works on them.",
+        description="Runs the conformance suite on existing linear layers, and says whether LoRA works on them.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -15,7 +15,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "verify",
         help="verify a certificate",
-        description="Refuses a certificate that is incomplete, altered or not green, or whose class has changed since.",
+        description="Refuses a certificate that is incomplete, altered or not green, or whose class has changed.",
         epilog="exit codes: 0 it certifies, 1 it does not",
     )
     parser.add_argument("certificate", type=Path, help="the file that `lora-compat certify --certificate` wrote")
