@@ -12,13 +12,15 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 from conformance.adapter_files import write_adapter
-from conformance.engines.ranks import RankFailed, RankGroup, RankHung
-from conformance.implementations.model_protocol import ModelDeployment, ModelManager
+from conformance.building import call
+from conformance.engines.ranks import RankFailed, RankGroup, RankHung, RankLost
+from conformance.implementations.model_protocol import InjectedFault, ModelDeployment, ModelManager
+from conformance.implementations.protocol import Implementation
 from conformance.oracle import flatten
 from conformance.shelf import Call, calls_of
-from conformance.subject import NotWrapped, Subject, SubjectRaised, SubjectRefused
-from conformance.trees import ProgramValues, build_tree, in_tower, run_layer
-from conformance.values import torch_dtype
+from conformance.subject import HarnessError, NotWrapped, Subject, SubjectRaised, SubjectRefused
+from conformance.trees import ProgramValues, build_tree, in_tower
+from conformance.values import rank_input, torch_dtype
 from conformance.verdicts import NotApplicable, Violation
 from lora_compat.model_adapters import Adapter
 from strategies.cases import Dtype
@@ -36,16 +38,39 @@ class LayerOutput:
     tensors: tuple[Tensor, ...]
 
 
+# An error of these classes is a crash, whatever it says.
+_CRASHES = (AssertionError, AttributeError, IndexError, TypeError, UnboundLocalError, StopIteration)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What was raised, as data that any engine can hand back."""
+
+    kind: str
+    message: str
+    crash: bool
+    injected: bool
+
+    @classmethod
+    def of(cls, error: Exception) -> Problem:
+        """Takes down ``error``."""
+        crash = isinstance(error, _CRASHES)
+        return cls(type(error).__name__, str(error), crash, isinstance(error, InjectedFault))
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message.partition(chr(10))[0]}"
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What came of one call on one rank: its result or error, who was there afterwards, and what a run returned.
+    """What came of one call on one rank: its result or problem, who was there afterwards, and what a run returned.
 
     ``tokens`` has, for a run, the adapter that should serve each token of each layer: the mapped one if it is active.
     """
 
     call: Call
     result: bool | None
-    error: Exception | None
+    problem: Problem | None
     before: tuple[frozenset[int], frozenset[int]]
     after: tuple[frozenset[int], frozenset[int]]
     outputs: tuple[LayerOutput, ...] = ()
@@ -71,7 +96,8 @@ def deployment_for(program: Program, targets: tuple[str, ...] | None = None) -> 
 class ModelSession:
     """One rank of a program: the model, its manager, and calls of it."""
 
-    subject: Subject
+    implementation: Implementation
+    device: str
     values: ProgramValues
     group: RankGroup
     adapters: list[Adapter]
@@ -86,13 +112,13 @@ class ModelSession:
 
     def build(self) -> ModelSession:
         """Builds and loads the model."""
-        self.model = build_tree(self.values, self.subject.implementation.layers, self.group)
+        self.model = build_tree(self.values, self.implementation.layers, self.group).to(self.device)
         return self
 
     def wrap(self, targets: tuple[str, ...] | None = None) -> ModelSession:
         """Hands it to the implementation."""
-        with self.subject.implementation.layers.ranked(self.group):
-            self.manager = self.subject.implementation.manager(self.model, deployment_for(self.program, targets))
+        with self.implementation.layers.ranked(self.group):
+            self.manager = self.implementation.manager(self.model, deployment_for(self.program, targets))
         return self
 
     def require_wrapped(self) -> ModelSession:
@@ -114,18 +140,18 @@ class ModelSession:
             if call.method != "rerun" or self.manager.remaps_itself
         ]
 
-    def record(self, call: Call) -> Record:
+    def record(self, step: Call) -> Record:
         """One call and what came of it; an error of a run is not caught."""
         before = self.state()
-        if call.method in ("run", "rerun"):
-            tokens, outputs = self.run(call.number if call.method == "run" else None)
-            return Record(call, True, None, before, self.state(), outputs, tokens)
-        with self.subject.implementation.layers.ranked(self.group):
+        if step.method in ("run", "rerun"):
+            tokens, outputs = self.run(step.number if step.method == "run" else None)
+            return Record(step, True, None, before, self.state(), outputs, tokens)
+        with self.implementation.layers.ranked(self.group):
             try:
-                result, error = self._do(call), None
-            except Exception as raised:
-                result, error = None, raised
-        return Record(call, result, error, before, self.state())
+                result, problem = self._do(step), None
+            except Exception as error:
+                result, problem = None, Problem.of(error)
+        return Record(step, result, problem, before, self.state())
 
     def state(self) -> tuple[frozenset[int], frozenset[int]]:
         """The numbers of the adapters registered, and active."""
@@ -137,22 +163,22 @@ class ModelSession:
             return self.manager.add_directory(number + 1, self.paths[number])
         return self.manager.add(number + 1, self.adapters[number])
 
-    def _do(self, call: Call) -> bool | None:
-        if call.method == "add":
-            return self.add(call.number)
-        if call.method == "pin":
-            self.manager.pin(call.number + 1)
+    def _do(self, step: Call) -> bool | None:
+        if step.method == "add":
+            return self.add(step.number)
+        if step.method == "pin":
+            self.manager.pin(step.number + 1)
             return True
-        if call.method != "activate_failing":
-            return bool(getattr(self.manager, call.method)(call.number + 1))
-        adapted = self.program.adapters[call.number].adapted
+        if step.method != "activate_failing":
+            return bool(getattr(self.manager, step.method)(step.number + 1))
+        adapted = self.program.adapters[step.number].adapted
         module = self.program.model.linears[adapted[self.program.seed % len(adapted)]]
         with self.manager.failing_at(module.name):
-            return self.manager.activate(call.number + 1)
+            return self.manager.activate(step.number + 1)
 
     def run(self, batch: int | None) -> tuple[tuple[tuple[int, ...], ...], tuple[LayerOutput, ...]]:
         """Every layer, under each of its names; maps the batch first unless it is to stay as it was."""
-        program, library = self.program, self.subject.implementation.layers
+        program, library = self.program, self.implementation.layers
         _, active = self.state()
         if batch is not None:
             self._mapped = tuple(number if number in active else -1 for number in program.batches[batch])
@@ -165,9 +191,17 @@ class ModelSession:
             own = self._mapped[::-1] if in_tower(program.model, index) else self._mapped
             tokens.append(tuple(number if number in active else -1 for number in own))
             for name in module.names:
-                result = flatten(run_layer(self.values, self.model, name, index, library, self.group))
-                outputs.append(LayerOutput(index, name, tuple(tensor.clone() for tensor in result)))
+                outputs.append(LayerOutput(index, name, tuple(self.run_layer(name, index))))
         return tuple(tokens), tuple(outputs)
+
+    def run_layer(self, name: str, index: int) -> list[Tensor]:
+        """One forward of layer ``index`` under one of its names, flattened, in memory of its own."""
+        case, tensors = self.values.cases[index], self.values.tensors[index]
+        dtype = torch_dtype(case.dtype)
+        x = rank_input(case, tensors, self.group.rank).to(self.device, dtype)
+        with self.implementation.layers.ranked(self.group):
+            result = call(case, self.model.get_submodule(name), x, tensors.gate.to(self.device, dtype))
+        return [tensor.detach().to("cpu", copy=True) for tensor in flatten(result)]
 
     def _map(self) -> None:
         ids = [number + 1 if number >= 0 else None for number in self._mapped]
@@ -182,28 +216,32 @@ def observe_model(subject: Subject, values: ProgramValues, program: Callable[[Mo
     Raises:
         NotApplicable: the implementation declares such models unsupported.
         NotWrapped, SubjectRefused, SubjectRaised, CollectiveMismatch: what the implementation did instead.
+        HarnessError: a rank hung or died, so nothing is known.
     """
     spec, implementation = values.program, subject.implementation
+    size, engine = spec.model.tp_size, subject.engine
+    if size > engine.max_size:
+        raise NotApplicable(f"engine {engine.name} has {engine.max_size} ranks, the model needs {size}")
     reason = implementation.unsupported_model(spec.model, evict=spec.evict)
     if reason is not None:
         raise NotApplicable(reason)
     adapters = [values.adapter(number) for number in range(len(spec.adapters))]
     with _on_disk(values, adapters) as paths:
         try:
-            return subject.engine.run(
-                spec.model.tp_size, lambda group: program(ModelSession(subject, values, group, adapters, paths))
+            return engine.run(
+                size,
+                lambda group: program(ModelSession(implementation, subject.device, values, group, adapters, paths)),
             )
         except RankFailed as failure:
             raise _named(failure, implementation.refusals) from failure
-        except RankHung as hung:
-            raise SubjectRaised(str(hung)) from hung
+        except (RankHung, RankLost) as lost:
+            raise HarnessError(str(lost)) from lost
 
 
 def _named(failure: RankFailed, refusals: tuple[type[BaseException], ...]) -> Exception:
-    error = failure.error
-    if isinstance(error, (NotWrapped, AssertionError)) and not isinstance(error, refusals):
-        return error if isinstance(error, (NotWrapped, Violation)) else SubjectRaised(str(failure))
-    return SubjectRefused(str(failure)) if isinstance(error, refusals) else SubjectRaised(str(failure))
+    if isinstance(failure.error, (NotWrapped, Violation)):
+        return failure.error  # what the clause itself found on a rank
+    return (SubjectRefused if isinstance(failure.error, refusals) else SubjectRaised)(str(failure))
 
 
 @contextmanager

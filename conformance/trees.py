@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from conformance.building import build_layer, call, load_weights
+from conformance.building import build_layer, load_weights
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.protocol import LayerLibrary
 from conformance.oracle import Expected
 from conformance.subject import Subject
-from conformance.values import CaseTensors, rank_input, torch_dtype, values_of
+from conformance.values import CaseTensors, torch_dtype, values_of
 from lora_compat.model_adapters import Adapter, ModuleAdapter
 from strategies.cases import AdapterSpec, Case
 from strategies.models import ModelSpec, ModuleKind
@@ -41,8 +41,13 @@ class Lookalike(nn.Module):
 OTHER_WIDTH = 3
 
 
-def other_module(kind: ModuleKind) -> nn.Module:
-    """A module that is no layer of a family; it takes ``[tokens, 3]``, or indices below 3."""
+def other_module(kind: ModuleKind, library: LayerLibrary) -> nn.Module:
+    """A module that cannot carry LoRA; all but the hollow one take ``[tokens, 3]``, or indices below 3."""
+    if kind is ModuleKind.HOLLOW:
+        hollow = build_layer(Case(), library, torch.float32)
+        hollow.weight = None
+        hollow.quant_method = None
+        return hollow
     if kind is ModuleKind.NN_LINEAR:
         return nn.Linear(OTHER_WIDTH, OTHER_WIDTH)
     if kind is ModuleKind.EMBEDDING:
@@ -192,20 +197,11 @@ def build_tree(values: ProgramValues, library: LayerLibrary, group: RankGroup) -
                 load_weights(case, library, built, tensors.weights, tensors.biases)
                 library.finish(built)
         else:
-            built = other_module(module.kind)
+            with library.ranked(group):
+                built = other_module(module.kind, library)
         for name in module.names:
             model.hang(name, built)
     return model.requires_grad_(False)
-
-
-def run_layer(
-    values: ProgramValues, model: nn.Module, name: str, index: int, library: LayerLibrary, group: RankGroup
-) -> object:
-    """One forward of layer ``index`` under one of its names."""
-    case, tensors = values.cases[index], values.tensors[index]
-    x = rank_input(case, tensors, group.rank).to(torch_dtype(case.dtype))
-    with library.ranked(group):
-        return call(case, model.get_submodule(name), x, tensors.gate.to(x.dtype))
 
 
 def in_tower(model: ModelSpec, index: int) -> bool:

@@ -27,9 +27,10 @@ class ModuleKind(_Named):
     EMBEDDING = "embedding"
     NORM = "norm"
     LOOKALIKE = "lookalike"  # has a linear layer's attributes, but derives from none
+    HOLLOW = "hollow"  # a layer of a family that has neither a weight nor a quant method
 
 
-OTHER_KINDS = tuple(kind for kind in ModuleKind if kind is not ModuleKind.LINEAR)
+FOREIGN = (ModuleKind.NN_LINEAR, ModuleKind.EMBEDDING, ModuleKind.NORM, ModuleKind.LOOKALIKE)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -99,6 +100,7 @@ OTHER_NAMES: dict[ModuleKind, tuple[str, ...]] = {
     ModuleKind.EMBEDDING: ("embed",),
     ModuleKind.NORM: ("layers.0.norm",),
     ModuleKind.LOOKALIKE: ("layers.1.attn.kv_a_proj", "vision.proj"),
+    ModuleKind.HOLLOW: ("layers.0.hollow",),
 }
 _CHILDREN = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),
@@ -111,10 +113,11 @@ def models(
     *,
     families: tuple[Family, ...] = FAMILIES,
     linears: tuple[int, int] = (1, 4),
-    others: int = 2,
+    others: tuple[int, int] = (0, 2),
+    other_kinds: tuple[ModuleKind, ...] = FOREIGN,
     tp_sizes: tuple[int, ...] = (1, 2, 4),
     exact_packing: bool = False,
-    aliases: bool = True,
+    aliases: tuple[bool, ...] = (False, False, False, True),
     towers: bool = True,
     max_depth: int = 2,
 ) -> SearchStrategy[ModelSpec]:
@@ -123,14 +126,15 @@ def models(
     Args:
         families: the families of its layers.
         linears: least and most layers.
-        others: most modules that are no layers.
+        others: least and most modules that cannot carry LoRA.
+        other_kinds: what these may be.
         tp_sizes: the tensor-parallel sizes drawn from.
         exact_packing: every packed layer has one name per output; otherwise the lengths are free of each other.
-        aliases: whether layers may have a second name.
+        aliases: whether a layer has a second name.
         towers: whether a part of the model may have token maps of its own.
         max_depth: levels of inheritance of its layers' classes at most; none of them changes the forward.
     """
-    return _models(families, linears, others, tp_sizes, exact_packing, aliases, towers, max_depth)
+    return _models(families, linears, others, other_kinds, tp_sizes, exact_packing, aliases, towers, max_depth)
 
 
 @composite
@@ -138,10 +142,11 @@ def _models(
     draw: DrawFn,
     families: tuple[Family, ...],
     linears: tuple[int, int],
-    others: int,
+    others: tuple[int, int],
+    other_kinds: tuple[ModuleKind, ...],
     tp_sizes: tuple[int, ...],
     exact_packing: bool,
-    aliases: bool,
+    aliases: tuple[bool, ...],
     towers: bool,
     max_depth: int,
 ) -> ModelSpec:
@@ -150,7 +155,7 @@ def _models(
     chosen = draw(st.lists(sampled(tuple(free)), min_size=linears[0], max_size=linears[1], unique=True))
     modules = [draw(_linear(name, tp_size, exact_packing, aliases, max_depth)) for name in chosen]
     taken = {name for module in modules for name in module.names}
-    kinds = draw(st.lists(sampled(OTHER_KINDS), max_size=others))
+    kinds = draw(st.lists(sampled(other_kinds), min_size=others[0], max_size=others[1]))
     modules += [ModuleSpec(name, kind) for name, kind in _free(kinds, taken)]
     tower = "vision" if towers and any("vision." in name for name in taken) and draw(st.booleans()) else ""
     return ModelSpec(tuple(modules), tp_size, tower)
@@ -167,14 +172,16 @@ def _free(kinds: list[ModuleKind], taken: set[str]) -> Iterator[tuple[str, Modul
 
 @cache
 @composite
-def _linear(draw: DrawFn, name: str, tp_size: int, exact_packing: bool, aliases: bool, max_depth: int) -> ModuleSpec:
+def _linear(
+    draw: DrawFn, name: str, tp_size: int, exact_packing: bool, aliases: tuple[bool, ...], max_depth: int
+) -> ModuleSpec:
     family = next(family for family, names in NAMES.items() if name in names)
     outputs = 2 if exact_packing else 1
     layer = draw(linear_layers(tp_size=tp_size, families=(family,), min_outputs=outputs, disable_tp=False))
     exact = (1,) * len(layer.output_sizes) if family.packed else ()
     packed = exact if exact_packing else draw(packed_lists(layer))
     prefix, _, last = name.rpartition(".")
-    aliased = aliases and draw(_rarely)
+    aliased = draw(sampled(aliases))
     return ModuleSpec(
         name=name,
         layer=layer,
@@ -184,9 +191,6 @@ def _linear(draw: DrawFn, name: str, tp_size: int, exact_packing: bool, aliases:
         alias=f"{prefix}.shared.{last}" if aliased else "",
         alias_first=aliased and draw(st.booleans()),
     )
-
-
-_rarely = st.sampled_from((False, False, False, True))
 
 
 def _children(last: str, count: int) -> tuple[str, ...]:

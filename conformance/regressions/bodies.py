@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import conformance
 from conformance.contract import CONTRACT
@@ -50,13 +50,21 @@ def bodies_of(clause: str) -> tuple[Body, ...]:
         raise UnknownClause(clause) from None
 
 
+def judges(body: Body, case: Spec) -> bool:
+    """Whether ``case`` is of the kind that ``body`` takes: a clause may have tests over layers and over models."""
+    kind = next(hint for name, hint in get_type_hints(body).items() if name not in ("subject", "return"))
+    return not isinstance(kind, type) or isinstance(case, kind)
+
+
 def violation_of(subject: Subject, body: Body, case: Spec) -> Violation | None:
-    """How ``case`` breaks the clause, None where it keeps it.
+    """How ``case`` breaks the clause, None where it keeps it or is of a kind that ``body`` does not judge.
 
     Raises:
         HarnessError: the case cannot be run, so nothing is known.
         NotApplicable: the implementation declares it unsupported.
     """
+    if not judges(body, case):
+        return None
     if isinstance(case, Case):
         case = replace(case, device=subject.device)
         if case.tp_size > subject.engine.max_size:

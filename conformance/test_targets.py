@@ -1,0 +1,184 @@
+"""TARGET: which modules of a model; and what WRAP says of whole models."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import torch
+from torch import Tensor, nn
+
+from conformance.assertions import raised
+from conformance.checking import check
+from conformance.engines.ranks import CollectiveMismatch
+from conformance.lifecycle import ModelSession, Problem, Record, observe_model
+from conformance.model_assertions import assert_tokens_served, played
+from conformance.subject import Subject, SubjectRaised
+from conformance.trees import OTHER_WIDTH, ProgramValues
+from conformance.verdicts import NotExercised, violation
+from strategies.choices import sampled
+from strategies.models import ModuleKind, ModuleSpec, models
+from strategies.programs import Program, StepKind, programs
+from strategies.target_questions import TargetQuestion, misplaced_targets, target_questions
+
+
+def named(question: TargetQuestion, module: ModuleSpec, target: str) -> bool:
+    """Whether ``target`` names ``module``: the contract's rule, word for word."""
+    packing = question.model.packing
+    for name in module.names:
+        last = name.rpartition(".")[2]
+        if target in (name, last) or target in packing.get(last, ()) or last in packing.get(target, ()):
+            return True
+    return False
+
+
+def values_for(question: TargetQuestion) -> ProgramValues:
+    """The tensors of the question's model; it has no adapters."""
+    return ProgramValues(Program(model=question.model, adapters=(), batches=((-1,),)))
+
+
+def wrapped_modules(subject: Subject, question: TargetQuestion) -> list[frozenset[str]] | Problem:
+    """On each rank the names of the modules that were replaced; or the error that said they would not be."""
+    __tracebackhide__ = True
+
+    def program(session: ModelSession) -> frozenset[str] | Problem:
+        session.build()
+        before = {module.name: session.model.get_submodule(module.name) for module in question.model.modules}
+        try:
+            session.wrap(question.targets)
+        except Exception as error:
+            assert_untouched(question, session, before)
+            return Problem.of(error)
+        replaced = frozenset(name for name in before if session.manager.wrapped(name))
+        assert_untouched(question, session, {n: m for n, m in before.items() if n not in replaced})
+        return replaced
+
+    try:
+        found = observe_model(subject, values_for(question), program)
+    except (SubjectRaised, CollectiveMismatch) as error:
+        raise raised(error, question) from error
+    return next((one for one in found if isinstance(one, Problem)), None) or found
+
+
+def assert_untouched(question: TargetQuestion, session: ModelSession, before: dict[str, nn.Module]) -> None:
+    """These modules are where they were, and of the class they had."""
+    __tracebackhide__ = True
+    for name, module in before.items():
+        if session.model.get_submodule(name) is not module:
+            raise violation("base-changed", f"{name} was not wrapped, but was replaced", question)
+
+
+def assert_exactly(question: TargetQuestion, found: list[frozenset[str]] | Problem, right: frozenset[str]) -> None:
+    """The layers replaced are the right ones."""
+    __tracebackhide__ = True
+    if isinstance(found, Problem):
+        raise violation("refused-wrongly", f"raised {found}, but should wrap {sorted(right)}", question)
+    for rank, names in enumerate(found):
+        missing, surplus = sorted(right - names), sorted(names - right)
+        if missing:
+            raise violation("not-wrapped", f"rank {rank}: {', '.join(missing)} left unwrapped", question)
+        if surplus:
+            raise violation(
+                "wrapped-unasked", f"rank {rank}: {', '.join(surplus)} wrapped, but not targeted", question
+            )
+
+
+@check("TARGET-1", target_questions())
+def test_a_module_is_wrapped_if_a_target_names_it_and_only_then(subject: Subject, question: TargetQuestion) -> None:
+    found = wrapped_modules(subject, question)
+    linears = question.model.linears
+    idle = [t for t in question.targets or () if not any(named(question, module, t) for module in linears)]
+    if idle and isinstance(found, Problem):  # a target that names nothing may be refused
+        if found.crash or not any(target in found.message for target in idle):
+            raise violation("unclear-refusal", f"{found} does not name {idle}", question)
+        return
+    right = {m.name for m in linears if any(named(question, m, target) for target in question.targets or ())}
+    assert_exactly(question, found, frozenset(right))
+
+
+@check(
+    "TARGET-2",
+    models(exact_packing=True, max_depth=0).flatmap(
+        lambda model: sampled((TargetQuestion(model), TargetQuestion(model, ())))
+    ),
+)
+def test_none_names_every_layer_and_an_empty_list_none(subject: Subject, question: TargetQuestion) -> None:
+    every = frozenset(module.name for module in question.model.linears)
+    assert_exactly(question, wrapped_modules(subject, question), every if question.targets is None else frozenset())
+
+
+@check("WRAP-6", misplaced_targets())
+def test_a_target_that_cannot_be_wrapped_is_an_error_that_names_it(subject: Subject, question: TargetQuestion) -> None:
+    found = wrapped_modules(subject, question)
+    others = [m for m in question.model.modules if m.kind is not ModuleKind.LINEAR]
+    culprits = [m for m in others if any(named(question, m, target) for target in question.targets or ())]
+    if not isinstance(found, Problem):
+        kinds = ", ".join(f"{m.name} ({m.kind.value})" for m in culprits)
+        raise violation(
+            "not-refused", f"targets name {kinds}, which cannot be wrapped, and nothing was said", question
+        )
+    said = found.message
+    if found.crash or not any(m.name in said for m in culprits):
+        raise violation("unclear-refusal", f"{found} does not name {culprits[0].name}", question)
+    if not any(target in said for target in question.targets or ()):
+        raise violation("unclear-refusal", f"{found} does not name the targets", question)
+
+
+@check(
+    "WRAP-6",
+    models(exact_packing=True, aliases=(False,), max_depth=0, others=(1, 2), other_kinds=tuple(ModuleKind)[1:]).map(
+        TargetQuestion
+    ),
+)
+def test_what_nobody_named_and_cannot_be_wrapped_is_left_as_it_is(subject: Subject, question: TargetQuestion) -> None:
+    values = values_for(question)
+
+    def program(session: ModelSession) -> None:
+        session.build()
+        others = [m for m in question.model.modules if m.kind not in (ModuleKind.LINEAR, ModuleKind.HOLLOW)]
+        before = [foreign_output(session, module) for module in others]
+        session.wrap()
+        after = [foreign_output(session, module) for module in others]
+        if any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)):
+            raise violation("base-changed", "a module that is no layer gives another output", question)
+        warned = session.manager.left_alone()
+        hollow = [m.name for m in question.model.modules if m.kind is ModuleKind.HOLLOW]
+        if warned is not None and sorted(warned) != hollow:
+            raise violation("silent", f"warned of {sorted(warned)}, but should warn of {hollow} once", question)
+
+    try:
+        observe_model(subject, values, program)
+    except (SubjectRaised, CollectiveMismatch) as error:
+        raise raised(error, question) from error
+
+
+def foreign_output(session: ModelSession, module: ModuleSpec) -> Tensor:
+    """What a module that is no layer returns."""
+    x = torch.arange(2 * OTHER_WIDTH).view(2, OTHER_WIDTH) % OTHER_WIDTH
+    found = session.model.get_submodule(module.name)
+    return found(x if module.kind is ModuleKind.EMBEDDING else x.float()).clone()  # type: ignore[no-any-return]
+
+
+COMING_AND_GOING = (StepKind.USE, StepKind.USE, StepKind.RUN, StepKind.DEACTIVATE, StepKind.REMOVE)
+
+
+@check(
+    "WRAP-5",
+    programs(trees=models(linears=(1, 2), exact_packing=True, aliases=(True,)), kinds=COMING_AND_GOING, disk=(False,)),
+)
+def test_a_module_with_two_names_has_one_wrapper(subject: Subject, program: Program) -> None:
+    values = ProgramValues(program)
+
+    def count(session: ModelSession) -> None:
+        session.build().wrap().require_wrapped()
+        for module in program.model.linears:
+            one, other = map(session.model.get_submodule, (module.name, module.alias))
+            if one is not other:
+                raise violation("wrapped-twice", f"{module.name} and {module.alias} are two modules now", program)
+
+    try:
+        observe_model(subject, values, count)
+    except (SubjectRaised, CollectiveMismatch) as error:
+        raise raised(error, program) from error
+    shown: list[list[Record]] = played(subject, values)
+    with suppress(NotExercised):  # one wrapper it is; LIFE-1 asks for tokens
+        assert_tokens_served(subject, values, shown)
