@@ -17,7 +17,6 @@ from hypothesis.strategies import SearchStrategy
 from conformance.contract import CONTRACT
 from conformance.measuring import Measure, measuring
 from conformance.regressions.bodies import judges
-from conformance.regressions.bodies import judges
 from conformance.regressions.recorder import Recorder
 from conformance.regressions.settling import manner
 from conformance.oracle import flatten
