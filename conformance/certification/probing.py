@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +13,7 @@ from conformance.certification.recipes import OPTIONS, Recipe
 from conformance.certification.subjects import Found, MissingRecipeError, SubjectError
 from conformance.engines.ranks import CollectiveMismatch, RankFailed, RankGroup, RankHung
 from conformance.oracle import expected_on, flatten
-from conformance.subject import Subject
+from conformance.subject import HarnessError, RankSession, Subject, SubjectRaised, SubjectRefused
 from conformance.values import values_of
 from lora_compat.families import Family
 from strategies.cases import (
@@ -82,7 +83,7 @@ class Prober:
             fixed=fixed,
             tp_sizes=self.tp_sizes,
             regimes=tuple(Regime) if bounded else (Regime.EXACT,),
-            quantizations=tuple(Quantization) if self._takes_quantization(case) else (Quantization.NONE,),
+            quantizations=(Quantization.NONE, *self._quantizations(case)),
         )
 
     @property
@@ -146,24 +147,40 @@ class Prober:
             run.add(value)
         return run or built or {getattr(LayerSpec(), name)}
 
-    def _takes_quantization(self, case: Case) -> bool:
-        plain, quantized = self._try_build(case), self._try_build(case, Quantization.INT8)
-        if plain is None or quantized is None:
-            return False
-        return type(getattr(plain, "quant_method", None)) is not type(getattr(quantized, "quant_method", None))
+    def _quantizations(self, case: Case) -> tuple[Quantization, ...]:
+        """The schemes that the constructor hands on, and that the forward runs with by itself."""
+        plain = self._quant_method(case)
+        found = []
+        for scheme in Quantization:
+            method = self._quant_method(replace(case, quantization=scheme))
+            if method not in (plain, None):
+                found.append(scheme)
+        return tuple(found)
 
-    def _try_build(self, case: Case, quantization: Quantization = Quantization.NONE) -> nn.Module | None:
+    def _quant_method(self, case: Case) -> type | None:
+        """The kind of quant method that the layer runs with; None where it does not run."""
+
+        def program(rank: RankSession) -> type:
+            rank.build().run()
+            return type(rank.base.quant_method)
+
         try:
-            return self._built(case, quantization)
+            return self.subject.observe(case, program)[0]
+        except (SubjectRaised, SubjectRefused, HarnessError, CollectiveMismatch):
+            return None
+
+    def _try_build(self, case: Case) -> nn.Module | None:
+        try:
+            return self._built(case)
         except (RankFailed, RankHung):
             return None
 
-    def _built(self, case: Case, quantization: Quantization = Quantization.NONE) -> nn.Module:
+    def _built(self, case: Case) -> nn.Module:
         library = self.subject.implementation.layers
 
         def build(group: RankGroup) -> nn.Module:
             with library.ranked(group):
-                return build_layer(case, library, torch.float32, quantization)
+                return build_layer(case, library, torch.float32)
 
         return self.subject.engine.run(case.tp_size, build)[0]
 
@@ -220,8 +237,6 @@ def fitted(layer: LayerSpec, recipe: Recipe, fixed: dict[str, bool]) -> LayerSpe
 
 
 def _required(cls: type[nn.Module]) -> list[str]:
-    import inspect
-
     parameters = list(inspect.signature(cls.forward).parameters.values())[1:]
     return [
         one.name

@@ -79,13 +79,22 @@ def reasons(outcome: Outcome) -> list[str]:
         lines += _failures(failures, outcome)
     for clause, result in outcome.results.items():
         lines += _wrapped("\n".join(f"{clause} error: {error}" for error in result.errors[:1]), "", "    ")
-        if clause in outcome.red and result.verdict not in (Verdict.FAIL, Verdict.ERROR):
-            reason = next((reason for reason, _ in result.reasons.most_common(1)), "no case ran")
-            lines += _wrapped(f"{clause} {reason}", "", "    ")
+    lines += _unexercised(outcome)
     red = outcome.red
     why = f": {', '.join(red)}" if red else ""
     lines += _wrapped(power(outcome.evidence), "", "    ")
     return [*lines, *_wrapped(f"{outcome.path}: {outcome.conclusion.value}{why}", "", "    ")]
+
+
+def _unexercised(outcome: Outcome) -> list[str]:
+    """MUST clauses that are red without a failure, by reason."""
+    clauses: dict[str, list[str]] = {}
+    for clause in outcome.red:
+        result = outcome.results[clause]
+        if result.verdict not in (Verdict.FAIL, Verdict.ERROR):
+            reason = next((reason for reason, _ in result.reasons.most_common(1)), "not exercised: no case ran")
+            clauses.setdefault(_RANK.sub("a rank", reason), []).append(clause)
+    return [line for reason, ids in clauses.items() for line in _wrapped(f"{', '.join(ids)} {reason}", "", "    ")]
 
 
 def kinds(failures: Sequence[Failure]) -> list[list[Failure]]:
