@@ -7,6 +7,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from kernel_cases import (
+    CANARY,
     IMPLEMENTATIONS,
     Implementation,
     KernelCase,
@@ -16,6 +17,7 @@ from kernel_cases import (
     draw_values,
     kernel_cases,
     operands,
+    place,
     property_test,
     run_ops,
     token_scaling,
@@ -75,7 +77,8 @@ def test_expand_loses_no_bit_of_a_float32_hidden_value(twin: Implementation, cas
     limit = int(FITS_FLOAT32) // (8 * 3 * case.rank)  # |scaling · Σ h · b + y| < 2²⁴ with |b| ≤ 3
     hidden = torch.randint(-limit, limit, (tokens, slices, case.rank), generator=generator)
     hidden = hidden.to(tensors.output.device, torch.float32)
-    output = torch.ones(tokens, case.columns, device=hidden.device)  # float32 shows what 16 bits would hide
+    ones = torch.ones(tokens, case.columns, device=hidden.device)  # float32 shows what 16 bits would hide
+    output, _ = place(ones, case.layouts[3], CANARY)
     expected = output.double() + token_scaling(tensors, case) * dense_expand(hidden, tensors.lora_b, case)
     twin.ops.expand(hidden, tensors.lora_b, tensors.scaling, tensors.batch, output, slice_sizes=case.slice_sizes)
     assert torch.equal(output.double(), expected)
