@@ -102,7 +102,7 @@ class VllmImplementation(Implementation):
                 steps += 1
                 if steps > _LONGEST_CHAIN:
                     raise RecursionError("vLLM's search for the quant method does not end")
-        return found.quant_method  # type: ignore[no-any-return]
+        return found.quant_method
 
     def dense_weight(self, module: nn.Module) -> Tensor:
         dense: Tensor = runtime().quant_utils.get_and_maybe_dequant_weights(module, out_dtype=torch.float32)
@@ -200,7 +200,7 @@ def _needs_spare_slot() -> bool:
 
 
 def _add_spare_slot(wrapped: Any) -> None:
-    """One more slot, which stays zero: before 0.33.0 index -1 of a token without an adapter reads the last one (K1)."""
+    """One more slot, which stays zero: before 0.33.0 index -1, of a token without an adapter, reads the last (K1)."""
     for name in ("lora_a_stacked", "lora_b_stacked"):
         stacked = getattr(wrapped, name)
         setattr(wrapped, name, tuple(torch.cat([part, torch.zeros_like(part[:1])]) for part in stacked))

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.protocol import LayerLibrary
+from conformance.implementations.schemes import METHODS
+from conformance.implementations.vllm_quantization import VllmQuantConfig
 from conformance.implementations.vllm_runtime import runtime
-from lora_compat.quantization import Int8LinearMethod, QuantConfig
 from strategies.cases import Quantization
 from strategies.source import Library
 
@@ -51,7 +51,9 @@ class TensorParallelStandIn:
         return input_ if group.size == 1 else group.all_reduce(input_)
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"the stand-in for vLLM's tensor-parallel group has no {name!r}: add it, with its meaning")
+        raise AttributeError(
+            f"the stand-in for vLLM's tensor-parallel group has no {name!r}: add it, with its meaning"
+        )
 
 
 def _group() -> RankGroup:
@@ -84,15 +86,15 @@ class VllmLayers(LayerLibrary):
     def build(self, cls: type[nn.Module], arguments: Mapping[str, object], quantization: Quantization) -> nn.Module:
         """An instance that can run at once, as the oracle does with layers that are never finished."""
         given = dict(arguments)
-        if quantization is Quantization.INT8:
-            given["quant_config"] = QuantConfig(VllmInt8LinearMethod)  # type: ignore[arg-type]
-        layer = cls(**given)
+        if quantization is not Quantization.NONE:
+            given["quant_config"] = VllmQuantConfig(METHODS[quantization])
+        layer: Any = cls(**given)
         if _is_unquantized(layer):
             # vLLM's CPU kernels take some dtypes and shapes, and one of them empties `weight`; torch's takes all.
             layer.cpu_linear = nn.functional.linear
         if isinstance(cls, type):
             _bind_own_loader(layer)
-        return layer
+        return layer  # type: ignore[no-any-return]
 
     def load(self, layer: nn.Module, name: str, loaded: Tensor, *shard: int | str) -> None:
         """Through the loader that the parameter carries, as the ``load_weights`` of vLLM's models does."""
@@ -102,24 +104,6 @@ class VllmLayers(LayerLibrary):
     def finish(self, layer: nn.Module) -> None:
         if not _is_unquantized(layer):
             layer.quant_method.process_weights_after_loading(layer)  # type: ignore[union-attr,operator]
-
-
-class VllmInt8LinearMethod(Int8LinearMethod):
-    """`Int8LinearMethod` behind the signature that vLLM's layers call."""
-
-    def create_weights(  # type: ignore[override]
-        self,
-        layer: Any,
-        input_size_per_partition: int,
-        output_partition_sizes: list[int],
-        input_size: int,
-        output_size: int,
-        params_dtype: torch.dtype,
-        **extra_weight_attrs: Any,
-    ) -> None:
-        super().create_weights(
-            layer, input_size_per_partition, output_partition_sizes, params_dtype, extra_weight_attrs["weight_loader"]
-        )
 
 
 def _is_unquantized(layer: nn.Module) -> bool:
