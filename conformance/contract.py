@@ -96,6 +96,13 @@ _CLAUSES = (
         "PEFT #2556",
     ),
     _must(
+        "WRAP-8",
+        "A sibling that dequantizes the weight stored in the wrapped layer, around its `forward`, either gets the "
+        "adapter's contribution or is reported.",
+        "TensorRT-LLM #6698",
+        "PEFT #2556",
+    ),
+    _must(
         "UNWRAP-1",
         "From any nesting depth n ≥ 0 the quant method found is the base layer's own object.",
         "vllm #35077",

@@ -9,7 +9,7 @@ against a base layer that is itself wrong.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from conformance.building import build_layer, call, load_weights
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.protocol import LayerLibrary
+from conformance.quantized import quantized_weight
 from conformance.values import CaseTensors, part_sizes, rank_input, torch_dtype, values_of
 from lora_compat.families import Family
-from strategies.cases import Case, Forward, Loader, Regime
+from strategies.cases import Case, Forward, Loader, Quantization, Regime
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,15 +78,24 @@ class _MergedRuns:
     def __init__(self, case: Case, tensors: CaseTensors, library: LayerLibrary, group: RankGroup) -> None:
         self._case, self._tensors, self._library = case, tensors, library
         self._group = group
+        self._stored: Tensor | None = None
         # What an existing class's own forward computes may round: then the same operations on the same, exact product
         # give the same bits, and only they do.
         rounds = case.subclass.target is not None and case.subclass.changes_forward and case.regime is Regime.EXACT
         dtype = torch_dtype(case.dtype) if rounds else torch.float64
         with library.ranked(group):
             self._layer = build_layer(case, library, dtype)
+            if case.quantization is not Quantization.NONE:
+                self._take_stored_weight()
         self._x = rank_input(case, tensors, group.rank).to(dtype)
         self._done: dict[tuple[int, bool], tuple[Tensor, ...]] = {}
         self.by_token: tuple[bool, ...] = ()
+
+    def _take_stored_weight(self) -> None:
+        """The base weight that the quantized layer really multiplies with takes the place of the checkpoint's."""
+        self._stored = quantized_weight(self._case, self._tensors, self._library).to(self._layer.weight.dtype)
+        none = tuple(torch.zeros_like(weight) for weight in self._tensors.weights)
+        self._tensors = replace(self._tensors, weights=none)
 
     def of_adapter(self, adapter: int, *, absolute: bool) -> tuple[Tensor, ...]:
         """All tokens with one adapter."""
@@ -95,6 +105,8 @@ class _MergedRuns:
             biases = [bias.abs() if absolute else bias for bias in self._tensors.biases]
             with self._library.ranked(self._group):
                 load_weights(self._case, self._library, self._layer, weights, biases)
+                if self._stored is not None:
+                    self._layer.weight.data.add_(self._stored.abs() if absolute else self._stored)
                 x = self._x.abs() if absolute else self._x
                 result = call(self._case, self._layer, x, self._tensors.gate.to(x.dtype))
             outputs = flatten(result)

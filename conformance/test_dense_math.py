@@ -20,7 +20,7 @@ from conformance.subject import RankSession, Subject, SubjectRefused
 from conformance.values import poisoned
 from conformance.verdicts import violation
 from lora_compat.families import Family
-from strategies.cases import Case, Constructor, Dtype, Forward, Layout, Quantization, Regime
+from strategies.cases import Case, Dtype, Forward, Layout, Regime
 from strategies.drawing import cases
 
 PACKED = (Family.MERGED_COLUMN, Family.QKV)
@@ -28,7 +28,6 @@ NARROW = (Dtype.BFLOAT16, Dtype.FLOAT16)
 # Forwards that keep one column per output row, so that ranks can be put together again.
 COLUMNWISE = tuple(forward for forward in Forward if keeps_columns(forward))
 
-DELEGATING = tuple(forward for forward in Forward if not forward.multiplies_itself)
 
 
 @check("MATH-1", cases(adapters=(1, 1), without_adapter=False))
@@ -165,19 +164,6 @@ def test_the_bias_is_added_once_or_handed_back(subject: Subject, case: Case) -> 
 
 @check("MATH-10", cases(dtypes=NARROW, regimes=(Regime.ROUNDED,), without_adapter=False))
 def test_narrow_dtypes_stay_inside_the_derived_bound(subject: Subject, case: Case) -> None:
-    assert_merged_equivalence(subject, case)
-
-
-def _quantized(case: Case) -> Case:
-    """A hard-coded constructor takes no quant config, so it gives way."""
-    constructor = case.subclass.constructor
-    if constructor is Constructor.HARD_CODED:
-        constructor = Constructor.INHERITED
-    return replace(case, quantization=Quantization.INT8, subclass=replace(case.subclass, constructor=constructor))
-
-
-@check("MATH-11", cases(forwards=DELEGATING, regimes=(Regime.EXACT,), without_adapter=False).map(_quantized))
-def test_a_quantized_base_layer_gives_what_its_dequantized_operands_give(subject: Subject, case: Case) -> None:
     assert_merged_equivalence(subject, case)
 
 

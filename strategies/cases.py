@@ -24,7 +24,7 @@ class Constructor(_Named):
 
     INHERITED = "inherited"
     RENAMED = "renamed"  # other parameter names, keyword-only
-    HARD_CODED = "hard_coded"  # no parameters at all
+    HARD_CODED = "hard_coded"  # no parameters but the quant config
 
 
 class Loader(_Named):
@@ -104,7 +104,12 @@ class Quantization(_Named):
     """How the base weight is stored."""
 
     NONE = "none"
-    INT8 = "int8"
+    INT8 = "int8"  # `weight` int8, a scale per output row
+    INT4_PACKED = "int4_packed"  # `weight_packed` int32, no `weight`, a scale per group of columns
+    INT4_QWEIGHT = "int4_qweight"  # `qweight` int32, transposed, `weight` None, a scale per group of columns
+    FP8_TENSOR = "fp8_tensor"  # `weight` e4m3, one scale
+    FP8_CHANNEL = "fp8_channel"  # `weight` e4m3, a scale per output row
+    FP8_BLOCK = "fp8_block"  # `weight` e4m3, a scale per block
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
 from lora_compat.families import Family
-from strategies.adapters import MAX_RANKS, SCALINGS, adapter_sets, packed_lists, slot_sets, token_maps
+from strategies.adapters import (
+    MAX_RANKS,
+    ROUNDED_SCALINGS,
+    SCALINGS,
+    adapter_sets,
+    packed_lists,
+    slot_sets,
+    token_maps,
+)
 from strategies.cases import (
     Case,
     Dtype,
@@ -127,18 +135,20 @@ def _cases(draw: DrawFn, options: Options) -> Case:
     packed = draw(packed_lists(layer))
     max_rank = draw(sampled(options.max_ranks))
     max_loras, slots = draw(slot_sets(sizes=options.adapters))
+    layout, dtype, regime, quantization, fully_sharded = draw(_manners(options))
+    exact = regime is Regime.EXACT or options.scalings is not SCALINGS
     chosen = draw(
         adapter_sets(
             packed=packed,
             outputs=len(layer.output_sizes),
             max_rank=max_rank,
             slots=slots,
-            scalings=options.scalings,
+            scalings=options.scalings if exact else ROUNDED_SCALINGS,
             ranks=options.ranks,
+            exact=exact,
         )
     )
     least, most = options.tokens
-    layout, dtype, regime, quantization, fully_sharded = draw(_manners(options))
     if subclass.forward.multiplies_itself:  # it would multiply with a weight that means nothing without its scales
         quantization = Quantization.NONE
     return Case(

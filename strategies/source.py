@@ -162,7 +162,7 @@ def _constructor(layer: LayerSpec, subclass: SubclassSpec) -> list[str]:
             *first, last = layer.output_sizes
             arguments["output_sizes"] = _Code(f"[{', '.join(map(str, first))}, {last} * {size}]")
         values = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-        return ["def __init__(self):", f"    super().__init__({values})"]
+        return ["def __init__(self, quant_config=None):", f"    super().__init__({values}, quant_config=quant_config)"]
     if subclass.constructor is Constructor.INHERITED and not widened:
         return []
     given = [_renamed(name) if subclass.constructor is Constructor.RENAMED else name for name in names]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,34 +14,15 @@ from conformance.engines.ranks import RankGroup
 from conformance.implementations.model_protocol import ModelDeployment, ModelManager
 from conformance.implementations.protocol import Deployment, Implementation, LayerLibrary, Refused
 from conformance.implementations.reference_manager import ReferenceManager
+from conformance.implementations.schemes import METHODS
 from lora_compat.adapters import LayerAdapter, LoRAConfig
 from lora_compat.errors import LoRAError
 from lora_compat.families import registry
 from lora_compat.kernels import TokenBatch
-from lora_compat.quantization import (
-    BlockFp8LinearMethod,
-    ChannelFp8LinearMethod,
-    Int8LinearMethod,
-    PackedInt4LinearMethod,
-    QuantConfig,
-    QuantMethod,
-    QweightInt4LinearMethod,
-    TensorFp8LinearMethod,
-)
+from lora_compat.quantization import QuantConfig
 from strategies.cases import Quantization
-from strategies.quantization import BLOCK, GROUP_SIZE
 from strategies.models import ModelSpec
 from strategies.source import Library
-
-
-METHODS: Mapping[Quantization, Callable[[], QuantMethod]] = {
-    Quantization.INT8: Int8LinearMethod,
-    Quantization.INT4_PACKED: partial(PackedInt4LinearMethod, GROUP_SIZE),
-    Quantization.INT4_QWEIGHT: partial(QweightInt4LinearMethod, GROUP_SIZE),
-    Quantization.FP8_TENSOR: TensorFp8LinearMethod,
-    Quantization.FP8_CHANNEL: ChannelFp8LinearMethod,
-    Quantization.FP8_BLOCK: partial(BlockFp8LinearMethod, BLOCK),
-}
 
 
 class LoraCompatLayers(LayerLibrary):

@@ -11,6 +11,10 @@ from torch import Tensor, nn
 
 from lora_compat.errors import LoRAError
 from lora_compat.families import Family, registry
+from lora_compat.quantization.protocol import stored_weight
+
+# What a class may override to load its weight in its own way; vLLM's layers have both.
+LOADERS = ("weight_loader", "weight_loader_v2")
 
 
 class ShardingError(LoRAError):
@@ -61,9 +65,9 @@ class ShardPlan:
         if family is Family.ROW:
             columns = part_of(len(columns), rank, size)
         plan = cls(family, rank, size, fully_sharded and size > 1, columns, _slices(layer, family, rank))
-        if getattr(type(layer), "weight_loader", None) is getattr(base, "weight_loader", None):
+        if all(getattr(type(layer), name, None) is getattr(base, name, None) for name in LOADERS):
             return plan
-        loader = _own_loader(layer, family)
+        loader = _own_loader(layer, family, len(columns))
         return replace(plan, loader=loader, slices=_probed(plan, loader))
 
     @property
@@ -187,17 +191,21 @@ def _rows_written(loader: Callable[[Tensor, int], Tensor], rows: int, index: int
     return rows_filled
 
 
-def _own_loader(layer: Any, family: Family) -> Callable[[Tensor, int], Tensor]:
+def _own_loader(layer: Any, family: Family, columns: int) -> Callable[[Tensor, int], Tensor]:
     """Cuts adapter tensors with the layer's own weight loader: what it wrote into a scratch weight of zeros."""
     sizes = [int(size) for size in layer.output_partition_sizes]
+    weight: Any = stored_weight(layer)
+    # The loader that the weight carries, and a scratch of the weight's class: vLLM's loaders call its methods.
+    load = getattr(weight, "weight_loader", layer.weight_loader)
+    kind = getattr(type(weight), "_lora_kind", type(weight))
+    attributes = {name: value for name, value in weight.__dict__.items() if not name.startswith("_lora")}
 
     def cut(tensor: Tensor, index: int) -> Tensor:
-        weight = layer.weight
-        row_parallel = family is Family.ROW
-        shape = (tensor.shape[0], weight.shape[1]) if row_parallel else (sum(sizes), tensor.shape[1])
-        scratch = nn.Parameter(tensor.new_zeros(shape), requires_grad=False)
-        scratch.__dict__.update({k: v for k, v in weight.__dict__.items() if not k.startswith("_")})
-        layer.weight_loader(scratch, tensor, *shard_id(family, index))
-        return scratch.data
+        shape = (tensor.shape[0], columns) if family is Family.ROW else (sum(sizes), tensor.shape[1])
+        scratch = Tensor._make_subclass(kind, tensor.new_zeros(shape))
+        scratch.__dict__.update(attributes)
+        load(scratch, tensor, *shard_id(family, index))
+        written: Tensor = scratch.data
+        return written
 
     return cut

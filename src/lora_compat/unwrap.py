@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lora_compat.errors import LoRAError, QuantMethodNotFoundError, WrapperCycleError
@@ -63,7 +64,8 @@ def dense_weight(module: nn.Module) -> Tensor:
     layer = unwrap(module)
     quant_method = quant_method_of(module)
     if hasattr(quant_method, "dequantize"):
-        dense = quant_method.dequantize(layer)
+        with torch._C.DisableTorchFunctionSubclass():  # this reader wants the base weight, adapters or not
+            dense = quant_method.dequantize(layer)
     else:
         dense = getattr(layer, "weight", None)
         rows = sum(layer.output_partition_sizes)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ _ROWS = {
     Tensor.__getitem__, Tensor.narrow, torch.narrow, Tensor.split, torch.split, Tensor.chunk, torch.chunk,
     Tensor.index_select, torch.index_select,
 }  # fmt: skip
+_FULL_PRECISION = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _MATMUL = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm}
 _READS_NO_VALUES = {
     Tensor.size, Tensor.dim, Tensor.numel, Tensor.nelement, Tensor.stride, Tensor.storage_offset, Tensor.data_ptr,
@@ -48,9 +50,11 @@ class LoRAWeight(nn.Parameter):
     refused: right, or loudly refused.
     """
 
+    _lora_kind: type[Tensor] = nn.Parameter
     _lora_delta: LoRADelta
     _lora_rows: Tensor | None
     _lora_transposed: bool
+    _lora_quantized: bool
 
     @classmethod
     def __torch_function__(
@@ -70,27 +74,48 @@ class LoRAWeight(nn.Parameter):
             return _with_contribution(weight, func, result, args, kwargs)
 
 
-def know_lora(weight: nn.Parameter, delta: LoRADelta) -> None:
-    """Makes ``weight`` a `LoRAWeight` in place. Only a plain `nn.Parameter` can become one."""
-    _mark(weight, delta, None, False)
+# Parameter classes that add to `nn.Parameter` only how they are loaded, which a weight that knows its LoRA keeps.
+plain_parameters: set[type[nn.Parameter]] = set()
 
 
-def _mark(tensor: Any, delta: LoRADelta, rows: Tensor | None, transposed: bool) -> None:
-    tensor.__class__ = LoRAWeight
+def know_lora(weight: nn.Parameter, delta: LoRADelta) -> bool:
+    """Makes ``weight`` a `LoRAWeight` in place, if its class adds nothing to `nn.Parameter` but how it is loaded.
+
+    Returns:
+        Whether products with it get the contribution. A quantized weight only refuses to be multiplied with.
+    """
+    kind = type(weight)
+    if kind is not nn.Parameter and not issubclass(kind, tuple(plain_parameters)):
+        return False
+    quantized = weight.dtype not in _FULL_PRECISION
+    _mark(weight, delta, None, False, quantized)
+    weight.__class__ = _class_for(kind)
+    return not quantized
+
+
+@cache
+def _class_for(kind: type[nn.Parameter]) -> type[LoRAWeight]:
+    if kind is nn.Parameter:
+        return LoRAWeight
+    return type(f"LoRA{kind.__name__}", (LoRAWeight, kind), {"_lora_kind": kind})
+
+
+def _mark(tensor: Any, delta: LoRADelta, rows: Tensor | None, transposed: bool, quantized: bool) -> None:
     tensor._lora_delta = delta
     tensor._lora_rows = rows
     tensor._lora_transposed = transposed
+    tensor._lora_quantized = quantized
 
 
 def _derive(source: LoRAWeight, func: Function, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Ties a view or copy of ``source`` to the rows of the weight that it holds."""
     delta, rows, transposed = source._lora_delta, source._lora_rows, source._lora_transposed
     if func in _SAME:
-        if result is not source and result.is_floating_point():
-            return _tied(result, delta, rows, transposed)
+        if result is not source and (result.is_floating_point() or source._lora_quantized):
+            return _tied(result, source, rows, transposed)
         return result
     if func in _TRANSPOSED:
-        return _tied(result, delta, rows, not transposed)
+        return _tied(result, source, rows, not transposed)
     held = torch.arange(source.shape[0], device=source.device) if rows is None else rows
     try:
         selected = held[args[1]] if func is Tensor.__getitem__ else func(held, *args[1:], **kwargs)
@@ -99,15 +124,15 @@ def _derive(source: LoRAWeight, func: Function, result: Any, args: tuple[Any, ..
     if transposed or selected is None:
         return _refuse_when_used(delta, func, result)
     if isinstance(result, tuple):
-        return tuple(_tied(part, delta, chosen, False) for part, chosen in zip(result, selected, strict=True))
+        return tuple(_tied(part, source, chosen, False) for part, chosen in zip(result, selected, strict=True))
     if result.dim() != 2:
         return _refuse_when_used(delta, func, result)
-    return _tied(result, delta, selected, False)
+    return _tied(result, source, selected, False)
 
 
-def _tied(result: Tensor, delta: LoRADelta, rows: Tensor | None, transposed: bool) -> Tensor:
+def _tied(result: Tensor, source: LoRAWeight, rows: Tensor | None, transposed: bool) -> Tensor:
     alias = torch.Tensor._make_subclass(LoRAWeight, result)
-    _mark(alias, delta, rows, transposed)
+    _mark(alias, source._lora_delta, rows, transposed, source._lora_quantized)
     return alias
 
 
@@ -131,7 +156,7 @@ def _with_contribution(
         x, factor = args[1], args[2]
     else:
         factor = x = None
-    if factor is not weight or not isinstance(x, Tensor):
+    if factor is not weight or weight._lora_quantized or not isinstance(x, Tensor):
         raise MatmulBypassedError(delta.layer, f"{_name(func)} was called on the base weight")
     if weight._lora_rows is None:
         return delta.add_to(result, x)

@@ -6,7 +6,7 @@ import weakref
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lora_compat.adapters import LayerAdapter, LoRAConfig
 from lora_compat.delta import NO_TOKENS, LoRADelta
@@ -14,6 +14,7 @@ from lora_compat.errors import MatmulBypassedError, UnsupportedLayerError
 from lora_compat.families import Family, registry
 from lora_compat.interception import attach, delta_of, intercept
 from lora_compat.kernels import TokenBatch
+from lora_compat.quantization.protocol import WEIGHT_NAMES, stored_weight
 from lora_compat.sharding import ShardPlan
 from lora_compat.slots import SlotBuffers
 from lora_compat.unwrap import chain_of
@@ -53,10 +54,8 @@ class LoRALinear(nn.Module):
         self.delta = LoRADelta(self.slots, group_of(base_layer), type(base_layer).__qualname__)
         self.delta.wrapper = weakref.ref(self)
         attach(base_layer, self.delta)
-        weight = base_layer._parameters.get("weight")
-        knows = type(weight) is nn.Parameter and weight.is_floating_point()
-        if weight is not None and knows:
-            know_lora(weight, self.delta)
+        weight = stored_weight(base_layer)
+        knows = isinstance(weight, nn.Parameter) and know_lora(weight, self.delta)
         if not intercept(base_layer) and not knows:
             raise UnsupportedLayerError(base_layer, "it has neither a quant method nor a dense weight to intercept")
 
@@ -131,9 +130,7 @@ def wrap_layer(layer: nn.Module, config: LoRAConfig, *, name: str = "") -> LoRAL
 
 def _dtype_and_device(layer: nn.Module) -> tuple[torch.dtype, torch.device]:
     """The dtype of activations and the device of the weight, wherever the weight lives."""
-    for name in ("weight", "qweight", "weight_packed"):
-        tensor = getattr(layer, name, None)
-        if isinstance(tensor, Tensor):
-            dtype = getattr(layer, "params_dtype", None) or tensor.dtype
-            return dtype, tensor.device
-    raise UnsupportedLayerError(layer, "it has none of 'weight', 'qweight', 'weight_packed'")
+    tensor = stored_weight(layer)
+    if tensor is None:
+        raise UnsupportedLayerError(layer, f"it has none of {', '.join(map(repr, WEIGHT_NAMES))}")
+    return getattr(layer, "params_dtype", None) or tensor.dtype, tensor.device

@@ -1,17 +1,20 @@
-"""Quant methods: how a linear layer stores its weight, multiplies with it, and gives it back dense.
+"""The protocol of quant methods, the plain one, and what all schemes share that quantize only the weight.
 
-The protocol is vLLM's (``create_weights``, ``process_weights_after_loading``, ``apply``); `Int8LinearMethod` is a
-small weight-only scheme under which the reference is exercised on a weight that is not dense.
+The protocol is vLLM's: ``create_weights``, ``process_weights_after_loading``, ``apply``; ``dequantize`` is ours.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+# Where a layer keeps its weight: dense or one value per element, GPTQ and AWQ, compressed-tensors.
+WEIGHT_NAMES = ("weight", "qweight", "weight_packed")
 
 
 class QuantMethod(Protocol):
@@ -68,32 +71,30 @@ class UnquantizedLinearMethod:
         return weight.detach()
 
 
-class Int8LinearMethod(UnquantizedLinearMethod):
-    """Weight-only int8, one power-of-two scale per output row (``weight_scale``, float32, ``[rows, 1]``).
+class WeightOnlyLinearMethod(UnquantizedLinearMethod, ABC):
+    """Quantizes the weight once it is loaded, so any weight loader serves it, and multiplies with it dequantized.
 
-    Quantized once loaded, so any weight loader serves it. With power-of-two scales small integers survive exactly,
-    which lets the exact regime cover a quantized base layer (MATH-11).
+    Scales are powers of two, as in the OCP microscaling formats. Small integers then survive exactly, which lets the
+    exact regime cover quantized base layers (MATH-11).
     """
 
     def process_weights_after_loading(self, layer: Any) -> None:
-        dense: Tensor = layer.weight.detach()
-        if dense.dtype == torch.int8:
-            return
-        largest = dense.float().abs().amax(dim=1, keepdim=True).clamp(min=2.0**-20)
-        scale = torch.exp2(torch.ceil(torch.log2(largest / 127)))
-        quantized = torch.round(dense.float() / scale).clamp(-127, 127).to(torch.int8)
-        layer.params_dtype = dense.dtype
-        loading = layer.weight.__dict__
-        layer.weight = nn.Parameter(quantized, requires_grad=False)
-        layer.weight.__dict__.update(loading)
-        layer.register_parameter("weight_scale", nn.Parameter(scale, requires_grad=False))
+        dense = layer._parameters.get("weight")
+        if dense is None or dense.dtype is not layer.params_dtype:
+            return  # it was done before
+        for name, stored in self.quantize(dense.detach().float()).items():
+            parameter = nn.Parameter(stored, requires_grad=False)
+            if name in WEIGHT_NAMES:
+                parameter.__dict__.update(dense.__dict__)
+                del layer.weight
+            layer.register_parameter(name, parameter)
 
     def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
         return functional.linear(x, self.dequantize(layer).to(x.dtype), bias)
 
-    def dequantize(self, layer: Any) -> Tensor:
-        dense: Tensor = layer.weight.detach().float() * layer.weight_scale.detach()
-        return dense.to(layer.params_dtype)
+    @abstractmethod
+    def quantize(self, dense: Tensor) -> dict[str, Tensor]:
+        """The parameters that stand for ``dense [rows, in]`` (float32), by name, the weight itself first."""
 
 
 class QuantConfig:
@@ -111,3 +112,17 @@ def set_loading(
 ) -> None:
     """Attaches what a weight loader reads: the loader itself and the dimensions that tensor parallelism cuts."""
     parameter.__dict__.update(weight_loader=loader, output_dim=output_dim, input_dim=input_dim)
+
+
+def stored_weight(layer: nn.Module) -> Tensor | None:
+    """The tensor that ``layer`` keeps its weight in, under whichever name; None where it has none.
+
+    A quantized layer may have a ``weight`` that is None, or none at all.
+    """
+    found = (getattr(layer, name, None) for name in WEIGHT_NAMES)
+    return next((tensor for tensor in found if isinstance(tensor, Tensor)), None)
+
+
+def power_of_two_scale(largest: Tensor, most: float) -> Tensor:
+    """The smallest power of two by which ``largest`` can be divided to be no more than ``most``."""
+    return torch.exp2(torch.ceil(torch.log2(largest.clamp(min=2.0**-20) / most)))

@@ -1,0 +1,85 @@
+"""MATH-11 and WRAP-8: base layers that store their weight quantized."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from conformance.assertions import assert_merged_equivalence, assert_outputs, observed
+from conformance.checking import check
+from conformance.implementations.schemes import METHODS
+from conformance.quantized import checkpoint_weight, probed_weight, quantization_error
+from conformance.subject import RankSession, Subject
+from conformance.test_wrapping import local_input, product_alone
+from conformance.values import values_of
+from conformance.verdicts import violation
+from strategies.cases import Case, Forward, Quantization
+from strategies.classes import UNCHANGED
+from strategies.drawing import cases
+from strategies.quantization import SCHEMES, several_words
+
+DELEGATING = tuple(forward for forward in Forward if not forward.multiplies_itself)
+
+
+def assert_faithful(subject: Subject, case: Case) -> None:
+    """The base layer multiplies with its checkpoint's weight, but for what its scheme cannot hold."""
+    __tracebackhide__ = True
+
+    def program(rank: RankSession) -> tuple[Tensor, Tensor]:
+        library = subject.implementation.layers
+        rank.build()
+        with library.ranked(rank.group):
+            dense = checkpoint_weight(case, rank.tensors, library)
+            return dense, probed_weight(rank.base, dense.shape[1], rank.input().dtype)
+
+    for rank, (dense, probed) in enumerate(observed(subject, case, program)):
+        excess = (probed - dense).abs() - quantization_error(case, dense)
+        if bool((excess > 0).any()):
+            row, column = divmod(int(excess.argmax()), dense.shape[1])
+            message = (
+                f"rank {rank}: weight[{row}, {column}]={float(probed[row, column]):g} in the kernel, "
+                f"but {float(dense[row, column]):g} in the checkpoint"
+            )
+            raise violation("base-misquantized", message, case)
+
+
+@check("MATH-11", cases(forwards=DELEGATING, quantizations=SCHEMES, without_adapter=False).map(several_words))
+def test_a_quantized_base_layer_gives_what_its_dequantized_operands_give(subject: Subject, case: Case) -> None:
+    assert_faithful(subject, case)
+    assert_merged_equivalence(subject, case)
+
+
+@check("WRAP-8", cases(adapters=(1, 2), forwards=UNCHANGED, disable_tp=False, quantizations=SCHEMES))
+def test_a_sibling_that_dequantizes_the_weight_gets_the_adapter_or_is_reported(subject: Subject, case: Case) -> None:
+    alone = product_alone(case)
+
+    def program(rank: RankSession) -> list[Tensor] | None:
+        rank.build().wrap().load()
+        with subject.implementation.layers.ranked(rank.group):
+            subject.implementation.select(rank.layer, case.token_slots)
+            try:
+                return [dequantized_product(case, rank.layer, local_input(rank))]
+            except subject.implementation.refusals:
+                return None  # reported
+
+    seen = observed(subject, case, program)
+    served = [outputs for outputs in seen if outputs is not None]
+    if not served:
+        return
+    if len(served) < len(seen):
+        raise violation("weight-stolen", f"reported on {len(seen) - len(served)} of {len(seen)} ranks only", case)
+    expected = subject.expected(alone, replace(values_of(case), biases=()))
+    dropped = all(torch.equal(one.double(), right.base[0]) for (one,), right in zip(served, expected, strict=True))
+    assert_outputs(alone, served, expected, default="weight-stolen" if dropped else "unexplained")
+
+
+def dequantized_product(case: Case, layer: nn.Module, x: Tensor) -> Tensor:
+    """A fused fast path: multiplies with the stored weight from outside, scales before or after the product."""
+    after = case.quantization in (Quantization.INT8, Quantization.FP8_TENSOR, Quantization.FP8_CHANNEL)
+    if after and case.seed % 2:
+        weight, scale = layer.weight, layer.weight_scale
+        return functional.linear(x, weight.to(x.dtype)) * scale.flatten().to(x.dtype)  # type: ignore[operator,union-attr]
+    return functional.linear(x, METHODS[case.quantization]().dequantize(layer))
