@@ -26,6 +26,13 @@ def test_float64_goes_to_plain_torch_everywhere(monkeypatch: pytest.MonkeyPatch)
     assert dispatch.ops_for(torch.zeros(1, dtype=torch.float64)) is torch_ops
 
 
+def test_factors_of_two_dtypes_go_to_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    x, lora_a = torch.ones(1, 3, dtype=torch.bfloat16), torch.ones(1, 1, 2, 3)
+    assert dispatch.ops_for(x, lora_a, factors=(x, lora_a)) is torch_ops
+    assert dispatch.shrink(x, lora_a, TokenBatch.of([0])).tolist() == [[[3.0, 3.0]]]
+
+
 def test_cpu_tensors_go_to_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     assert dispatch.ops_for(torch.zeros(1)) is torch_ops

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from importlib.util import find_spec
 from types import ModuleType
@@ -22,14 +23,21 @@ def _has_triton() -> bool:
     return find_spec("triton") is not None
 
 
-def ops_for(*tensors: Tensor) -> ModuleType:
+def on_device_of(tensor: Tensor) -> AbstractContextManager[None]:
+    """Makes the tensor's GPU the current one: Triton launches there."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def ops_for(*tensors: Tensor, factors: tuple[Tensor, ...] = ()) -> ModuleType:
     """The module whose ``shrink``, ``expand`` and ``add_lora`` serve tensors like these.
 
-    Triton is imported at the first call that needs it: importing this library is fast and works without it.
-    ``TRITON_INTERPRET=1`` (Triton's interpreter) sends CPU tensors there too.
+    ``factors`` are those of one product, which Triton wants of one dtype. Triton is imported at the first call that
+    needs it: importing this library is fast and works without it. ``TRITON_INTERPRET=1`` (Triton's interpreter)
+    sends CPU tensors there too.
     """
     reachable = all(tensor.is_cuda for tensor in tensors) or os.environ.get("TRITON_INTERPRET") == "1"
-    if reachable and all(tensor.dtype in TRITON_DTYPES for tensor in tensors) and _has_triton():
+    served = all(tensor.dtype in TRITON_DTYPES for tensor in tensors) and len({x.dtype for x in factors}) <= 1
+    if reachable and served and _has_triton():
         from lora_compat.kernels import triton_ops
 
         return triton_ops
@@ -42,7 +50,8 @@ def shrink(x: Tensor, lora_a: Tensor, batch: TokenBatch) -> Tensor:
     ``x`` is ``[tokens, k]``, ``lora_a`` ``[slots, slices, rank, k]``, both of one dtype; the result is
     ``[tokens, slices, rank]`` in the accumulation dtype.
     """
-    hidden: Tensor = ops_for(x, lora_a).shrink(x, lora_a, batch)
+    with on_device_of(x):
+        hidden: Tensor = ops_for(x, lora_a, factors=(x, lora_a)).shrink(x, lora_a, batch)
     return hidden
 
 
@@ -62,7 +71,8 @@ def expand(
     rank]``, ``scaling`` ``[slots]``. Nothing but these columns of tokens with an adapter is written.
     """
     ops = ops_for(hidden, lora_b, output)
-    ops.expand(hidden, lora_b, scaling, batch, output, slice_sizes=slice_sizes, offset=offset)
+    with on_device_of(output):
+        ops.expand(hidden, lora_b, scaling, batch, output, slice_sizes=slice_sizes, offset=offset)
 
 
 def add_lora(
@@ -77,5 +87,6 @@ def add_lora(
     offset: int = 0,
 ) -> None:
     """``expand(shrink(x, lora_a, batch), …)``, faster: for where nothing happens to ``hidden`` in between."""
-    ops = ops_for(x, lora_a, lora_b, output)
-    ops.add_lora(x, lora_a, lora_b, scaling, batch, output, slice_sizes=slice_sizes, offset=offset)
+    ops = ops_for(x, lora_a, lora_b, output, factors=(x, lora_a))
+    with on_device_of(output):
+        ops.add_lora(x, lora_a, lora_b, scaling, batch, output, slice_sizes=slice_sizes, offset=offset)
