@@ -26,7 +26,14 @@ from strategies.codec import Spec
 CASES = 250  # what the default profile gives a clause
 WATCHDOG_SECONDS = 5.0
 # In the order in which pytest collects them.
-MODULES = ("test_collectives", "test_dense_math", "test_unwrapping", "test_warmup_rank", "test_wrapping")
+MODULES = (
+    "test_collectives",
+    "test_dense_math",
+    "test_quantization",
+    "test_unwrapping",
+    "test_warmup_rank",
+    "test_wrapping",
+)
 Patch = Callable[[], AbstractContextManager[object]]
 
 

@@ -1,0 +1,18 @@
+"""Every planted bug of quantized layers is seen by its clause within the default profile, and named."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.power.hunting import clause_tests, hunt, reference_subject
+from tests.mutants.planting import Mutant, planted_in
+from tests.quantization import planted
+
+PAIRS = [(mutant, clause) for mutant in planted_in(planted) for clause in mutant.clauses]
+
+
+@pytest.mark.parametrize(("mutant", "clause"), PAIRS, ids=[f"{mutant.name}-{clause}" for mutant, clause in PAIRS])
+def test_its_clause_sees_it(mutant: Mutant, clause: str) -> None:
+    caught = hunt(clause_tests()[clause], reference_subject(), seed=0, patch=mutant.patch)
+    assert caught is not None, mutant.story
+    assert caught.anomaly in mutant.anomalies
