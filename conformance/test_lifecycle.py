@@ -31,7 +31,7 @@ def test_every_token_is_served_as_if_its_adapter_had_never_moved(subject: Subjec
     assert_tokens_served(subject, values, played(subject, values))
 
 
-ONE_LAYER = models(linears=(1, 1), others=(0, 0), exact_packing=True, tp_sizes=(1,))
+ONE_LAYER = models(linears=(1, 1), others=(0, 0), plain=True, tp_sizes=(1,))
 
 
 @check("LIFE-2", programs(trees=ONE_LAYER, steps=(2, 20)))
@@ -100,9 +100,7 @@ SERVE = (StepKind.USE,)
 
 @check(
     "MATH-8",
-    programs(
-        trees=models(exact_packing=False, linears=(1, 3)), kinds=SERVE, steps=(1, 2), adapters=(1, 2), evict=(True,)
-    ),
+    programs(trees=models(plain=False, linears=(1, 3)), kinds=SERVE, steps=(1, 2), adapters=(1, 2), evict=(True,)),
 )
 def test_in_a_model_packed_parts_reach_their_slices_by_name(subject: Subject, program: Program) -> None:
     values = ProgramValues(program)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from hypothesis import strategies as st
@@ -11,7 +11,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
 from lora_compat.families import Family
 from strategies.adapters import packed_lists
-from strategies.cases import LayerSpec, SubclassSpec, _Named
+from strategies.cases import LayerSpec, Loader, SubclassSpec, _Named
 from strategies.choices import sampled
 from strategies.classes import UNCHANGED, subclasses
 from strategies.codec import Spec
@@ -116,7 +116,7 @@ def models(
     others: tuple[int, int] = (0, 2),
     other_kinds: tuple[ModuleKind, ...] = FOREIGN,
     tp_sizes: tuple[int, ...] = (1, 2, 4),
-    exact_packing: bool = False,
+    plain: bool = False,
     aliases: tuple[bool, ...] = (False, False, False, True),
     towers: bool = True,
     max_depth: int = 2,
@@ -129,12 +129,13 @@ def models(
         others: least and most modules that cannot carry LoRA.
         other_kinds: what these may be.
         tp_sizes: the tensor-parallel sizes drawn from.
-        exact_packing: every packed layer has one name per output; otherwise the lengths are free of each other.
+        plain: every packed layer has one name per output, and no class loads weights its own way, so that all there
+            is to go wrong are names and the adapters' coming and going.
         aliases: whether a layer has a second name.
         towers: whether a part of the model may have token maps of its own.
         max_depth: levels of inheritance of its layers' classes at most; none of them changes the forward.
     """
-    return _models(families, linears, others, other_kinds, tp_sizes, exact_packing, aliases, towers, max_depth)
+    return _models(families, linears, others, other_kinds, tp_sizes, plain, aliases, towers, max_depth)
 
 
 @composite
@@ -145,7 +146,7 @@ def _models(
     others: tuple[int, int],
     other_kinds: tuple[ModuleKind, ...],
     tp_sizes: tuple[int, ...],
-    exact_packing: bool,
+    plain: bool,
     aliases: tuple[bool, ...],
     towers: bool,
     max_depth: int,
@@ -153,11 +154,11 @@ def _models(
     tp_size = draw(tensor_parallel_sizes(sizes=tp_sizes))
     free = [name for family in families for name in NAMES[family]]
     chosen = draw(st.lists(sampled(tuple(free)), min_size=linears[0], max_size=linears[1], unique=True))
-    modules = [draw(_linear(name, tp_size, exact_packing, aliases, max_depth)) for name in chosen]
+    modules = [draw(_linear(name, tp_size, plain, aliases, max_depth)) for name in chosen]
     taken = {name for module in modules for name in module.names}
     kinds = draw(st.lists(sampled(other_kinds), min_size=others[0], max_size=others[1]))
     modules += [ModuleSpec(name, kind) for name, kind in _free(kinds, taken)]
-    tower = "vision" if towers and any("vision." in name for name in taken) and draw(st.booleans()) else ""
+    tower = "vision" if towers and any("vision." in name for name in taken) and draw(_rarely) else ""
     return ModelSpec(tuple(modules), tp_size, tower)
 
 
@@ -170,22 +171,27 @@ def _free(kinds: list[ModuleKind], taken: set[str]) -> Iterator[tuple[str, Modul
             yield name, kind
 
 
+_rarely = st.sampled_from((False, False, False, True))
+
+
 @cache
 @composite
 def _linear(
-    draw: DrawFn, name: str, tp_size: int, exact_packing: bool, aliases: tuple[bool, ...], max_depth: int
+    draw: DrawFn, name: str, tp_size: int, plain: bool, aliases: tuple[bool, ...], max_depth: int
 ) -> ModuleSpec:
     family = next(family for family, names in NAMES.items() if name in names)
-    outputs = 2 if exact_packing else 1
+    outputs = 2 if plain else 1
     layer = draw(linear_layers(tp_size=tp_size, families=(family,), min_outputs=outputs, disable_tp=False))
     exact = (1,) * len(layer.output_sizes) if family.packed else ()
-    packed = exact if exact_packing else draw(packed_lists(layer))
+    packed = exact if plain else draw(packed_lists(layer))
+    depth = draw(sampled((0, 0, 0, max_depth))) if plain else max_depth
+    subclass = draw(subclasses(layer, forwards=UNCHANGED, max_depth=depth))
     prefix, _, last = name.rpartition(".")
     aliased = draw(sampled(aliases))
     return ModuleSpec(
         name=name,
         layer=layer,
-        subclass=draw(subclasses(layer, forwards=UNCHANGED, max_depth=max_depth)),
+        subclass=replace(subclass, loader=Loader.INHERITED) if plain else subclass,
         packed=packed,
         children=_children(last, len(packed)),
         alias=f"{prefix}.shared.{last}" if aliased else "",

@@ -114,7 +114,7 @@ def programs(
         max_rank: the largest rank.
     """
     if trees is None:
-        trees = models(exact_packing=True)
+        trees = models(plain=True, aliases=(False,))
     return _programs(trees, kinds, steps, adapters, misfits, disk, evict, max_rank)
 
 
@@ -133,7 +133,7 @@ def _programs(
     model = draw(trees)
     count = draw(st.integers(*adapters))
     tokens = draw(st.integers(1, 4))
-    batch = token_maps(adapters=count, min_size=tokens, max_size=tokens)
+    batch = _batches(count, tokens)
     max_loras = draw(st.integers(1, 2))
     evicts = draw(sampled(evict))
     if not evicts:
@@ -141,7 +141,7 @@ def _programs(
     batches = draw(st.lists(batch, min_size=1, max_size=2))
     drawn = draw(st.lists(_steps(kinds, count), min_size=steps[0], max_size=steps[1]))
     if steps[1] and draw(_mostly):  # a program that serves nobody shows nothing
-        drawn = [Step(StepKind.USE, max(0, batches[0][0])), *drawn]
+        drawn = [Step(StepKind.USE, batches[0][0]), *drawn]
     return Program(
         model=model,
         steps=tuple(drawn),
@@ -177,6 +177,13 @@ def _model_adapter(
     )
     by_alias = any(layer.alias for layer in layers) and draw(st.booleans())
     return ModelAdapterSpec(parts, draw(sampled(misfits)), by_alias)
+
+
+@cache
+def _batches(adapters: int, tokens: int) -> SearchStrategy[tuple[int, ...]]:
+    """Token maps whose first token has an adapter."""
+    rest = token_maps(adapters=adapters, min_size=tokens - 1, max_size=tokens - 1)
+    return st.builds(lambda first, others: (first, *others), st.integers(0, adapters - 1), rest)
 
 
 _mostly = st.sampled_from((False, True, True, True))

@@ -31,7 +31,7 @@ def target_questions(
     draw: DrawFn, *, trees: SearchStrategy[ModelSpec] | None = None, near_misses: bool = True
 ) -> TargetQuestion:
     """Targets taken from the model's own names: last parts, whole names, children, parents; and near misses."""
-    model = draw(models(exact_packing=True, aliases=(False,), max_depth=0) if trees is None else trees)
+    model = draw(models(plain=True, aliases=(False,), towers=False, max_depth=0) if trees is None else trees)
     choices = _speakable(model) + (NEAR_MISSES if near_misses else ())
     targets = draw(st.lists(sampled(choices), min_size=1, max_size=3, unique=True))
     return TargetQuestion(model, tuple(targets))
@@ -57,7 +57,7 @@ def _last(name: str) -> str:
 def misplaced_targets(draw: DrawFn) -> TargetQuestion:
     """Targets that name a module which cannot carry LoRA, by its whole name or the last part, and maybe a layer."""
     every = tuple(kind for kind in ModuleKind if kind is not ModuleKind.LINEAR)
-    model = draw(models(exact_packing=True, aliases=(False,), max_depth=0, others=(1, 2), other_kinds=every))
+    model = draw(models(plain=True, aliases=(False,), towers=False, max_depth=0, others=(1, 2), other_kinds=every))
     other = draw(sampled(tuple(module for module in model.modules if module.kind is not ModuleKind.LINEAR)))
     targets = [draw(sampled((_last(other.name), other.name)))]
     if draw(st.booleans()):

@@ -132,7 +132,7 @@ class Implementation(ABC):
     def claimants(self, layer: nn.Module, deployment: Deployment) -> tuple[str, ...]:
         """Every LoRA layer class (or family) that would take ``layer``, whatever order they are asked in."""
 
-    def unsupported_model(self, model: ModelSpec, *, evict: bool) -> str | None:
+    def unsupported_model(self, model: ModelSpec, deployment: ModelDeployment) -> str | None:
         """Why whole models, or this one, are declared *not applicable*, or None."""
         return "it drives single layers only"
 

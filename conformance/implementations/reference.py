@@ -94,7 +94,7 @@ class ReferenceImplementation(Implementation):
     def claimants(self, layer: nn.Module, deployment: Deployment) -> tuple[str, ...]:
         return tuple(sorted({str(found) for found in registry.families_in_any_order(type(layer))}))
 
-    def unsupported_model(self, model: ModelSpec, *, evict: bool) -> str | None:
+    def unsupported_model(self, model: ModelSpec, deployment: ModelDeployment) -> str | None:
         return None
 
     def manager(self, model: nn.Module, deployment: ModelDeployment) -> ModelManager:

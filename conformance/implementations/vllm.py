@@ -11,19 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from conformance.implementations.model_protocol import ModelDeployment, ModelManager
 from conformance.implementations.protocol import Deployment, Implementation, Refused
 from conformance.implementations.vllm_layers import VllmLayers
-from conformance.implementations.vllm_runtime import lora_config, runtime
+from conformance.implementations.vllm_manager import VllmManager
+from conformance.implementations.vllm_runtime import add_spare_slot, lora_config, needs_spare_slot, runtime
 from conformance.values import torch_dtype
 from lora_compat.adapters import LayerAdapter
 from lora_compat.families import Family
 from strategies.cases import Case
+from strategies.models import ModelSpec
 
 _LEAST_TOKENS = 64
 _VOCABULARY = 32  # of no meaning to linear layers
 _LONGEST_CHAIN = 1000
-# The release whose CPU ops leave tokens without an adapter alone (vllm #48421, #49656).
-_SERVES_TOKENS_WITHOUT_ADAPTER = (0, 33, 0)
 # The release that reads through LoRA layers, and chooses a warm-up rank (vllm #35077).
 _UNWRAPS = (0, 20, 0)
 _PACKS_BY_SLICES = (0, 32, 0)
@@ -66,8 +67,8 @@ class VllmImplementation(Implementation):
         if wrapped is layer:
             return None
         wrapped.packed_names = deployment.packed_names
-        if _needs_spare_slot():
-            _add_spare_slot(wrapped)
+        if needs_spare_slot():
+            add_spare_slot(wrapped)
         return wrapped  # type: ignore[no-any-return]
 
     def load(self, wrapped: nn.Module, slot: int, adapter: LayerAdapter) -> None:
@@ -89,7 +90,7 @@ class VllmImplementation(Implementation):
 
     def select_as_is(self, wrapped: nn.Module, slots: tuple[int, ...]) -> None:
         """Like `select`, with bug K1: before 0.33.0 a token without an adapter gets the last slot's (MATH-3)."""
-        last = _max_loras(wrapped) if _needs_spare_slot() else 0
+        last = _max_loras(wrapped) if needs_spare_slot() else 0
         _map_tokens(wrapped, [slot + 1 if slot >= 0 else last for slot in slots])
 
     def quant_method_of(self, module: nn.Module) -> object:
@@ -149,6 +150,17 @@ class VllmImplementation(Implementation):
             )
         )
 
+    def unsupported_model(self, model: ModelSpec, deployment: ModelDeployment) -> str | None:
+        if model.tower:
+            return "towers of their own are for its multimodal models, which are not driven here"
+        for module in model.linears if deployment.fully_sharded else ():
+            if module.layer.family is Family.ROW and module.layer.output_sizes[0] % model.tp_size:
+                return "fully sharded, the outputs of a row-parallel layer must be a multiple of the TP size"
+        return None
+
+    def manager(self, model: nn.Module, deployment: ModelDeployment) -> ModelManager:
+        return VllmManager(model, deployment)
+
 
 def _config_of(deployment: Deployment) -> Any:
     return lora_config(deployment.max_loras, deployment.max_lora_rank, deployment.fully_sharded, deployment.dtype)
@@ -193,14 +205,3 @@ def _map_tokens(wrapped: Any, ids: list[int]) -> None:
 
 def _max_loras(wrapped: Any) -> int:
     return int(wrapped.lora_config.max_loras)
-
-
-def _needs_spare_slot() -> bool:
-    return runtime().release < _SERVES_TOKENS_WITHOUT_ADAPTER
-
-
-def _add_spare_slot(wrapped: Any) -> None:
-    """One more slot, which stays zero: before 0.33.0 index -1, of a token without an adapter, reads the last (K1)."""
-    for name in ("lora_a_stacked", "lora_b_stacked"):
-        stacked = getattr(wrapped, name)
-        setattr(wrapped, name, tuple(torch.cat([part, torch.zeros_like(part[:1])]) for part in stacked))

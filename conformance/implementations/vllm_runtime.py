@@ -28,6 +28,8 @@ _ENVIRONMENT = {
 }
 # Without a reference the context manager of the current config would be collected, and close itself.
 _process_wide = contextlib.ExitStack()
+# The release whose CPU ops leave tokens without an adapter alone (vllm #48421, #49656).
+_SERVES_TOKENS_WITHOUT_ADAPTER = (0, 33, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,3 +103,15 @@ def lora_config(max_loras: int, max_lora_rank: int, fully_sharded: bool, dtype: 
     return runtime().config.LoRAConfig(
         max_lora_rank=max_lora_rank, max_loras=max_loras, fully_sharded_loras=fully_sharded, lora_dtype=dtype
     )
+
+
+def needs_spare_slot() -> bool:
+    """Whether a token without an adapter is served the last slot's (K1)."""
+    return runtime().release < _SERVES_TOKENS_WITHOUT_ADAPTER
+
+
+def add_spare_slot(wrapped: Any) -> None:
+    """Gives a LoRA layer one more slot, which stays zero and is then the last one, so that K1 changes nothing."""
+    for name in ("lora_a_stacked", "lora_b_stacked"):
+        stacked = getattr(wrapped, name)
+        setattr(wrapped, name, tuple(torch.cat([part, torch.zeros_like(part[:1])]) for part in stacked))
