@@ -16,10 +16,11 @@ from hypothesis.strategies import SearchStrategy
 
 from conformance.contract import CONTRACT
 from conformance.measuring import Measure, measuring
+from conformance.oracle import flatten
+from conformance.presumption import require_presumed
 from conformance.regressions.bodies import judges
 from conformance.regressions.recorder import Recorder
 from conformance.regressions.settling import manner
-from conformance.oracle import flatten
 from conformance.subject import HarnessError, NotWrapped, Subject, SubjectRaised, SubjectRefused
 from conformance.verdicts import ClauseResult, Failure, NotApplicable, NotExercised, Verdict, Violation
 from strategies.cases import Case, SubclassSpec
@@ -124,6 +125,7 @@ class ClauseRun:
         try:
             body(self.subject, case)
         except Violation as found:
+            require_presumed(self.subject, self.result.clause, found)
             if self.target is not None and found.anomaly == "raised":
                 self._runs_bare(found.case)
             self.result.evidence.record(case, measure, passed=False)

@@ -72,7 +72,8 @@ class RankSession:
         with self.implementation.layers.ranked(self.group):
             wrapped = self.implementation.wrap(self.base, deployment_of(self.case))
         if wrapped is None:
-            raise NotWrapped(f"{type(self.base).__mro__[1].__name__} subclass left unwrapped")
+            family, depth = self.case.layer.family.value, self.case.subclass.depth
+            raise NotWrapped(f"a {family} layer was left unwrapped, {'a subclass' if depth else 'the base class'}")
         self.layer = wrapped
         return self
 

@@ -16,6 +16,7 @@ from conformance.assertions import (
 )
 from conformance.checking import check
 from conformance.oracle import assembled, dense_output, flatten, keeps_columns
+from conformance.presumption import complete
 from conformance.subject import RankSession, Subject, SubjectRefused
 from conformance.values import poisoned
 from conformance.verdicts import violation
@@ -30,7 +31,7 @@ COLUMNWISE = tuple(forward for forward in Forward if keeps_columns(forward))
 
 
 
-@check("MATH-1", cases(adapters=(1, 1), without_adapter=False))
+@check("MATH-1", cases(adapters=(1, 1), without_adapter=False).map(complete))
 def test_one_adapter_gives_what_merged_weights_give(subject: Subject, case: Case) -> None:
     assert_merged_equivalence(subject, case)
 
