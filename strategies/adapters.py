@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from itertools import permutations, product
 
-from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
 from lora_compat.families import Family
@@ -13,7 +13,9 @@ from strategies.cases import AdapterSpec, LayerSpec
 from strategies.choices import sampled, sequences
 
 MAX_RANKS = (1, 8, 16, 32, 64)  # what vLLM's LoRAConfig accepts, as far as a test needs
-SCALINGS = (1.0, 2.0, 0.5, 4.0)
+# Powers of two keep the exact regime exact; 4 before 2, because 2 · 2 = 2 + 2 would blur what went wrong.
+SCALINGS = (1.0, 4.0, 0.5, 2.0)
+ROUNDED_SCALINGS = (1.0, 4.0, 0.3, 1.7, 0.5)
 
 
 def packed_lists(layer: LayerSpec) -> SearchStrategy[tuple[int, ...]]:
@@ -24,13 +26,14 @@ def packed_lists(layer: LayerSpec) -> SearchStrategy[tuple[int, ...]]:
 @cache
 def _packed_lists(family: Family, outputs: int) -> tuple[tuple[int, ...], ...]:
     if family is Family.QKV:
-        return (1,) * outputs, (outputs,), ()
-    if family is not Family.MERGED_COLUMN:
+        return (1,) * outputs, (1,) * outputs, (outputs,), ()
+    if family is not Family.MERGED_COLUMN and outputs == 1:
         return ((),)
     names = [(1,) * outputs, (), (outputs,)]
     if outputs > 2:
         names += [(outputs - 1, 1), (1, outputs - 1)]
-    return tuple(dict.fromkeys(names))
+    # The usual list more often: only it has absent members.
+    return (1,) * outputs, *dict.fromkeys(names)
 
 
 def adapters(
@@ -42,6 +45,7 @@ def adapters(
     min_present: int = 1,
     scalings: tuple[float, ...] = SCALINGS,
     ranks: tuple[int, ...] = (),
+    exact: bool = True,
 ) -> SearchStrategy[AdapterSpec]:
     """One adapter for ``slot``; shrinks to rank 1, scaling 1, with every packed name present.
 
@@ -51,29 +55,36 @@ def adapters(
         outputs: how many outputs the layer has.
         max_rank: the largest rank.
         min_present: at least so many of the packed names are present.
-        scalings: values of ``alpha / r`` (or of ``alpha / √r``), powers of two.
+        scalings: values of ``alpha / r`` (or of ``alpha / √r``).
         ranks: the ranks drawn from, if not all up to ``max_rank``.
+        exact: rank-stabilised only where √r is a power of two.
     """
-    return _adapters(slot, packed, outputs, max_rank, min_present, scalings, ranks)
+    return _single(slot, Terms(packed, outputs, max_rank, min_present, scalings, ranks, exact))
 
 
-@cache
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What all adapters of a case have in common; see `adapters`."""
+
+    packed: tuple[int, ...]
+    outputs: int
+    max_rank: int
+    min_present: int
+    scalings: tuple[float, ...]
+    ranks: tuple[int, ...]
+    exact: bool
+
+
 @composite
-def _adapters(
-    draw: DrawFn,
-    slot: int,
-    packed: tuple[int, ...],
-    outputs: int,
-    max_rank: int,
-    min_present: int,
-    scalings: tuple[float, ...],
-    ranks: tuple[int, ...],
-) -> AdapterSpec:
-    rank = draw(sampled(ranks)) if ranks else draw(_integers(1, max_rank))
-    (fused, present), scaling, rslora = draw(_forms(packed, outputs, min_present, scalings))
-    # Powers of two keep the exact regime exact; √r is one where r is a power of four.
-    rslora = rslora and rank in (1, 4, 16, 64)
-    alpha = scaling * (round(rank**0.5) if rslora else rank)
+def _single(draw: DrawFn, slot: int, terms: Terms) -> AdapterSpec:
+    return _adapter(draw, 0, slot, terms)
+
+
+def _adapter(draw: DrawFn, index: int, slot: int, terms: Terms) -> AdapterSpec:
+    rank = draw(sampled(terms.ranks or tuple(range(1, terms.max_rank + 1)), f"rank {index}"))
+    (fused, present), scaling, rslora = draw(_forms(index, terms))
+    rslora = rslora and (not terms.exact or rank in (1, 4, 16, 64))
+    alpha = scaling * (rank**0.5 if rslora else rank)
     return AdapterSpec(slot=slot, rank=rank, alpha=alpha, rslora=rslora, present=present, fused=fused)
 
 
@@ -81,17 +92,16 @@ Form = tuple[bool, tuple[bool, ...]]
 
 
 @cache
-def _forms(
-    packed: tuple[int, ...], outputs: int, min_present: int, scalings: tuple[float, ...]
-) -> SearchStrategy[tuple[Form, float, bool]]:
+def _forms(index: int, terms: Terms) -> SearchStrategy[tuple[Form, float, bool]]:
     """Fused or not, which of the packed names are present, the scaling, and whether it is rank-stabilised.
 
     One draw for the four: a draw costs more than a small adapter's mathematics.
     """
+    packed, outputs = terms.packed, terms.outputs
     every: list[Form] = []
     if len(packed) == outputs > 1:
         patterns = product((True, False), repeat=outputs)
-        every += [(False, pattern) for pattern in patterns if sum(pattern) >= min_present]
+        every += [(False, pattern) for pattern in patterns if sum(pattern) >= terms.min_present]
     elif len(packed) > 1:  # a name that covers several outputs cannot be placed by its neighbours' gap
         every.append((False, (True,) * len(packed)))
     if len(packed) != 1 and outputs > 1:
@@ -99,12 +109,7 @@ def _forms(
         every[1:1] = [(True, (True,))] * max(1, len(every) // 2)
     elif not every:
         every.append((False, (True,)))
-    return sampled(tuple(product(every, scalings, (False, True))))
-
-
-@cache
-def _integers(least: int, most: int) -> SearchStrategy[int]:
-    return st.integers(least, most)
+    return sampled(tuple(product(every, terms.scalings, (False, True))), f"form {index}")
 
 
 @cache
@@ -136,9 +141,11 @@ def adapter_sets(
     slots: tuple[int, ...],
     scalings: tuple[float, ...] = SCALINGS,
     ranks: tuple[int, ...] = (),
+    exact: bool = True,
 ) -> tuple[AdapterSpec, ...]:
     """One adapter for each of ``slots``."""
-    return tuple(draw(_adapters(slot, packed, outputs, max_rank, 1, scalings, ranks)) for slot in slots)
+    terms = Terms(packed, outputs, max_rank, 1, scalings, ranks, exact)
+    return tuple(_adapter(draw, index, slot, terms) for index, slot in enumerate(slots))
 
 
 def token_maps(
@@ -146,4 +153,4 @@ def token_maps(
 ) -> SearchStrategy[tuple[int, ...]]:
     """For each token the index of its adapter, -1 for none; shrinks to one token with the first adapter."""
     choices = (*range(adapters), -1) if without or not adapters else tuple(range(adapters))
-    return sequences(choices, min_size=min_size, max_size=max_size)
+    return sequences(choices, min_size=min_size, max_size=max_size, what="tokens")

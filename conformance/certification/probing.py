@@ -122,11 +122,12 @@ class Prober:
             sizes = (4 * tp_size, 2 * tp_size)
         layer = LayerSpec(family=family, input_size=4 * tp_size, output_sizes=heads.output_sizes if heads else sizes,
                           heads=heads, **options)  # fmt: skip
+        layer = fitted(layer, self.recipe, fixed or {})
         return Case(
-            layer=fitted(layer, self.recipe, fixed or {}),
+            layer=layer,
             subclass=self.subclass,
             tp_size=tp_size,
-            adapters=(AdapterSpec(fused=len(sizes) > 1 or heads is not None),),
+            adapters=(AdapterSpec(fused=len(layer.output_sizes) > 1),),
             tokens=(-1, -1, -1),
         )
 

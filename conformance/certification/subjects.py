@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import pkgutil
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -121,10 +123,9 @@ def find(given: str, recipe: str | None = None) -> list[Found]:
     # The sources say which modules define linear classes; importing all of a large package takes minutes.
     modules = [top]
     for inner in modules_with_linear_classes(top):
-        try:
-            modules.append(importlib.import_module(inner))
-        except Exception:
-            continue  # another platform's kernels, say
+        imported = _imported_in_company(inner)
+        if imported is not None:
+            modules.append(imported)
     found = {one.path: one for each in modules for one in _in_module(each)}
     if not found:
         raise NoLinearLayerError(given, "defines no subclass of a linear layer")
@@ -145,9 +146,23 @@ def mentions_vllm(given: str) -> bool:
         return False  # `find` says what is wrong with it
 
 
-def _imported(given: str, module: str) -> ModuleType:
+def _imported_in_company(module: str) -> ModuleType | None:
+    """``module``, after its siblings where it cannot be imported first; None where it cannot be imported here."""
     try:
         return importlib.import_module(module)
+    except Exception:
+        parent = sys.modules.get(module.rpartition(".")[0])
+    for sibling in pkgutil.iter_modules(getattr(parent, "__path__", ()), f"{module.rpartition('.')[0]}."):
+        with suppress(Exception):
+            importlib.import_module(sibling.name)
+    with suppress(Exception):  # another platform's kernels, say
+        return importlib.import_module(module)
+    return None
+
+
+def _imported(given: str, module: str) -> ModuleType:
+    try:
+        return _imported_in_company(module) or importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name and (module == error.name or module.startswith(error.name + ".")):
             raise TargetNotFoundError(given, f"there is no module {error.name!r}") from error
