@@ -133,6 +133,14 @@ class _Source:
             values *= torch.rand(shape, generator=self._generator) < self._keep
         return values
 
+    def tokens(self, count: int, width: int) -> Tensor:
+        """Like `draw`, but no token is zero in its first column: the first row of every A sees it."""
+        values = self.draw(count, width)
+        if self._exact:
+            first = values[:, 0]
+            first[first == 0] = 1.0
+        return values
+
     def sparse(self, *shape: int, fan_in: int = 1) -> Tensor:
         """Like `draw`, but never zero everywhere, and with few values a row for the narrow dtypes."""
         values = self.draw(*shape, fan_in=fan_in)
@@ -164,7 +172,7 @@ def _draw(case: Case, thinning: int) -> CaseTensors:
         kept = tuple(part if here else None for part, here in zip(parts, present, strict=True))
         chosen.append(LayerAdapter(kept, adapter.scaling))
     copies = case.tp_size if layer.disable_tp else 1
-    own = [source.draw(len(case.tokens), width) for _ in range(copies)]
+    own = [source.tokens(len(case.tokens), width) for _ in range(copies)]
     inputs = tuple(own[rank % copies] for rank in range(case.tp_size))
     gate = 1.0 + torch.arange(len(case.tokens), dtype=torch.float64).remainder(3).view(-1, 1)
     return CaseTensors(weights, biases, tuple(chosen), inputs, gate)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 
-from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
 from lora_compat.families import Family
@@ -29,7 +28,7 @@ from strategies.cases import (
     Regime,
     WrapperKind,
 )
-from strategies.choices import sampled
+from strategies.choices import numbers, sampled
 from strategies.classes import FORWARDS, MAX_DEPTH, subclasses
 from strategies.existing import current_target, narrowed
 from strategies.layers import FAMILIES, linear_layers
@@ -178,7 +177,7 @@ def _manners(options: Options) -> SearchStrategy[tuple[Layout, Dtype, Regime, Qu
     )
 
 
-_seeds = st.integers(0, 2**16 - 1)
+_seeds = numbers(2**16, "seed")
 
 
 def _layers(tp_size: int, options: Options) -> SearchStrategy[LayerSpec]:

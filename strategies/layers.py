@@ -48,14 +48,15 @@ def _linear_layers(
     if disable_tp is None:
         disable_tp = tp_size > 1 and draw(_rarely)
     parts = 1 if disable_tp else tp_size
-    input_size = draw(_units)
+    # Wider than a kernel's smallest block, but for what many ranks multiply.
+    input_size = draw(_inputs if family is Family.ROW and parts > 2 else _widths)
     heads = None
     sizes: tuple[int, ...]
     if family is Family.QKV:
         heads = draw(_heads(parts))
         sizes = heads.output_sizes
     elif family is Family.MERGED_COLUMN:
-        units = sequences(UNITS, min_size=min_outputs, max_size=max(4, min_outputs))
+        units = sequences(UNITS, min_size=min_outputs, max_size=max(4, min_outputs), what="outputs")
         sizes = tuple(parts * unit for unit in draw(units))
     elif family is Family.ROW:
         input_size *= parts
@@ -80,6 +81,8 @@ def _linear_layers(
 
 UNITS = (1, 2, 3, 4, 5, 6, 7)
 _units = sampled(UNITS)
+_inputs = sampled(UNITS, "input size")
+_widths = sampled((*UNITS, 9, 17))
 _rarely = sampled((False, False, False, False, True))
 
 
@@ -103,5 +106,7 @@ def _heads(parts: int) -> SearchStrategy[Heads]:
             for size in (1, 2, 3)
             for key_value in range(1, query + 1)
             if parts % key_value == 0 or key_value % parts == 0
+            # Several KV heads, each on several ranks, are the hardest to get right.
+            for _ in range(3 if 1 < key_value < parts else 1)
         )
     )

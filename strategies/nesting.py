@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 
-from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from strategies.cases import WrapperKind
-from strategies.choices import sampled
+from strategies.choices import sequences
 
 MAX_DEPTH = 6
 
@@ -18,4 +17,4 @@ def nestings(
     *, min_depth: int = 0, max_depth: int = MAX_DEPTH, kinds: tuple[WrapperKind, ...] = tuple(WrapperKind)
 ) -> SearchStrategy[tuple[WrapperKind, ...]]:
     """Wrappers around a layer, outermost first; shrinks to none."""
-    return st.lists(sampled(kinds), min_size=min_depth, max_size=max_depth).map(tuple)
+    return sequences(kinds, min_size=min_depth, max_size=max_depth, what="nesting")

@@ -49,11 +49,11 @@ def ranks_disagree_about_the_dtype(original):
 
 
 @plant(LoRADelta, "add_to", origin="early exits", clauses="COMM-1 MATH-1", anomalies="collective-mismatch")
-def a_rank_of_zeros_leaves_early(original):
-    """A rank whose input is all zeros skips the adapters, and with them the collective."""
+def a_rank_without_rows_leaves_early(original):
+    """A rank that holds no rows of the adapters' A skips them, and with them the collective."""
 
     def add_to(self, output, x):
-        if not bool(x.any()):
+        if not bool(self.slots.lora_a.any()):
             self.served += 1
             return output
         return original(self, output, x)
@@ -86,7 +86,7 @@ def a_group_of_one_agrees_too(original):
     return agreed_over(lambda self: current_group() if current_group().size == 1 else self.delta.group)(original)
 
 
-@plant(LoRADelta, "add_to", origin="waiting for a rank", clauses="MATH-1", anomalies="raised")
+@plant(LoRADelta, "add_to", origin="waiting for a rank", clauses="MATH-1", anomalies="error")
 def the_last_rank_waits_forever(original):
     """The last rank waits for something that never comes (for a quarter of a minute)."""
 

@@ -280,8 +280,10 @@ def quantized_layers_get_nothing(original):
     """A layer whose weight is stored as integers gets no contribution."""
 
     def add_to(self, output, x):
-        layer = self.wrapper().base_layer
-        return output if layer._parameters["weight"].dtype is torch.int8 else original(self, output, x)
+        if hasattr(self.wrapper().base_layer, "weight_scale"):
+            self.served += 1
+            return output
+        return original(self, output, x)
 
     return add_to
 

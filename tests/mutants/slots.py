@@ -65,7 +65,7 @@ def a_slot_is_written_once(original):
     return load
 
 
-@plant(SlotBuffers, "load", origin="M3", clauses="MATH-12 MATH-5", anomalies="stale-slot scale-wrong scale-dropped")
+@plant(SlotBuffers, "load", origin="M3", clauses="MATH-5", anomalies="stale-slot")
 def the_first_scaling_stays(original):
     """The scaling of the first adapter loaded anywhere is kept for the slot's next ones."""
 

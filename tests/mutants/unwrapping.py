@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import sys
 from itertools import islice
 
 import lora_compat
-from lora_compat import unwrap
 from lora_compat.errors import QuantMethodNotFoundError
 from tests.mutants.planting import plant
+
+unwrap = sys.modules["lora_compat.unwrap"]  # the package's attribute of that name is the function
 
 
 @plant(lora_compat, "quant_method_of", origin="S0b, vllm #35077", clauses="UNWRAP-3 UNWRAP-1", anomalies="raised")

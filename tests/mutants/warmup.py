@@ -116,6 +116,17 @@ def rank_zero(original):
     return warmup_rank
 
 
+@plant(lora_compat, "warmup_rank", origin="never below the default", clauses="RANK-4", anomalies="rank-indivisible")
+def the_default_where_less_would_fit(original):
+    """Where just a multiple below the default fits, the default is taken all the same."""
+
+    def warmup_rank(*, max_lora_rank, shards=(), default=8):
+        right = original(max_lora_rank=max_lora_rank, shards=shards, default=default)
+        return default if right < default <= max_lora_rank and math.lcm(*shards) > 1 else right
+
+    return warmup_rank
+
+
 @plant(WarmupRankError, "__init__", origin="error messages", clauses="RANK-4", anomalies="unclear-refusal")
 def refusal_without_numbers(original):
     """The error names none of the numbers."""

@@ -126,7 +126,7 @@ def always_a_pair(original):
     return forward
 
 
-@plant(LoRALinear, "forward", origin="rounding on the way out", clauses="WRAP-4 MATH-3", anomalies="base-changed")
+@plant(LoRALinear, "forward", origin="rounding on the way out", clauses="WRAP-4 MATH-3", anomalies="base-changed adapter-leak")
 def last_token_through_bfloat16(original):
     """The last token's output takes a detour through bfloat16, with or without adapters."""
 
@@ -184,7 +184,7 @@ def a_second_wrap_adds_again(original):
 
             def twice(base, x, *args):
                 output = once(base, x, *args)
-                return wrapped.delta.add_to(output, x) if wrapped.delta.active else output
+                return wrapped.delta.add_to(output, x) if wrapped.delta.batch.active else output
 
             wrapped.base_layer.quant_method.apply = InterceptedApply(twice)
         return wrapped
@@ -259,7 +259,7 @@ def weight_that_knows_nothing(original):
     return lambda weight, delta: None
 
 
-@plant(weights, "_with_contribution", origin="P1, PEFT #2556", clauses="WRAP-7 MATH-1", anomalies="weight-stolen")
+@plant(weights, "_with_contribution", origin="P1, PEFT #2556", clauses="WRAP-7", anomalies="weight-stolen")
 def only_linear_is_noticed(original):
     """torch.matmul on the weight goes unnoticed."""
 
@@ -288,7 +288,7 @@ def a_slice_counts_from_the_top(original):
     return lambda self, x, rows: original(self, x, torch.arange(len(rows)))
 
 
-@plant(TokenBatch, "active", origin="zero-dimensional batches", clauses="MATH-1 WRAP-7", anomalies="delta-dropped")
+@plant(TokenBatch, "active", origin="warm-ups of one token", clauses="MATH-1", anomalies="delta-dropped")
 def a_single_token_is_a_warm_up(original):
     """A batch of one token is taken for a warm-up and served without adapters."""
     return lambda self: original(self) and len(self) > 1
