@@ -133,6 +133,14 @@ def first_difference(case: Case, outputs: list[Tensor], right: Expected) -> str 
     return None
 
 
+def assert_same_shapes(case: Case, actual: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    """As many tensors as the base layer returns, of its dtypes and shapes."""
+    __tracebackhide__ = True
+    seen, right = ([(tuple(one.shape), one.dtype) for one in each] for each in (actual, expected))
+    if seen != right:
+        raise violation("base-forward-bypassed", f"returns {seen}, but should return {right}", case)
+
+
 def assert_same_bits(
     case: Case, actual: Sequence[Tensor], expected: Sequence[Tensor], *, anomaly: str, what: str
 ) -> None:

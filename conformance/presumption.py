@@ -8,7 +8,7 @@ has shown nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from conformance.assertions import assert_merged_equivalence
@@ -59,8 +59,17 @@ PRESUMED: dict[str, Callable[[Case], list[Case]]] = {
     "MATH-10": _with(dtype=Dtype.FLOAT32, regime=Regime.EXACT),
     "MATH-11": _with(quantization=Quantization.NONE),
     "MATH-12": _each(lambda adapter, case: replace(adapter, alpha=float(adapter.rank), rslora=False)),
+    "COMM-1": alone,
     "COMM-2": _unsharded,
 }
+_TRIES = 4
+
+
+def _with_other_values(cases: list[Case]) -> Iterator[Case]:
+    """The cases, and again with other values: a forward that clips may hide with some what it shows with others."""
+    for shift in range(_TRIES):
+        for case in cases:
+            yield replace(case, seed=(case.seed + shift) % 2**16)
 
 
 def require_presumed(subject: Subject, clause: str, found: Violation) -> None:
@@ -72,7 +81,9 @@ def require_presumed(subject: Subject, clause: str, found: Violation) -> None:
     case = found.case
     if not isinstance(case, Case) or clause not in PRESUMED:
         return
-    for plainer in PRESUMED[clause](case):
+    if found.anomaly == "collective-mismatch":
+        return  # no clause about numbers says so
+    for plainer in _with_other_values(PRESUMED[clause](case)):
         try:
             assert_merged_equivalence(subject, plainer, needs_signal=False)
         except Violation as earlier:

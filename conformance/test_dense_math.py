@@ -10,6 +10,7 @@ from conformance.assertions import (
     assert_merged_equivalence,
     assert_outputs,
     assert_same_bits,
+    assert_same_shapes,
     first_difference,
     observed,
     outputs_of,
@@ -76,6 +77,7 @@ def test_a_token_without_an_adapter_keeps_the_bits_of_the_base_layer(subject: Su
 
     without = [index for index, adapter in enumerate(case.tokens) if adapter < 0]
     for (bare, mixed), right in zip(observed(subject, case, program), subject.expected(case), strict=True):
+        assert_same_shapes(case, mixed, bare)
         for before, after, by_token in zip(bare, mixed, right.by_token, strict=True):
             if by_token:
                 assert_same_bits(
