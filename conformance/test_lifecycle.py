@@ -22,7 +22,7 @@ from conformance.subject import Subject, SubjectRaised
 from conformance.trees import ProgramValues
 from conformance.verdicts import NotExercised, violation
 from strategies.models import models
-from strategies.programs import FAULTS, Misfit, Program, StepKind, programs
+from strategies.programs import FAULTS, HOUSE, Misfit, Program, StepKind, programs
 
 
 @check("LIFE-1", programs())
@@ -34,7 +34,7 @@ def test_every_token_is_served_as_if_its_adapter_had_never_moved(subject: Subjec
 ONE_LAYER = models(linears=(1, 1), others=(0, 0), plain=True, tp_sizes=(1,))
 
 
-@check("LIFE-2", programs(trees=ONE_LAYER, steps=(2, 20)))
+@check("LIFE-2", programs(trees=ONE_LAYER, kinds=HOUSE, steps=(2, 20), adapters=(2, 4)))
 def test_who_is_registered_and_active_follows_least_recent_use(subject: Subject, program: Program) -> None:
     shown = played(subject, ProgramValues(program))
     planned = outcomes_of(program)

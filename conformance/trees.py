@@ -48,6 +48,8 @@ def other_module(kind: ModuleKind, library: LayerLibrary) -> nn.Module:
         hollow.weight = None
         hollow.quant_method = None
         return hollow
+    if kind is ModuleKind.HOLDER:
+        return nn.Sequential(nn.LayerNorm(OTHER_WIDTH))
     if kind is ModuleKind.NN_LINEAR:
         return nn.Linear(OTHER_WIDTH, OTHER_WIDTH)
     if kind is ModuleKind.EMBEDDING:

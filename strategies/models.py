@@ -27,10 +27,11 @@ class ModuleKind(_Named):
     EMBEDDING = "embedding"
     NORM = "norm"
     LOOKALIKE = "lookalike"  # has a linear layer's attributes, but derives from none
+    HOLDER = "holder"  # holds modules, is none itself, and is named like a layer of the model
     HOLLOW = "hollow"  # a layer of a family that has neither a weight nor a quant method
 
 
-FOREIGN = (ModuleKind.NN_LINEAR, ModuleKind.EMBEDDING, ModuleKind.NORM, ModuleKind.LOOKALIKE)
+FOREIGN = (ModuleKind.NN_LINEAR, ModuleKind.EMBEDDING, ModuleKind.NORM, ModuleKind.LOOKALIKE, ModuleKind.HOLDER)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -157,15 +158,20 @@ def _models(
     modules = [draw(_linear(name, tp_size, plain, aliases, max_depth)) for name in chosen]
     taken = {name for module in modules for name in module.names}
     kinds = draw(st.lists(sampled(other_kinds), min_size=others[0], max_size=others[1]))
-    modules += [ModuleSpec(name, kind) for name, kind in _free(kinds, taken)]
+    holder = f"side.{chosen[0].rpartition('.')[2]}"
+    modules += [
+        ModuleSpec(name, kind) for name, kind in _free(kinds, taken, {**OTHER_NAMES, ModuleKind.HOLDER: (holder,)})
+    ]
     tower = "vision" if towers and any("vision." in name for name in taken) and draw(_rarely) else ""
     return ModelSpec(tuple(modules), tp_size, tower)
 
 
-def _free(kinds: list[ModuleKind], taken: set[str]) -> Iterator[tuple[str, ModuleKind]]:
+def _free(
+    kinds: list[ModuleKind], taken: set[str], names: dict[ModuleKind, tuple[str, ...]]
+) -> Iterator[tuple[str, ModuleKind]]:
     """A name for each kind that still has one."""
     for kind in kinds:
-        name = next((name for name in OTHER_NAMES[kind] if name not in taken), None)
+        name = next((name for name in names[kind] if name not in taken), None)
         if name is not None:
             taken.add(name)
             yield name, kind

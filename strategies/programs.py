@@ -87,6 +87,9 @@ class Program(Spec):
 LIFE = (StepKind.USE,) * 4 + (StepKind.RUN,) * 4 + (StepKind.DEACTIVATE,) * 2 + (
     StepKind.RERUN, StepKind.ADD, StepKind.ACTIVATE, StepKind.REMOVE, StepKind.PIN,
 )  # fmt: skip
+HOUSE = (StepKind.USE,) * 3 + (StepKind.ADD, StepKind.ACTIVATE, StepKind.PIN, StepKind.DEACTIVATE) * 2 + (
+    StepKind.REMOVE,
+)  # fmt: skip
 FAULTS = (StepKind.USE, StepKind.USE, StepKind.USE_FAILING, StepKind.USE_FAILING, StepKind.RUN, StepKind.DEACTIVATE)
 
 

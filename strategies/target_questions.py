@@ -45,7 +45,8 @@ def _speakable(model: ModelSpec) -> tuple[str, ...]:
     for module in model.linears:
         last = module.name.rpartition(".")[2]
         found |= dict.fromkeys((last, module.name, *module.children, *(p for c, p in parents.items() if c == last)))
-    others = {part for m in model.modules if m.kind is not ModuleKind.LINEAR for part in (m.name, _last(m.name))}
+    leaves = [m for m in model.modules if m.kind not in (ModuleKind.LINEAR, ModuleKind.HOLDER)]
+    others = {part for module in leaves for part in (module.name, _last(module.name))}
     return tuple(name for name in found if name not in others) or ("layers",)
 
 
@@ -56,7 +57,7 @@ def _last(name: str) -> str:
 @composite
 def misplaced_targets(draw: DrawFn) -> TargetQuestion:
     """Targets that name a module which cannot carry LoRA, by its whole name or the last part, and maybe a layer."""
-    every = tuple(kind for kind in ModuleKind if kind is not ModuleKind.LINEAR)
+    every = tuple(kind for kind in ModuleKind if kind not in (ModuleKind.LINEAR, ModuleKind.HOLDER))
     model = draw(models(plain=True, aliases=(False,), towers=False, max_depth=0, others=(1, 2), other_kinds=every))
     other = draw(sampled(tuple(module for module in model.modules if module.kind is not ModuleKind.LINEAR)))
     targets = [draw(sampled((_last(other.name), other.name)))]
