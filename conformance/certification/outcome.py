@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from conformance.certification.subjects import SubjectError
@@ -39,7 +39,8 @@ class Outcome:
 
     path: str
     target: Target | None = None
-    identity: Mapping[str, str] = field(default_factory=dict)
+    impl: str = "reference"  # as `--impl` names it
+    layers: str = "lora_compat"
     unfit: SubjectError | None = None
     results: dict[str, ClauseResult] = field(default_factory=dict)
     known: set[tuple[str, str]] = field(default_factory=set)  # (clause, anomaly) of the baseline
@@ -54,6 +55,11 @@ class Outcome:
         return Conclusion.KNOWN_FAILURES if only_known else Conclusion.NOT_CERTIFIED
 
     @property
+    def on_vllms_layers(self) -> bool:
+        """Whether the reference wraps a class of vLLM's."""
+        return self.impl == "reference" and self.layers == "vllm"
+
+    @property
     def red(self) -> list[str]:
         """The MUST clauses that stand in the way."""
         green = (Verdict.PASS, Verdict.NOT_APPLICABLE)
@@ -62,6 +68,15 @@ class Outcome:
             for clause, result in self.results.items()
             if CONTRACT[clause].level is Level.MUST and result.verdict not in green
         ]
+
+    @property
+    def own_red(self) -> list[str]:
+        """Those of `red` that the family's base class keeps: what the class itself is to blame for, or answers for."""
+        return [clause for clause in self.red if not self._shared(clause)]
+
+    def _shared(self, clause: str) -> bool:
+        result = self.results[clause]
+        return result.verdict is Verdict.FAIL and all(failure.on_base for failure in result.failures)
 
     @property
     def failures(self) -> list[Failure]:

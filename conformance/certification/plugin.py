@@ -38,6 +38,7 @@ class Certification:
 
     options: Options
     certify: CertifyOptions
+    found: dict[str, Found] = field(default_factory=dict)
     subjects: dict[str, Subject] = field(default_factory=dict)
     targets: dict[str, Target] = field(default_factory=dict)
     unfit: dict[str, SubjectError] = field(default_factory=dict)
@@ -66,7 +67,7 @@ class Certification:
 
     def _probe(self, found: Found, *, alone: bool) -> None:
         subject = self._subject_for(found)
-        self.subjects[found.path] = subject
+        self.found[found.path], self.subjects[found.path] = found, subject
         try:
             prober = Prober(found, replace(subject, engine=ThreadsEngine(WATCHDOG_SECONDS)))
             self.targets[found.path] = prober.target()
@@ -77,11 +78,13 @@ class Certification:
             if alone and error.is_usage:
                 raise pytest.UsageError(f"{error.title}: {error}") from None
 
-    def _subject_for(self, found: Found) -> Subject:
+    def impl_of(self, found: Found) -> str:
         """vLLM wraps what derives from its layers, the reference the rest, unless ``--impl`` says otherwise."""
+        return self.options.impl or ("vllm" if found.library is Library.VLLM else "reference")
+
+    def _subject_for(self, found: Found) -> Subject:
         if found.library not in self._by_library:
-            layers = found.library.value
-            impl = self.options.impl or ("vllm" if found.library is Library.VLLM else "reference")
+            impl, layers = self.impl_of(found), found.library.value
             if impl == "vllm" and found.library is not Library.VLLM:
                 raise pytest.UsageError(f"--impl vllm cannot wrap {found.path}: it derives from none of vLLM's layers")
             implementation = implementation_of(replace(self.options, impl=impl, layers=layers))
@@ -93,11 +96,11 @@ class Certification:
     def outcomes(self, results: list[ClauseResult], baseline: Baseline | None) -> list[Outcome]:
         """What became of every class."""
         outcomes = []
-        for path, subject in self.subjects.items():
-            outcome = Outcome(
-                path, self.targets.get(path), subject.implementation.identity(), self.unfit.get(path),
-                {} if path in self.unfit else complete(results, path),
-            )  # fmt: skip
+        for path, found in self.found.items():
+            outcome = Outcome(path, self.targets.get(path), self.impl_of(found), found.library.value)
+            outcome.unfit = self.unfit.get(path)
+            if outcome.unfit is None:
+                outcome.results = complete(results, path)
             if baseline is not None:
                 outcome.known = baseline.known(path)
             outcomes.append(outcome)

@@ -33,7 +33,10 @@ def screen(outcomes: Sequence[Outcome]) -> list[str]:
     """The whole summary."""
     if len(outcomes) == 1:
         return one(outcomes[0])
-    return [*overview(outcomes), *(line for outcome in outcomes for line in ["", *reasons(outcome)])]
+    lines = overview(outcomes)
+    for outcome in outcomes:
+        lines += ["", *reasons(outcome, shared=False)]
+    return lines
 
 
 def one(outcome: Outcome) -> list[str]:
@@ -69,21 +72,39 @@ def described(outcome: Outcome) -> str:
     return f"{outcome.path} ({', '.join(facts)})"
 
 
-def reasons(outcome: Outcome) -> list[str]:
-    """Every kind of failure with its smallest case, what was not exercised, how sharp the run was, and the verdict."""
+def reasons(outcome: Outcome, *, shared: bool = True) -> list[str]:
+    """Every kind of failure with its smallest case, what was not exercised, how sharp the run was, and the verdict.
+
+    Without ``shared`` the failures that the family's base class has too are only counted.
+    """
     if outcome.unfit is not None:
         first = f"{outcome.path}: {outcome.conclusion.value}: {outcome.unfit.title}"
         return [first, *_wrapped(str(outcome.unfit), "  ")]
-    lines = []
-    for failures in kinds(outcome.failures):
+    lines = [] if shared else [described(outcome)]
+    every = kinds(outcome.failures)
+    shown = [failures for failures in every if shared or not failures[0].on_base]
+    for failures in shown:
         lines += _failures(failures, outcome)
+    if len(shown) < len(every):
+        lines.append(f"and {len(every) - len(shown)} kinds of failure that the family's base class has too")
     for clause, result in outcome.results.items():
         lines += _wrapped("\n".join(f"{clause} error: {error}" for error in result.errors[:1]), "", "    ")
     lines += _unexercised(outcome)
-    red = outcome.red
-    why = f": {', '.join(red)}" if red else ""
     lines += _wrapped(power(outcome.evidence), "", "    ")
-    return [*lines, *_wrapped(f"{outcome.path}: {outcome.conclusion.value}{why}", "", "    ")]
+    return [*lines, *_wrapped(f"{outcome.path}: {verdict(outcome)}", "", "    ")]
+
+
+def verdict(outcome: Outcome) -> str:
+    """The conclusion, what stands in its way, and whether the class is to blame."""
+    red, own = outcome.red, outcome.own_red
+    if not red:
+        return outcome.conclusion.value
+    said = f"{outcome.conclusion.value}: {', '.join(red)}"
+    if not own:
+        return f"{said}. None of them is the class's doing: its family's base class fails them too."
+    if len(own) < len(red):
+        return f"{said}. Of these its family's base class keeps {', '.join(own)}."
+    return said
 
 
 def _unexercised(outcome: Outcome) -> list[str]:
@@ -146,19 +167,29 @@ def power(evidence: Evidence) -> str:
 
 
 def overview(outcomes: Sequence[Outcome]) -> list[str]:
-    """One line a class."""
-    width = max(len(outcome.path) for outcome in outcomes)
-    lines = [f"{'class':<{width}}  {'verdict':<20}{'pass':>5}{'fail':>5}{'else':>5}  red clauses"]
+    """One line a class: its verdict, and the red clauses, those first that its family's base class keeps."""
+    width = max(len(short(outcome.path)) for outcome in outcomes)
+    lines = [
+        f"{'class':<{width}}  {'verdict':<20}{'pass':>5}{'fail':>5}{'else':>5}  red clauses (shared with the base)"
+    ]
     for outcome in outcomes:
-        verdicts = [result.verdict for clause, result in outcome.results.items() if not _of_others(result)]
+        verdicts = [result.verdict for result in outcome.results.values() if not _of_others(result)]
         passed, failed = verdicts.count(Verdict.PASS), verdicts.count(Verdict.FAIL)
-        red = outcome.unfit.title if outcome.unfit else ", ".join(outcome.red)
+        shared = [clause for clause in outcome.red if clause not in outcome.own_red]
+        red = ", ".join(outcome.own_red) + (f" ({', '.join(shared)})" if shared else "")
         lines.append(
-            f"{outcome.path:<{width}}  {outcome.conclusion.value:<20}{passed:>5}{failed:>5}"
-            f"{len(verdicts) - passed - failed:>5}  {red}"
+            f"{short(outcome.path):<{width}}  {outcome.conclusion.value:<20}{passed:>5}{failed:>5}"
+            f"{len(verdicts) - passed - failed:>5}  {outcome.unfit.title if outcome.unfit else red.strip()}"
         )
     certified = sum(outcome.conclusion is Conclusion.CERTIFIED for outcome in outcomes)
     return [*lines, f"{certified} of {len(outcomes)} classes certified"]
+
+
+def short(path: str) -> str:
+    """The class's name, after the first and last part of its module."""
+    module, _, name = path.partition(":")
+    parts = module.split(".")
+    return f"{parts[0]}…{parts[-1]}:{name}" if len(parts) > 2 else path
 
 
 def _of_others(result: ClauseResult) -> bool:

@@ -113,7 +113,10 @@ def muse_spark_qkvo(geometry: Geometry) -> nn.Module:
     cls = _class("models.muse_spark.common.layers", "MuseSpark1xQKVOGateParallelLinear")
     query, key_value, *_ = geometry.output_sizes
     given = {} if geometry.quant_config is None else {"quant_config": geometry.quant_config}
-    return cls(geometry.input_size, 1, query, key_value, **given)  # type: ignore[no-any-return]
+    layer: Any = cls(geometry.input_size, 1, query, key_value, **given)
+    # Its models load through `load_weights`, which calls this method and not what the weight carries.
+    layer.weight.weight_loader = layer.weight_loader
+    return layer  # type: ignore[no-any-return]
 
 
 def _packed_qkv(layer: LayerSpec) -> tuple[int, ...]:

@@ -1,0 +1,63 @@
+"""A counterexample as a test to copy: it runs the clause on the one case, wherever the class may go from there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import textwrap
+
+import torch
+
+from conformance.certification.outcome import Outcome
+from conformance.contract import CONTRACT
+from conformance.engines.threads import ThreadsEngine
+from conformance.options import implementation_named
+from conformance.regressions.bodies import bodies_of, judges
+from conformance.subject import Subject
+from conformance.verdicts import Failure
+from strategies.codec import Spec
+
+
+def assert_clause(clause: str, case: Spec, *, impl: str = "reference", layers: str = "lora_compat") -> None:
+    """Runs every check of ``clause`` on ``case``, as ``--impl`` and ``--layers`` would.
+
+    Raises:
+        Violation: the clause is broken; the message names the anomaly and the element.
+        NotWrapped, SubjectRefused: the implementation does not serve the case.
+    """
+    subject = Subject(implementation_named(impl, layers), ThreadsEngine())
+    with torch.no_grad():
+        for body in bodies_of(clause):
+            if judges(body, case):
+                body(subject, case)
+
+
+def regression_test(failure: Failure, outcome: Outcome) -> str:
+    """The source of a pytest file with the failing case, and what was seen."""
+    clause = CONTRACT[failure.clause]
+    names = sorted(set(re.findall(r"\b([A-Z]\w+)\(|\b([A-Z]\w+)\.", failure.shown)))
+    used = sorted({one or other for one, other in names} - {"Family"})
+    told = textwrap.fill(f"{failure.clause} {clause.level.value} {clause.sentence}", 100)
+    seen = textwrap.fill(f"Seen, {failure.anomaly}: {' '.join(failure.message.split())}", 100)
+    lines = [f'"""{told}', "", f'{seen}\n"""'.replace("\\", "/"), ""]
+    lines.append("from conformance.certification.regression import assert_clause")
+    if "Family." in failure.shown:
+        lines.append("from lora_compat.families import Family")
+    lines += [f"from strategies.cases import {', '.join(used)}", "", ""]
+    name = f"test_{failure.clause}_{failure.anomaly}".lower().replace("-", "_")
+    on = f'impl="{outcome.impl}"' + (', layers="vllm"' if outcome.on_vllms_layers else "")
+    lines += [f"def {name}():", f"    case = {failure.shown}", f'    assert_clause("{failure.clause}", case, {on})']
+    return _formatted("\n".join(lines) + "\n")
+
+
+def _formatted(source: str) -> str:
+    """As ruff formats it, where it is installed."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", "format", "--line-length", "100", "-"],
+            input=source, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    except OSError:
+        return source
+    return done.stdout if done.returncode == 0 and done.stdout else source
