@@ -13,6 +13,7 @@ from conformance.certification.plugin import FIT, Certification, CertificationRe
 from conformance.checking import Budget, ClauseRun, device_lost
 from conformance.contract import CONTRACT
 from conformance.options import Options, add_options, engine_of, implementation_of, read_options
+from conformance.regressions.plugin import RegressionWriter
 from conformance.regressions.recorder import Recorder
 from conformance.regressions.store import Store
 from conformance.reporting import ConformanceReport
@@ -45,7 +46,10 @@ def pytest_configure(config: pytest.Config) -> None:
     gc.collect()
     gc.freeze()
     if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(ConformanceReport(options, implementation.identity()), "conformance-report")
+        report = ConformanceReport(options, implementation.identity())
+        config.pluginmanager.register(report, "conformance-report")
+        writer = RegressionWriter(report, Store(options.regressions), options.impl)
+        config.pluginmanager.register(writer, "regression-writer")
 
 
 def _certify(config: pytest.Config, options: Options) -> None:

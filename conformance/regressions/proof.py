@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from conformance.regressions.store import StoredFailure
+
 TIMEOUT_SECONDS = 300
+_COMPARED = re.compile(r"^E\s+(?:AssertionError: )?assert (.+) == (.+)$", re.MULTILINE)
+_RAISED = re.compile(r"^E\s+(?P<type>[\w.]+)(?:: (?P<text>.*))?$", re.MULTILINE)
+_SEEN = re.compile(r"^rank (\d+): out(\d+)\[([\d, ]+)\]=(\S+), but should be (\S+)")
+_NUMBERS = re.compile(r"\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +37,22 @@ class FileRun:
 def run_file(path: Path, python: str = sys.executable) -> FileRun:
     """Runs ``pytest FILE`` as a stranger does: in its own directory, with no configuration or option of ours."""
     command = [python, "-m", "pytest", path.name, "-vv", "--tb=short", "--color=no", "-p", "no:cacheprovider"]
+    return run_fresh([*command, "-c", os.devnull, "--rootdir", "."], path.resolve().parent)
+
+
+def run_replay(path: Path, python: str = sys.executable) -> FileRun:
+    """``lora-compat replay`` of a stored failure."""
+    return run_fresh([python, "-m", "conformance.cli", "replay", str(path.resolve())], Path.cwd())
+
+
+def run_fresh(command: Sequence[str], directory: Path) -> FileRun:
+    """A command in a process that knows nothing of the pytest that runs now."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "COV_"))}
     environment["OMP_NUM_THREADS"] = "1"
     try:
         done = subprocess.run(
-            [*command, "-c", os.devnull, "--rootdir", "."],
-            cwd=path.resolve().parent,
+            command,
+            cwd=directory,
             env=environment,
             capture_output=True,
             text=True,
@@ -43,3 +62,46 @@ def run_file(path: Path, python: str = sys.executable) -> FileRun:
     except subprocess.TimeoutExpired:
         return FileRun(-1, f"no end within {TIMEOUT_SECONDS} s")
     return FileRun(done.returncode, done.stdout + done.stderr)
+
+
+def same_reason(run: FileRun, failure: StoredFailure) -> bool:
+    """Whether a failed run shows what the failure says: the same exception, or the same wrong number."""
+    if run.code != 1:
+        return False
+    if failure.anomaly == "raised":
+        return any(_exception(found) in _plain(failure.message) for found in _RAISED.finditer(run.output))
+    compared = _COMPARED.search(run.output)
+    seen = _SEEN.match(failure.message)
+    if seen is None or compared is None:
+        return "assert" in run.last_line or "Mismatched elements" in run.output
+    rank, tensor, place, got, _ = seen.groups()
+    return _holds(compared.group(1), float(got), int(rank), int(tensor), [int(one) for one in place.split(",")])
+
+
+def _exception(found: re.Match[str]) -> str:
+    name = found["type"].rpartition(".")[2]
+    return _plain(f"{name}: {found['text']}" if found["text"] else name)
+
+
+def _plain(text: str) -> str:
+    return _NUMBERS.sub("#", " ".join(text.split()))
+
+
+def _holds(text: str, value: float, rank: int, tensor: int, place: Sequence[int]) -> bool:
+    """Whether nested lists have ``value`` there; a dimension of ranks, or of tensors, may be missing."""
+    try:
+        outputs = ast.literal_eval(text.replace("nan", "None"))
+    except (ValueError, SyntaxError):
+        return False
+    for leading in ([], [rank], [tensor], [rank, tensor]):
+        found = outputs
+        try:
+            for index in (*leading, *place):
+                found = found[index]
+        except (TypeError, IndexError):
+            continue
+        if found is None and value != value:
+            return True
+        if isinstance(found, float) and f"{found:g}" == f"{value:g}":
+            return True
+    return False
