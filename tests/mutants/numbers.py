@@ -165,7 +165,7 @@ def hidden_in_eight_bits(original):
     return shrink
 
 
-@plant(SlotBuffers, "load", origin="lora_dtype", clauses="MATH-10 MATH-1", anomalies="delta-imprecise")
+@plant(SlotBuffers, "load", origin="lora_dtype", clauses="MATH-1 MATH-2", anomalies="delta-imprecise")
 def weights_through_bfloat16(original):
     """A and B of a float16 or float32 deployment are rounded to bfloat16."""
 
@@ -189,7 +189,7 @@ def operands_of_ten_bits(original):
     return shrink
 
 
-@plant(delta, "shrink", origin="products summed in the narrow dtype", clauses="MATH-10", anomalies="delta-imprecise")
+@plant(delta, "shrink", origin="products summed in the narrow dtype", clauses="MATH-1 MATH-2 MATH-10", anomalies="delta-imprecise")
 def summed_in_bfloat16(original):
     """The shrink rounds to bfloat16 after every term, whatever the dtype."""
 
@@ -288,32 +288,30 @@ def quantized_layers_get_nothing(original):
     return add_to
 
 
-@plant(InterceptedApply, "__call__", origin="one scale for all", clauses="MATH-11", anomalies="unexplained scale-wrong")
+@plant(LoRADelta, "add_to", origin="one scale for all", clauses="MATH-11", anomalies="unexplained scale-wrong")
 def the_contribution_is_dequantized_too(original):
     """The contribution is multiplied with the base weight's scale."""
 
-    def call(self, layer, x, bias=None):
-        scale = getattr(layer, "weight_scale", None)
-        if scale is None or not delta_of(layer).active:
-            return original(self, layer, x, bias)
-        base = self.apply(layer, x, bias)
-        return (base + (original(self, layer, x, bias) - base) * scale.flatten()).to(base.dtype)
+    def add_to(self, output, x):
+        scale = getattr(self.wrapper().base_layer, "weight_scale", None)
+        base = output.clone()
+        output = original(self, output, x)
+        return output if scale is None else (base + (output - base) * scale.flatten()[0]).to(base.dtype)
 
-    return call
+    return add_to
 
 
-@plant(InterceptedApply, "__call__", origin="quantized activations", clauses="MATH-11", anomalies="delta-imprecise")
+@plant(LoRADelta, "add_to", origin="quantized activations", clauses="MATH-11", anomalies="delta-imprecise")
 def adapters_see_quantized_activations(original):
     """On a quantized layer the adapters are given activations rounded to seven bits of their largest."""
 
-    def call(self, layer, x, bias=None):
-        found = delta_of(layer)
-        if not hasattr(layer, "weight_scale") or found is None or not found.active:
-            return original(self, layer, x, bias)
-        scale = x.abs().amax().clamp(min=1e-6) / 127
-        return found.add_to(self.apply(layer, x, bias), (torch.round(x / scale) * scale).to(x.dtype))
+    def add_to(self, output, x):
+        if hasattr(self.wrapper().base_layer, "weight_scale"):
+            scale = x.abs().amax().clamp(min=1e-6) / 127
+            x = (torch.round(x / scale) * scale).to(x.dtype)
+        return original(self, output, x)
 
-    return call
+    return add_to
 
 
 @plant(SlotBuffers, "load", origin="only bfloat16", clauses="MATH-10 MATH-1", anomalies="unexplained delta-incomplete")

@@ -76,6 +76,18 @@ def own_forwards_left_alone(original):
     return wrap_layer
 
 
+@plant(lora_compat, "wrap_layer", origin="forwards that take more", clauses="WRAP-2", anomalies="raised")
+def forwards_with_arguments_trip_an_assertion(original):
+    """A forward that takes more than an input is an AssertionError."""
+
+    def wrap_layer(layer, config, **name):
+        code = getattr(type(layer).forward, "__code__", None)
+        assert code is None or code.co_argcount == 2, "unexpected forward"
+        return original(layer, config, **name)
+
+    return wrap_layer
+
+
 @plant(FamilyRegistry, "lookup", origin="vllm #36372", clauses="WRAP-3", anomalies="order-dependent")
 def first_registered_wins(original):
     """The first registered class that a layer is an instance of decides, so the order of registration matters."""
@@ -278,6 +290,28 @@ def a_slice_of_the_weight_forgets(original):
 
     def derive(source, func, result, args, kwargs):
         return result if func in weights._ROWS else original(source, func, result, args, kwargs)
+
+    return derive
+
+
+@plant(wrapper, "know_lora", origin="P1, TensorRT-LLM #6698", clauses="WRAP-8", anomalies="weight-stolen")
+def stored_integers_that_know_nothing(original):
+    """A fast path that dequantizes the stored weight gets the base weight."""
+
+    def know_lora(weight, delta):
+        return original(weight, delta) if weight.dtype in weights._FULL_PRECISION else False
+
+    return know_lora
+
+
+@plant(weights, "_derive", origin="PEFT #2556", clauses="WRAP-8", anomalies="weight-stolen")
+def a_cast_of_the_stored_weight_forgets(original):
+    """The stored weight, once it is cast to a dtype it can be multiplied in, is a plain one."""
+
+    def derive(source, func, result, args, kwargs):
+        if source._lora_quantized and func in weights._SAME:
+            return result
+        return original(source, func, result, args, kwargs)
 
     return derive
 

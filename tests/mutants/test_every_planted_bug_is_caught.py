@@ -1,0 +1,51 @@
+"""Every planted bug is caught by a clause that is said to notice it; a check that cannot fail is a defect."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from benchmarks.power.hunting import clause_tests, hunt, reference_subject
+from conformance.subject import Subject
+from tests.mutants import MUTANTS, Mutant
+
+SEED = 0
+# What the mutants' authors own: clauses of whole models (tests/manager) and of the kernels (tests/kernels).
+ELSEWHERE = ("TARGET", "LIFE", "KERNEL")
+
+
+@pytest.fixture(scope="module")
+def subject() -> Iterator[Subject]:
+    threads, gradients = torch.get_num_threads(), torch.is_grad_enabled()
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    yield reference_subject()
+    torch.set_num_threads(threads)
+    torch.set_grad_enabled(gradients)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_clause_notices(mutant: Mutant, subject: Subject) -> None:
+    for clause in mutant.clauses:
+        if hunt(clause_tests()[clause], subject, seed=SEED, patch=mutant.patch) is not None:
+            return
+    pytest.fail(f"{mutant.name} ({mutant.story}) survives {', '.join(mutant.clauses)}")
+
+
+def test_the_reference_without_a_bug_is_noticed_by_none(subject: Subject) -> None:
+    for clause in ("MATH-1", "WRAP-4", "COMM-1"):
+        assert hunt(clause_tests()[clause], subject, seed=SEED, cases=50) is None
+
+
+def test_every_clause_has_two_bugs_that_it_is_said_to_notice() -> None:
+    noticed = Counter(clause for mutant in MUTANTS for clause in mutant.clauses)
+    clauses = [clause for clause in clause_tests() if not clause.startswith(ELSEWHERE)]
+    assert [clause for clause in clauses if noticed[clause] < 2] == []
+
+
+def test_names_are_unique_and_clauses_exist() -> None:
+    assert [name for name, count in Counter(mutant.name for mutant in MUTANTS).items() if count > 1] == []
+    assert {clause for mutant in MUTANTS for clause in mutant.clauses} <= set(clause_tests())
