@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import importlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,9 @@ _IDENTITY_CHARACTERS = 12
 
 class UnreadableEntry(ValueError):
     """A file of the store that this release must leave alone; the message says which, and why."""
+
+
+_VOCABULARY = ("strategies.programs", "strategies.ranks", "strategies.target_questions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,8 @@ class Entry:
         """
         kinds = {"case": "Case"}
         name = kinds.get(str(self.case.get("kind")), str(self.case.get("kind")))
+        for module in _VOCABULARY:  # xdist's controller has not imported the tests that draw it
+            importlib.import_module(module)
         known = {cls.__name__: cls for cls in Spec.__subclasses__()}
         if name not in known:
             raise CaseFormatError(f"kind {name!r} is none of {', '.join(sorted(known))}")
