@@ -51,7 +51,9 @@ def _without_bias(case: Case) -> list[Case]:
 
 
 PRESUMED: dict[str, Callable[[Case], list[Case]]] = {
-    **dict.fromkeys(("WRAP-5", "WRAP-7", "RANK-5", "MATH-2", "MATH-3", "MATH-5", "MATH-7", "MATH-13"), alone),
+    **dict.fromkeys(
+        ("WRAP-5", "WRAP-7", "WRAP-8", "RANK-5", "MATH-2", "MATH-3", "MATH-5", "MATH-7", "MATH-13"), alone
+    ),
     "MATH-4": _each(lambda adapter, case: replace(adapter, rank=case.max_rank, alpha=float(case.max_rank))),
     "MATH-6": _unsharded,
     "MATH-8": _completed,
