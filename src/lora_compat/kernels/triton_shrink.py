@@ -41,6 +41,7 @@ def shrink_kernel(  # type: ignore[no-untyped-def]
     a_tile = lora_a + slot * stride_as + row_of_a[:, None] + k[None, :] * stride_ak
     has_token = (token >= 0)[:, None]
     has_column = (column < columns)[:, None]
+    step = tl.full((), BLOCK_K, dtype=tl.int64)  # times a stride may pass 2³¹
 
     hidden = tl.full((BLOCK_M, BLOCK_N), 0.0, dtype=tl.float32)
     for start in range(share * k_share, k_end, BLOCK_K):
@@ -48,8 +49,8 @@ def shrink_kernel(  # type: ignore[no-untyped-def]
         rows = tl.load(x_tile, mask=has_token & inside, other=0.0)
         weights = tl.load(a_tile, mask=has_column & inside, other=0.0)
         hidden = dot(rows, tl.trans(weights), hidden)
-        x_tile += BLOCK_K * stride_xk
-        a_tile += BLOCK_K * stride_ak
+        x_tile += step * stride_xk
+        a_tile += step * stride_ak
 
     target = partial + (share.to(tl.int64) * tokens_total + token[:, None]) * columns + column[None, :]
     tl.store(target, hidden, mask=has_token & (column < columns)[None, :])
