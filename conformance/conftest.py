@@ -18,6 +18,7 @@ from conformance.regressions.recorder import Recorder
 from conformance.regressions.store import Store
 from conformance.reporting import ConformanceReport
 from conformance.subject import Subject
+from conformance.warming import warm_up
 
 OPTIONS = pytest.StashKey[Options]()
 SUBJECT = pytest.StashKey[Subject]()
@@ -85,6 +86,13 @@ def pytest_runtest_logfinish(nodeid: str, location: object) -> None:
     """Ends a worker whose GPU is lost, after its report is out: another one takes over the rest."""
     if "PYTEST_XDIST_WORKER" in os.environ and torch.cuda.is_initialized() and device_lost("cuda"):
         os._exit(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warmed(request: pytest.FixtureRequest) -> None:
+    """On a GPU the kernels are compiled before the first clause."""
+    if SUBJECT in request.config.stash and request.config.stash[OPTIONS].device == "cuda":
+        warm_up(request.config.stash[SUBJECT])
 
 
 @pytest.fixture
