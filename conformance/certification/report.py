@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 
 from conformance.certification.environment import class_source
-from conformance.certification.outcome import Outcome
+from conformance.certification.outcome import Outcome, concerns_a_class
 from conformance.certification.regression import regression_test
 from conformance.certification.summary import described, kinds, order, power, verdict
 from conformance.contract import CONTRACT
@@ -75,6 +75,8 @@ def _subject(outcome: Outcome) -> dict[str, Any]:
         "power": power(outcome.evidence),
         "verdicts": verdict_map(outcome.evidence),
         "errors": error_map(outcome.evidence),
+        "about": {clause: one for clause, one in outcome.results.items() if concerns_a_class(clause)},
+        "others": [clause for clause in outcome.results if not concerns_a_class(clause)],
         "counterexamples": [_counterexample(failures, outcome) for failures in kinds(outcome.failures)],
         "source": class_source(outcome.path),
     }
@@ -106,7 +108,7 @@ def error_map(evidence: Evidence) -> HeatMap:
     def square(cell: Cell | None, where: str) -> Square:
         if cell is None:
             return Square("·", None, f"{where}: no case")
-        text = "✗ ∞" if math.isinf(cell.worst) else f"{'✗ ' if cell.worst > 1 else ''}{cell.worst:.2f}"
+        text = "✗ ∞" if math.isinf(cell.worst) else f"{'✗ ' if cell.worst > 1 else ''}{cell.worst:.2g}"
         return Square(text, min(cell.worst, 2.0) / 2, f"{where}: largest error {cell.worst:.3g} of its bound")
 
     return _map(evidence, square)
