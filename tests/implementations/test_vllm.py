@@ -43,9 +43,8 @@ def test_a_layer_outside_a_group_is_an_error() -> None:
 @pytest.mark.vllm
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_drawn_classes_own_loader_loads_its_weight(rank: int) -> None:
-    case = Case(
-        layer=MERGED, subclass=SubclassSpec(depth=1, loader=Loader.REPLICATED_LAST), tp_size=2, packed=(1, 1, 1)
-    )
+    subclass = SubclassSpec(depth=1, loader=Loader.REPLICATED_LAST)
+    case = Case(layer=MERGED, subclass=subclass, tp_size=2, adapters=(AdapterSpec(fused=True),))
     tensors, library = values_of(case), VllmLayers()
     with library.ranked(RankGroup(rank, 2, lambda rank, issued, tensor: [tensor])):
         layer = build_layer(case, library, torch.float64)
