@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 
 import conformance
 from conformance.contract import CONTRACT
+from conformance.presumption import require_presumed
 from conformance.subject import HarnessError, NotWrapped, Subject, SubjectRefused
 from conformance.verdicts import NotApplicable, NotExercised, Violation
 from strategies.cases import Case
@@ -56,8 +57,10 @@ def judges(body: Body, case: Spec) -> bool:
     return not isinstance(kind, type) or isinstance(case, kind)
 
 
-def violation_of(subject: Subject, body: Body, case: Spec) -> Violation | None:
+def violation_of(subject: Subject, body: Body, case: Spec, *, blaming: str | None = None) -> Violation | None:
     """How ``case`` breaks the clause, None where it keeps it or is of a kind that ``body`` does not judge.
+
+    With ``blaming``, a clause, also None where that clause is not to blame (`conformance.presumption`).
 
     Raises:
         HarnessError: the case cannot be run, so nothing is known.
@@ -77,9 +80,17 @@ def violation_of(subject: Subject, body: Body, case: Spec) -> Violation | None:
     except (NotExercised, NotWrapped, SubjectRefused):
         return None
     except Violation as found:
-        return found
+        return found if blaming is None or _to_blame(subject, blaming, found) else None
     except HarnessError:
         raise
     except Exception as error:  # a case that makes no sense ends in any of them
         raise HarnessError(f"{type(error).__name__}: {error}") from error
     return None
+
+
+def _to_blame(subject: Subject, clause: str, found: Violation) -> bool:
+    try:
+        require_presumed(subject, clause, found)
+    except NotExercised:
+        return False
+    return True

@@ -15,6 +15,7 @@ from conformance.regressions.store import Entry, Store, StoredFailure, replace_f
 from conformance.regressions.writer import DIALECTS, CannotWrite, file_name, write
 
 WORKERS = 2
+BUILT_IN = ("reference", "vllm")
 UNPROVED = "NOT PROVED"
 _NO_RUN = f"{UNPROVED}, it has not been run."
 
@@ -69,7 +70,7 @@ class Handover:
 
     def _proof(self, entry: Entry, failure: StoredFailure, dialect: Dialect, path: Path, other: str) -> str:
         """One sentence or two: where the file was seen to fail, and where it, or the same case, passes."""
-        found_on = failure.identity.get("implementation", failure.impl)
+        found_on = failure.identity.get("implementation", "") if failure.impl in BUILT_IN else failure.impl
         if isinstance(dialect, Vllm) and failure.impl != "vllm":
             return f"{UNPROVED}, the failure was found on {found_on} and this file has not been run."
         run = run_file(path)

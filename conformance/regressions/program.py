@@ -19,20 +19,24 @@ from strategies.source import BASE_CLASSES, CLASS_NAME, constructor_arguments, p
 
 _READ_BY_KERNELS = ("quant_method", "input_size", "output_size", "tp_size", "tp_rank", "output_partition_sizes")
 
-_WRAPPER_NAMES = {WrapperKind.BARE: "Plain", WrapperKind.NONE: "WithoutMethod", WrapperKind.FORWARDING: "Forwarding"}
+_WRAPPER_NAMES = {
+    WrapperKind.BARE: "BareWrapper",
+    WrapperKind.NONE: "NoneWrapper",
+    WrapperKind.FORWARDING: "ForwardingWrapper",
+}
 _WRAPPERS = {
-    "Plain": """
-class Plain(torch.nn.Module):
+    "BareWrapper": """
+class BareWrapper(torch.nn.Module):
     def __init__(self, base_layer: torch.nn.Module) -> None:
         super().__init__()
         self.base_layer = base_layer
 """,
-    "WithoutMethod": """
-class WithoutMethod(Plain):
+    "NoneWrapper": """
+class NoneWrapper(BareWrapper):
     quant_method = None
 """,
-    "Forwarding": """
-class Forwarding(Plain):
+    "ForwardingWrapper": """
+class ForwardingWrapper(BareWrapper):
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
@@ -50,7 +54,15 @@ def class_name(scene: Scene) -> str:
 def wrapper_classes(scene: Scene) -> list[str]:
     """The classes of the wrappers that the case is nested in."""
     used = {_WRAPPER_NAMES[kind] for kind in scene.case.nesting} if scene.unwraps else set()
-    return [text.strip("\n") for name, text in _WRAPPERS.items() if name in used or (used and name == "Plain")]
+    return [text.strip("\n") for name, text in _WRAPPERS.items() if name in used or (used and name == "BareWrapper")]
+
+
+TENSORS = """
+def tensors(result: Any) -> list[torch.Tensor]:
+    if isinstance(result, tuple):
+        return [one for item in result for one in tensors(item)]
+    return [] if result is None else [result]
+""".strip("\n")
 
 
 def statements(scene: Scene, dialect: Dialect) -> list[str]:
@@ -131,6 +143,8 @@ def _forward(scene: Scene, dialect: Dialect) -> list[str]:
         forward, paths = f"lora(x{extra})", scene.paths
     if not scene.compares:
         return [*lines, forward]
+    if scene.counts_tensors:
+        return [*lines, f"outputs = [one.tolist() for one in tensors({forward})]"]
     if len(paths) > 1:
         lines.append(f"result = {forward}")
     else:
@@ -175,7 +189,7 @@ def expected_outputs(scene: Scene) -> object:
     ranks: list[object] = []
     for values in scene.expected:
         lists = [(value.flip(0) if scene.reversed and value.dim() > 1 else value).tolist() for value in values]
-        ranks.append(lists[0] if len(lists) == 1 else lists)
+        ranks.append(lists[0] if len(lists) == 1 and not scene.counts_tensors else lists)
     return ranks
 
 

@@ -27,28 +27,29 @@ class Recorder:
     identity: Mapping[str, str]
     _sighted: dict[tuple[str, str], Failure] = field(default_factory=dict)
 
-    def priors(self, clause: str) -> list[Spec]:
-        """The stored cases that broke ``clause`` on this implementation."""
+    def priors(self, clause: str, test: str) -> list[Spec]:
+        """The stored cases that broke ``clause`` in function ``test`` on this implementation."""
         found = []
         for entry in self.store.load()[0]:
-            if any((failure.clause, failure.impl) == (clause, self.impl) for failure in entry.failures):
+            keys = [(failure.clause, failure.impl, failure.test) for failure in entry.failures]
+            if (clause, self.impl, test) in keys:
                 try:
                     found.append(entry.spec())
                 except CaseFormatError:
                     continue
         return found
 
-    def sight(self, clause: str, found: Violation) -> None:
+    def sight(self, body: Body, clause: str, found: Violation) -> None:
         """Stores the first failure of its kind."""
         key = (clause, found.anomaly)
         if key not in self._sighted:
             self._sighted[key] = Failure.of(clause, found)
-            self._add(self._sighted[key])
+            self._add(self._sighted[key], body)
 
     def settle(self, subject: Subject, body: Body, clause: str, found: Violation) -> Failure:
         """Shrinks to the end, finds out what does not matter, and stores the result in place of the first sight."""
         failure = self._explained(subject, body, clause, found)
-        self._add(failure)
+        self._add(failure, body)
         first = self._sighted.pop((clause, found.anomaly), None)
         if first is not None and first.case != failure.case:
             self._discard(first)
@@ -57,11 +58,11 @@ class Recorder:
     def _explained(self, subject: Subject, body: Body, clause: str, found: Violation) -> Failure:
         if not isinstance(found.case, Case):
             return Failure.of(clause, found)
-        still = same_failure(subject, body, found)
+        still = same_failure(subject, clause, body, found)
         smallest = settled(found, still)
-        better = renamed(subject, body, smallest)
+        better = renamed(subject, clause, body, smallest)
         if better is not smallest:
-            still = same_failure(subject, body, better)
+            still = same_failure(subject, clause, body, better)
             smallest = settled(better, still)
         assert isinstance(smallest.case, Case)
         failure = Failure.of(clause, smallest)
@@ -69,7 +70,7 @@ class Recorder:
         failure.cause = cause_of(smallest, smallest.case, tuple(failure.indifferent))
         return failure
 
-    def _add(self, failure: Failure) -> None:
+    def _add(self, failure: Failure, body: Body) -> None:
         stored = StoredFailure(
             failure.clause,
             failure.anomaly,
@@ -78,6 +79,7 @@ class Recorder:
             dict(self.identity),
             tuple(failure.indifferent),
             failure.cause,
+            body.__name__,
         )
         try:
             self.store.add(failure.case, failure.shown, stored)

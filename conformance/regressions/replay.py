@@ -82,7 +82,8 @@ def replay_file(path: Path) -> Replayed:
 
 
 def _outcome(entry: Entry, failure: StoredFailure, subject: Subject) -> tuple[Status, str]:
-    bodies = bodies_of(failure.clause)
+    every = bodies_of(failure.clause)
+    bodies = [body for body in every if body.__name__ == failure.test] or every
     case = entry.spec()
     for body in bodies:
         found = violation_of(subject, body, case)

@@ -52,6 +52,7 @@ class Scene:
     expected: Sequence[Sequence[Tensor]]
     paths: tuple[str, ...]
     bound: float
+    counts_tensors: bool = False  # whether it is the number of tensors that is wrong
 
     @property
     def only_wraps(self) -> bool:
@@ -105,7 +106,7 @@ def reference() -> Subject:
     return Subject(ReferenceImplementation(), ThreadsEngine())
 
 
-def scene_of(clause: str, anomaly: str, case: Case) -> Scene:
+def scene_of(clause: str, anomaly: str, case: Case, message: str = "") -> Scene:
     """The numbers of ``case``, with what the oracle expects of it."""
     tensors = values_of(case)
     told = _told(clause, case)
@@ -135,6 +136,7 @@ def scene_of(clause: str, anomaly: str, case: Case) -> Scene:
         expected=values,
         paths=paths,
         bound=0.0 if case.regime is Regime.EXACT else max(bounds, default=0.0),
+        counts_tensors="tensors returned" in message or "but should return" in message,
     )
 
 

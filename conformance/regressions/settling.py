@@ -23,16 +23,18 @@ from strategies.classes import possible_forwards
 MAX_STEPS = 400
 _VOTES = 12
 _OTHER_SHAPE = re.compile(r"tensors returned|shape=")
+# What names the layer that was in the way: the family, or the module's print-out.
+_NAMES = re.compile(r"\w+LoRA\b|\w+Wrapper\b|\w+Linear\b|\(\n.*\n\)", re.DOTALL)
 _NUMBERS = re.compile(r"\d+(, \d+)*")
 Still = Callable[[Case], Violation | None]
 
 
-def same_failure(subject: Subject, body: Body, first: Violation) -> Still:
+def same_failure(subject: Subject, clause: str, body: Body, first: Violation) -> Still:
     """Tells whether a case still fails in the same way as ``first``, and how."""
 
     def still(case: Case) -> Violation | None:
         try:
-            found = violation_of(subject, body, case)
+            found = violation_of(subject, body, case, blaming=clause)
         except (HarnessError, NotApplicable):
             return None
         return found if found is not None and manner(found) == manner(first) else None
@@ -43,7 +45,7 @@ def same_failure(subject: Subject, body: Body, first: Violation) -> Still:
 def manner(found: Violation) -> str:
     """The anomaly; for what names none, an exception or a wrong shape, the message without its numbers."""
     if found.anomaly == "raised":
-        return f"raised {_NUMBERS.sub('#', found.message)}"
+        return f"raised {_NUMBERS.sub('#', _NAMES.sub('…', found.message))}"
     return "another shape" if _OTHER_SHAPE.search(found.message) else found.anomaly
 
 
@@ -64,7 +66,7 @@ def settled(found: Violation, still: Still, max_steps: int = MAX_STEPS) -> Viola
     return found
 
 
-def renamed(subject: Subject, body: Body, found: Violation) -> Violation:
+def renamed(subject: Subject, clause: str, body: Body, found: Violation) -> Violation:
     """The same failure with the values that most values agree with: on a small case two mistakes may look alike."""
     case = found.case
     if not isinstance(case, Case) or found.anomaly == "raised":
@@ -72,7 +74,7 @@ def renamed(subject: Subject, body: Body, found: Violation) -> Violation:
     seen: dict[str, list[Violation]] = {}
     for seed in range(_VOTES):
         with contextlib.suppress(HarnessError, NotApplicable):
-            other = violation_of(subject, body, replace(case, seed=seed))
+            other = violation_of(subject, body, replace(case, seed=seed), blaming=clause)
             if other is not None:
                 seen.setdefault(manner(other), []).append(other)
     most = max(seen.values(), key=len, default=[])

@@ -37,7 +37,8 @@ class StoredFailure:
     """One clause that a case breaks, on one implementation.
 
     ``impl`` is the ``--impl`` it was found with and ``identity`` its versions; ``indifferent`` are the parts of the
-    case that do not matter, ``cause`` is equal for failures of one root cause; ``files`` has, for each test file
+    case that do not matter, ``cause`` is equal for failures of one root cause; ``test`` is the function that found it,
+    as a clause may have several; ``files`` has, for each test file
     written, its SHA-256 and what was proved of it.
     """
 
@@ -48,6 +49,7 @@ class StoredFailure:
     identity: Mapping[str, str] = field(default_factory=dict)
     indifferent: tuple[str, ...] = ()
     cause: str = ""
+    test: str = ""
     files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property

@@ -12,6 +12,7 @@ from conformance.regressions import questions
 from conformance.regressions.dialects import Dialect, LoraCompat, Vllm
 from conformance.regressions.literals import INDENT, spread
 from conformance.regressions.program import (
+    TENSORS,
     default_dtype,
     expected_outputs,
     statements,
@@ -64,7 +65,7 @@ def _written(entry: Entry, failure: StoredFailure, dialect: Dialect, proof: str)
         return questions.write(failure.clause, case, dialect, told)
     if not isinstance(case, Case) or failure.clause not in LAYER_CLAUSES:
         raise CannotWrite(f"{failure.clause} has no form as a single file yet; replay the case")
-    scene = scene_of(failure.clause, failure.anomaly, case)
+    scene = scene_of(failure.clause, failure.anomaly, case, failure.message)
     reason = dialect.reason_against(scene)
     if reason is not None:
         raise CannotWrite(reason)
@@ -90,7 +91,7 @@ def _docstring(entry: Entry, failure: StoredFailure, proof: str) -> str:
 def _file(scene: Scene, dialect: Dialect, told: str, failure: StoredFailure) -> str:
     body = _body(scene, dialect)
     class_imports, definition = _class_source(scene, dialect)
-    parts = [*wrapper_classes(scene)]
+    parts = [*wrapper_classes(scene), *([TENSORS] if scene.counts_tensors else [])]
     if scene.case.tp_size > 1:
         parts.append(_logging(dialect.ranks(scene.case)) if not scene.compares else dialect.ranks(scene.case))
     name = f"test_{failure.clause}_{failure.anomaly}".lower().replace("-", "_")
