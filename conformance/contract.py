@@ -208,6 +208,10 @@ _CLAUSES = (
         "An adapter whose shapes do not fit is refused with the module, expected and received shapes, and leaves the "
         "state as it was; so does a load that fails half-way.",
     ),
+    _must(
+        "MATH-17",
+        "On a base layer whose kernel quantizes activations, adapters see the activations as they were handed in.",
+    ),
     _must("COMM-1", "All ranks issue the same sequence of collectives with matching shapes."),
     _must("COMM-2", "A layer with `disable_tp`, or of TP size 1, issues none.", "vllm #25487"),
 )

@@ -8,7 +8,8 @@ against a base layer that is itself wrong.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,10 +18,11 @@ from torch import Tensor, nn
 from conformance.building import build_layer, call, load_weights
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.protocol import LayerLibrary
-from conformance.quantized import quantized_weight
+from conformance.quantized import KernelBase, probed_weight, quantized_layer
 from conformance.values import CaseTensors, part_sizes, rank_input, torch_dtype, values_of
 from lora_compat.families import Family
 from strategies.cases import Case, Forward, Loader, Quantization, Regime
+from strategies.quantization import OF_ACTIVATIONS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,6 +81,7 @@ class _MergedRuns:
         self._case, self._tensors, self._library = case, tensors, library
         self._group = group
         self._stored: Tensor | None = None
+        self._kernel: KernelBase | None = None
         # What an existing class's own forward computes may round: then the same operations on the same, exact product
         # give the same bits, and only they do.
         rounds = case.subclass.target is not None and case.subclass.changes_forward and case.regime is Regime.EXACT
@@ -93,7 +96,11 @@ class _MergedRuns:
 
     def _take_stored_weight(self) -> None:
         """The base weight that the quantized layer really multiplies with takes the place of the checkpoint's."""
-        self._stored = quantized_weight(self._case, self._tensors, self._library).to(self._layer.weight.dtype)
+        dtype = torch_dtype(self._case.dtype)
+        layer, columns = quantized_layer(self._case, self._tensors, self._library)
+        self._stored = probed_weight(layer, columns, dtype).to(self._layer.weight.dtype)
+        if self._case.quantization in OF_ACTIVATIONS:
+            self._kernel = KernelBase(layer, dtype)
         none = tuple(torch.zeros_like(weight) for weight in self._tensors.weights)
         self._tensors = replace(self._tensors, weights=none)
 
@@ -105,14 +112,27 @@ class _MergedRuns:
             biases = [bias.abs() if absolute else bias for bias in self._tensors.biases]
             with self._library.ranked(self._group):
                 load_weights(self._case, self._library, self._layer, weights, biases)
-                if self._stored is not None:
-                    self._layer.weight.data.add_(self._stored.abs() if absolute else self._stored)
-                x = self._x.abs() if absolute else self._x
-                result = call(self._case, self._layer, x, self._tensors.gate.to(x.dtype))
+                with self._base_product(absolute):
+                    x = self._x.abs() if absolute else self._x
+                    result = call(self._case, self._layer, x, self._tensors.gate.to(x.dtype))
             outputs = flatten(result)
             self.by_token = tuple(output is not getattr(self._layer, "bias", None) for output in outputs)
             self._done[key] = tuple(output.detach().clone() for output in outputs)
         return self._done[key]
+
+    @contextmanager
+    def _base_product(self, absolute: bool) -> Iterator[None]:
+        """Adds the base weight to the s·B·A just loaded, or has the quantized kernel itself multiply with it."""
+        if self._kernel is not None and not absolute:
+            own, self._layer.quant_method = self._layer.quant_method, self._kernel
+            try:
+                yield
+            finally:
+                self._layer.quant_method = own
+            return
+        if self._stored is not None:
+            self._layer.weight.data.add_(self._stored.abs() if absolute else self._stored)
+        yield
 
     def per_token(self, *, absolute: bool) -> tuple[Tensor, ...]:
         """Every token with its own adapter."""

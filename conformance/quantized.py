@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from conformance.building import build_layer, load_weights
 from conformance.implementations.protocol import LayerLibrary
@@ -16,16 +17,28 @@ _E4M3_UNIT = 2.0**-4
 _E4M3_SUBNORMAL = 2 / 448 * 2.0**-10
 
 
-def quantized_weight(case: Case, tensors: CaseTensors, library: LayerLibrary) -> Tensor:
-    """The float64 weight ``[local rows, local in]`` of this rank's quantized layer, built and finished like any other.
-
-    Call inside ``library.ranked(group)``.
-    """
+def quantized_layer(case: Case, tensors: CaseTensors, library: LayerLibrary) -> tuple[nn.Module, int]:
+    """This rank's quantized layer, built and finished like any other, and its local input columns."""
     layer = build_layer(case, library, torch_dtype(case.dtype), case.quantization)
     load_weights(case, library, layer, tensors.weights, tensors.biases)
-    columns = layer.weight.shape[1]
+    columns = int(layer.weight.shape[1])
     library.finish(layer)
-    return probed_weight(layer, columns, torch_dtype(case.dtype))
+    return layer, columns
+
+
+class KernelBase:
+    """A quant method for a layer that holds nothing but s·B·A: the base product is the quantized layer's own.
+
+    For kernels that quantize activations, each token in its own way: the operands they really use are theirs alone.
+    """
+
+    def __init__(self, quantized: nn.Module, dtype: torch.dtype) -> None:
+        self._quantized, self._dtype = quantized, dtype
+
+    def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """``base(x) + x · (s·B·A)ᵀ + bias``, all but the base product in the precision of ``x``."""
+        base: Tensor = self._quantized.quant_method.apply(self._quantized, x.to(self._dtype), None)  # type: ignore[union-attr,operator]
+        return base.to(x.dtype) + functional.linear(x, layer.weight, bias)  # type: ignore[arg-type]
 
 
 def probed_weight(layer: nn.Module, columns: int, dtype: torch.dtype) -> Tensor:

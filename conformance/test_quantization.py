@@ -1,4 +1,4 @@
-"""MATH-11 and WRAP-8: base layers that store their weight quantized."""
+"""MATH-11, MATH-17, WRAP-8: base layers that store their weight quantized."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ from conformance.verdicts import violation
 from strategies.cases import Case, Forward, Quantization
 from strategies.classes import UNCHANGED
 from strategies.drawing import cases
-from strategies.quantization import SCHEMES, several_words
+from strategies.quantization import OF_ACTIVATIONS, WEIGHT_ONLY, several_words
 
 DELEGATING = tuple(forward for forward in Forward if not forward.multiplies_itself)
+
+SCALED_BY_ROW = (Quantization.INT8, Quantization.FP8_TENSOR, Quantization.FP8_CHANNEL)
 
 
 def assert_faithful(subject: Subject, case: Case) -> None:
@@ -46,13 +48,19 @@ def assert_faithful(subject: Subject, case: Case) -> None:
             raise violation("base-misquantized", message, case)
 
 
-@check("MATH-11", cases(forwards=DELEGATING, quantizations=SCHEMES, without_adapter=False).map(several_words))
+@check("MATH-11", cases(forwards=DELEGATING, quantizations=WEIGHT_ONLY, without_adapter=False).map(several_words))
 def test_a_quantized_base_layer_gives_what_its_dequantized_operands_give(subject: Subject, case: Case) -> None:
     assert_faithful(subject, case)
     assert_merged_equivalence(subject, case)
 
 
-@check("WRAP-8", cases(adapters=(1, 2), forwards=UNCHANGED, disable_tp=False, quantizations=SCHEMES))
+@check("MATH-17", cases(forwards=DELEGATING, quantizations=OF_ACTIVATIONS, without_adapter=False))
+def test_adapters_see_the_activations_before_a_kernel_quantizes_them(subject: Subject, case: Case) -> None:
+    assert_faithful(subject, case)
+    assert_merged_equivalence(subject, case)
+
+
+@check("WRAP-8", cases(adapters=(1, 2), forwards=UNCHANGED, disable_tp=False, quantizations=WEIGHT_ONLY))
 def test_a_sibling_that_dequantizes_the_weight_gets_the_adapter_or_is_reported(subject: Subject, case: Case) -> None:
     alone = product_alone(case)
 
@@ -78,7 +86,7 @@ def test_a_sibling_that_dequantizes_the_weight_gets_the_adapter_or_is_reported(s
 
 def dequantized_product(case: Case, layer: nn.Module, x: Tensor) -> Tensor:
     """A fused fast path: multiplies with the stored weight from outside, scales before or after the product."""
-    after = case.quantization in (Quantization.INT8, Quantization.FP8_TENSOR, Quantization.FP8_CHANNEL)
+    after = case.quantization in SCALED_BY_ROW
     if after and case.seed % 2:
         weight, scale = layer.weight, layer.weight_scale
         return functional.linear(x, weight.to(x.dtype)) * scale.flatten().to(x.dtype)  # type: ignore[operator,union-attr]

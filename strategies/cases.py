@@ -110,6 +110,7 @@ class Quantization(_Named):
     FP8_TENSOR = "fp8_tensor"  # `weight` e4m3, one scale
     FP8_CHANNEL = "fp8_channel"  # `weight` e4m3, a scale per output row
     FP8_BLOCK = "fp8_block"  # `weight` e4m3, a scale per block
+    FP8_DYNAMIC = "fp8_dynamic"  # like FP8_CHANNEL, and activations e4m3 with a scale per token
 
 
 @dataclass(frozen=True, slots=True, repr=False)

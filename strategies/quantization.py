@@ -7,6 +7,9 @@ from dataclasses import replace
 from strategies.cases import Case, Quantization
 
 SCHEMES = tuple(scheme for scheme in Quantization if scheme is not Quantization.NONE)
+# Schemes whose kernels quantize what they multiply with the weight, too.
+OF_ACTIVATIONS = (Quantization.FP8_DYNAMIC,)
+WEIGHT_ONLY = tuple(scheme for scheme in SCHEMES if scheme not in OF_ACTIVATIONS)
 # Unquantized layers as often as all schemes together.
 ANY = (*(Quantization.NONE for _ in SCHEMES), *SCHEMES)
 

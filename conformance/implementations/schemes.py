@@ -8,6 +8,7 @@ from functools import partial
 from lora_compat.quantization import (
     BlockFp8LinearMethod,
     ChannelFp8LinearMethod,
+    DynamicFp8LinearMethod,
     Int8LinearMethod,
     PackedInt4LinearMethod,
     QweightInt4LinearMethod,
@@ -24,4 +25,5 @@ METHODS: Mapping[Quantization, Callable[[], WeightOnlyLinearMethod]] = {
     Quantization.FP8_TENSOR: TensorFp8LinearMethod,
     Quantization.FP8_CHANNEL: ChannelFp8LinearMethod,
     Quantization.FP8_BLOCK: partial(BlockFp8LinearMethod, BLOCK),
+    Quantization.FP8_DYNAMIC: DynamicFp8LinearMethod,
 }

@@ -6,8 +6,16 @@ import torch
 from torch import Tensor, nn
 
 import lora_compat
-from lora_compat import sharding, wrapper
-from lora_compat.quantization import BlockFp8LinearMethod, Int8LinearMethod, TensorFp8LinearMethod, int4
+from lora_compat import quantization, sharding, wrapper
+from lora_compat.interception import InterceptedApply, delta_of
+from lora_compat.quantization import (
+    BlockFp8LinearMethod,
+    DynamicFp8LinearMethod,
+    Int8LinearMethod,
+    TensorFp8LinearMethod,
+    int4,
+)
+from lora_compat.quantization.protocol import power_of_two_scale
 from tests.mutants.planting import plant
 
 
@@ -198,3 +206,24 @@ def a_weight_that_is_none(original):
 def own_loaders_find_no_weight(original):
     """Adapters of a class with its own loader are cut by a weight that packed layers do not have."""
     return lambda layer: layer.weight
+
+
+@plant(InterceptedApply, "__call__", origin="W8A8", clauses="MATH-17", anomalies="delta-imprecise unexplained")
+def adapters_behind_the_activation_quantizer(original):
+    """On a W8A8 layer the adapters are given what the kernel makes of the activations."""
+
+    def call(self, layer, x, bias=None):
+        found = delta_of(layer)
+        if found is None or not found.active or not isinstance(layer.quant_method, DynamicFp8LinearMethod):
+            return original(self, layer, x, bias)
+        scale = power_of_two_scale(x.float().abs().amax(dim=-1, keepdim=True), 448)
+        seen = (x.float() / scale).to(torch.float8_e4m3fn).float() * scale
+        return found.add_to(self.apply(layer, x, bias), seen.to(x.dtype))
+
+    return call
+
+
+@plant(quantization.fp8, "to_e4m3", origin="scale per token", clauses="MATH-17", anomalies="base-misquantized")
+def everything_saturates_early(original):
+    """Values beyond half of what e4m3 holds saturate."""
+    return lambda scaled: original(scaled.clamp(-224, 224))

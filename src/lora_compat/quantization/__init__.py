@@ -1,6 +1,11 @@
 """Quant methods: how a linear layer stores its weight, multiplies with it, and gives it back dense."""
 
-from lora_compat.quantization.fp8 import BlockFp8LinearMethod, ChannelFp8LinearMethod, TensorFp8LinearMethod
+from lora_compat.quantization.fp8 import (
+    BlockFp8LinearMethod,
+    ChannelFp8LinearMethod,
+    DynamicFp8LinearMethod,
+    TensorFp8LinearMethod,
+)
 from lora_compat.quantization.int4 import PackedInt4LinearMethod, QweightInt4LinearMethod
 from lora_compat.quantization.int8 import Int8LinearMethod
 from lora_compat.quantization.protocol import (
@@ -15,6 +20,7 @@ from lora_compat.quantization.protocol import (
 __all__ = [
     "BlockFp8LinearMethod",
     "ChannelFp8LinearMethod",
+    "DynamicFp8LinearMethod",
     "Int8LinearMethod",
     "PackedInt4LinearMethod",
     "QuantConfig",

@@ -37,6 +37,15 @@ class ChannelFp8LinearMethod(TensorFp8LinearMethod):
         return dense.abs().amax(dim=1, keepdim=True)
 
 
+class DynamicFp8LinearMethod(ChannelFp8LinearMethod):
+    """`ChannelFp8LinearMethod` whose activations are e4m3 too, with a scale per token found when they come (W8A8)."""
+
+    def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        scale = power_of_two_scale(x.detach().float().abs().amax(dim=-1, keepdim=True), MOST)
+        seen = to_e4m3(x.float() / scale).float() * scale
+        return super().apply(layer, seen.to(x.dtype), bias)
+
+
 class BlockFp8LinearMethod(WeightOnlyLinearMethod):
     """``weight`` e4m3 ``[rows, in]``, ``weight_scale_inv`` float32 ``[⌈rows/b₀⌉, ⌈in/b₁⌉]``, as DeepSeek-V3 has it."""
 
