@@ -115,13 +115,14 @@ class RankSession:
             except self.implementation.refusals as error:
                 raise AdapterRefused(f"an adapter that fits: {type(error).__name__}: {error}") from error
 
-    def run(self, slots: tuple[int, ...] | None = None, x: Tensor | None = None) -> Any:
-        """One forward with the case's tokens, or others."""
+    def run(self, slots: tuple[int, ...] | None = None, x: Tensor | None = None, *, as_is: bool = False) -> Any:
+        """One forward with the case's tokens, or others; ``as_is`` through `Implementation.select_as_is`."""
         if x is None:
             x = self.input()
         with self.implementation.layers.ranked(self.group):
             if self.layer is not self.base:
-                self.implementation.select(self.layer, self.case.token_slots if slots is None else slots)
+                select = self.implementation.select_as_is if as_is else self.implementation.select
+                select(self.layer, self.case.token_slots if slots is None else slots)
             return call(self.case, self.layer, x, self.tensors.gate.to(x))
 
     def input(self) -> Tensor:

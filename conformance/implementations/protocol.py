@@ -108,6 +108,10 @@ class Implementation(ABC):
     def select(self, wrapped: nn.Module, slots: tuple[int, ...]) -> None:
         """Says which slot serves each token of the next forward; -1 for none."""
 
+    def select_as_is(self, wrapped: nn.Module, slots: tuple[int, ...]) -> None:
+        """`select` for the clause about tokens without an adapter: nothing may stand in for them (MATH-3)."""
+        self.select(wrapped, slots)
+
     @abstractmethod
     def quant_method_of(self, module: nn.Module) -> object:
         """The quant method found through whatever wraps the base layer."""
