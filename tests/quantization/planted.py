@@ -184,7 +184,7 @@ def any_floating_point_weight_is_dense(original):
     "_dtype_and_device",
     origin="dtype of the stored weight",
     clauses="MATH-11",
-    anomalies="raised delta-dropped",
+    anomalies="raised delta-dropped unexplained",
 )
 def adapters_in_the_stored_dtype(original):
     """Slots take on the dtype of the weight as it is stored."""
@@ -218,7 +218,9 @@ def adapters_behind_the_activation_quantizer(original):
             return original(self, layer, x, bias)
         scale = power_of_two_scale(x.float().abs().amax(dim=-1, keepdim=True), 448)
         seen = (x.float() / scale).to(torch.float8_e4m3fn).float() * scale
-        return found.add_to(self.apply(layer, x, bias), seen.to(x.dtype))
+        with torch._C.DisableTorchFunctionSubclass():
+            output = self.apply(layer, x, bias)
+        return found.add_to(output, seen.to(x.dtype))
 
     return call
 
