@@ -150,7 +150,7 @@ class ClauseRun:
         return self.subject.implementation.unsupported(case)
 
     def _replay(self, clause: str, body: Body) -> None:
-        for case in self.recorder.priors(clause) if self.recorder else []:
+        for case in self.recorder.priors(clause, body.__name__) if self.recorder else []:
             if not judges(body, case):
                 continue
             try:
@@ -198,7 +198,7 @@ class ClauseRun:
                     self.result.counts[Verdict.FAIL.value] += 1
                     return
                 if self.recorder is not None:
-                    self.recorder.sight(clause, found)
+                    self.recorder.sight(body, clause, found)
                 raise
 
         return run

@@ -49,7 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         report = ConformanceReport(options, implementation.identity())
         config.pluginmanager.register(report, "conformance-report")
-        writer = RegressionWriter(report, Store(options.regressions), options.impl)
+        writer = RegressionWriter(report, Store(options.regressions), options.impl, prove=options.prove)
         config.pluginmanager.register(writer, "regression-writer")
 
 

@@ -40,6 +40,7 @@ class Options:
     device: str
     results: Path | None = None
     regressions: Path = DEFAULT_REGRESSIONS
+    prove: bool = True
     certify: CertifyOptions | None = None
 
 
@@ -65,6 +66,7 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="where failures are stored, replayed from, and written as test files (default: %(default)s)",
     )
+    group.addoption("--no-proof", action="store_true", help="write regression tests without running them")
     group.addoption("--conformance-seed", default="0", help="the integer all draws of the run come from")
 
 
@@ -95,6 +97,7 @@ def read_options(config: pytest.Config) -> Options:
         seed=_integer("--conformance-seed", config.getoption("--conformance-seed")),
         device=device,
         results=Path(config.getoption("--results")) if config.getoption("--results") else None,
+        prove=not config.getoption("--no-proof"),
         regressions=_directory("--write-regressions", config.getoption("--write-regressions")),
         certify=certify,
     )
@@ -158,9 +161,7 @@ def _found(impl: str, layers: str) -> Implementation:
     try:
         return _instance(impl, getattr(importlib.import_module(module), attribute))
     except (ImportError, AttributeError) as error:
-        raise pytest.UsageError(
-            f"--impl {impl}: {error}; give an importable package.module:attribute"
-        ) from None
+        raise pytest.UsageError(f"--impl {impl}: {error}; give an importable package.module:attribute") from None
 
 
 def _layers(name: str) -> LayerLibrary:

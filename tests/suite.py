@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
 
 def run_suite(*arguments: str, select: str = "") -> subprocess.CompletedProcess[str]:
-    """``pytest conformance/`` with these arguments; ``select`` is a test id inside ``conformance/``."""
-    command = [sys.executable, "-m", "pytest", f"conformance/{select}", "-q", "-p", "no:cacheprovider", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    """``pytest conformance/`` with these arguments; ``select`` is a test id inside ``conformance/``.
+
+    Failures go to a store of their own, and regression tests are written without being proved.
+    """
+    # A suite inside a test is no worker of the tests' own run.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    with tempfile.TemporaryDirectory() as store:
+        command = [sys.executable, "-m", "pytest", f"conformance/{select}", "-q", "-p", "no:cacheprovider"]
+        command += ["--write-regressions", store, "--no-proof", *arguments]
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
 
 
 def shown(result: subprocess.CompletedProcess[str]) -> str:
