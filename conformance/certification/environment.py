@@ -54,8 +54,14 @@ def class_source(path: str) -> str:
 
 
 def _source(cls: type) -> bytes:
+    """The class statement, and each method's own source, which may have been put in from elsewhere."""
+    methods = [item for _, item in sorted(vars(cls).items()) if isinstance(item, FunctionType)]
+    return "\n".join(map(_text, [cls, *methods])).encode()
+
+
+def _text(item: type | FunctionType) -> str:
     try:
-        return inspect.getsource(cls).encode()
-    except (OSError, TypeError):  # made at run time: its code objects stand in for the source
-        functions = [item for _, item in sorted(vars(cls).items()) if isinstance(item, FunctionType)]
-        return b"".join(item.__code__.co_code + repr(item.__code__.co_consts).encode() for item in functions)
+        return inspect.getsource(item)
+    except (OSError, TypeError):  # made at run time: its code stands in for the source
+        code = getattr(item, "__code__", None)
+        return item.__qualname__ if code is None else f"{code.co_code!r} {code.co_consts!r}"

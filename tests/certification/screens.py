@@ -1,0 +1,40 @@
+"""The terminal as the user sees it, without what differs from run to run."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SUBJECTS = "tests.certification.subjects"
+# Few cases and one seed: which of the drawn cases are in vain is not what these tests are about.
+QUICK = ("--max-examples", "6")
+
+
+def lora_compat(*arguments: str) -> tuple[int, str]:
+    """Exit code and screen of ``lora-compat`` with these arguments."""
+    done = subprocess.run(
+        [sys.executable, "-m", "conformance.cli", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    return done.returncode, masked(done.stdout + done.stderr)
+
+
+def masked(text: str) -> str:
+    """Without progress, timings, line numbers, counts of cases, and places on this machine."""
+    kept = [line for line in text.splitlines() if not re.fullmatch(r"[.FsE]+ *(\[ *\d+%\])?", line)]
+    text = "\n".join(line.rstrip() for line in kept)
+    text = re.sub(r"^\d+ (passed|failed|skipped).*$", "<totals>", text, flags=re.MULTILINE)
+    text = re.sub(r'File "[^"]*/', 'File "', text)
+    text = re.sub(r" at /\S*/", " at ", text)
+    text = re.sub(r"line \d+", "line N", text)
+    text = re.sub(r"\.py:\d+", ".py:N", text)
+    text = re.sub(r"\(\d+ (exact|rounded) cases\)", r"(N \1 cases)", text)
+    text = re.sub(r"\d\.\de-\d\d of", "X of", text)
+    return re.sub(r"( *\d+){5}$", " <counts>", text, flags=re.MULTILINE)
