@@ -167,7 +167,13 @@ def only_dense_weights_are_watched(original):
     return lambda weight, delta: weight.dtype in dense and original(weight, delta)
 
 
-@plant(wrapper, "know_lora", origin="FP8 counts as floating point", clauses="WRAP-8", anomalies="unexplained")
+@plant(
+    wrapper,
+    "know_lora",
+    origin="FP8 counts as floating point",
+    clauses="WRAP-8",
+    anomalies="unexplained scale-wrong delta-incomplete",
+)
 def any_floating_point_weight_is_dense(original):
     """A product with an FP8 weight gets the contribution, which the scale then multiplies."""
 
@@ -184,7 +190,7 @@ def any_floating_point_weight_is_dense(original):
     "_dtype_and_device",
     origin="dtype of the stored weight",
     clauses="MATH-11",
-    anomalies="raised delta-dropped unexplained",
+    anomalies="raised delta-dropped delta-imprecise unexplained",
 )
 def adapters_in_the_stored_dtype(original):
     """Slots take on the dtype of the weight as it is stored."""
@@ -208,7 +214,13 @@ def own_loaders_find_no_weight(original):
     return lambda layer: layer.weight
 
 
-@plant(InterceptedApply, "__call__", origin="W8A8", clauses="MATH-17", anomalies="delta-imprecise unexplained")
+@plant(
+    InterceptedApply,
+    "__call__",
+    origin="W8A8",
+    clauses="MATH-17",
+    anomalies="delta-imprecise scale-wrong shard-misplaced unexplained",
+)
 def adapters_behind_the_activation_quantizer(original):
     """On a W8A8 layer the adapters are given what the kernel makes of the activations."""
 
