@@ -47,6 +47,22 @@ def assert_tokens_served(subject: Subject, values: ProgramValues, shown: Shown) 
         raise NotExercised("no token was ever served by an adapter")
 
 
+def assert_program_served(subject: Subject, program: Program) -> None:
+    """Nobody who has a place is turned away, and every token is served."""
+    __tracebackhide__ = True
+    values = ProgramValues(program)
+    shown = played(subject, values)
+    for rank, records in enumerate(shown):
+        for number, record in enumerate(records):
+            registered, active = record.before
+            free = {"add": len(registered) < program.max_adapters,
+                    "activate": record.call.number in registered and len(active) < program.max_loras}  # fmt: skip
+            if record.problem is not None and free.get(record.call.method):
+                where = f"call {number + 1}, {record.call}, rank {rank}"
+                raise violation("refused-wrongly", f"{where} raised {record.problem}, with a place free", program)
+    assert_tokens_served(subject, values, shown)
+
+
 def assert_layer_served(
     subject: Subject, values: ProgramValues, where: str, outputs: tuple[LayerOutput, ...], tokens: tuple[int, ...]
 ) -> None:

@@ -90,7 +90,8 @@ LIFE = (StepKind.USE,) * 4 + (StepKind.RUN,) * 4 + (StepKind.DEACTIVATE,) * 2 + 
 HOUSE = (StepKind.USE,) * 3 + (StepKind.ADD, StepKind.ACTIVATE, StepKind.PIN, StepKind.DEACTIVATE) * 2 + (
     StepKind.REMOVE,
 )  # fmt: skip
-FAULTS = (StepKind.USE, StepKind.USE, StepKind.USE_FAILING, StepKind.USE_FAILING, StepKind.RUN, StepKind.DEACTIVATE)
+MEETING_MISFITS = (StepKind.USE, StepKind.USE, StepKind.RUN, StepKind.DEACTIVATE)
+FAULTS = (StepKind.USE_FAILING,) * 3 + (StepKind.USE, StepKind.RUN, StepKind.DEACTIVATE)
 
 
 def programs(
