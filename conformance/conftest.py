@@ -8,6 +8,7 @@ import os
 import pytest
 import torch
 
+from conformance.certification.known_failures import KnownFailures
 from conformance.certification.options import add_certify_options
 from conformance.certification.plugin import FIT, Certification, CertificationReport, deselect_others
 from conformance.checking import Budget, ClauseRun, device_lost
@@ -49,6 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         report = ConformanceReport(options, implementation.identity())
         config.pluginmanager.register(report, "conformance-report")
+        config.pluginmanager.register(KnownFailures(report, options), "known-failures")
         writer = RegressionWriter(report, Store(options.regressions), options.impl, prove=options.prove)
         config.pluginmanager.register(writer, "regression-writer")
 

@@ -41,6 +41,8 @@ class Options:
     results: Path | None = None
     regressions: Path = DEFAULT_REGRESSIONS
     prove: bool = True
+    baseline: Path | None = None
+    update_baseline: bool = False
     certify: CertifyOptions | None = None
 
 
@@ -98,6 +100,8 @@ def read_options(config: pytest.Config) -> Options:
         device=device,
         results=Path(config.getoption("--results")) if config.getoption("--results") else None,
         prove=not config.getoption("--no-proof"),
+        baseline=Path(config.getoption("--baseline")) if config.getoption("--baseline") else None,
+        update_baseline=config.getoption("--update-baseline"),
         regressions=_directory("--write-regressions", config.getoption("--write-regressions")),
         certify=certify,
     )

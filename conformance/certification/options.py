@@ -46,7 +46,7 @@ def read_certify_options(config: pytest.Config) -> CertifyOptions | None:
     targets = tuple(dict.fromkeys(config.getoption("--certify")))
     others = {name: config.getoption(name) for name in ("--recipe", "--certificate", "--report", "--baseline")}
     if not targets:
-        given = [name for name, value in others.items() if value]
+        given = [name for name, value in others.items() if value and name != "--baseline"]
         if given:
             raise pytest.UsageError(f"{given[0]} goes with --certify package.module:MyLinear")
         return None
