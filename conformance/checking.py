@@ -23,7 +23,8 @@ from conformance.regressions.recorder import Recorder
 from conformance.regressions.settling import manner
 from conformance.subject import HarnessError, NotWrapped, Subject, SubjectRaised, SubjectRefused
 from conformance.verdicts import ClauseResult, Failure, NotApplicable, NotExercised, Verdict, Violation
-from strategies.cases import Case, SubclassSpec
+from lora_compat.families import Family
+from strategies.cases import Case, LayerSpec, SubclassSpec
 from strategies.codec import Spec
 from strategies.existing import NothingFits, Target, targeting
 
@@ -167,7 +168,7 @@ class ClauseRun:
 
     def _base_has_it(self, body: Body, found: Violation) -> bool | None:
         """Whether the family's base class breaks the clause in the same way, so that the class is not to blame."""
-        if not isinstance(found.case, Case):
+        if not isinstance(found.case, Case) or not _base_takes(found.case.layer):
             return None
         try:
             body(self.subject, replace(found.case, subclass=SubclassSpec()))
@@ -222,6 +223,13 @@ def device_lost(device: str) -> bool:
     except RuntimeError:
         return True
     return False
+
+
+def _base_takes(layer: LayerSpec) -> bool:
+    """Whether the family's base class has as many outputs as an existing class may have added to."""
+    if layer.family is Family.MERGED_COLUMN:
+        return True
+    return len(layer.output_sizes) == (1 if layer.heads is None else len(layer.heads.output_sizes))
 
 
 def check(clause: str, strategy: SearchStrategy[Any]) -> Callable[[Body], Callable[..., None]]:

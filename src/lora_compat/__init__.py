@@ -1,6 +1,7 @@
 """LoRA on any subclass of a vLLM-style linear layer: the reference implementation of the conformance contract."""
 
 from lora_compat.adapters import LayerAdapter, LoRAConfig, SubAdapter
+from lora_compat.certifying import certify
 from lora_compat.errors import LoRAError
 from lora_compat.families import Family, family_of, registry
 from lora_compat.kernels import NO_ADAPTER, TokenBatch
@@ -48,6 +49,7 @@ __all__ = [
     "TensorParallelGroup",
     "TokenBatch",
     "UnsupportedLayerWarning",
+    "certify",
     "dense_weight",
     "dummy_adapter",
     "family_of",

@@ -9,8 +9,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SUBJECTS = "tests.certification.subjects"
-# Few cases and one seed: which of the drawn cases are in vain is not what these tests are about.
-QUICK = ("--max-examples", "6")
 
 
 def lora_compat(*arguments: str) -> tuple[int, str]:
