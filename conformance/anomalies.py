@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
-from conformance.oracle import Expected, error_bound, expected_on
+from conformance.engines.ranks import RankGroup
+from conformance.mistakes import PerRank, bias_mistakes, rank_mistakes, reordered, scaled, without_adapters
+from conformance.oracle import Expected, expected_on
 from conformance.subject import HarnessError, Subject
+from conformance.traits import common_trait, tolerance
 from conformance.values import CaseTensors, values_of
-from lora_compat.adapters import LayerAdapter, SubAdapter
-from strategies.cases import Case, Forward, Regime, SubclassSpec
+from strategies.cases import Case, Forward
 
 Outputs = list[list[Tensor]]
 UNEXPLAINED = "unexplained"
 
 
-def explain(case: Case, actual: Outputs, expected: list[Expected], subject: Subject) -> str:
-    """The name of the first known mistake that gives exactly what was seen; ``unexplained`` if none does."""
+def explain(
+    case: Case, actual: Outputs, expected: list[Expected], subject: Subject, tensors: CaseTensors | None = None
+) -> str:
+    """The name of the first known mistake that gives exactly what was seen; ``unexplained`` if none does.
+
+    First come the mistakes whose whole outcome can be computed, then tokens that were served another adapter, then
+    what the wrong elements have in common. ``tensors`` are the case's own unless given.
+    """
     if any(_misshapen(outputs, right) for outputs, right in zip(actual, expected, strict=True)):
-        return "gather-inflated" if case.tp_size > 1 else "base-forward-bypassed"
-    for name, would_be in _mistakes(case, actual, expected, subject):
+        return "gather-inflated" if case.tp_size > 1 and case.tokens else "base-forward-bypassed"
+    values = tensors or values_of(case)
+    for name, would_be in _mistakes(case, values, actual, expected, subject):
         if would_be is not None and _matches(case, actual, would_be, expected):
             return name
-    return _by_row(case, actual, expected, subject)
+    by_row = _by_row(case, values, actual, expected, subject)
+    return by_row if by_row != UNEXPLAINED else common_trait(case, actual, expected) or UNEXPLAINED
 
 
 def _misshapen(outputs: list[Tensor], right: Expected) -> bool:
@@ -35,36 +44,42 @@ def _misshapen(outputs: list[Tensor], right: Expected) -> bool:
 
 
 def _mistakes(
-    case: Case, actual: Outputs, expected: list[Expected], subject: Subject
+    case: Case, tensors: CaseTensors, actual: Outputs, expected: list[Expected], subject: Subject
 ) -> Iterator[tuple[str, list[tuple[Tensor, ...]] | None]]:
     """Each known mistake with what every rank would have returned."""
-    tensors = values_of(case)
 
-    def oracle(changed: CaseTensors, other: Case = case) -> list[tuple[Tensor, ...]] | None:
+    def oracle(changed: CaseTensors | PerRank, other: Case = case) -> list[tuple[Tensor, ...]] | None:
+        def on_rank(group: RankGroup) -> Expected:
+            own = changed(group.rank) if callable(changed) else changed
+            return expected_on(other, own, subject.implementation.layers, group)
+
         try:
-            runs = subject.engine.run(
-                case.tp_size, lambda group: expected_on(other, changed, subject.implementation.layers, group)
-            )
+            return _combined(case, subject.engine.run(case.tp_size, on_rank))
         except Exception:
             return None
-        return _combined(case, runs)
 
     yield "delta-dropped", [right.base for right in expected]
-    yield "delta-doubled", oracle(_scaled(tensors, lambda s: 2 * s))
-    yield "scale-twice", oracle(_scaled(tensors, lambda s: s * s))
-    yield "scale-dropped", oracle(_scaled(tensors, lambda s: 1.0))
-    if tensors.biases:
-        none = tuple(torch.zeros_like(bias) for bias in tensors.biases)
-        yield "bias-dropped", oracle(replace(tensors, biases=none))
-        per_rank = tuple(bias * case.layer_tp_size for bias in tensors.biases)
-        yield "bias-per-rank", oracle(replace(tensors, biases=per_rank))
-    if case.subclass.forward is not Forward.INHERITED:
-        plain: SubclassSpec = replace(case.subclass, forward=Forward.INHERITED)
-        yield "base-forward-bypassed", oracle(tensors, replace(case, subclass=plain))
-    for name, order in (("slices-swapped", _rotated), ("slices-swapped", _reversed)):
-        swapped = order(tensors)
-        if swapped is not None:
-            yield name, oracle(swapped)
+    # A scaling of 2 (or a half) makes these coincide; a doubled contribution is found without any scaling, too.
+    yield "scale-twice", oracle(scaled(tensors, lambda s: s * s))
+    yield "scale-dropped", oracle(scaled(tensors, lambda s: 1.0))
+    yield "delta-doubled", oracle(scaled(tensors, lambda s: 2 * s))
+    for name, factor in bias_mistakes(case):
+        yield name, oracle(replace(tensors, biases=tuple(bias * factor for bias in tensors.biases)))
+    if tensors.biases and case.layer.skip_bias_add:
+        added = oracle(tensors, replace(case, layer=replace(case.layer, skip_bias_add=False)))
+        yield (
+            "bias-not-skipped",
+            added and [(*some, *right.values[len(some) :]) for some, right in zip(added, expected, strict=True)],
+        )
+    if case.subclass.forward not in (Forward.INHERITED, Forward.OWN):
+        plain = replace(case, subclass=replace(case.subclass, forward=Forward.INHERITED))
+        bypassed = oracle(tensors, plain)
+        yield "base-forward-bypassed", bypassed
+        yield "delta-outside-forward", _outside(bypassed, oracle(without_adapters(tensors), plain), expected)
+    for swapped in reordered(case, tensors):
+        yield "slices-swapped", oracle(swapped)
+    for name, per_rank in rank_mistakes(case, tensors):
+        yield name, oracle(per_rank)
     if len(actual) > 1:
         deltas = [
             tuple(value - base for value, base in zip(right.values, right.base, strict=True)) for right in expected
@@ -72,13 +87,27 @@ def _mistakes(
         for shift in range(1, len(actual)):
             moved = [deltas[(rank + shift) % len(deltas)] for rank in range(len(deltas))]
             yield "shard-misplaced", _added(expected, moved)
+        yield "shard-misplaced", _added(expected, deltas[::-1])
         yield "shard-misplaced", _added(expected, [deltas[0]] * len(deltas))
 
 
-def _by_row(case: Case, actual: Outputs, expected: list[Expected], subject: Subject) -> str:
+def _outside(
+    plain: list[tuple[Tensor, ...]] | None, plain_base: list[tuple[Tensor, ...]] | None, expected: list[Expected]
+) -> list[tuple[Tensor, ...]] | None:
+    """The class's own forward of the base product, and the bare contribution on top of it."""
+    if plain is None or plain_base is None or len(plain) != len(expected):
+        return None
+    found = []
+    for right, with_adapters, without in zip(expected, plain, plain_base, strict=True):
+        delta = with_adapters[0] - without[0]
+        found.append(tuple(base + delta if base.shape == delta.shape else base for base in right.base))
+    return found
+
+
+def _by_row(case: Case, tensors: CaseTensors, actual: Outputs, expected: list[Expected], subject: Subject) -> str:
     """Mistakes that concern some tokens only: another adapter than the token's own."""
     try:
-        alternatives = [_single(case, subject, adapter) for adapter in (-1, *range(len(case.adapters)))]
+        alternatives = [_single(case, tensors, subject, adapter) for adapter in (-1, *range(len(case.adapters)))]
     except HarnessError:
         return UNEXPLAINED
     names = set()
@@ -96,8 +125,8 @@ def _by_row(case: Case, actual: Outputs, expected: list[Expected], subject: Subj
     return names.pop() if len(names) == 1 else "wrong-slot" if names else UNEXPLAINED
 
 
-def _single(case: Case, subject: Subject, adapter: int) -> list[tuple[Tensor, ...]] | None:
-    runs = subject.expected(replace(case, tokens=(adapter,) * len(case.tokens)))
+def _single(case: Case, tensors: CaseTensors, subject: Subject, adapter: int) -> list[tuple[Tensor, ...]] | None:
+    runs = subject.expected(replace(case, tokens=(adapter,) * len(case.tokens)), tensors)
     return _combined(case, runs)
 
 
@@ -134,9 +163,7 @@ def _row_matches(
 
 def _close(case: Case, output: Tensor, value: Tensor, right: Expected, index: int) -> Tensor:
     error = (output.double().reshape(value.shape) - value).abs()
-    if case.regime is Regime.EXACT or not right.magnitudes:
-        return error == 0
-    return error <= 2 * error_bound(case, right.magnitudes[index].abs())
+    return error <= 2 * tolerance(case, right, index)
 
 
 def _added(expected: list[Expected], deltas: list[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]] | None:
@@ -147,30 +174,3 @@ def _added(expected: list[Expected], deltas: list[tuple[Tensor, ...]]) -> list[t
         tuple(base + delta for base, delta in zip(right.base, moved, strict=True))
         for right, moved in zip(expected, deltas, strict=True)
     ]
-
-
-def _scaled(tensors: CaseTensors, change: Callable[[float], float]) -> CaseTensors:
-    adapters = tuple(LayerAdapter(adapter.parts, change(adapter.scaling)) for adapter in tensors.adapters)
-    return replace(tensors, adapters=adapters)
-
-
-def _rotated(tensors: CaseTensors) -> CaseTensors | None:
-    return _reordered(tensors, lambda parts: parts[1:] + parts[:1])
-
-
-def _reversed(tensors: CaseTensors) -> CaseTensors | None:
-    return _reordered(tensors, lambda parts: parts[::-1])
-
-
-def _reordered(
-    tensors: CaseTensors, order: Callable[[tuple[SubAdapter | None, ...]], tuple[SubAdapter | None, ...]]
-) -> CaseTensors | None:
-    """The same sub-adapters in another order, where their shapes allow it."""
-    changed = []
-    for adapter in tensors.adapters:
-        moved = order(adapter.parts)
-        shapes = [None if part is None else part.lora_b.shape for part in adapter.parts]
-        if len(moved) < 2 or shapes != [None if part is None else part.lora_b.shape for part in moved]:
-            return None
-        changed.append(LayerAdapter(moved, adapter.scaling))
-    return replace(tensors, adapters=tuple(changed))

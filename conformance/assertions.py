@@ -8,11 +8,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from conformance.anomalies import explain
+from conformance.anomalies import UNEXPLAINED, explain
 from conformance.engines.ranks import CollectiveMismatch
 from conformance.measuring import note
 from conformance.oracle import Expected, error_bound, flatten, signal
 from conformance.subject import RankSession, Subject, SubjectRaised
+from conformance.traits import common_trait
 from conformance.verdicts import NotExercised, violation
 from lora_compat.families import Family
 from strategies.cases import Case, Regime
@@ -81,7 +82,7 @@ def assert_outputs(
     expected: list[Expected],
     *,
     subject: Subject | None = None,
-    default: str = "unexplained",
+    default: str = UNEXPLAINED,
 ) -> None:
     """The outputs of all ranks are the expected ones, exactly or within the derived bound.
 
@@ -102,9 +103,12 @@ def assert_outputs(
     for rank, (outputs, right) in enumerate(zip(actual, expected, strict=True)):
         message = first_difference(case, outputs, right)
         if message is not None:
-            anomaly = explain(case, actual, expected, subject) if subject else "unexplained"
-            anomaly = default if anomaly == "unexplained" else anomaly
-            raise violation(anomaly, f"rank {rank}: {message}", case)
+            name = explain(case, actual, expected, subject) if subject else UNEXPLAINED
+            if name == UNEXPLAINED:
+                name = (
+                    default if subject or default != UNEXPLAINED else common_trait(case, actual, expected) or default
+                )
+            raise violation(name, f"rank {rank}: {message}", case)
 
 
 def first_difference(case: Case, outputs: list[Tensor], right: Expected) -> str | None:

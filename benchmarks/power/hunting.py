@@ -17,6 +17,7 @@ from conformance.checking import Body, Budget, ClauseRun
 from conformance.contract import CONTRACT
 from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.reference import ReferenceImplementation
+from conformance.presumption import require_presumed
 from conformance.subject import HarnessError, Subject
 from conformance.values import part_sizes
 from conformance.verdicts import ClauseResult, Violation
@@ -91,6 +92,8 @@ def hunt(
         try:
             test.body(subject, case)
         except (Violation, HarnessError) as found:
+            if isinstance(found, Violation):
+                require_presumed(subject, test.clause, found)
             anomaly = found.anomaly if isinstance(found, Violation) else "error"
             caught.append(Catch(test.clause, drawn, time.perf_counter() - started, anomaly))
             raise _Found from found

@@ -13,7 +13,7 @@ def with_parts(adapter, parts):
     return LayerAdapter(tuple(parts), adapter.scaling)
 
 
-@plant(SlotBuffers, "load", origin="T1, vllm #10450", clauses="MATH-8 MATH-1", anomalies="shard-misplaced slices-swapped")
+@plant(SlotBuffers, "load", origin="T1, vllm #10450", clauses="MATH-8 MATH-1", anomalies="shard-misplaced slices-swapped delta-misplaced")
 def fused_b_cut_as_one_block(original):
     """A fused adapter's B is cut into one block per rank, as if the layer had a single output."""
 
@@ -45,7 +45,7 @@ def absent_member_unbound(original):
     return load
 
 
-@plant(SlotBuffers, "load", origin="T8, T9, vllm #10352", clauses="MATH-8", anomalies="shard-misplaced raised")
+@plant(SlotBuffers, "load", origin="T8, T9, vllm #10352", clauses="MATH-8", anomalies="shard-misplaced delta-misplaced")
 def nothing_is_cut_where_a_member_is_absent(original):
     """With an absent sub-adapter no B is cut: every rank takes the first rows that fit."""
 
@@ -78,7 +78,7 @@ def absent_members_shift_the_others(original):
     return load
 
 
-@plant(slots, "assign_parts", origin="T11, vllm #36372", clauses="MATH-8 MATH-1", anomalies="raised")
+@plant(slots, "assign_parts", origin="T11, vllm #36372", clauses="MATH-1 MATH-2", anomalies="raised")
 def one_name_per_slice(original):
     """A packed list that is shorter than the outputs is an IndexError."""
 
@@ -114,7 +114,7 @@ def absent_members_refused(original):
     return assign_parts
 
 
-@plant(SlotBuffers, "load", origin="order of the packed list", clauses="MATH-8 MATH-1", anomalies="slices-swapped")
+@plant(SlotBuffers, "load", origin="order of the packed list", clauses="MATH-1 MATH-8", anomalies="slices-swapped")
 def packed_list_read_backwards(original):
     """The packed names are laid over the slices from the last to the first."""
 
@@ -138,7 +138,7 @@ def fused_a_for_the_first_slice_only(original):
     return load
 
 
-@plant(SlotBuffers, "load", origin="the last slice", clauses="MATH-8 MATH-1", anomalies="delta-incomplete")
+@plant(SlotBuffers, "load", origin="the last slice", clauses="MATH-1 MATH-2", anomalies="delta-incomplete")
 def the_last_of_four_slices_is_lost(original):
     """A layer of four slices loses the last one's B."""
 
@@ -150,7 +150,7 @@ def the_last_of_four_slices_is_lost(original):
     return load
 
 
-@plant(SlotBuffers, "load", origin="k and v alike", clauses="MATH-8 MATH-1", anomalies="slices-swapped")
+@plant(SlotBuffers, "load", origin="k and v alike", clauses="MATH-1 MATH-2 MATH-12", anomalies="slices-swapped delta-misplaced unexplained")
 def v_takes_the_a_of_k(original):
     """The last of three slices is served the A of the one before it."""
 
@@ -162,7 +162,7 @@ def v_takes_the_a_of_k(original):
     return load
 
 
-@plant(SlotBuffers, "load", origin="uneven slices", clauses="MATH-8 MATH-1", anomalies="slices-swapped shard-misplaced")
+@plant(SlotBuffers, "load", origin="uneven slices", clauses="MATH-1 MATH-8", anomalies="slices-swapped shard-misplaced delta-misplaced")
 def slices_of_equal_size(original):
     """B's rows are laid out as if all slices had the same size."""
 

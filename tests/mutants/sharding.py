@@ -88,7 +88,7 @@ def ranks_in_reverse(original):
     return shard_b
 
 
-@plant(sharding, "_slices", origin="P2, sglang #32584", clauses="MATH-1 MATH-8", anomalies="raised shard-misplaced")
+@plant(sharding, "_slices", origin="P2, sglang #32584", clauses="MATH-1 MATH-2", anomalies="shard-misplaced delta-misplaced")
 def kv_heads_dealt_in_turn(original):
     """With fewer KV heads than ranks, rank r takes KV head r modulo their number."""
 
@@ -105,7 +105,7 @@ def kv_heads_dealt_in_turn(original):
     return slices
 
 
-@plant(sharding, "_slices", origin="KV replicas", clauses="MATH-1 MATH-8", anomalies="shard-misplaced")
+@plant(sharding, "_slices", origin="KV replicas", clauses="MATH-1 MATH-2", anomalies="shard-misplaced delta-misplaced")
 def every_rank_has_the_first_kv_head(original):
     """Replicated KV heads are taken for one and the same."""
 
@@ -142,7 +142,7 @@ def columns_of_a_dealt_in_turn(original):
     return shard_a
 
 
-@plant(ShardPlan, "shard_a", origin="T16, vllm #31994", clauses="MATH-4 MATH-1", anomalies="shard-misplaced raised delta-incomplete")
+@plant(ShardPlan, "shard_a", origin="T16, vllm #31994", clauses="MATH-1 MATH-4", anomalies="shard-misplaced raised delta-incomplete")
 def a_cut_by_the_adapters_rank(original):
     """A fully sharded A is cut by the adapter's rank, while the slot's rank decides where its rows belong."""
 

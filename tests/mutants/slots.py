@@ -65,7 +65,7 @@ def a_slot_is_written_once(original):
     return load
 
 
-@plant(SlotBuffers, "load", origin="M3", clauses="MATH-5", anomalies="stale-slot")
+@plant(SlotBuffers, "load", origin="M3", clauses="MATH-5", anomalies="stale-slot scale-wrong scale-dropped")
 def the_first_scaling_stays(original):
     """The scaling of the first adapter loaded anywhere is kept for the slot's next ones."""
 
@@ -100,7 +100,7 @@ def reset_of_the_first_slot(original):
     return lambda self, slot: original(self, 0)
 
 
-@plant(SlotBuffers, "load", origin="slot indices", clauses="MATH-2", anomalies="delta-dropped delta-incomplete")
+@plant(SlotBuffers, "load", origin="slot indices", clauses="MATH-1 MATH-2", anomalies="delta-dropped delta-incomplete")
 def the_last_slot_is_never_written(original):
     """Of three slots the last is never written."""
 
@@ -111,7 +111,7 @@ def the_last_slot_is_never_written(original):
     return load
 
 
-@plant(SlotBuffers, "load", origin="slot indices", clauses="MATH-2", anomalies="wrong-slot")
+@plant(SlotBuffers, "load", origin="slot indices", clauses="MATH-2", anomalies="wrong-slot delta-dropped")
 def slots_share_their_last(original):
     """Slots from the second on are written to the second."""
     return lambda self, slot, adapter: original(self, min(slot, 1), adapter) if slot < 2 else _both(self, slot, adapter, original)
@@ -122,7 +122,7 @@ def _both(buffers, slot, adapter, load):
     load(buffers, 1, adapter)
 
 
-@plant(SlotBuffers, "load", origin="a slot of the largest rank", clauses="MATH-4", anomalies="scale-wrong")
+@plant(SlotBuffers, "load", origin="a slot of the largest rank", clauses="MATH-1 MATH-4", anomalies="scale-wrong")
 def scaled_by_the_slots_rank(original):
     """The scaling is alpha over the slot's rank, not the adapter's."""
 

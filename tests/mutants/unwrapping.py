@@ -13,7 +13,7 @@ from tests.mutants.planting import plant
 unwrap = sys.modules["lora_compat.unwrap"]  # the package's attribute of that name is the function
 
 
-@plant(lora_compat, "quant_method_of", origin="S0b, vllm #35077", clauses="UNWRAP-3 UNWRAP-1", anomalies="raised")
+@plant(lora_compat, "quant_method_of", origin="S0b, vllm #35077", clauses="UNWRAP-3", anomalies="raised hidden-attribute")
 def one_level_only(original):
     """The quant method is looked for in the module and in what it wraps, no deeper."""
 

@@ -316,7 +316,7 @@ def a_cast_of_the_stored_weight_forgets(original):
     return derive
 
 
-@plant(lora_compat.delta.LoRADelta, "of_rows", origin="P1", clauses="WRAP-7", anomalies="weight-stolen slices-swapped")
+@plant(lora_compat.delta.LoRADelta, "of_rows", origin="P1", clauses="WRAP-7", anomalies="delta-misplaced")
 def a_slice_counts_from_the_top(original):
     """Rows sliced off the weight get the contribution of the first rows."""
     return lambda self, x, rows: original(self, x, torch.arange(len(rows)))

@@ -1,0 +1,51 @@
+"""False alarms: what is right and must not be reported, the reference and known-good variants of it, over many seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.power.hunting import ClauseTest, Patch
+from conformance.checking import Budget, ClauseRun
+from conformance.subject import Subject
+from conformance.verdicts import Verdict
+
+
+@dataclass(slots=True)
+class Alarms:
+    """What came of many runs of something right."""
+
+    name: str
+    seeds: int = 0
+    cases: int = 0
+    vain: int = 0
+    refused: int = 0
+    seconds: float = 0.0
+    found: tuple[str, ...] = ()
+
+    @classmethod
+    def over(
+        cls, name: str, subject: Subject, tests: Iterable[ClauseTest], *, seeds: range, cases: int, patch: Patch
+    ) -> Alarms:
+        """Runs every test with every seed, ``cases`` cases each."""
+        alarms = cls(name, seeds=len(seeds))
+        tests = tuple(tests)
+        with patch():
+            for seed in seeds:
+                for test in tests:
+                    alarms._add(test, subject, seed, cases)
+        return alarms
+
+    def _add(self, test: ClauseTest, subject: Subject, seed: int, cases: int) -> None:
+        result = ClauseRun(subject, Budget(cases, seed)).check(test.clause, test.name, test.strategy, test.body)
+        self.cases += result.cases
+        self.vain += result.counts[Verdict.NOT_EXERCISED.value]
+        self.refused += result.counts[Verdict.REFUSED.value]
+        self.seconds += result.seconds
+        shown = [f"{one.clause} {one.anomaly}: {one.shown}" for one in result.failures]
+        self.found += (*shown, *result.errors)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {name: getattr(self, name) for name in type(self).__slots__}
