@@ -77,8 +77,7 @@ def load_weights(
     """Loads the checkpoint weights, one output at a time."""
     for name, tensors in (("weight", weights), ("bias", biases)):
         for index, tensor in enumerate(tensors):
-            dtype = getattr(layer, name).dtype
-            library.load(layer, name, tensor.to(dtype), *shard_id_of(case, index))
+            library.load(layer, name, tensor, *shard_id_of(case, index))
 
 
 def call(case: Case, layer: nn.Module, x: Tensor, gate: Tensor) -> object:

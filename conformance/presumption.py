@@ -59,7 +59,7 @@ PRESUMED: dict[str, Callable[[Case], list[Case]]] = {
     "MATH-8": _completed,
     "MATH-9": _without_bias,
     "MATH-10": _with(dtype=Dtype.FLOAT32, regime=Regime.EXACT),
-    "MATH-11": _with(quantization=Quantization.NONE),
+    **dict.fromkeys(("MATH-11", "MATH-17"), _with(quantization=Quantization.NONE)),
     "MATH-12": _each(lambda adapter, case: replace(adapter, alpha=float(adapter.rank), rslora=False)),
     "COMM-1": alone,
     "COMM-2": _unsharded,

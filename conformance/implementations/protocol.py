@@ -65,8 +65,13 @@ class LayerLibrary(ABC):
         """An instance, in torch's default dtype."""
 
     def load(self, layer: nn.Module, name: str, loaded: Tensor, *shard: int | str) -> None:
-        """Loads a checkpoint tensor into parameter ``name`` through the layer's own weight loader."""
-        layer.weight_loader(getattr(layer, name), loaded, *shard)  # type: ignore[operator]
+        """Loads a checkpoint tensor, float64, into parameter ``name`` through the layer's own weight loader."""
+        parameter = getattr(layer, name)
+        layer.weight_loader(parameter, loaded.to(parameter.dtype), *shard)  # type: ignore[operator]
+
+    def unsupported(self, case: Case) -> str | None:
+        """Why there is no such base layer, or None."""
+        return None
 
     def finish(self, layer: nn.Module) -> None:
         """What a model loader does once all weights are in."""
@@ -86,7 +91,7 @@ class Implementation(ABC):
 
     def unsupported(self, case: Case) -> str | None:
         """Why this case is declared *not applicable*, or None."""
-        return None
+        return self.layers.unsupported(case)
 
     @abstractmethod
     def wrap(self, layer: nn.Module, deployment: Deployment) -> nn.Module | None:

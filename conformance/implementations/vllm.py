@@ -51,6 +51,9 @@ class VllmImplementation(Implementation):
     def unsupported(self, case: Case) -> str | None:
         if case.device != "cpu":
             return f"vLLM is driven on its CPU ops here, not on {case.device}"
+        reason = self.layers.unsupported(case)
+        if reason is not None:
+            return reason
         try:
             lora_config(case.max_loras, case.max_rank, case.fully_sharded, torch_dtype(case.dtype))
         except ValueError:

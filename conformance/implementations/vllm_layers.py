@@ -10,11 +10,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from conformance.engines.ranks import RankGroup
+from conformance.implementations import vllm_fp8
 from conformance.implementations.protocol import LayerLibrary
 from conformance.implementations.schemes import METHODS
 from conformance.implementations.vllm_quantization import VllmQuantConfig
 from conformance.implementations.vllm_runtime import runtime
-from strategies.cases import Quantization
+from strategies.cases import Case, Quantization, Regime
+from strategies.quantization import OF_ACTIVATIONS
 from strategies.source import Library
 
 _thread = threading.local()
@@ -86,9 +88,13 @@ class VllmLayers(LayerLibrary):
     def build(self, cls: type[nn.Module], arguments: Mapping[str, object], quantization: Quantization) -> nn.Module:
         """An instance that can run at once, as the oracle does with layers that are never finished."""
         given = dict(arguments)
-        if quantization is not Quantization.NONE:
-            given["quant_config"] = VllmQuantConfig(METHODS[quantization])
-        layer: Any = cls(**given)
+        if quantization in OF_ACTIVATIONS:
+            with vllm_fp8.served_in_default_dtype():
+                layer: Any = cls(**given, quant_config=vllm_fp8.quant_config())
+        else:
+            if quantization is not Quantization.NONE:
+                given["quant_config"] = VllmQuantConfig(METHODS[quantization])
+            layer = cls(**given)
         if _is_unquantized(layer):
             # vLLM's CPU kernels take some dtypes and shapes, and one of them empties `weight`; torch's takes all.
             layer.cpu_linear = nn.functional.linear
@@ -99,7 +105,15 @@ class VllmLayers(LayerLibrary):
     def load(self, layer: nn.Module, name: str, loaded: Tensor, *shard: int | str) -> None:
         """Through the loader that the parameter carries, as the ``load_weights`` of vLLM's models does."""
         parameter: Any = getattr(layer, name)
-        parameter.weight_loader(parameter, loaded, *shard)
+        if name == "weight" and vllm_fp8.is_fp8(layer):
+            vllm_fp8.load_quantized(layer, loaded, *shard)
+        else:
+            parameter.weight_loader(parameter, loaded.to(parameter.dtype), *shard)
+
+    def unsupported(self, case: Case) -> str | None:
+        if case.quantization in OF_ACTIVATIONS and case.regime is Regime.EXACT:
+            return "vLLM's FP8 scales are no powers of two, so its products round: the rounded regime only"
+        return None
 
     def finish(self, layer: nn.Module) -> None:
         if not _is_unquantized(layer):
