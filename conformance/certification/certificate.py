@@ -167,7 +167,12 @@ def _clause(result: ClauseResult) -> dict[str, Any]:
         "reasons": dict(sorted(result.reasons.items())),
         "detection": detection(result.evidence),
         "failures": [
-            {"anomaly": failure.anomaly, "message": failure.message, "case": failure.case}
+            {
+                "anomaly": failure.anomaly,
+                "message": failure.message,
+                "on_base": failure.on_base,
+                "case": failure.case,
+            }
             for failure in result.failures
         ],
         "errors": list(result.errors),
