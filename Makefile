@@ -28,7 +28,7 @@ bench: $(VENV)/.installed-dev  ## where the time of a case goes
 	$(RUN) benchmarks.cases
 
 power: $(VENV)/.installed-dev  ## what the suite catches, and how fast, into docs/results/power.md
-	$(RUN) conformance.power
+	$(RUN) benchmarks.power
 
 $(UV):
 	$(PYTHON) -m venv .tools

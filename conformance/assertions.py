@@ -159,7 +159,8 @@ def assert_same_bits(
         if one.dtype != other.dtype or one.shape != other.shape:
             raise violation(
                 anomaly,
-                f"{what}: out{index} is {tuple(one.shape)} {one.dtype}, but should be {tuple(other.shape)} {other.dtype}",
+                f"{what}: out{index} is {tuple(one.shape)} {one.dtype}, "
+                f"but should be {tuple(other.shape)} {other.dtype}",
                 case,
             )
         if not torch.equal(_bits(one), _bits(other)):

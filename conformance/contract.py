@@ -70,7 +70,8 @@ _CLAUSES = (
     _must(
         "WRAP-4",
         "With no adapter active the wrapped layer is transparent: bit-identical output, same return type, extra "
-        "arguments of `forward` passed on, parameters the same storages, attributes that kernels read still reachable.",
+        "arguments of `forward` passed on, parameters the same storages, attributes that kernels read still "
+        "reachable.",
         "vllm #53361",
         "vllm #35077",
     ),
@@ -224,8 +225,8 @@ def page() -> str:
     lines = [
         "# The contract",
         "",
-        f"Generated from `conformance/contract.py`, version {CONTRACT_VERSION}. What a LoRA implementation must do with",
-        "a linear layer it is handed.",
+        f"Generated from `conformance/contract.py`, version {CONTRACT_VERSION}. What a LoRA implementation must do",
+        "with a linear layer it is handed.",
     ]
     for chapter, title in CHAPTERS.items():
         clauses = [clause for clause in _CLAUSES if clause.chapter == chapter]

@@ -185,7 +185,8 @@ def _instance(given: str, found: object) -> Implementation:
         instance: Implementation = found()
     except TypeError as error:
         raise pytest.UsageError(
-            f"--impl {given}: {error}; an implementation has {', '.join(REQUIRED_METHODS)} and is built without arguments"
+            f"--impl {given}: {error}; an implementation has {', '.join(REQUIRED_METHODS)} "
+            "and is built without arguments"
         ) from None
     return instance
 

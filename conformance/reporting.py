@@ -36,8 +36,8 @@ class ConformanceReport:
         options = self.options
         return [
             "conformance: " + ", ".join(f"{name} {value}" for name, value in self.identity.items()),
-            f"conformance: profile {options.profile} ({options.max_examples} cases a clause), shards {options.shards}, "
-            f"engine {options.engine}, device {options.device}, seed {options.seed}",
+            f"conformance: profile {options.profile} ({options.max_examples} cases a clause), "
+            f"shards {options.shards}, engine {options.engine}, device {options.device}, seed {options.seed}",
         ]
 
     def pytest_report_header(self) -> list[str]:

@@ -35,7 +35,12 @@ def _with_a_collective(case: Case) -> Case:
     return case if case.layer.gather_output else replace(case, fully_sharded=True)
 
 
-@check("COMM-1", cases(families=COLLECTIVE, tp_sizes=(2, 4, 8, 16, 32), disable_tp=False, without_adapter=False).map(_with_a_collective))
+@check(
+    "COMM-1",
+    cases(families=COLLECTIVE, tp_sizes=(2, 4, 8, 16, 32), disable_tp=False, without_adapter=False).map(
+        _with_a_collective
+    ),
+)
 def test_all_ranks_issue_the_same_collectives(subject: Subject, case: Case) -> None:
     logs = issued(subject, case)
     for rank, log in enumerate(logs):

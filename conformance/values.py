@@ -8,6 +8,7 @@ the rounded regime they are normal deviates, signed and centred, rounded to the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -81,7 +82,7 @@ def part_sizes(case: Case, adapter: AdapterSpec) -> tuple[int, ...]:
     if adapter.fused or len(case.packed) <= 1:
         return (sum(sizes),)
     starts = [sum(case.packed[:i]) for i in range(len(case.packed) + 1)]
-    return tuple(sum(sizes[a:b]) for a, b in zip(starts, starts[1:], strict=False))
+    return tuple(sum(sizes[a:b]) for a, b in pairwise(starts))
 
 
 def poisoned(case: Case) -> list[LayerAdapter]:

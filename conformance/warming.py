@@ -27,7 +27,9 @@ def warm_up(subject: Subject) -> int:
         packed = (1,) * len(layer.output_sizes) if len(layer.output_sizes) > 1 else ()
         present = (True,) * max(1, len(packed))
         adapters = tuple(AdapterSpec(slot=slot, rank=rank, alpha=float(rank), present=present) for slot in (0, 1))
-        case = Case(layer=layer, packed=packed, adapters=adapters, max_loras=2, max_rank=64, tokens=tokens, dtype=dtype)
+        case = Case(
+            layer=layer, packed=packed, adapters=adapters, max_loras=2, max_rank=64, tokens=tokens, dtype=dtype
+        )
         try:
             subject.observe(
                 replace(case, device=subject.device), lambda rank: flatten(rank.build().wrap().load().run())

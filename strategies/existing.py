@@ -81,7 +81,9 @@ def narrowed(options: Options, target: Target) -> Options:
         families=(target.family,),
         tp_sizes=_left(tp_sizes, f"the class is built at TP {target.tp_sizes} only"),
         regimes=_left(_both(options.regimes, target.regimes), "no error bound can be derived for the class's forward"),
-        quantizations=_left(_both(options.quantizations, target.quantizations), "the class does not run quantized, by itself"),
+        quantizations=_left(
+            _both(options.quantizations, target.quantizations), "the class does not run quantized, by itself"
+        ),
         disable_tp=disable_tp,
     )
 

@@ -87,7 +87,7 @@ class Entry:
         return from_dict({key: value for key, value in self.case.items() if key != "kind"}, known[name])
 
     def with_failure(self, failure: StoredFailure) -> Entry:
-        """The entry with ``failure`` in place of the one of the same key, whose files it keeps unless it has others."""
+        """The entry with ``failure`` in place of the one of the same key, whose files it keeps if it has none."""
         others = tuple(one for one in self.failures if one.key != failure.key)
         former = next((one for one in self.failures if one.key == failure.key), failure)
         return replace(self, failures=(*others, replace(failure, files=failure.files or former.files)))
