@@ -31,7 +31,7 @@ class Trained(nn.Module):
             getattr(self, parent).add_module(last, nn.Linear(WIDTH, size, bias=False))
 
 
-@settings(max_examples=60, deadline=None, database=None, derandomize=True)
+@settings(max_examples=40, deadline=None, database=None, derandomize=True)
 @given(
     config=st.fixed_dictionaries(
         {
@@ -54,12 +54,14 @@ def test_peft_and_the_manager_agree_on_every_module(config: dict[str, Any], seed
     base = model.outputs(x)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         trained.save_pretrained(folder)
+        # Read back by PEFT too: it saves patterns sorted by name, and the first that matches decides.
+        loaded = peft.PeftModel.from_pretrained(Trained(), folder)
         manager.add(1, folder)
         manager.activate(1)
         manager.map_tokens([1] * len(x))
         served = model.outputs(x)
         for name in SIZES:
-            layer = trained.base_model.model.get_submodule(name)
+            layer = loaded.base_model.model.get_submodule(name)
             weight = getattr(layer, "base_layer", layer).weight
             delta = layer(x) - nn.functional.linear(x, weight)
             torch.testing.assert_close(served[name] - base[name], delta, rtol=1e-4, atol=1e-4)
