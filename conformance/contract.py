@@ -210,6 +210,15 @@ _CLAUSES = (
         "state as it was; so does a load that fails half-way.",
     ),
     _must(
+        "MATH-14",
+        "An embedding gives the rows of merged weights: ids that another rank holds, added ids and ids outside the "
+        "vocabulary included; the ids are not written to.",
+    ),
+    _must(
+        "MATH-15",
+        "Logits are those of merged weights for every id in order, whatever padding and sharding the LM head has.",
+    ),
+    _must(
         "MATH-17",
         "On a base layer whose kernel quantizes activations, adapters see the activations as they were handed in.",
     ),

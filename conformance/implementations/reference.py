@@ -15,6 +15,7 @@ from conformance.implementations.model_protocol import ModelDeployment, ModelMan
 from conformance.implementations.protocol import Deployment, Implementation, LayerLibrary, Refused
 from conformance.implementations.reference_manager import ReferenceManager
 from conformance.implementations.schemes import METHODS
+from conformance.implementations.vocabulary import ReferenceVocabulary, VocabularyServer, VocabularyWeights
 from lora_compat.adapters import LayerAdapter, LoRAConfig
 from lora_compat.errors import LoRAError
 from lora_compat.families import registry
@@ -23,6 +24,7 @@ from lora_compat.quantization import QuantConfig
 from strategies.cases import Quantization
 from strategies.models import ModelSpec
 from strategies.source import Library
+from strategies.vocabulary import VocabularyCase
 
 
 class LoraCompatLayers(LayerLibrary):
@@ -59,6 +61,10 @@ class ReferenceImplementation(Implementation):
             "torch": torch.__version__,
             "python": platform.python_version(),
         }
+
+    def vocabulary(self, case: VocabularyCase, weights: VocabularyWeights, group: RankGroup) -> VocabularyServer:
+        """An embedding or LM head with its adapters, on one rank."""
+        return ReferenceVocabulary(case, weights, group)
 
     def wrap(self, layer: nn.Module, deployment: Deployment) -> nn.Module | None:
         config = LoRAConfig(

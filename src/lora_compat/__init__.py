@@ -2,6 +2,7 @@
 
 from lora_compat.adapters import LayerAdapter, LoRAConfig, SubAdapter
 from lora_compat.certifying import certify
+from lora_compat.embeddings import LoRAEmbedding, wrap_embedding
 from lora_compat.errors import LoRAError
 from lora_compat.families import Family, family_of, registry
 from lora_compat.kernels import NO_ADAPTER, TokenBatch
@@ -21,6 +22,7 @@ from lora_compat.peft_loading import load_adapter
 from lora_compat.sharding import ShardPlan
 from lora_compat.targets import PackedModules, TargetModules
 from lora_compat.unwrap import dense_weight, quant_method_of, unwrap
+from lora_compat.vocabulary import LogitsProcessor, ParallelLMHead, VocabParallelEmbedding
 from lora_compat.warmup import dummy_adapter, warmup_rank, warmup_rank_of
 from lora_compat.wrapper import LoRALinear, wrap_layer
 
@@ -33,12 +35,15 @@ __all__ = [
     "LayerAdapter",
     "LinearBase",
     "LoRAConfig",
+    "LoRAEmbedding",
     "LoRAError",
     "LoRALinear",
     "LoRAManager",
+    "LogitsProcessor",
     "MergedColumnParallelLinear",
     "ModuleAdapter",
     "PackedModules",
+    "ParallelLMHead",
     "QKVParallelLinear",
     "ReplicatedLinear",
     "RowParallelLinear",
@@ -49,6 +54,7 @@ __all__ = [
     "TensorParallelGroup",
     "TokenBatch",
     "UnsupportedLayerWarning",
+    "VocabParallelEmbedding",
     "certify",
     "dense_weight",
     "dummy_adapter",
@@ -60,5 +66,6 @@ __all__ = [
     "unwrap",
     "warmup_rank",
     "warmup_rank_of",
+    "wrap_embedding",
     "wrap_layer",
 ]

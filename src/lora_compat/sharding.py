@@ -60,6 +60,9 @@ class ShardPlan:
         """
         base, family, _ = registry.require(layer)
         built: Any = layer
+        if hasattr(type(layer), "shard_plan"):  # a layer whose rows are laid out in a way of its own
+            own: ShardPlan = built.shard_plan(fully_sharded=fully_sharded)
+            return own
         rank, size = int(built.tp_rank), int(built.tp_size)
         columns = range(int(built.input_size))
         if family is Family.ROW:

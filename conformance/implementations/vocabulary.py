@@ -1,0 +1,86 @@
+"""What the suite asks of an implementation that serves embeddings and LM heads; `lora_compat` is the first."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+import lora_compat
+from conformance.engines.ranks import RankGroup
+from conformance.values import torch_dtype
+from lora_compat.adapters import LayerAdapter, LoRAConfig
+from lora_compat.kernels import TokenBatch
+from lora_compat.vocabulary import LogitsProcessor, ParallelLMHead, VocabParallelEmbedding
+from strategies.vocabulary import VocabularyCase, VocabularyLayer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VocabularyWeights:
+    """The checkpoint: ``weight [ids, width]`` and, with a bias, ``bias [ids]``."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+class VocabularyServer(ABC):
+    """One rank's layer with its adapters, driven by the suite."""
+
+    @abstractmethod
+    def load(self, slot: int, adapter: LayerAdapter) -> None:
+        """Loads an unsharded adapter into a slot."""
+
+    @abstractmethod
+    def run(self, slots: tuple[int, ...] | None, given: Tensor) -> Tensor:
+        """Embeddings of ids, or logits of hidden states; without slots, those of the bare layer."""
+
+
+class ScaledEmbedding(VocabParallelEmbedding):
+    """An embedding whose forward multiplies what it looks up, as Gemma's do."""
+
+    multiplier = 1
+
+    def forward(self, input_: Tensor) -> Tensor:
+        return super().forward(input_) * self.multiplier
+
+
+class ReferenceVocabulary(VocabularyServer):
+    """`lora_compat`'s layers and LoRA layers."""
+
+    def __init__(self, case: VocabularyCase, weights: VocabularyWeights, group: RankGroup) -> None:
+        dtype = torch_dtype(case.dtype)
+        config = LoRAConfig(case.max_loras, case.max_rank, case.fully_sharded)
+        sizes = {"org_num_embeddings": case.original, "padding_size": case.padding_size, "params_dtype": dtype}
+        self._processor = LogitsProcessor(case.vocabulary, case.multiplier)
+        with lora_compat.tensor_parallel(group):
+            if case.layer is VocabularyLayer.LM_HEAD:
+                self._bare: VocabParallelEmbedding = ParallelLMHead(case.vocabulary, case.width, case.bias, **sizes)
+            else:
+                self._bare = ScaledEmbedding(case.vocabulary, case.width, **sizes)
+                self._bare.multiplier = case.multiplier
+        for name, tensor in (("weight", weights.weight), ("bias", weights.bias)):
+            if tensor is not None:
+                self._bare.weight_loader(getattr(self._bare, name), tensor.to(dtype))
+        self._config = config
+        self._wrapped: nn.Module | None = None
+
+    @property
+    def wrapped(self) -> nn.Module:
+        """The LoRA layer, made when it is first needed."""
+        if self._wrapped is None:
+            wrap = lora_compat.wrap_layer if isinstance(self._bare, ParallelLMHead) else lora_compat.wrap_embedding
+            self._wrapped = wrap(self._bare, self._config)
+        return self._wrapped
+
+    def load(self, slot: int, adapter: LayerAdapter) -> None:
+        self.wrapped.set_lora(slot, adapter)  # type: ignore[operator]
+
+    def run(self, slots: tuple[int, ...] | None, given: Tensor) -> Tensor:
+        layer: nn.Module = self._bare
+        if slots is not None:
+            layer = self.wrapped
+            layer.set_batch(TokenBatch.of(slots, given.device))  # type: ignore[operator]
+        result: Tensor = layer(given) if given.dtype == torch.int64 else self._processor(layer, given)
+        return result
