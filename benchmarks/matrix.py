@@ -41,7 +41,8 @@ def run(release: str, python: Path, max_examples: int, impl: str) -> dict:
     results.unlink(missing_ok=True)
     layers = ["--layers", "vllm"] if impl == "reference" else []
     command = [python, "-m", "pytest", "conformance/", "-q", "-n", "auto", "--impl", impl, *layers]
-    command += ["--max-examples", str(max_examples), "--results", results]
+    command += ["--max-examples", str(max_examples), "--results", results, "--shards", "2", "--no-proof"]
+    command += ["--write-regressions", ENVIRONMENTS / f"{release}-{impl}-failures"]
     finished = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
     )
