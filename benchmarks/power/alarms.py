@@ -1,4 +1,4 @@
-"""False alarms: what is right and must not be reported, the reference and known-good variants of it, over many seeds."""
+"""False alarms: the reference and known-good variants of it, over many seeds; nothing may be reported."""
 
 from __future__ import annotations
 

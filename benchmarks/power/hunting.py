@@ -79,9 +79,18 @@ def reference_subject() -> Subject:
 
 
 def hunt(
-    test: ClauseTest, subject: Subject, *, seed: int, patch: Patch = nullcontext, cases: int = CASES
+    test: ClauseTest,
+    subject: Subject,
+    *,
+    seed: int,
+    patch: Patch = nullcontext,
+    cases: int = CASES,
+    change: Callable[[Case], Case] = lambda case: case,
 ) -> Catch | None:
-    """The first case of ``test`` that fails while ``patch`` is alive; None where ``cases`` show nothing."""
+    """The first case of ``test`` that fails while ``patch`` is alive; None where ``cases`` show nothing.
+
+    As in the suite, a case counts only if what its clause presumes is served. ``change`` alters every case drawn.
+    """
     drawn = 0
     started = time.perf_counter()
     caught: list[Catch] = []
@@ -90,7 +99,7 @@ def hunt(
         nonlocal drawn
         drawn += 1
         try:
-            test.body(subject, case)
+            test.body(subject, change(case) if isinstance(case, Case) else case)
         except (Violation, HarnessError) as found:
             if isinstance(found, Violation):
                 require_presumed(subject, test.clause, found)

@@ -106,4 +106,3 @@ def the_base_layer_raises(original):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     return apply
-

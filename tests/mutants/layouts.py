@@ -48,7 +48,9 @@ def only_the_first_sequence(original):
     return add_to
 
 
-@plant(LoRADelta, "add_to", origin="strides", clauses="MATH-7", anomalies="unexplained wrong-slot delta-imprecise raised")
+@plant(
+    LoRADelta, "add_to", origin="strides", clauses="MATH-7", anomalies="unexplained wrong-slot delta-imprecise raised"
+)
 def strides_overlooked(original):
     """The input's memory is read as if it were contiguous."""
 

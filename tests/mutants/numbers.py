@@ -15,8 +15,8 @@ from tests.mutants.planting import plant
 
 def scaled_by(change):
     """`SlotBuffers.load` with another scaling."""
-    return lambda original: lambda self, slot, adapter: original(
-        self, slot, LayerAdapter(adapter.parts, change(adapter.scaling))
+    return lambda original: (
+        lambda self, slot, adapter: original(self, slot, LayerAdapter(adapter.parts, change(adapter.scaling)))
     )
 
 
@@ -49,13 +49,21 @@ def scaling_rounded_down(original):
     return scaled_by(lambda scaling: scaling if scaling >= 1 else 0.0)(original)
 
 
-@plant(SlotBuffers, "load", origin="a constant tolerance accepts it", clauses="MATH-12 MATH-1", anomalies="scale-wrong")
+@plant(
+    SlotBuffers, "load", origin="a constant tolerance accepts it", clauses="MATH-12 MATH-1", anomalies="scale-wrong"
+)
 def scaling_off_by_a_quarter_per_cent(original):
     """The scaling is 1.0025 times what it should be."""
     return scaled_by(lambda scaling: scaling * 1.0025)(original)
 
 
-@plant(SlotBuffers, "load", origin="scaling kept in the weights' dtype", clauses="MATH-1 MATH-4", anomalies="scale-wrong delta-imprecise")
+@plant(
+    SlotBuffers,
+    "load",
+    origin="scaling kept in the weights' dtype",
+    clauses="MATH-1 MATH-4",
+    anomalies="scale-wrong delta-imprecise",
+)
 def scaling_in_bfloat16(original):
     """The scaling is held in bfloat16, which a third does not fit."""
     return scaled_by(lambda scaling: float(torch.tensor(scaling).to(torch.bfloat16)))(original)
@@ -189,7 +197,13 @@ def operands_of_ten_bits(original):
     return shrink
 
 
-@plant(delta, "shrink", origin="products summed in the narrow dtype", clauses="MATH-1 MATH-2 MATH-10", anomalies="delta-imprecise")
+@plant(
+    delta,
+    "shrink",
+    origin="products summed in the narrow dtype",
+    clauses="MATH-1 MATH-2 MATH-10",
+    anomalies="delta-imprecise",
+)
 def summed_in_bfloat16(original):
     """The shrink rounds to bfloat16 after every term, whatever the dtype."""
 
@@ -252,7 +266,9 @@ def bias_on_every_rank(original):
     return call
 
 
-@plant(InterceptedApply, "__call__", origin="bias added by wrapper and kernel", clauses="MATH-9", anomalies="bias-doubled")
+@plant(
+    InterceptedApply, "__call__", origin="bias added by wrapper and kernel", clauses="MATH-9", anomalies="bias-doubled"
+)
 def bias_added_again(original):
     """The bias is added by the kernel and once more after the adapters."""
 
@@ -338,7 +354,9 @@ def float16_flushes_the_small(original):
     return load
 
 
-@plant(SlotBuffers, "load", origin="PEFT's transposed layout", clauses="MATH-1", anomalies="unexplained delta-misplaced")
+@plant(
+    SlotBuffers, "load", origin="PEFT's transposed layout", clauses="MATH-1", anomalies="unexplained delta-misplaced"
+)
 def square_tensors_are_transposed(original):
     """Where B is square it is read transposed."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from lora_compat import slots
 from lora_compat.adapters import LayerAdapter, SubAdapter
 from lora_compat.slots import SlotBuffers
@@ -13,7 +12,13 @@ def with_parts(adapter, parts):
     return LayerAdapter(tuple(parts), adapter.scaling)
 
 
-@plant(SlotBuffers, "load", origin="T1, vllm #10450", clauses="MATH-8 MATH-1", anomalies="shard-misplaced slices-swapped delta-misplaced")
+@plant(
+    SlotBuffers,
+    "load",
+    origin="T1, vllm #10450",
+    clauses="MATH-8 MATH-1",
+    anomalies="shard-misplaced slices-swapped delta-misplaced",
+)
 def fused_b_cut_as_one_block(original):
     """A fused adapter's B is cut into one block per rank, as if the layer had a single output."""
 
@@ -45,7 +50,9 @@ def absent_member_unbound(original):
     return load
 
 
-@plant(SlotBuffers, "load", origin="T8, T9, vllm #10352", clauses="MATH-8", anomalies="shard-misplaced delta-misplaced")
+@plant(
+    SlotBuffers, "load", origin="T8, T9, vllm #10352", clauses="MATH-8", anomalies="shard-misplaced delta-misplaced"
+)
 def nothing_is_cut_where_a_member_is_absent(original):
     """With an absent sub-adapter no B is cut: every rank takes the first rows that fit."""
 
@@ -150,7 +157,13 @@ def the_last_of_four_slices_is_lost(original):
     return load
 
 
-@plant(SlotBuffers, "load", origin="k and v alike", clauses="MATH-1 MATH-2 MATH-12", anomalies="slices-swapped delta-misplaced unexplained")
+@plant(
+    SlotBuffers,
+    "load",
+    origin="k and v alike",
+    clauses="MATH-1 MATH-2 MATH-12",
+    anomalies="slices-swapped delta-misplaced unexplained",
+)
 def v_takes_the_a_of_k(original):
     """The last of three slices is served the A of the one before it."""
 
@@ -162,7 +175,13 @@ def v_takes_the_a_of_k(original):
     return load
 
 
-@plant(SlotBuffers, "load", origin="uneven slices", clauses="MATH-1 MATH-8", anomalies="slices-swapped shard-misplaced delta-misplaced")
+@plant(
+    SlotBuffers,
+    "load",
+    origin="uneven slices",
+    clauses="MATH-1 MATH-8",
+    anomalies="slices-swapped shard-misplaced delta-misplaced",
+)
 def slices_of_equal_size(original):
     """B's rows are laid out as if all slices had the same size."""
 
@@ -185,5 +204,3 @@ def fused_adapters_scaled_while_loading_too(original):
             self.lora_b[slot] *= adapter.scaling
 
     return load
-
-

@@ -88,7 +88,13 @@ def ranks_in_reverse(original):
     return shard_b
 
 
-@plant(sharding, "_slices", origin="P2, sglang #32584", clauses="MATH-1 MATH-2", anomalies="shard-misplaced delta-misplaced")
+@plant(
+    sharding,
+    "_slices",
+    origin="P2, sglang #32584",
+    clauses="MATH-1 MATH-2",
+    anomalies="shard-misplaced delta-misplaced",
+)
 def kv_heads_dealt_in_turn(original):
     """With fewer KV heads than ranks, rank r takes KV head r modulo their number."""
 
@@ -142,7 +148,13 @@ def columns_of_a_dealt_in_turn(original):
     return shard_a
 
 
-@plant(ShardPlan, "shard_a", origin="T16, vllm #31994", clauses="MATH-1 MATH-4", anomalies="shard-misplaced raised delta-incomplete")
+@plant(
+    ShardPlan,
+    "shard_a",
+    origin="T16, vllm #31994",
+    clauses="MATH-1 MATH-4",
+    anomalies="shard-misplaced raised delta-incomplete",
+)
 def a_cut_by_the_adapters_rank(original):
     """A fully sharded A is cut by the adapter's rank, while the slot's rank decides where its rows belong."""
 
@@ -152,7 +164,13 @@ def a_cut_by_the_adapters_rank(original):
     return shard_a
 
 
-@plant(SlotBuffers, "load", origin="ranks that tp_size does not divide", clauses="MATH-1 MATH-4", anomalies="delta-incomplete delta-dropped")
+@plant(
+    SlotBuffers,
+    "load",
+    origin="ranks that tp_size does not divide",
+    clauses="MATH-1 MATH-4",
+    anomalies="delta-incomplete delta-dropped",
+)
 def remainder_of_the_rank_lost(original):
     """A rank that the TP size does not divide is rounded down: the last rows of A are lost."""
 
@@ -197,7 +215,13 @@ def no_sum_of_the_hidden(original):
     return collect
 
 
-@plant(LoRADelta, "_collect", origin="order of the ranks", clauses="MATH-1 MATH-6", anomalies="gather-skipped gather-misordered")
+@plant(
+    LoRADelta,
+    "_collect",
+    origin="order of the ranks",
+    clauses="MATH-1 MATH-6",
+    anomalies="gather-skipped gather-misordered",
+)
 def gathered_in_reverse(original):
     """The ranks' parts of the shrunk hidden are put together in reverse order."""
 

@@ -16,9 +16,7 @@ def keeping(original, name):
         original(self, slot, adapter)
         after = getattr(self, name)[slot]
         rank = max((part.rank for part in adapter.parts if part is not None), default=0)
-        if name == "lora_a" and self.plan.rank_shards == 1:
-            after[:, rank:] = before[:, rank:]
-        elif name == "lora_b":
+        if (name == "lora_a" and self.plan.rank_shards == 1) or name == "lora_b":
             after[:, rank:] = before[:, rank:]
 
     return load
@@ -94,6 +92,17 @@ def reset_clears_the_scaling_only(original):
     return reset
 
 
+@plant(SlotBuffers, "reset", origin="lazy resets", clauses="MATH-5", anomalies="stale-slot")
+def reset_leaves_a(original):
+    """An emptied slot keeps its A, whose NaN times zero is NaN."""
+
+    def reset(self, slot):
+        self.lora_b[slot] = 0
+        self.scaling[slot] = 0
+
+    return reset
+
+
 @plant(SlotBuffers, "reset", origin="slot indices", clauses="MATH-5", anomalies="stale-slot")
 def reset_of_the_first_slot(original):
     """Whichever slot is named, the first one is emptied."""
@@ -114,7 +123,9 @@ def the_last_slot_is_never_written(original):
 @plant(SlotBuffers, "load", origin="slot indices", clauses="MATH-2", anomalies="wrong-slot delta-dropped")
 def slots_share_their_last(original):
     """Slots from the second on are written to the second."""
-    return lambda self, slot, adapter: original(self, min(slot, 1), adapter) if slot < 2 else _both(self, slot, adapter, original)
+    return lambda self, slot, adapter: (
+        original(self, min(slot, 1), adapter) if slot < 2 else _both(self, slot, adapter, original)
+    )
 
 
 def _both(buffers, slot, adapter, load):
@@ -133,7 +144,13 @@ def scaled_by_the_slots_rank(original):
     return load
 
 
-@plant(SlotBuffers, "load", origin="kernels of rank 16", clauses="MATH-1 MATH-5", anomalies="delta-incomplete delta-imprecise")
+@plant(
+    SlotBuffers,
+    "load",
+    origin="kernels of rank 16",
+    clauses="MATH-1 MATH-5",
+    anomalies="delta-incomplete delta-imprecise",
+)
 def rank_beyond_sixteen_is_lost(original):
     """Rows of A from the seventeenth on are not written."""
 
@@ -182,7 +199,13 @@ def padding_written_into_the_adapter(original):
     return load
 
 
-@plant(LoRALinear, "set_lora", origin="only the second activation", clauses="MATH-5", anomalies="stale-slot delta-doubled unexplained")
+@plant(
+    LoRALinear,
+    "set_lora",
+    origin="only the second activation",
+    clauses="MATH-5",
+    anomalies="stale-slot delta-doubled unexplained",
+)
 def the_second_activation_adds(original):
     """An adapter loaded into a slot in use is added to what is there."""
 

@@ -40,7 +40,13 @@ def no_adapter_is_the_first_slot(original):
     return served_as(lambda slots, count: [max(slot, 0) for slot in slots])(original)
 
 
-@plant(LoRADelta, "add_to", origin="one mapping per batch", clauses="MATH-2", anomalies="wrong-slot adapter-leak delta-dropped")
+@plant(
+    LoRADelta,
+    "add_to",
+    origin="one mapping per batch",
+    clauses="MATH-2",
+    anomalies="wrong-slot adapter-leak delta-dropped",
+)
 def the_first_tokens_adapter_for_all(original):
     """The first token's adapter serves the whole batch."""
     return served_as(lambda slots, count: [slots[0]] * len(slots))(original)
@@ -52,7 +58,13 @@ def the_last_token_follows_its_neighbour(original):
     return served_as(lambda slots, count: [*slots[:-1], slots[max(0, len(slots) - 2)]])(original)
 
 
-@plant(LoRADelta, "add_to", origin="sorted batches", clauses="MATH-2", anomalies="wrong-slot adapter-leak delta-dropped order-dependent")
+@plant(
+    LoRADelta,
+    "add_to",
+    origin="sorted batches",
+    clauses="MATH-2",
+    anomalies="wrong-slot adapter-leak delta-dropped order-dependent",
+)
 def tokens_sorted_and_not_put_back(original):
     """Slots are sorted for the kernel while the tokens stay where they are."""
     return served_as(lambda slots, count: sorted(slots))(original)
@@ -64,7 +76,9 @@ def the_last_token_is_left_out(original):
     return served_as(lambda slots, count: [*slots[:-1], -1] if len(slots) > 1 else slots)(original)
 
 
-@plant(LoRADelta, "add_to", origin="blocks of four", clauses="MATH-2 MATH-1", anomalies="delta-dropped delta-incomplete")
+@plant(
+    LoRADelta, "add_to", origin="blocks of four", clauses="MATH-2 MATH-1", anomalies="delta-dropped delta-incomplete"
+)
 def tokens_beyond_the_fourth(original):
     """Tokens after the first block of four get nothing."""
     return served_as(lambda slots, count: [*slots[:4], *[-1] * (len(slots) - 4)])(original)

@@ -13,7 +13,9 @@ from tests.mutants.planting import plant
 unwrap = sys.modules["lora_compat.unwrap"]  # the package's attribute of that name is the function
 
 
-@plant(lora_compat, "quant_method_of", origin="S0b, vllm #35077", clauses="UNWRAP-3", anomalies="raised hidden-attribute")
+@plant(
+    lora_compat, "quant_method_of", origin="S0b, vllm #35077", clauses="UNWRAP-3", anomalies="raised hidden-attribute"
+)
 def one_level_only(original):
     """The quant method is looked for in the module and in what it wraps, no deeper."""
 
@@ -25,7 +27,13 @@ def one_level_only(original):
     return quant_method_of
 
 
-@plant(lora_compat, "quant_method_of", origin="the outermost answer wins", clauses="UNWRAP-3", anomalies="hidden-attribute")
+@plant(
+    lora_compat,
+    "quant_method_of",
+    origin="the outermost answer wins",
+    clauses="UNWRAP-3",
+    anomalies="hidden-attribute",
+)
 def none_ends_the_search(original):
     """A wrapper whose quant method is None has the last word."""
 
@@ -56,13 +64,21 @@ def four_modules_deep(original):
     return lambda module: islice(original(module), 4)
 
 
-@plant(lora_compat, "dense_weight", origin="MLA post-processing of a quantized layer", clauses="UNWRAP-2", anomalies="hidden-attribute")
+@plant(
+    lora_compat,
+    "dense_weight",
+    origin="MLA post-processing of a quantized layer",
+    clauses="UNWRAP-2",
+    anomalies="hidden-attribute",
+)
 def the_stored_weight(original):
     """The weight is given as it is stored, quantized or not."""
     return lambda module: unwrap.unwrap(module).weight.detach()
 
 
-@plant(lora_compat, "dense_weight", origin="scale of the wrong shape", clauses="UNWRAP-2", anomalies="hidden-attribute")
+@plant(
+    lora_compat, "dense_weight", origin="scale of the wrong shape", clauses="UNWRAP-2", anomalies="hidden-attribute"
+)
 def one_scale_for_all_rows(original):
     """The first row's scale dequantizes every row."""
 

@@ -64,7 +64,13 @@ def one_multiple_too_many(original):
     return warmup_rank
 
 
-@plant(lora_compat, "warmup_rank", origin="kernels like powers of two", clauses="RANK-1", anomalies="rank-indivisible rank-not-smallest")
+@plant(
+    lora_compat,
+    "warmup_rank",
+    origin="kernels like powers of two",
+    clauses="RANK-1",
+    anomalies="rank-indivisible rank-not-smallest",
+)
 def the_next_power_of_two(original):
     """The rank is rounded to a power of two, which three parts do not divide."""
 

@@ -99,7 +99,13 @@ def first_registered_wins(original):
     return lookup
 
 
-@plant(FamilyRegistry, "lookup", origin="first-registered-wins, mended badly", clauses="WRAP-3", anomalies="order-dependent")
+@plant(
+    FamilyRegistry,
+    "lookup",
+    origin="first-registered-wins, mended badly",
+    clauses="WRAP-3",
+    anomalies="order-dependent",
+)
 def last_registered_wins(original):
     """The last registered class that a layer is an instance of decides."""
 
@@ -138,7 +144,13 @@ def always_a_pair(original):
     return forward
 
 
-@plant(LoRALinear, "forward", origin="rounding on the way out", clauses="WRAP-4 MATH-3", anomalies="base-changed adapter-leak")
+@plant(
+    LoRALinear,
+    "forward",
+    origin="rounding on the way out",
+    clauses="WRAP-4 MATH-3",
+    anomalies="base-changed adapter-leak",
+)
 def last_token_through_bfloat16(original):
     """The last token's output takes a detour through bfloat16, with or without adapters."""
 
@@ -284,7 +296,9 @@ def only_linear_is_noticed(original):
     return with_contribution
 
 
-@plant(weights, "_derive", origin="P1, TensorRT-LLM #6698", clauses="WRAP-7", anomalies="weight-stolen delta-incomplete")
+@plant(
+    weights, "_derive", origin="P1, TensorRT-LLM #6698", clauses="WRAP-7", anomalies="weight-stolen delta-incomplete"
+)
 def a_slice_of_the_weight_forgets(original):
     """Rows sliced off the weight are plain base rows."""
 

@@ -1,0 +1,99 @@
+"""One planted bug, measured: how soon it is caught, what it is called, and how small its case becomes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from benchmarks.power.ablations import ABLATIONS, Ablation
+from benchmarks.power.hunting import CASES, Catch, clause_tests, elements, hunt, reference_subject, shrunk
+from conformance.subject import Subject
+from strategies.cases import Case
+from strategies.codec import from_dict
+from strategies.ranks import RankQuestion
+from tests.mutants import Mutant
+
+
+@dataclass(slots=True)
+class Measurement:
+    """What was found of one mutant.
+
+    ``cases`` has, for each seed, what its soonest clause drew; 0 where none caught it.
+    """
+
+    mutant: str
+    clause: str = ""
+    cases: list[int] = field(default_factory=list)
+    in_order: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    first_names: list[str] = field(default_factory=list)
+    reported: list[str] = field(default_factory=list)
+    elements: int | None = None
+    shown: str = ""
+    without: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def median_cases(self) -> float:
+        """Seeds that did not catch it count as one case more than there were."""
+        return median(count or CASES + 1 for count in self.cases)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {name: getattr(self, name) for name in type(self).__slots__}
+
+
+def measure(mutant: Mutant, seeds: range) -> Measurement:
+    """Hunts with every seed, shrinks what the first found, and hunts without each of the suite's ideas."""
+    subject = reference_subject()
+    found = Measurement(mutant.name)
+    for seed in seeds:
+        caught = _soonest(mutant, subject, seed, ABLATIONS[0])
+        found.cases.append(caught.cases if caught else 0)
+        if caught is None:
+            continue
+        found.clause = found.clause or caught.clause
+        found.in_order.append(_in_order(mutant, subject, seed))
+        found.seconds.append(caught.seconds)
+        found.first_names.append(caught.anomaly)
+    if found.clause:
+        _shrink(found, mutant, subject)
+    for ablation in ABLATIONS[1:]:
+        caught = _soonest(mutant, subject, seeds[0], ablation)
+        found.without[ablation.name] = caught.cases if caught else 0
+    return found
+
+
+def _soonest(mutant: Mutant, subject: Subject, seed: int, ablation: Ablation) -> Catch | None:
+    """The catch of the clause that needs fewest cases, of those that are said to notice the mutant."""
+    best: Catch | None = None
+    with ablation.patch():
+        for clause in mutant.clauses:
+            caught = hunt(
+                clause_tests()[clause], subject, seed=seed, patch=mutant.patch, change=ablation.change,
+                cases=best.cases if best else CASES,
+            )  # fmt: skip
+            if caught and (best is None or caught.cases < best.cases):
+                best = caught
+    return best
+
+
+def _in_order(mutant: Mutant, subject: Subject, seed: int) -> int:
+    """Cases drawn by the whole suite, clause after clause in file order, if only the mutant's clauses notice it."""
+    order = list(clause_tests())
+    for clause in sorted(mutant.clauses, key=order.index):
+        caught = hunt(clause_tests()[clause], subject, seed=seed, patch=mutant.patch)
+        if caught:
+            return order.index(clause) * CASES + caught.cases
+    return 0
+
+
+def _shrink(found: Measurement, mutant: Mutant, subject: Subject) -> None:
+    result = shrunk(clause_tests()[found.clause], subject, seed=0, patch=mutant.patch)
+    failures = sorted(result.failures, key=lambda failure: (failure.anomaly == "unexplained", len(failure.shown)))
+    found.reported = list(dict.fromkeys(failure.anomaly for failure in failures)) + ["error"] * bool(result.errors)
+    if not failures:
+        return
+    data = dict(failures[0].case)
+    case = from_dict(data, Case if data.pop("kind") == "case" else RankQuestion)
+    found.elements, found.shown = elements(case), failures[0].shown

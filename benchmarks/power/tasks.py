@@ -1,0 +1,34 @@
+"""What the processes of a measurement are given to do."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+
+from benchmarks.power.alarms import Alarms
+from benchmarks.power.hunting import CASES, clause_tests, reference_subject
+from benchmarks.power.measuring import measure
+from tests.mutants import MUTANTS
+from tests.mutants.variants import VARIANTS
+
+
+def single_threaded() -> None:
+    """Prepares a process."""
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+
+
+def mutant_row(index: int, *, seeds: int) -> dict[str, Any]:
+    """`measure` of one mutant."""
+    return measure(MUTANTS[index], range(seeds)).to_dict()
+
+
+def alarm_row(what: tuple[int | None, int]) -> dict[str, Any]:
+    """One run of one variant, or of the reference, with one seed."""
+    index, seed = what
+    name, patch = ("the reference", nullcontext) if index is None else (VARIANTS[index].name, VARIANTS[index].patch)
+    tests = clause_tests().values()
+    found = Alarms.over(name, reference_subject(), tests, seeds=range(seed, seed + 1), cases=CASES, patch=patch)
+    return found.to_dict()
