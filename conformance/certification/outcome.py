@@ -5,24 +5,38 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
+from typing import get_type_hints
 
 from conformance.certification.subjects import SubjectError
 from conformance.contract import CONTRACT, Level
 from conformance.measuring import Evidence
+from conformance.regressions.bodies import Body, UnknownClause, bodies_of
 from conformance.verdicts import ClauseResult, Failure, Verdict, summed
+from strategies.cases import Case
 from strategies.existing import Target
 
-# Clauses whose cases are built of the class; the others say nothing of it, whatever they come to.
-_ABOUT_LAYERS = ("WRAP", "UNWRAP", "MATH", "COMM")
-_ABOUT_THE_IMPLEMENTATION = ("WRAP-6", "UNWRAP-4")
+# These are handed a case, and look at something else than its layer.
+_WITHOUT_THE_LAYER = ("WRAP-6", "UNWRAP-4")
 OF_THE_IMPLEMENTATION = "concerns the implementation alone, whatever the class: see a run without --certify"
 
 
+_PRESUMED = "wrong without what"  # how `conformance.presumption` says that a plainer clause is broken
+
+
+@cache
 def concerns_a_class(clause: str) -> bool:
-    """Whether the cases of ``clause`` are built of the class that is certified."""
-    return clause == "RANK-5" or (
-        clause.partition("-")[0] in _ABOUT_LAYERS and clause not in _ABOUT_THE_IMPLEMENTATION
-    )
+    """Whether some test of ``clause`` judges cases of one linear layer; one that nothing tests is not left out."""
+    try:
+        bodies = bodies_of(clause)
+    except UnknownClause:
+        return True
+    return clause not in _WITHOUT_THE_LAYER and any(map(judges_a_layer, bodies))
+
+
+def judges_a_layer(body: Body) -> bool:
+    """Whether ``body`` is handed the case of one layer; others ask about ranks, embeddings or whole models."""
+    return any(hint is Case for name, hint in get_type_hints(body).items() if name not in ("subject", "return"))
 
 
 class Conclusion(enum.Enum):
@@ -93,6 +107,8 @@ class Outcome:
 
     def _known(self, clause: str) -> bool:
         result = self.results[clause]
+        if result.verdict is Verdict.NOT_EXERCISED:  # a clause presumes others, and follows those that failed
+            return bool(result.reasons) and all(_PRESUMED in reason for reason in result.reasons)
         return result.verdict is Verdict.FAIL and all((clause, one.anomaly) in self.known for one in result.failures)
 
 

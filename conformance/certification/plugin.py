@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, get_type_hints
+from typing import Any
 
 import pytest
 
@@ -11,7 +11,7 @@ from conformance.certification import certificate, summary
 from conformance.certification.baseline import Baseline, BaselineError
 from conformance.certification.environment import versions
 from conformance.certification.options import CertifyOptions
-from conformance.certification.outcome import Conclusion, Outcome, complete, concerns_a_class
+from conformance.certification.outcome import Conclusion, Outcome, complete, concerns_a_class, judges_a_layer
 from conformance.certification.probing import Prober
 from conformance.certification.recipes import RecipeNotFoundError
 from conformance.certification.subjects import Found, SubjectError, find, mentions_vllm
@@ -22,7 +22,6 @@ from conformance.options import Options, engine_of, implementation_of
 from conformance.reporting import ConformanceReport
 from conformance.subject import Subject
 from conformance.verdicts import ClauseResult
-from strategies.cases import Case
 from strategies.existing import Target
 from strategies.source import Library
 
@@ -214,6 +213,5 @@ def deselect_others(config: pytest.Config, items: list[pytest.Item]) -> None:
 
 
 def _judges_a_case(item: pytest.Item) -> bool:
-    """Whether the test's body is handed one layer's case, and not a question about ranks or a whole model."""
     body = getattr(getattr(item, "function", None), "body", None)
-    return body is not None and get_type_hints(body).get("case") is Case
+    return body is not None and judges_a_layer(body)

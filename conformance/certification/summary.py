@@ -104,7 +104,7 @@ def verdict(outcome: Outcome) -> str:
         return f"{said}. None of them is the class's doing: its family's base class fails them too."
     if len(own) < len(red):
         return f"{said}. Of these its family's base class keeps {', '.join(own)}."
-    if all(failure.on_base is False for clause in red for failure in outcome.results[clause].failures):
+    if outcome.failures and all(failure.on_base is False for failure in outcome.failures):
         return f"{said}. Its family's base class keeps them."
     return said
 
