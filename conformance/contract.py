@@ -136,6 +136,12 @@ _CLAUSES = (
         "A dummy adapter of that rank loads into every wrapped module and leaves every output as it was.",
     ),
     _must(
+        "RANK-6",
+        "A mixture whose experts cut the rank counts in RANK-1, one that expert parallelism holds whole does not; a "
+        "dummy adapter loads into every expert and leaves the output as it was.",
+        "vllm #35077",
+    ),
+    _must(
         "MATH-1",
         "One adapter, any family, TP size, sharding mode and rank ≤ max: output = merged weights.",
         "vllm #45691",
@@ -217,6 +223,13 @@ _CLAUSES = (
     _must(
         "MATH-15",
         "Logits are those of merged weights for every id in order, whatever padding and sharding the LM head has.",
+    ),
+    _must(
+        "MATH-16",
+        "In a mixture of experts every token gets its adapter in each of its experts, gate, up and down, fused or "
+        "apart, under tensor and expert parallelism and in any sharding mode; experts without an adapter stay as "
+        "they are.",
+        "vllm #35077",
     ),
     _must(
         "MATH-17",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import lora_compat
 from conformance.engines.ranks import RankGroup
+from conformance.implementations.experts import ExpertsServer, ExpertWeights, ReferenceExperts
 from conformance.implementations.model_protocol import ModelDeployment, ModelManager
 from conformance.implementations.protocol import Deployment, Implementation, LayerLibrary, Refused
 from conformance.implementations.reference_manager import ReferenceManager
@@ -22,6 +23,7 @@ from lora_compat.families import registry
 from lora_compat.kernels import TokenBatch
 from lora_compat.quantization import QuantConfig
 from strategies.cases import Quantization
+from strategies.experts import ExpertsCase
 from strategies.models import ModelSpec
 from strategies.source import Library
 from strategies.vocabulary import VocabularyCase
@@ -65,6 +67,10 @@ class ReferenceImplementation(Implementation):
     def vocabulary(self, case: VocabularyCase, weights: VocabularyWeights, group: RankGroup) -> VocabularyServer:
         """An embedding or LM head with its adapters, on one rank."""
         return ReferenceVocabulary(case, weights, group)
+
+    def experts(self, case: ExpertsCase, weights: tuple[ExpertWeights, ...], group: RankGroup) -> ExpertsServer:
+        """A mixture of experts with its adapters, on one rank."""
+        return ReferenceExperts(case, weights, group)
 
     def wrap(self, layer: nn.Module, deployment: Deployment) -> nn.Module | None:
         config = LoRAConfig(

@@ -4,6 +4,8 @@ from lora_compat.adapters import LayerAdapter, LoRAConfig, SubAdapter
 from lora_compat.certifying import certify
 from lora_compat.embeddings import LoRAEmbedding, wrap_embedding
 from lora_compat.errors import LoRAError
+from lora_compat.expert_adapters import ExpertAdapter, ExpertsAdapter, LoRAExperts, dummy_experts, wrap_experts
+from lora_compat.experts import FusedMoE
 from lora_compat.families import Family, family_of, registry
 from lora_compat.kernels import NO_ADAPTER, TokenBatch
 from lora_compat.layers import (
@@ -31,12 +33,16 @@ __all__ = [
     "Adapter",
     "ColumnParallelLinear",
     "DistributedGroup",
+    "ExpertAdapter",
+    "ExpertsAdapter",
     "Family",
+    "FusedMoE",
     "LayerAdapter",
     "LinearBase",
     "LoRAConfig",
     "LoRAEmbedding",
     "LoRAError",
+    "LoRAExperts",
     "LoRALinear",
     "LoRAManager",
     "LogitsProcessor",
@@ -58,6 +64,7 @@ __all__ = [
     "certify",
     "dense_weight",
     "dummy_adapter",
+    "dummy_experts",
     "family_of",
     "load_adapter",
     "quant_method_of",
@@ -67,5 +74,6 @@ __all__ = [
     "warmup_rank",
     "warmup_rank_of",
     "wrap_embedding",
+    "wrap_experts",
     "wrap_layer",
 ]

@@ -10,6 +10,7 @@ from torch import nn
 
 from lora_compat.adapters import LayerAdapter, SubAdapter
 from lora_compat.errors import WarmupRankError
+from lora_compat.expert_adapters import LoRAExperts
 from lora_compat.wrapper import LoRALinear
 
 DEFAULT_RANK = 8
@@ -39,7 +40,7 @@ def warmup_rank(*, max_lora_rank: int, shards: Iterable[int] = (), default: int 
 
 def warmup_rank_of(model: nn.Module, *, max_lora_rank: int, default: int = DEFAULT_RANK) -> int:
     """`warmup_rank` for the wrapped layers of ``model``."""
-    shards = {module.rank_shards for module in model.modules() if isinstance(module, LoRALinear)}
+    shards = {module.rank_shards for module in model.modules() if isinstance(module, (LoRALinear, LoRAExperts))}
     return warmup_rank(max_lora_rank=max_lora_rank, shards=shards, default=default)
 
 

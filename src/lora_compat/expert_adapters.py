@@ -1,0 +1,212 @@
+"""`LoRAExperts`: the LoRA layer for a mixture of experts. Every expert of every adapter is a slot of its own."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lora_compat.adapters import LayerAdapter, LoRAConfig, SubAdapter
+from lora_compat.delta import NO_TOKENS, LoRADelta
+from lora_compat.errors import AdapterShapeError, SlotError, TokenCountError, UnsupportedLayerError
+from lora_compat.experts import ELSEWHERE, FusedMoE
+from lora_compat.families import Family
+from lora_compat.kernels import NO_ADAPTER, TokenBatch
+from lora_compat.parallel import SINGLE
+from lora_compat.sharding import OutputSlice, ShardPlan
+from lora_compat.slots import SlotBuffers
+
+_WRAPPER = "_lora_experts"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpertAdapter:
+    """One expert's part of an adapter, unsharded.
+
+    ``gate_up`` holds gate and up (None: absent), or one part whose B has the rows of both, gate first; ``down`` may
+    be absent too.
+    """
+
+    gate_up: tuple[SubAdapter | None, ...] = (None, None)
+    down: SubAdapter | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpertsAdapter:
+    """One adapter's part of a mixture: an entry for every expert, None where it has none."""
+
+    experts: tuple[ExpertAdapter | None, ...]
+    scaling: float = 1.0
+
+
+class LoRAExperts(nn.Module):
+    """A `FusedMoE` with adapters, added where its forward multiplies.
+
+    Fully sharded, the rank of gate and up is cut over the tensor-parallel ranks, and the output rows of down are;
+    what expert parallelism leaves whole is not cut.
+    """
+
+    base_layer: nn.Module
+
+    def __init__(self, base_layer: FusedMoE, config: LoRAConfig, *, name: str = "") -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.name = name or type(base_layer).__qualname__
+        self.max_loras, self.experts = config.max_loras, base_layer.experts
+        self.batch = NO_TOKENS
+        slots = LoRAConfig(
+            config.max_loras * len(self.experts), config.max_lora_rank, config.fully_sharded_loras, config.lora_dtype
+        )
+        group = SINGLE if base_layer.use_ep else base_layer.group
+        self.deltas: dict[str, LoRADelta] = {}
+        for weight, plan in plans_of(base_layer, fully_sharded=config.fully_sharded_loras).items():
+            dtype, device = config.lora_dtype or base_layer.params_dtype, base_layer.w2_weight.device
+            buffers = SlotBuffers(plan, slots, dtype=dtype, device=device, module=f"{self.name}.{weight}")
+            self.deltas[weight] = LoRADelta(buffers, group, self.name)
+        base_layer.__dict__[_WRAPPER] = weakref.ref(self)
+        method: Any = base_layer.quant_method
+        if not isinstance(method.apply, InterceptedExperts):
+            method.apply = InterceptedExperts(method.apply)
+
+    @property
+    def rank_shards(self) -> int:
+        """Into how many parts this layer cuts the LoRA rank."""
+        return max(delta.slots.plan.rank_shards for delta in self.deltas.values())
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The base layer's forward, with the batch's adapters in its products."""
+        return self.base_layer(*args, **kwargs)
+
+    def set_lora(self, slot: int, adapter: ExpertsAdapter) -> None:
+        """Loads ``adapter`` into ``slot``; this rank takes its experts and its parts of them.
+
+        Raises:
+            SlotError, AdapterShapeError, AmbiguousPartsError: the slot is untouched.
+        """
+        self._require(slot)
+        total = self.base_layer.global_num_experts
+        if len(adapter.experts) != total:
+            raise AdapterShapeError(
+                self.name, "LoRA", expected=f"{total} experts", received=f"{len(adapter.experts)} experts"
+            )
+        parts = [_parts(one or ExpertAdapter(), adapter.scaling) for one in adapter.experts]
+        for one in parts:
+            for weight, part in one.items():
+                self.deltas[weight].slots.check(part)
+        for expert in self.experts:
+            for weight, part in parts[expert].items():
+                self.deltas[weight].slots.load(self._place(slot, expert - self.experts.start), part)
+
+    def reset_lora(self, slot: int) -> None:
+        """Empties ``slot``."""
+        self._require(slot)
+        for delta in self.deltas.values():
+            for expert in range(len(self.experts)):
+                delta.slots.reset(self._place(slot, expert))
+
+    def set_batch(self, batch: TokenBatch | None) -> None:
+        """Selects which slot serves each token of the next forwards; None: no adapters."""
+        self.batch = NO_TOKENS if batch is None else batch
+
+    def add_to(self, output: Tensor, x: Tensor, experts: Tensor, name: str) -> Tensor:
+        """``output [pairs, out]`` plus the contribution of each pair's adapter to its expert.
+
+        Raises:
+            TokenCountError: the pairs are not those of the batch's tokens.
+        """
+        if not len(self.batch) or len(experts) % len(self.batch):
+            raise TokenCountError(self.name, len(experts), len(self.batch))
+        each = len(experts) // len(self.batch)
+        delta = self.deltas[name]
+        delta.batch = TokenBatch.of(self._places(self.batch.slots, experts.tolist(), each), output.device)
+        # Ranks that share an expert have the same pairs, so they all take part in what sharding collects, or none.
+        return delta.add_to(output, x) if delta.batch.active else output
+
+    def _places(self, slots: Sequence[int], experts: list[int], each: int) -> list[int]:
+        """The slot of each pair's adapter and expert, `NO_ADAPTER` for none."""
+        return [
+            NO_ADAPTER
+            if slots[pair // each] == NO_ADAPTER or expert == ELSEWHERE
+            else self._place(slots[pair // each], expert)
+            for pair, expert in enumerate(experts)
+        ]
+
+    def _place(self, slot: int, expert: int) -> int:
+        return slot * len(self.experts) + expert
+
+    def _require(self, slot: int) -> None:
+        if slot not in range(self.max_loras):
+            raise SlotError(slot, self.max_loras)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            base_layer = self.__dict__.get("_modules", {}).get("base_layer")
+            if base_layer is None:
+                raise
+            return getattr(base_layer, name)
+
+
+class InterceptedExperts:
+    """Stands in for a quant method's ``apply`` and adds the contribution of the layer it is called with."""
+
+    def __init__(self, apply: Callable[..., Tensor]) -> None:
+        self.apply = apply
+
+    def __call__(self, layer: nn.Module, x: Tensor, experts: Tensor, name: str) -> Tensor:
+        output = self.apply(layer, x, experts, name)
+        reference = layer.__dict__.get(_WRAPPER)
+        wrapper = reference() if reference else None
+        return wrapper.add_to(output, x, experts, name) if wrapper is not None and wrapper.batch.active else output
+
+
+def plans_of(layer: FusedMoE, *, fully_sharded: bool) -> dict[str, ShardPlan]:
+    """What this rank owns of every expert: gate and up are column-parallel, down is row-parallel."""
+    rank, size, columns = layer.tp_rank, layer.tp_size, layer.columns
+    sharded = fully_sharded and size > 1
+    half = OutputSlice(layer.intermediate_size, columns)
+    whole = OutputSlice(layer.hidden_size, range(layer.hidden_size))
+    inputs = range(layer.hidden_size)
+    return {
+        "w13_weight": ShardPlan(Family.MERGED_COLUMN, rank, size, sharded, inputs, (half, half)),
+        "w2_weight": ShardPlan(Family.ROW, rank, size, sharded, columns, (whole,)),
+    }
+
+
+def wrap_experts(layer: nn.Module, config: LoRAConfig, *, name: str = "") -> LoRAExperts:
+    """The LoRA layer for a mixture; wrapping what is wrapped already gives the wrapper it has (WRAP-5).
+
+    Raises:
+        UnsupportedLayerError: ``layer`` is no `FusedMoE`.
+    """
+    if isinstance(layer, LoRAExperts):
+        return layer
+    if not isinstance(layer, FusedMoE):
+        raise UnsupportedLayerError(layer, "it is no FusedMoE", name=name)
+    reference = layer.__dict__.get(_WRAPPER)
+    wrapper = reference() if reference else None
+    return wrapper if isinstance(wrapper, LoRAExperts) else LoRAExperts(layer, config, name=name)
+
+
+def dummy_experts(layer: LoRAExperts, rank: int) -> ExpertsAdapter:
+    """An adapter of ``rank`` for every expert that loads like a real one and adds nothing: its A and B are zero."""
+    base: Any = layer.base_layer
+    hidden, inner, dtype = base.hidden_size, base.intermediate_size, base.params_dtype
+
+    def zeros(out: int, columns: int) -> SubAdapter:
+        return SubAdapter(torch.zeros(rank, columns, dtype=dtype), torch.zeros(out, rank, dtype=dtype))
+
+    one = ExpertAdapter((zeros(inner, hidden), zeros(inner, hidden)), zeros(hidden, inner))
+    return ExpertsAdapter((one,) * base.global_num_experts)
+
+
+def _parts(expert: ExpertAdapter, scaling: float) -> dict[str, LayerAdapter]:
+    return {
+        "w13_weight": LayerAdapter(expert.gate_up, scaling),
+        "w2_weight": LayerAdapter((expert.down,), scaling),
+    }

@@ -1,0 +1,22 @@
+"""Every planted bug of mixtures of experts is seen by its clause within the default profile."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.power.hunting import ClauseTest, hunt, reference_subject
+from conformance import test_experts
+from tests.experts import planted
+from tests.mutants.planting import Mutant, planted_in
+
+TESTS = {test.clause: test for test in vars(test_experts).values() if hasattr(test, "clause")}
+PAIRS = [(mutant, clause) for mutant in planted_in(planted) for clause in mutant.clauses]
+
+
+@pytest.mark.parametrize(("mutant", "clause"), PAIRS, ids=[f"{mutant.name}-{clause}" for mutant, clause in PAIRS])
+def test_its_clause_sees_it(mutant: Mutant, clause: str) -> None:
+    test = TESTS[clause]
+    one = ClauseTest(clause, test.__name__, test.strategy, test.body)
+    caught = hunt(one, reference_subject(), seed=0, patch=mutant.patch)
+    assert caught is not None, mutant.story
+    assert caught.anomaly in mutant.anomalies
