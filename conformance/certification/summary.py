@@ -116,7 +116,8 @@ def _unexercised(outcome: Outcome) -> list[str]:
         result = outcome.results[clause]
         if result.verdict not in (Verdict.FAIL, Verdict.ERROR):
             reason = next((reason for reason, _ in result.reasons.most_common(1)), "not exercised: no case ran")
-            clauses.setdefault(_RANK.sub("a rank", reason), []).append(clause)
+            reason = _RANK.sub("a rank", reason).replace(f"what {clause} is", "what it is")
+            clauses.setdefault(reason, []).append(clause)
     return [line for reason, ids in clauses.items() for line in _wrapped(f"{', '.join(ids)} {reason}", "", "    ")]
 
 
