@@ -74,6 +74,9 @@ def assert_serves_the_vocabulary(subject: Subject, case: VocabularyCase) -> None
     serve = getattr(subject.implementation, "vocabulary", None)
     if serve is None:
         raise NotApplicable(f"{subject.implementation.name} is not driven on embeddings and LM heads")
+    reason = getattr(subject.implementation, "unsupported_vocabulary", lambda case: None)(case)
+    if reason is not None:
+        raise NotApplicable(reason)
     tensors = tensors_of(case)
     given = torch.tensor(case.ids) if case.layer is VocabularyLayer.EMBEDDING else tensors.hidden
     given = given if given.dtype == torch.int64 else given.to(torch_dtype(case.dtype))

@@ -104,7 +104,7 @@ def observed(subject: Subject, case: ExpertsCase, program: Callable[[ExpertsServ
     serve = getattr(subject.implementation, "experts", None)
     if serve is None:
         why = getattr(subject.implementation, "why_no_experts", "it is not driven on mixtures of experts")
-        raise NotApplicable(f"{subject.implementation.name}: {why}")
+        raise NotApplicable(why)
     tensors = tensors_of(case)
 
     def on_rank(group: RankGroup) -> T:

@@ -11,16 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from conformance.engines.ranks import RankGroup
 from conformance.implementations.model_protocol import ModelDeployment, ModelManager
 from conformance.implementations.protocol import Deployment, Implementation, Refused
 from conformance.implementations.vllm_layers import VllmLayers
 from conformance.implementations.vllm_manager import VllmManager
 from conformance.implementations.vllm_runtime import add_spare_slot, lora_config, needs_spare_slot, runtime
+from conformance.implementations.vllm_vocabulary import VllmVocabulary, unsupported_vocabulary
+from conformance.implementations.vocabulary import VocabularyServer, VocabularyWeights
 from conformance.values import torch_dtype
 from lora_compat.adapters import LayerAdapter
 from lora_compat.families import Family
 from strategies.cases import Case
 from strategies.models import ModelSpec
+from strategies.vocabulary import VocabularyCase
 
 _LEAST_TOKENS = 64
 _VOCABULARY = 32  # of no meaning to linear layers
@@ -34,6 +38,8 @@ class VllmImplementation(Implementation):
     """`from_layer`, the LoRA layers it returns, and what vLLM's manager does with them."""
 
     name = "vllm"
+    # Measured on 0.33.0: what the LoRA layer needs on top, `add_lora_fused_moe`, is there for CUDA and XPU alone.
+    why_no_experts = "on a CPU its expert layer ends in an operator that the wheel lacks (`prepack_moe_weight`)"
 
     def __init__(self) -> None:
         self.layers = VllmLayers()
@@ -62,6 +68,14 @@ class VllmImplementation(Implementation):
         if cuts_rank and case.max_rank % case.layer_tp_size:
             return f"fully sharded, max_lora_rank={case.max_rank} must be a multiple of TP {case.layer_tp_size}"
         return None
+
+    def unsupported_vocabulary(self, case: VocabularyCase) -> str | None:
+        """Why there is no such embedding or LM head, or None."""
+        return unsupported_vocabulary(case)
+
+    def vocabulary(self, case: VocabularyCase, weights: VocabularyWeights, group: RankGroup) -> VocabularyServer:
+        """An embedding or LM head with its adapters, on one rank."""
+        return VllmVocabulary(case, weights, group, self.layers)
 
     def wrap(self, layer: nn.Module, deployment: Deployment) -> nn.Module | None:
         wrapped = runtime().lora_utils.from_layer(
