@@ -164,7 +164,8 @@ class ClauseRun:
         kept = self.recorder.settle(self.subject, body, clause, found) if self.recorder else Failure.of(clause, found)
         if self.target is not None:
             kept.on_base = self._base_has_it(body, found)
-        self.result.failures.append(kept)
+        if kept.root not in [other.root for other in self.result.failures]:
+            self.result.failures.append(kept)
 
     def _base_has_it(self, body: Body, found: Violation) -> bool | None:
         """Whether the family's base class breaks the clause in the same way, so that the class is not to blame."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from conformance.regressions.bodies import Body
-from conformance.regressions.settling import cause_of, indifferent_parts, renamed, same_failure, settled
+from conformance.regressions.settling import cause_of, indifferent_parts, plainest
 from conformance.regressions.store import Store, StoredFailure, UnreadableEntry
 from conformance.subject import Subject
 from conformance.verdicts import Failure, Violation
@@ -58,12 +58,7 @@ class Recorder:
     def _explained(self, subject: Subject, body: Body, clause: str, found: Violation) -> Failure:
         if not isinstance(found.case, Case):
             return Failure.of(clause, found)
-        still = same_failure(subject, clause, body, found)
-        smallest = settled(found, still)
-        better = renamed(subject, clause, body, smallest)
-        if better is not smallest:
-            still = same_failure(subject, clause, body, better)
-            smallest = settled(better, still)
+        smallest, still = plainest(subject, clause, body, found)
         assert isinstance(smallest.case, Case)
         failure = Failure.of(clause, smallest)
         failure.indifferent = list(indifferent_parts(smallest.case, still))

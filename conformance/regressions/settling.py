@@ -20,8 +20,9 @@ from lora_compat.families import Family
 from strategies.cases import AdapterSpec, Case, Constructor, Dtype, Loader, Mixins, Regime
 from strategies.classes import possible_forwards
 
-MAX_STEPS = 400
+MAX_STEPS = 600
 _VOTES = 12
+_RENAMINGS = 3
 _OTHER_SHAPE = re.compile(r"tensors returned|shape=")
 # What names the layer that was in the way: the family, or the module's print-out.
 _NAMES = re.compile(r"\w+LoRA\b|\w+Wrapper\b|\w+Linear\b|\(\n.*\n\)", re.DOTALL)
@@ -55,7 +56,7 @@ def settled(found: Violation, still: Still, max_steps: int = MAX_STEPS) -> Viola
     improved = True
     while improved and steps < max_steps:
         improved = False
-        for candidate in simpler(found.case):  # type: ignore[arg-type]
+        for candidate in _with_other_values(found.case):  # type: ignore[arg-type]
             steps += 1
             better = still(candidate)
             if better is not None and better.case != found.case:
@@ -66,8 +67,16 @@ def settled(found: Violation, still: Still, max_steps: int = MAX_STEPS) -> Viola
     return found
 
 
+def _with_other_values(case: Case) -> Iterator[Case]:
+    """The simpler neighbours, with their own values and with others: what is left must not hide by coincidence."""
+    plainer = list(simpler(case))
+    yield from plainer
+    for one in plainer:
+        yield from (replace(one, seed=seed) for seed in (0, 1) if seed != one.seed and one.seed == case.seed)
+
+
 def renamed(subject: Subject, clause: str, body: Body, found: Violation) -> Violation:
-    """The same failure with the values that most values agree with: on a small case two mistakes may look alike."""
+    """The same failure by the name that most values give it: on a small case two mistakes may look alike."""
     case = found.case
     if not isinstance(case, Case) or found.anomaly == "raised":
         return found
@@ -78,7 +87,20 @@ def renamed(subject: Subject, clause: str, body: Body, found: Violation) -> Viol
             if other is not None:
                 seen.setdefault(manner(other), []).append(other)
     most = max(seen.values(), key=len, default=[])
-    return most[0] if len(most) > _VOTES // 2 and manner(most[0]) != manner(found) else found
+    return most[0] if len(most) > len(seen.get(manner(found), ())) else found
+
+
+def plainest(subject: Subject, clause: str, body: Body, found: Violation) -> tuple[Violation, Still]:
+    """The failure settled and rightly named, and what tells whether another case fails in the same way."""
+    still = same_failure(subject, clause, body, found)
+    smallest = settled(found, still)
+    for _ in range(_RENAMINGS):
+        better = renamed(subject, clause, body, smallest)
+        if better is smallest:
+            break
+        still = same_failure(subject, clause, body, better)
+        smallest = settled(better, still)
+    return smallest, still
 
 
 def indifferent_parts(case: Case, still: Still) -> tuple[str, ...]:

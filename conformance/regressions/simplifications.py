@@ -13,7 +13,14 @@ from strategies.classes import possible_forwards, possible_loaders
 
 def simpler(case: Case) -> Iterator[Case]:
     """Every case that is plainer than ``case`` in one part and makes sense."""
-    for changed in (*_groups(case), *_layers(case), *_classes(case), *_adapters(case), *_manners(case)):
+    for changed in (
+        *_families(case),
+        *_groups(case),
+        *_layers(case),
+        *_classes(case),
+        *_adapters(case),
+        *_manners(case),
+    ):
         if changed != case and _sensible(changed):
             yield changed
 
@@ -28,12 +35,36 @@ def _sensible(case: Case) -> bool:
     return not present or present == {max(1, len(case.packed))}
 
 
+def _families(case: Case) -> Iterator[Case]:
+    """A plainer family: one output in place of several, a merged layer in place of a QKV layer."""
+    layer = case.layer
+    if case.subclass.target is not None:
+        return
+    if layer.family in (Family.MERGED_COLUMN, Family.QKV):
+        adapters = tuple(replace(adapter, present=(True,), fused=False) for adapter in case.adapters)
+        for family in (Family.REPLICATED, Family.COLUMN):
+            single = LayerSpec(family=family, output_sizes=(case.tp_size,), disable_tp=layer.disable_tp)
+            yield replace(case, layer=single, packed=(), adapters=adapters)
+    if layer.family is Family.QKV:
+        merged = replace(layer, family=Family.MERGED_COLUMN, heads=None)
+        yield replace(case, layer=merged)
+        unit = case.layer_tp_size
+        yield replace(case, layer=replace(merged, output_sizes=(unit,) * len(layer.output_sizes)))
+    if layer.family in (Family.COLUMN, Family.ROW):
+        yield replace(case, layer=replace(layer, family=Family.REPLICATED))
+
+
 def _groups(case: Case) -> Iterator[Case]:
     """Fewer ranks, with sizes that fewer ranks can share."""
     smaller = [size for size in (1, 2, 4, 8, 16) if size < case.tp_size]
     for size in smaller:
         yield replace(_cut(case, case.tp_size // size), tp_size=size, fully_sharded=case.fully_sharded and size > 1)
         yield replace(case, tp_size=size, fully_sharded=case.fully_sharded and size > 1)
+        if case.layer.heads is not None and not case.layer.disable_tp:
+            factor, heads = case.tp_size // size, case.layer.heads
+            fewer = Heads(heads.size, max(1, heads.query // factor), max(1, heads.key_value // factor))
+            layer = replace(case.layer, heads=fewer, output_sizes=fewer.output_sizes)
+            yield replace(case, layer=layer, tp_size=size, fully_sharded=case.fully_sharded and size > 1)
     if case.fully_sharded:
         yield replace(case, fully_sharded=False)
     if case.layer.disable_tp:
@@ -96,7 +127,8 @@ def _fewer_outputs(case: Case) -> Iterator[Case]:
                 adapters=tuple(_without_part(adapter, index) for adapter in case.adapters),
             )
         else:
-            yield replace(case, layer=left, packed=(len(sizes) - 1,) if case.packed else ())
+            for packed in ((), (len(sizes) - 1,), (1,) * (len(sizes) - 1)):
+                yield replace(case, layer=left, packed=packed)
 
 
 def _without_part(adapter: AdapterSpec, index: int) -> AdapterSpec:
@@ -167,6 +199,4 @@ def _manners(case: Case) -> Iterator[Case]:
     yield replace(case, dtype=Dtype.FLOAT32)
     yield replace(case, layout=Layout.TWO_D)
     yield replace(case, quantization=Quantization.NONE)
-    if case.layer.family in (Family.COLUMN, Family.ROW) and case.tp_size == 1:
-        yield replace(case, layer=replace(case.layer, family=Family.REPLICATED))
     yield from (replace(case, seed=seed) for seed in range(min(case.seed, 12)))

@@ -200,7 +200,7 @@ def _compared(name: str, expected: object, scene: Scene) -> list[str]:
     lines = spread("expected = ", expected)
     return [
         *lines,
-        f"close = dict(rtol=0, atol={bound})  # the largest error that rounding explains",
+        f'close = {{"rtol": 0, "atol": {bound}}}  # the largest error that rounding explains',
         f"torch.testing.assert_close(torch.tensor({name}), torch.tensor(expected), **close)",
     ]
 

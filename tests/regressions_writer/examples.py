@@ -1,0 +1,74 @@
+"""Cases of many forms, with entries of the store for them."""
+
+from __future__ import annotations
+
+from conformance.regressions.store import Entry, StoredFailure
+from lora_compat.families import Family
+from strategies.cases import (
+    AdapterSpec,
+    Case,
+    Constructor,
+    Dtype,
+    Forward,
+    Heads,
+    LayerSpec,
+    Layout,
+    Mixins,
+    Regime,
+    SubclassSpec,
+    WrapperKind,
+)
+from strategies.codec import Spec, to_dict
+from strategies.ranks import RankQuestion
+
+MERGED = LayerSpec(family=Family.MERGED_COLUMN, output_sizes=(2, 2), bias=True)
+QKV = LayerSpec(family=Family.QKV, output_sizes=(2, 1, 1), heads=Heads(query=2))
+CASES: tuple[tuple[str, str, Spec], ...] = (
+    ("MATH-1", "delta-dropped", Case()),
+    ("MATH-1", "delta-dropped", Case(subclass=SubclassSpec(depth=2, forward=Forward.EXTRA_ARGUMENT))),
+    (
+        "MATH-1",
+        "delta-dropped",
+        Case(subclass=SubclassSpec(depth=1, mixins=Mixins.DIAMOND, constructor=Constructor.HARD_CODED)),
+    ),
+    ("MATH-1", "unexplained", Case(layer=LayerSpec(family=Family.ROW, input_size=2, reduce_results=False), tp_size=2)),
+    ("MATH-2", "order-dependent", Case(adapters=(AdapterSpec(), AdapterSpec(slot=1)), max_loras=2, tokens=(0, 1))),
+    ("MATH-3", "adapter-leak", Case(tokens=(-1, 0))),
+    ("MATH-5", "stale-slot", Case(max_rank=8)),
+    ("MATH-6", "tp-dependent", Case(layer=LayerSpec(family=Family.ROW, input_size=2), tp_size=2, fully_sharded=True)),
+    ("MATH-7", "layout-refused", Case(tokens=(0, 0), layout=Layout.THREE_D)),
+    ("MATH-7", "raised", Case(tokens=())),
+    (
+        "MATH-8",
+        "slices-swapped",
+        Case(layer=MERGED, tp_size=2, packed=(1, 1), adapters=(AdapterSpec(present=(False, True)),)),
+    ),
+    (
+        "MATH-8",
+        "slices-swapped",
+        Case(layer=QKV, packed=(1, 1, 1), adapters=(AdapterSpec(present=(True, False, True)),)),
+    ),
+    ("MATH-9", "bias-dropped", Case(layer=LayerSpec(bias=True, skip_bias_add=True))),
+    ("MATH-10", "delta-imprecise", Case(dtype=Dtype.BFLOAT16, regime=Regime.ROUNDED)),
+    ("MATH-12", "scale-dropped", Case(adapters=(AdapterSpec(alpha=4.0),))),
+    ("MATH-13", "not-repeatable", Case()),
+    ("WRAP-1", "not-wrapped", Case(subclass=SubclassSpec(depth=1, dynamic=True))),
+    ("WRAP-3", "order-dependent", Case()),
+    ("WRAP-4", "hidden-attribute", Case()),
+    ("WRAP-4", "base-changed", Case(subclass=SubclassSpec(depth=1, forward=Forward.SPLIT))),
+    ("WRAP-5", "wrapped-twice", Case()),
+    ("WRAP-7", "weight-stolen", Case(layer=LayerSpec(return_bias=False))),
+    ("UNWRAP-2", "hidden-attribute", Case(nesting=(WrapperKind.FORWARDING, WrapperKind.NONE))),
+    ("COMM-1", "collective-mismatch", Case(layer=LayerSpec(family=Family.ROW, input_size=2), tp_size=2)),
+    ("COMM-2", "collective-mismatch", Case(layer=LayerSpec(family=Family.COLUMN, disable_tp=True), tp_size=2)),
+    ("RANK-2", "rank-not-smallest", RankQuestion(shards=(2, 3), max_lora_rank=128)),
+    ("RANK-4", "unclear-refusal", RankQuestion(shards=(32,))),
+)
+
+
+def entry_of(clause: str, anomaly: str, case: Spec, message: str = "rank 0: out0[0, 0]=2, but should be 1") -> Entry:
+    """The entry of a failure found on the reference."""
+    kind = "case" if isinstance(case, Case) else type(case).__name__
+    identity = {"implementation": "reference (lora_compat 0.1.0)", "torch": "2.14"}
+    failure = StoredFailure(clause, anomaly, message, "reference", identity, ("dtype", "bias"), anomaly)
+    return Entry({"kind": kind, **to_dict(case)}, repr(case), (failure,))

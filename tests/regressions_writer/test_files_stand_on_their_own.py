@@ -1,0 +1,100 @@
+"""What is written runs as it is, says what it is about, and looks as if somebody had written it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from conformance.regressions.dialects import LoraCompat, Vllm
+from conformance.regressions.writer import CannotWrite, file_name, write
+from lora_compat.errors import LoRAError
+from strategies.cases import Case, SubclassSpec
+from strategies.codec import Spec
+from tests.mutants import MUTANTS
+from tests.regressions_writer.examples import CASES, entry_of
+
+BY_NAME = {mutant.name: mutant for mutant in MUTANTS}
+PLANTED = {
+    "never-added": ("MATH-1", "delta-dropped", Case()),
+    "minus-one-is-the-last-slot": ("MATH-3", "adapter-leak", Case(tokens=(0, -1))),
+    "padding-of-a-not-cleared": ("MATH-5", "stale-slot", Case(max_rank=8)),
+    "exact-type-dispatch": ("WRAP-1", "not-wrapped", Case(subclass=SubclassSpec(depth=1))),
+    "scaling-lost": ("MATH-12", "scale-dropped", CASES[14][2]),
+}
+
+
+def text_of(clause: str, anomaly: str, case: Spec, dialect: LoraCompat | Vllm, message: str = "as seen") -> str:
+    entry = entry_of(clause, anomaly, case, message)
+    return write(entry, entry.failures[0], dialect, "fails somewhere.")
+
+
+def run_test(text: str) -> None:
+    """Runs the one test of a file in this process."""
+    module = ModuleType("emitted")
+    exec(compile(text, "emitted.py", "exec"), module.__dict__)
+    (test,) = (value for name, value in vars(module).items() if name.startswith("test_"))
+    narrow = "torch.set_default_dtype(torch.bfloat16)" in text
+    torch.set_default_dtype(torch.bfloat16 if narrow else torch.float32)
+    try:
+        test()
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize(("clause", "anomaly", "case"), CASES)
+def test_the_file_for_lora_compat_passes_on_the_reference(clause: str, anomaly: str, case: Spec) -> None:
+    run_test(text_of(clause, anomaly, case, LoraCompat()))
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_the_file_fails_where_the_bug_is(name: str) -> None:
+    text = text_of(*PLANTED[name], LoraCompat())
+    with BY_NAME[name].patch(), pytest.raises((AssertionError, LoRAError)):
+        run_test(text)
+    run_test(text)
+
+
+@pytest.mark.parametrize("dialect", [LoraCompat(), Vllm()], ids=["lora_compat", "vllm"])
+def test_files_are_formatted_and_short(tmp_path: Path, dialect: LoraCompat | Vllm) -> None:
+    for clause, anomaly, case in CASES:
+        entry = entry_of(clause, anomaly, case)
+        name = file_name(entry, entry.failures[0], dialect)
+        text = write(entry, entry.failures[0], dialect, "fails somewhere.")
+        (tmp_path / name).write_text(text)
+        several = isinstance(case, Case) and case.tp_size > 1
+        assert text.count("\n") <= (90 if several else 80), name
+    for arguments in (
+        ["format", "--check", "--line-length", "119"],
+        ["check", "--select", "E,F,W,UP,B,C4,SIM", "--line-length", "119"],
+    ):
+        command = [sys.executable, "-m", "ruff", *arguments, "--isolated", "--target-version", "py311", str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_file_for_plain_vllm_imports_nothing_of_this_project() -> None:
+    allowed = {"torch", "vllm", "pytest", *sys.stdlib_module_names}
+    for clause, anomaly, case in CASES:
+        tree = ast.parse(text_of(clause, anomaly, case, Vllm()))
+        for node in ast.walk(tree):
+            names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert {name.partition(".")[0] for name in names} <= allowed, names
+
+
+def test_the_docstring_says_what_a_stranger_asks(snapshot) -> None:
+    entry = entry_of("MATH-3", "adapter-leak", Case(tokens=(-1, 0)), "rank 0: out0[0, 0]=2, but should be 1")
+    text = write(entry, entry.failures[0], LoraCompat(), "fails on X in a fresh process, for this reason.")
+    assert text == snapshot
+    assert write(entry, entry.failures[0], Vllm(), "NOT PROVED, it has not been run.") == snapshot
+
+
+def test_what_has_no_form_as_a_file_is_said_so() -> None:
+    with pytest.raises(CannotWrite, match="UNWRAP-4 has no form"):
+        text_of("UNWRAP-4", "unclear-refusal", Case(), LoraCompat())

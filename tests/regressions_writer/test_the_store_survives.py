@@ -1,0 +1,133 @@
+"""The store loads whatever happens to its writers, and never touches what it cannot read."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conformance.regressions.store import Store, StoredFailure
+from strategies.cases import Case
+from strategies.codec import to_dict
+from tests.regressions_writer.examples import entry_of
+
+WRITER = """
+import sys
+from pathlib import Path
+from conformance.regressions.store import Store
+from strategies.cases import Case
+from tests.regressions_writer.examples import entry_of
+
+store = Store(Path(sys.argv[1]))
+first, last = int(sys.argv[2]), int(sys.argv[3])
+print("ready", flush=True)
+for seed in range(first, last):
+    entry = entry_of("MATH-1", "raised", Case(seed=seed % 50), "x" * 2_000)
+    for clause in ("MATH-1", "MATH-2"):
+        store.add(entry.case, entry.shown, type(entry.failures[0])(clause, "raised", "x" * 2_000, sys.argv[2]))
+"""
+
+
+def writer(directory: Path, first: int, last: int) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-c", WRITER, str(directory), str(first), str(last)]
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": ".:src"})
+
+
+def test_a_failure_comes_back_as_it_was_stored(tmp_path: Path) -> None:
+    entry = entry_of("MATH-1", "delta-dropped", Case(seed=7))
+    Store(tmp_path).add(entry.case, entry.shown, entry.failures[0])
+    loaded, problems = Store(tmp_path).load()
+    assert (loaded, problems) == ([entry], [])
+    assert loaded[0].spec() == Case(seed=7)
+
+
+def test_the_id_depends_on_the_case_alone() -> None:
+    one, other = entry_of("MATH-1", "delta-dropped", Case()), entry_of("WRAP-4", "raised", Case(), "other words")
+    assert one.id == other.id != entry_of("MATH-1", "delta-dropped", Case(seed=1)).id
+
+
+def test_one_file_keeps_every_clause_that_a_case_breaks(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for clause in ("MATH-1", "MATH-9", "MATH-1"):
+        entry = entry_of(clause, "bias-dropped", Case())
+        store.add(entry.case, entry.shown, entry.failures[0])
+    (loaded,), _ = store.load()
+    assert [failure.clause for failure in loaded.failures] == ["MATH-9", "MATH-1"]
+    store.discard(loaded.case, loaded.failures[0].key)
+    assert [failure.clause for failure in store.load()[0][0].failures] == ["MATH-1"]
+    store.discard(loaded.case, loaded.failures[1].key)
+    assert store.load() == ([], [])
+
+
+def test_two_writers_lose_nothing_of_each_other(tmp_path: Path) -> None:
+    both = [writer(tmp_path, 0, 8), writer(tmp_path, 50, 58)]
+    assert [one.wait(timeout=240) for one in both] == [0, 0]
+    entries, problems = Store(tmp_path).load()
+    assert (len(entries), problems) == (8, [])
+    assert {len(entry.failures) for entry in entries} == {4}
+
+
+@pytest.mark.parametrize("patience", [0.0, 0.013, 0.05, 0.11])
+def test_a_writer_killed_at_any_moment_leaves_a_store_that_loads(tmp_path: Path, patience: float) -> None:
+    process = writer(tmp_path, 0, 100_000)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(patience)  # whenever it falls, the claim holds
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    store = Store(tmp_path)
+    entries, problems = store.load()
+    assert problems == []
+    entry = entry_of("MATH-1", "raised", Case(seed=1000))
+    store.add(entry.case, entry.shown, entry.failures[0])  # the dead hold no lock
+    assert len(store.load()[0]) == len(entries) + 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda data: data | {"format_version": 2}, "format_version is 2, this release reads 1"),
+        (lambda data: data | {"case": data["case"] | {"seed": 8}}, "edited by hand, its case has the id"),
+        (lambda data: data | {"failures": [{"clause": "MATH-1"}]}, "a field is missing or unknown"),
+        (lambda data: ["no entry at all"], "it is no stored failure"),
+    ],
+    ids=["newer", "edited", "incomplete", "foreign"],
+)
+def test_what_cannot_be_read_is_reported_and_left_alone(tmp_path: Path, change, said: str) -> None:
+    entry = entry_of("MATH-1", "delta-dropped", Case(seed=7))
+    store = Store(tmp_path)
+    store.add(entry.case, entry.shown, entry.failures[0])
+    path = tmp_path / "cases" / f"{entry.id}.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    before = path.read_bytes()
+    entries, (problem,) = store.load()
+    assert entries == []
+    assert said in str(problem)
+    assert str(path) in str(problem)
+    with pytest.raises(ValueError, match=str(path)):
+        store.add(entry.case, entry.shown, StoredFailure("MATH-2", "raised", "", "reference"))
+    assert path.read_bytes() == before
+
+
+def test_half_a_file_is_reported_and_left_alone(tmp_path: Path) -> None:
+    entry = entry_of("MATH-1", "delta-dropped", Case())
+    store = Store(tmp_path)
+    store.add(entry.case, entry.shown, entry.failures[0])
+    path = tmp_path / "cases" / f"{entry.id}.json"
+    path.write_text(path.read_text()[:100])
+    assert "cannot be read" in str(store.load()[1][0])
+    assert path.stat().st_size == 100
+
+
+def test_a_case_of_a_newer_vocabulary_is_told_apart() -> None:
+    entry = entry_of("MATH-1", "delta-dropped", Case())
+    newer = type(entry)({**entry.case, "format_version": 99}, entry.shown, entry.failures)
+    with pytest.raises(ValueError, match="format_version is 99"):
+        newer.spec()
+    assert to_dict(Case())["format_version"] == 1
