@@ -25,6 +25,8 @@ def unsupported_vocabulary(case: VocabularyCase) -> str | None:
     """Why vLLM has no such case, or None."""
     if case.layer is VocabularyLayer.LM_HEAD and case.added:
         return "vLLM's logits are those of the original ids: its base layer cuts the added ones off"
+    if case.added and case.tp_size == 1:
+        return "at TP 1 vLLM's base layer looks added ids up in the padding, against the layout it documents"
     unknown = [one for one in case.ids if not 0 <= one < case.vocabulary]
     if unknown and case.layer is VocabularyLayer.EMBEDDING and case.tp_size == 1:
         return "vLLM looks ids up unmasked where it does not shard: an id outside the vocabulary is the caller's error"
