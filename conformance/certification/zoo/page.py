@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,15 +29,20 @@ def page(documents: Sequence[Mapping[str, Any]], told: str) -> str:
 def _section(path: str, by_impl: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = ["", f"## {_name(path)}", "", f"`{path}`"]
     for impl, subject in by_impl.items():
-        lines += ["", f"Wrapped by {impl}: **{subject['verdict']}**."]
+        lines += ["", f"Wrapped by {impl}: **{subject['verdict']}**.", ""]
         if subject["unfit"]:
             lines.append(subject["unfit"])
         for anomaly, message, clauses, on_base in _kinds(subject):
             whose = "; the family's base class has it too" if on_base else ""
-            lines.append(f"- **{anomaly}** in {', '.join(clauses)}{whose}: `{' '.join(message.split())}`")
+            lines.append(f"- **{anomaly}** in {', '.join(clauses)}{whose}: `{_said(message)}`")
         for reason, clauses in _unexercised(subject):
             lines.append(f"- {', '.join(clauses)} {reason}")
     return lines
+
+
+def _said(message: str) -> str:
+    """On one line, without addresses, which differ from run to run."""
+    return re.sub(r" at 0x[0-9a-f]+", "", " ".join(message.split()))
 
 
 def _kinds(subject: Mapping[str, Any]) -> list[tuple[str, str, list[str], bool]]:
