@@ -1,4 +1,4 @@
-"""Cheap draws: strategies made once for each set of choices, and sequences that cost one draw at any length.
+"""Cheap draws: strategies made once for each set of choices, and sequences that cost two draws at any length.
 
 Hypothesis follows every case with up to five in which one draw is copied over another that looks like it. Of a case
 of twenty choices that is the same case again, and five sixths of a budget are gone. So no two draws of a case look
@@ -36,14 +36,21 @@ def sampled(choices: tuple[T, ...], what: str = "") -> SearchStrategy[T]:
 @cache
 def sequences(choices: tuple[T, ...], *, min_size: int, max_size: int, what: str) -> SearchStrategy[tuple[T, ...]]:
     """Tuples of ``choices``, of every length alike; shrinks to the shortest of the first choice."""
-    sizes = range(min_size, max_size + 1)
+    sizes = sampled(tuple(range(min_size, max_size + 1)), f"length of {what}")
 
+    def of_size(size: int) -> SearchStrategy[tuple[T, ...]]:
+        return _of_size(choices, size, what)
+
+    return sizes.flatmap(of_size)
+
+
+@cache
+def _of_size(choices: tuple[T, ...], size: int, what: str) -> SearchStrategy[tuple[T, ...]]:
     def decoded(code: int) -> tuple[T, ...]:
-        code, index = divmod(code, len(sizes))
         items = []
-        for _ in range(sizes[index]):
+        for _ in range(size):
             code, index = divmod(code, len(choices))
             items.append(choices[index])
         return tuple(items)
 
-    return numbers(len(sizes) * len(choices) ** max_size, what).map(decoded)
+    return numbers(len(choices) ** size, what).map(decoded)
