@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ from strategies.cases import Case, Regime
 from strategies.codec import Spec
 
 T = TypeVar("T")
+_KIND_LENGTH = 60
 
 
 def sums_partials(case: Case) -> bool:
@@ -73,7 +75,9 @@ def raised(error: Exception, case: Spec) -> AssertionError:
     """The violation of an implementation that raised, or whose ranks disagreed."""
     if isinstance(error, CollectiveMismatch):
         return violation("collective-mismatch", str(error), case)
-    return violation("raised", str(error), case)
+    # Exceptions of one type that begin alike, numbers aside, are one mistake.
+    kind = re.sub(r"\d+", "", str(error))[:_KIND_LENGTH]
+    return violation("raised", str(error), case, kind=f"raised {kind}")
 
 
 def assert_outputs(

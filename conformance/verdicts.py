@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -37,14 +38,14 @@ class Violation(AssertionError):
 
 
 @cache
-def _violation_class(anomaly: str) -> type[Violation]:
+def _violation_class(kind: str) -> type[Violation]:
     # A class of its own, so that Hypothesis shrinks different mistakes apart from each other.
-    return type("Violation_" + anomaly.replace("-", "_"), (Violation,), {})
+    return type("Violation_" + re.sub(r"\W+", "_", kind), (Violation,), {})
 
 
-def violation(anomaly: str, message: str, case: Spec) -> Violation:
-    """The `Violation` to raise."""
-    return _violation_class(anomaly)(anomaly, message, case)
+def violation(anomaly: str, message: str, case: Spec, *, kind: str = "") -> Violation:
+    """The `Violation` to raise; ``kind`` tells mistakes of one anomaly apart, as the exceptions of ``raised`` are."""
+    return _violation_class(kind or anomaly)(anomaly, message, case)
 
 
 class NotExercised(Exception):
