@@ -41,8 +41,8 @@ def _section(path: str, by_impl: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _said(message: str) -> str:
-    """On one line, without addresses, which differ from run to run."""
-    return re.sub(r" at 0x[0-9a-f]+", "", " ".join(message.split()))
+    """On one line, without addresses and folders, which differ from machine to machine."""
+    return re.sub(r" at 0x[0-9a-f]+|/\S*/(?=[^/\s]+\.py)", "", " ".join(message.split()))
 
 
 def _kinds(subject: Mapping[str, Any]) -> list[tuple[str, str, list[str], bool]]:
