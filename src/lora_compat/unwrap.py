@@ -58,21 +58,33 @@ def quant_method_of(module: nn.Module) -> Any:
 def dense_weight(module: nn.Module) -> Tensor:
     """The local weight ``[rows, in]`` that the base layer's matmul really uses, dequantized where it is quantized.
 
+    A quant method without a ``dequantize`` is asked for its products with unit vectors.
+
     Raises:
-        DenseWeightError: the quant method offers no ``dequantize`` and the weight is not a floating-point matrix.
+        DenseWeightError: it cannot be asked either.
     """
-    layer = unwrap(module)
+    layer: Any = unwrap(module)
     quant_method = quant_method_of(module)
-    if hasattr(quant_method, "dequantize"):
-        with torch._C.DisableTorchFunctionSubclass():  # this reader wants the base weight, adapters or not
+    with torch._C.DisableTorchFunctionSubclass():  # this reader wants the base weight, adapters or not
+        if hasattr(quant_method, "dequantize"):
             dense = quant_method.dequantize(layer)
-    else:
-        dense = getattr(layer, "weight", None)
-        rows = sum(layer.output_partition_sizes)  # type: ignore[arg-type]
-        if not isinstance(dense, Tensor) or not dense.is_floating_point() or dense.shape[0] != rows:
-            raise DenseWeightError(
-                f"{type(quant_method).__qualname__!r} of {type(layer).__qualname__!r} has no 'dequantize' and the "
-                "layer no dense 'weight': give the quant method a dequantize(layer) that returns [out, in]."
-            )
-        dense = dense.detach()
-    return dense.as_subclass(Tensor)  # type: ignore[no-any-return]
+        else:
+            dense = getattr(layer, "weight", None)
+            if not isinstance(dense, Tensor) or dense.dtype is not layer.params_dtype:
+                dense = _product_with_unit_vectors(layer, quant_method)
+        return dense.detach().as_subclass(Tensor)  # type: ignore[no-any-return]
+
+
+def _product_with_unit_vectors(layer: Any, quant_method: Any) -> Tensor:
+    columns = int(getattr(layer, "input_size_per_partition", layer.input_size))
+    device = next(layer.parameters()).device
+    apply = getattr(quant_method.apply, "apply", quant_method.apply)  # without the adapters, where it is intercepted
+    try:
+        product: Tensor = apply(layer, torch.eye(columns, dtype=layer.params_dtype, device=device), None)
+    except (RuntimeError, AttributeError, TypeError) as error:
+        raise DenseWeightError(
+            f"{type(quant_method).__qualname__!r} of {type(layer).__qualname__!r} has no 'dequantize', the layer no "
+            f"dense 'weight', and its product cannot be read off: {error}. Give the quant method a dequantize(layer) "
+            "that returns [out, in]."
+        ) from error
+    return product.t()
