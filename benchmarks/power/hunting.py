@@ -15,7 +15,7 @@ from hypothesis.strategies import SearchStrategy
 
 from conformance.checking import Body, Budget, ClauseRun
 from conformance.contract import CONTRACT
-from conformance.engines.threads import ThreadsEngine
+from conformance.engines.threads import WATCHDOG_SECONDS, ThreadsEngine
 from conformance.implementations.reference import ReferenceImplementation
 from conformance.presumption import require_presumed
 from conformance.subject import HarnessError, Subject
@@ -25,7 +25,6 @@ from strategies.cases import Case
 from strategies.codec import Spec
 
 CASES = 250  # what the default profile gives a clause
-WATCHDOG_SECONDS = 5.0
 # In the order in which pytest collects them.
 MODULES = (
     "test_collectives",
@@ -73,9 +72,9 @@ def clause_tests() -> dict[str, ClauseTest]:
     return found
 
 
-def reference_subject() -> Subject:
-    """The reference implementation, with an engine that soon gives up on a rank that hangs."""
-    return Subject(ReferenceImplementation(), ThreadsEngine(WATCHDOG_SECONDS))
+def reference_subject(watchdog_seconds: float = WATCHDOG_SECONDS) -> Subject:
+    """The reference implementation on threads."""
+    return Subject(ReferenceImplementation(), ThreadsEngine(watchdog_seconds))
 
 
 def hunt(
@@ -86,10 +85,12 @@ def hunt(
     patch: Patch = nullcontext,
     cases: int = CASES,
     change: Callable[[Case], Case] = lambda case: case,
+    errors: bool = False,
 ) -> Catch | None:
     """The first case of ``test`` that fails while ``patch`` is alive; None where ``cases`` show nothing.
 
-    As in the suite, a case counts only if what its clause presumes is served. ``change`` alters every case drawn.
+    As in the suite, a case counts only if what its clause presumes is served. ``change`` alters every case drawn. With
+    ``errors``, for a bug that makes a rank hang or the base layer fail, the suite's verdict `error` is a catch.
     """
     drawn = 0
     started = time.perf_counter()
@@ -103,6 +104,8 @@ def hunt(
         except (Violation, HarnessError) as found:
             if isinstance(found, Violation):
                 require_presumed(subject, test.clause, found)
+            elif not errors:
+                raise
             anomaly = found.anomaly if isinstance(found, Violation) else "error"
             caught.append(Catch(test.clause, drawn, time.perf_counter() - started, anomaly))
             raise _Found from found

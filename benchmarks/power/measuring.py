@@ -45,7 +45,7 @@ class Measurement:
 
 def measure(mutant: Mutant, seeds: range) -> Measurement:
     """Hunts with every seed, shrinks what the first found, and hunts without each of the suite's ideas."""
-    subject = reference_subject()
+    subject = subject_for(mutant)
     found = Measurement(mutant.name)
     for seed in seeds:
         caught = _soonest(mutant, subject, seed, ABLATIONS[0])
@@ -64,6 +64,11 @@ def measure(mutant: Mutant, seeds: range) -> Measurement:
     return found
 
 
+def subject_for(mutant: Mutant) -> Subject:
+    """The reference; an engine that soon gives up on a rank where one is going to hang."""
+    return reference_subject(10.0) if "error" in mutant.anomalies else reference_subject()
+
+
 def _soonest(mutant: Mutant, subject: Subject, seed: int, ablation: Ablation) -> Catch | None:
     """The catch of the clause that needs fewest cases, of those that are said to notice the mutant."""
     best: Catch | None = None
@@ -71,6 +76,7 @@ def _soonest(mutant: Mutant, subject: Subject, seed: int, ablation: Ablation) ->
         for clause in mutant.clauses:
             caught = hunt(
                 clause_tests()[clause], subject, seed=seed, patch=mutant.patch, change=ablation.change,
+                errors="error" in mutant.anomalies,
                 cases=best.cases if best else CASES,
             )  # fmt: skip
             if caught and (best is None or caught.cases < best.cases):
@@ -82,7 +88,9 @@ def _in_order(mutant: Mutant, subject: Subject, seed: int) -> int:
     """Cases drawn by the whole suite, clause after clause in file order, if only the mutant's clauses notice it."""
     order = list(clause_tests())
     for clause in sorted(mutant.clauses, key=order.index):
-        caught = hunt(clause_tests()[clause], subject, seed=seed, patch=mutant.patch)
+        caught = hunt(
+            clause_tests()[clause], subject, seed=seed, patch=mutant.patch, errors="error" in mutant.anomalies
+        )
         if caught:
             return order.index(clause) * CASES + caught.cases
     return 0

@@ -32,7 +32,7 @@ def scaling_applied_twice(original):
     return scaled_by(lambda scaling: scaling * scaling)(original)
 
 
-@plant(SlotBuffers, "load", origin="M9, vllm #6909", clauses="MATH-12", anomalies="scale-wrong")
+@plant(SlotBuffers, "load", origin="M9, vllm #6909", clauses="MATH-1", anomalies="scale-wrong")
 def scaling_over_the_rank_once_more(original):
     """The scaling is divided by the square root of the rank, whatever it was."""
 
