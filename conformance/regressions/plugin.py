@@ -16,21 +16,20 @@ class RegressionWriter:
         self._report, self._store, self._impl, self._prove = report, store, impl, prove
 
     def pytest_report_header(self) -> list[str]:
-        entries, problems = self._store.load()
-        if not entries and not problems:
-            return []
+        entries, _ = self._store.load()
         known = sum(failure.impl == self._impl for entry in entries for failure in entry.failures)
-        return [
-            f"conformance: {known} known failures of {self._impl} in {self._store.directory} run first",
-            *(f"conformance: left alone: {problem}" for problem in problems),
-        ]
+        return [f"conformance: {known} known failures in {self._store.directory} run first"] if known else []
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
-        failures = self._failures()
-        if not failures:
+        failures, problems = self._failures(), self._store.load()[1]
+        if not failures and not problems:
             return
         terminalreporter.section("regression tests")
+        for problem in problems:
+            terminalreporter.write_line(f"left alone: {problem}")
+        if not failures:
+            return
         # Whoever interrupts does not want to wait; the next run proves what this one left.
         prove = self._prove and exitstatus != pytest.ExitCode.INTERRUPTED
         for handed in Handover(self._store).failures(failures, prove=prove):

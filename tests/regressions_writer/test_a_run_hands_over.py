@@ -1,0 +1,32 @@
+"""A run with failures leaves their cases and test files, finds them again first, and respects whoever edits them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from conformance.regressions.store import Store
+from tests.suite import run_suite, shown
+
+BROKEN = ("--impl", "tests.implementations.broken:DropsTheBias", "--profile", "quick", "-k", "MATH-9")
+
+
+def test_shards_that_find_the_same_write_one_file_and_the_next_run_knows_it(tmp_path: Path) -> None:
+    where = ("--write-regressions", str(tmp_path))
+    first = shown(run_suite(*BROKEN, *where, "-n", "2", select="test_dense_math.py"))
+    entries, problems = Store(tmp_path).load()
+    assert problems == []
+    causes = [failure.cause for entry in entries for failure in entry.failures]
+    files = sorted(path.name for path in tmp_path.glob("test_math_9_*.py"))
+    assert len(files) == 2 * len(set(causes)), first
+    assert all(f"wrote {tmp_path / name}" in first for name in files), first
+
+    edited = tmp_path / files[0]
+    edited.write_text(edited.read_text() + "# mine\n")
+    (tmp_path / "cases" / "newer.json").write_text('{"format_version": 2}')
+    second = shown(run_suite(*BROKEN, *where, select="test_dense_math.py"))
+    assert [entry.id for entry in Store(tmp_path).load()[0]] == [entry.id for entry in entries], "found again first"
+    assert "format_version is 2, this release reads 1" in second
+    assert f"left alone {edited}: it was edited by hand" in second
+    assert edited.read_text().endswith("# mine\n")
+    assert (tmp_path / "cases" / "newer.json").exists()
+    assert "bias-dropped" in second
