@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,7 +49,10 @@ class Handover:
         for dialect in DIALECTS:
             path = self.store.directory / file_name(entry, failure, dialect)
             known = failure.files.get(path.name, {})
-            if path.exists() and _digest(path) != known.get("sha256"):
+            if path.exists() and _digest(path.read_text(encoding="utf-8")) not in (
+                known.get("sha256"),
+                known.get("before"),
+            ):
                 yield Handed(path, "left alone", "it was edited by hand, or is not of this run")
                 continue
             try:
@@ -60,13 +63,19 @@ class Handover:
             if path.exists() and path.read_text(encoding="utf-8") == text and _NO_RUN not in text:
                 yield Handed(path, "kept", known["proof"])
                 continue
-            replace_file(path, text)
-            proof = self._proof(entry, failure, dialect, path, told) if prove else _NO_RUN
-            told = proof
-            replace_file(path, write(entry, failure, dialect, proof))
-            failure = _with_file(failure, path, {"sha256": _digest(path), "proof": proof})
-            self.store.add(entry.case, entry.shown, failure)
+            failure = self._put(entry, failure, path, text, _NO_RUN)
+            proof = told = self._proof(entry, failure, dialect, path, told) if prove else _NO_RUN
+            failure = self._put(entry, failure, path, write(entry, failure, dialect, proof), proof)
             yield Handed(path, "wrote", proof)
+
+    def _put(self, entry: Entry, failure: StoredFailure, path: Path, text: str, proof: str) -> StoredFailure:
+        """Writes a file that the store knows already: whoever is interrupted in between has edited nothing."""
+        before = _digest(path.read_text(encoding="utf-8")) if path.exists() else ""
+        facts = {"sha256": _digest(text), "before": before, "proof": proof}
+        failure = replace(failure, files={**failure.files, path.name: facts})
+        self.store.add(entry.case, entry.shown, failure)
+        replace_file(path, text)
+        return failure
 
     def _proof(self, entry: Entry, failure: StoredFailure, dialect: Dialect, path: Path, other: str) -> str:
         """One sentence or two: where the file was seen to fail, and where it, or the same case, passes."""
@@ -102,9 +111,5 @@ def _passes(other: str) -> str:
     )
 
 
-def _with_file(failure: StoredFailure, path: Path, facts: Mapping[str, str]) -> StoredFailure:
-    return replace(failure, files={**failure.files, path.name: dict(facts)})
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,20 +50,24 @@ def run_replay(path: Path, python: str = sys.executable) -> FileRun:
 def run_fresh(command: Sequence[str], directory: Path) -> FileRun:
     """A command in a process that knows nothing of the pytest that runs now."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "COV_"))}
-    environment["OMP_NUM_THREADS"] = "1"
-    try:
-        done = subprocess.run(
-            command,
-            cwd=directory,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return FileRun(-1, f"no end within {TIMEOUT_SECONDS} s")
-    return FileRun(done.returncode, done.stdout + done.stderr)
+    environment |= {"OMP_NUM_THREADS": "1", "HUMMING_DISABLE_PARALLEL_BUILD": "1"}
+    # A file, because a pipe stays open as long as any process that vLLM leaves in the background.
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
+        try:
+            done = subprocess.run(
+                command,
+                cwd=directory,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=TIMEOUT_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return FileRun(-1, f"no end within {TIMEOUT_SECONDS} s")
+        output.seek(0)
+        return FileRun(done.returncode, output.read())
 
 
 def same_reason(run: FileRun, failure: StoredFailure) -> bool:

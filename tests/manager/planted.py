@@ -171,7 +171,7 @@ def use_is_not_noticed(use: Any) -> Any:
     "naming",
     origin="a suffix without its dot",
     clauses="TARGET-1",
-    anomalies="wrapped-unasked refused-wrongly",
+    anomalies="wrapped-unasked refused-wrongly not-wrapped",
 )
 def any_ending_matches(naming: Any) -> Any:
     """A target matches whatever ends like it, in the middle of a name's part."""
@@ -192,7 +192,13 @@ def holders_are_layers(holds: Any) -> Any:
     return lambda self: False
 
 
-@plant(TargetModules, "__contains__", origin="an empty list is false", clauses="TARGET-2", anomalies="wrapped-unasked")
+@plant(
+    TargetModules,
+    "__contains__",
+    origin="an empty list is false",
+    clauses="TARGET-2",
+    anomalies="wrapped-unasked refused-wrongly",
+)
 def no_targets_are_all(contains: Any) -> Any:
     """An empty list of targets is taken for none given."""
     return lambda self, module: not self.names or contains(self, module)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
+from itertools import product
 from collections.abc import Iterator
 
 import pytest
@@ -33,10 +34,15 @@ def subject() -> Iterator[Subject]:
     torch.set_grad_enabled(gradients)
 
 
+# Programs are long to draw by chance: two of the bugs escape some seeds at the default profile, none escapes three.
+SEEDS = 3
+
+
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_clause_notices(mutant: Mutant, subject: Subject) -> None:
-    for test in (test for test in TESTS if test.clause in mutant.clauses):
-        caught = hunt(test, subject, seed=0, patch=mutant.patch)
+    tests = [test for test in TESTS if test.clause in mutant.clauses]
+    for seed, test in product(range(SEEDS), tests):
+        caught = hunt(test, subject, seed=seed, patch=mutant.patch)
         if caught is not None:
             assert caught.anomaly in mutant.anomalies, f"{mutant.name} is called {caught.anomaly}"
             return

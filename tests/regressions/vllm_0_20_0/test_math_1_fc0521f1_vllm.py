@@ -4,7 +4,8 @@ merged weights.
 Seen, delta-doubled: rank 0: out0[0, 0]=-3, but should be -2 (allowed error 0)
 Found on vllm 0.20.0, torch 2.11.0+cu130. What does not matter: dtype, values, regime,
 bias, input size, number of tokens, scaling, max_loras.
-Proof: NOT PROVED, it has not been run.
+Proof: fails on vllm 0.20.0 in a fresh process, for this reason; the same case passes on
+reference (lora_compat 0.1.0) in a fresh process.
 Case fc0521f16074
 """
 
