@@ -168,7 +168,7 @@ class SubclassSpec(Spec):
 
     @property
     def keeps_layout(self) -> bool:
-        """Whether what each rank returns is known: of every drawn class, and of an existing one that changes nothing."""
+        """Whether what each rank returns is known: of drawn classes, and of existing ones that change nothing."""
         changed = (self.forward, self.loader, self.constructor) != (
             Forward.INHERITED,
             Loader.INHERITED,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from itertools import product
 from collections.abc import Iterator
+from itertools import product
 
 import pytest
 import torch
