@@ -51,7 +51,6 @@ LEAST = {
     "fused-a-for-the-first-slice-only": Least(slices=2),
     "padding-of-a-not-cleared": Least(),
     "minus-one-is-the-last-slot": Least(tokens=2),
-    "slots-share-their-last": Least(adapters=2),
     "tokens-beyond-the-fourth": Least(tokens=5),
     "rank-beyond-sixteen-is-lost": Least(rank=17),
     "never-added": Least(),
