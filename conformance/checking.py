@@ -126,20 +126,26 @@ class ClauseRun:
         try:
             body(self.subject, case)
         except Violation as found:
-            require_presumed(self.subject, self.result.clause, found)
-            if self.target is not None and found.anomaly == "raised":
-                self._runs_bare(found.case)
+            self.require_blame(found)
             self.result.evidence.record(case, measure, passed=False)
             raise
         self.result.evidence.record(case, measure, passed=True)
 
-    def _runs_bare(self, case: Spec) -> None:
-        """Raises `NotExercised` where an existing class cannot run ``case`` by itself: no LoRA is to blame for it."""
-        if not isinstance(case, Case):
+    def require_blame(self, found: Violation) -> None:
+        """Returns where the implementation is to blame for ``found``, and this clause the one to say so.
+
+        Raises:
+            NotExercised: a plainer case that the clause presumes, or an existing class by itself, is at fault.
+            HarnessError: a drawn class cannot run by itself; nothing is known of the implementation.
+        """
+        require_presumed(self.subject, self.result.clause, found)
+        if found.anomaly != "raised" or not isinstance(found.case, Case):
             return
         try:
-            self.subject.observe(case, lambda rank: flatten(rank.build().run()))
+            self.subject.observe(found.case, lambda rank: flatten(rank.build().run()))
         except SubjectRaised as error:
+            if self.target is None:
+                raise HarnessError(f"the base layer cannot run by itself: {error}") from error
             raise NotExercised(f"the class raises it by itself: {error}") from error
 
     def _unsupported(self, case: Spec) -> str | None:

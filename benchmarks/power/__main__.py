@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import sys
 import time
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,13 +39,13 @@ def main() -> None:
     started = time.perf_counter()
     chosen = [index for index, one in enumerate(MUTANTS) if not arguments.only or one.name in arguments.only]
     with multiprocessing.get_context("spawn").Pool(arguments.processes, single_threaded) as pool:
-        mutants = pool.map(partial(mutant_row, seeds=arguments.seeds), chosen, chunksize=1)
+        mutants = told(pool.imap(partial(mutant_row, seeds=arguments.seeds), chosen))
         if arguments.only:
             print(json.dumps(mutants, indent=2))
             return
         seeds = [(None, seed) for seed in range(arguments.alarm_seeds)]
         variants = [(index, seed) for index in range(len(VARIANTS)) for seed in VARIANT_SEEDS]
-        alarms = pool.map(alarm_row, seeds + variants, chunksize=1)
+        alarms = told(pool.imap(alarm_row, seeds + variants))
     data = {
         "torch": torch.__version__,
         "cases": CASES,
@@ -55,6 +57,15 @@ def main() -> None:
         "seconds": time.perf_counter() - started,
     }
     write(data)
+
+
+def told(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, each written to standard error as it comes: a long measurement that is cut off leaves what it has."""
+    found = []
+    for row in rows:
+        print(json.dumps(row), file=sys.stderr, flush=True)
+        found.append(row)
+    return found
 
 
 def write(data: dict[str, Any]) -> None:

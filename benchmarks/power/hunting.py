@@ -17,7 +17,6 @@ from conformance.checking import Body, Budget, ClauseRun
 from conformance.contract import CONTRACT
 from conformance.engines.threads import WATCHDOG_SECONDS, ThreadsEngine
 from conformance.implementations.reference import ReferenceImplementation
-from conformance.presumption import require_presumed
 from conformance.subject import HarnessError, Subject
 from conformance.values import part_sizes
 from conformance.verdicts import ClauseResult, Violation
@@ -102,17 +101,22 @@ def hunt(
         try:
             test.body(subject, change(case) if isinstance(case, Case) else case)
         except (Violation, HarnessError) as found:
-            if isinstance(found, Violation):
-                require_presumed(subject, test.clause, found)
-            elif not errors:
-                raise
-            anomaly = found.anomaly if isinstance(found, Violation) else "error"
+            try:
+                if isinstance(found, HarnessError):
+                    raise
+                run.require_blame(found)
+                anomaly = found.anomaly
+            except HarnessError:
+                if not errors:
+                    raise
+                anomaly = "error"
             caught.append(Catch(test.clause, drawn, time.perf_counter() - started, anomaly))
             raise _Found from found
 
+    run = ClauseRun(subject, Budget(cases, seed))
     with patch():
         try:
-            ClauseRun(subject, Budget(cases, seed)).check(test.clause, test.name, test.strategy, body)
+            run.check(test.clause, test.name, test.strategy, body)
         except _Found:
             return caught[0]
     return None
