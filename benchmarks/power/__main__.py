@@ -1,6 +1,6 @@
 """Measures the suite's detection power, and writes docs/results/power.md, power.svg and power.json.
 
-python -m benchmarks.power [--seeds 10] [--alarm-seeds 20] [--processes 2] [--only NAME ...]
+python -m benchmarks.power [--seeds 10] [--alarm-seeds 20] [--thorough-seeds 3] [--processes 2] [--only NAME ...]
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from typing import Any
 
 import torch
 
+from benchmarks.power.ablations import ABLATIONS
 from benchmarks.power.hunting import CASES, clause_tests
 from benchmarks.power.page import page
 from benchmarks.power.pairs import coverage
 from benchmarks.power.plot import plot
-from benchmarks.power.tasks import alarm_row, mutant_row, single_threaded
+from benchmarks.power.tasks import alarm_row, mutant_row, setting_row, single_threaded
+from conformance.checking import PROFILES
 from tests.mutants import MUTANTS
 from tests.mutants.variants import VARIANTS
 
@@ -33,6 +35,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10, help="seeds of the hunts")
     parser.add_argument("--alarm-seeds", type=int, default=20, help="seeds of the reference without a bug")
+    parser.add_argument(
+        "--thorough-seeds", type=int, default=3, help="the same, with the cases of the thorough profile"
+    )
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--only", nargs="*", help="measure these mutants and print them; writes nothing")
     arguments = parser.parse_args()
@@ -43,9 +48,11 @@ def main() -> None:
         if arguments.only:
             print(json.dumps(mutants, indent=2))
             return
-        seeds = [(None, seed) for seed in range(arguments.alarm_seeds)]
-        variants = [(index, seed) for index in range(len(VARIANTS)) for seed in VARIANT_SEEDS]
-        alarms = told(pool.imap(alarm_row, seeds + variants))
+        seeds = [(None, seed, CASES) for seed in range(arguments.alarm_seeds)]
+        thorough = [(None, 100 + seed, PROFILES["thorough"]) for seed in range(arguments.thorough_seeds)]
+        variants = [(index, seed, CASES) for index in range(len(VARIANTS)) for seed in VARIANT_SEEDS]
+        alarms = told(pool.imap(alarm_row, seeds + thorough + variants))
+        settings = told(pool.imap(setting_row, range(len(ABLATIONS))))
     data = {
         "torch": torch.__version__,
         "cases": CASES,
@@ -53,6 +60,7 @@ def main() -> None:
         "clauses": list(clause_tests()),
         "mutants": mutants,
         "alarms": alarms,
+        "settings": settings,
         "pairs": coverage(),
         "seconds": time.perf_counter() - started,
     }

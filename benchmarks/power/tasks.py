@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from benchmarks.power.ablations import ABLATIONS
 from benchmarks.power.alarms import Alarms
-from benchmarks.power.hunting import CASES, clause_tests, reference_subject
+from benchmarks.power.hunting import CASES, clause_tests, hunt, reference_subject
 from benchmarks.power.measuring import measure
 from tests.mutants import MUTANTS
 from tests.mutants.variants import VARIANTS
@@ -25,10 +26,24 @@ def mutant_row(index: int, *, seeds: int) -> dict[str, Any]:
     return measure(MUTANTS[index], range(seeds)).to_dict()
 
 
-def alarm_row(what: tuple[int | None, int]) -> dict[str, Any]:
-    """One run of one variant, or of the reference, with one seed."""
-    index, seed = what
+def alarm_row(what: tuple[int | None, int, int]) -> dict[str, Any]:
+    """One run of one variant, or of the reference, with one seed and so many cases a clause."""
+    index, seed, cases = what
     name, patch = ("the reference", nullcontext) if index is None else (VARIANTS[index].name, VARIANTS[index].patch)
+    if cases != CASES:
+        name += f", {cases} cases a clause"
     tests = clause_tests().values()
-    found = Alarms.over(name, reference_subject(), tests, seeds=range(seed, seed + 1), cases=CASES, patch=patch)
+    found = Alarms.over(name, reference_subject(), tests, seeds=range(seed, seed + 1), cases=cases, patch=patch)
     return found.to_dict()
+
+
+def setting_row(index: int) -> dict[str, Any]:
+    """Which clauses report the reference itself, with an idea of the suite switched off: their catches are void."""
+    ablation, subject = ABLATIONS[index], reference_subject()
+    with ablation.patch():
+        caught = [
+            clause
+            for clause, test in clause_tests().items()
+            if hunt(test, subject, seed=0, change=ablation.change) is not None
+        ]
+    return {"setting": ablation.name, "reported": caught}
