@@ -128,7 +128,8 @@ def _names(data: dict[str, Any]) -> Iterator[str]:
     wrong = [row for row in data["mutants"] if not set(row["reported"]) & set(right_names(planted[row["mutant"]]))]
     for row in wrong:
         called = ", ".join(row["reported"]) or "nothing at the first seed"
-        yield f"- `{row['mutant']}`: {called}, not {' or '.join(sorted(right_names(planted[row['mutant']]))) or 'any known name'}"
+        right = " or ".join(sorted(right_names(planted[row["mutant"]]))) or "any known name"
+        yield f"- `{row['mutant']}`: {called}, not {right}"
     if not wrong:
         yield "None."
 
