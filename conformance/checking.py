@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import hypothesis
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis.strategies import SearchStrategy
 
 from conformance.contract import CONTRACT
@@ -21,6 +21,7 @@ from conformance.presumption import require_presumed
 from conformance.regressions.bodies import judges
 from conformance.regressions.recorder import Recorder
 from conformance.regressions.settling import manner
+from conformance.searching import Search
 from conformance.subject import HarnessError, NotWrapped, Subject, SubjectRaised, SubjectRefused
 from conformance.verdicts import ClauseResult, Failure, NotApplicable, NotExercised, Verdict, Violation
 from lora_compat.families import Family
@@ -61,27 +62,28 @@ class ClauseRun:
     result: ClauseResult = field(init=False)
     target: Target | None = None
     recorder: Recorder | None = None
-    _known: set[str] = field(default_factory=set)
 
     def check(self, clause: str, name: str, strategy: SearchStrategy[Any], body: Body) -> ClauseResult:
         """Runs ``body`` on the cases stored for the clause, then on drawn ones; never raises for what they find."""
         self.result = ClauseResult(clause, target=self.target.subclass.target or "" if self.target else "")
+        seed = self.budget.seed_for(clause, name)
+        judge, sight = partial(self._judged, body), partial(self._sighted, clause, body)
+        search = Search(strategy, judge, sight, examples=self.budget.examples, seed=seed)
         started = time.perf_counter()
         try:
             with targeting(self.target):
-                self._replay(clause, body)
-                self._property(clause, name, strategy, body)()
+                search.known.update(self._replay(clause, body))
+                for found in search.failures():
+                    self._keep(clause, body, found)
         except NothingFits as reason:
             self.result.counts[Verdict.NOT_APPLICABLE.value] += 1
             self.result.reasons[f"{Verdict.NOT_APPLICABLE.value}: {reason}"] += 1
-        except Violation as found:
-            self._keep(clause, body, found)
-        except BaseExceptionGroup as group:
-            self._sort_out(clause, body, group)
         except hypothesis.errors.Flaky as error:
             self.result.errors.append(f"not reproducible: {error}")
         finally:
             self.result.seconds = time.perf_counter() - started
+        if search.exhausted:
+            self.result.reasons[f"{Verdict.FAIL.value}: more ways of failing were not looked for"] += 1
         return self.result
 
     def one(self, body: Body, case: Spec) -> Verdict:
@@ -156,15 +158,27 @@ class ClauseRun:
             return f"engine {engine.name} has {engine.max_size} ranks, the case needs {case.tp_size}"
         return self.subject.implementation.unsupported(case)
 
-    def _replay(self, clause: str, body: Body) -> None:
+    def _judged(self, body: Body, case: Spec) -> None:
+        try:
+            self.one(body, case)
+        except Violation:
+            self.result.counts[Verdict.FAIL.value] += 1
+            raise
+
+    def _sighted(self, clause: str, body: Body, found: Violation) -> None:
+        if self.recorder is not None:
+            self.recorder.sight(body, clause, found)
+
+    def _replay(self, clause: str, body: Body) -> Iterator[str]:
+        """Runs the cases stored for the clause, and tells how those fail that still do."""
         for case in self.recorder.priors(clause, body.__name__) if self.recorder else []:
             if not judges(body, case):
                 continue
             try:
                 self.one(body, case)
             except Violation as found:
-                self._known.add(manner(found))
                 self._keep(clause, body, found)
+                yield manner(found)
 
     def _keep(self, clause: str, body: Body, found: Violation) -> None:
         kept = self.recorder.settle(self.subject, body, clause, found) if self.recorder else Failure.of(clause, found)
@@ -184,41 +198,6 @@ class ClauseRun:
         except Exception:
             return None  # the base class cannot be built like this
         return False
-
-    def _property(self, clause: str, name: str, strategy: SearchStrategy[Any], body: Body) -> Callable[[], None]:
-        @hypothesis.seed(self.budget.seed_for(clause, name))
-        @settings(
-            max_examples=self.budget.examples,
-            database=None,
-            deadline=None,
-            derandomize=False,
-            print_blob=False,
-            verbosity=Verbosity.quiet,
-            phases=(Phase.generate, Phase.shrink),
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(case=strategy)
-        def run(case: Spec) -> None:
-            try:
-                self.one(body, case)
-            except Violation as found:
-                if manner(found) in self._known:  # found again first: nothing is to be shrunk once more
-                    self.result.counts[Verdict.FAIL.value] += 1
-                    return
-                if self.recorder is not None:
-                    self.recorder.sight(body, clause, found)
-                raise
-
-        return run
-
-    def _sort_out(self, clause: str, body: Body, group: BaseExceptionGroup[BaseException]) -> None:
-        for error in group.exceptions:
-            if isinstance(error, Violation):
-                self._keep(clause, body, error)
-            elif isinstance(error, BaseExceptionGroup):
-                self._sort_out(clause, body, error)
-            else:
-                self.result.errors.append(f"{type(error).__name__}: {error}")
 
 
 def device_lost(device: str) -> bool:

@@ -25,7 +25,7 @@ class Recorder:
     store: Store
     impl: str
     identity: Mapping[str, str]
-    _sighted: dict[tuple[str, str], Failure] = field(default_factory=dict)
+    _sighted: dict[str, Failure] = field(default_factory=dict)
 
     def priors(self, clause: str, test: str) -> list[Spec]:
         """The stored cases that broke ``clause`` in function ``test`` on this implementation."""
@@ -40,17 +40,15 @@ class Recorder:
         return found
 
     def sight(self, body: Body, clause: str, found: Violation) -> None:
-        """Stores the first failure of its kind."""
-        key = (clause, found.anomaly)
-        if key not in self._sighted:
-            self._sighted[key] = Failure.of(clause, found)
-            self._add(self._sighted[key], body)
+        """Stores the first failure of its kind, as it was drawn."""
+        self._sighted[clause] = Failure.of(clause, found)
+        self._add(self._sighted[clause], body)
 
     def settle(self, subject: Subject, body: Body, clause: str, found: Violation) -> Failure:
         """Shrinks to the end, finds out what does not matter, and stores the result in place of the first sight."""
         failure = self._explained(subject, body, clause, found)
         self._add(failure, body)
-        first = self._sighted.pop((clause, found.anomaly), None)
+        first = self._sighted.pop(clause, None)
         if first is not None and first.case != failure.case:
             self._discard(first)
         return failure

@@ -1,0 +1,104 @@
+"""The search for the failures of one clause: each way of failing is found, and shrunk, by a search of its own.
+
+Hypothesis would report several failures of one search, but how many depends on the clock (it stops ten seconds after
+the first), and shrinking one may slip into another. So a search here stops at its first failure and shrinks that one
+only; the next search draws the same cases, passes over what is known, and goes on from there. What is found is then
+the same on a slow machine and on a fast one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import hypothesis
+from hypothesis import HealthCheck, Phase, Verbosity, given, settings
+from hypothesis.strategies import SearchStrategy
+
+from conformance.regressions.settling import manner
+from conformance.verdicts import Violation
+from strategies.codec import Spec
+
+MAX_KINDS = 8  # ways of failing that one shard looks for
+Judge = Callable[[Spec], object]
+Sight = Callable[[Violation], object]
+
+
+class Search:
+    """Draws ``examples`` cases from ``strategy`` with ``seed``, as often as there are ways of failing.
+
+    ``judge`` runs a case and raises `Violation`; ``sight`` is told of a failure before it is shrunk. A case that an
+    earlier search has judged is not judged again, so that another search costs little more than drawing.
+    """
+
+    def __init__(self, strategy: SearchStrategy[Any], judge: Judge, sight: Sight, *, examples: int, seed: int) -> None:
+        self._strategy = strategy
+        self._judge = judge
+        self._sight = sight
+        self._examples = examples
+        self._seed = seed
+        self._judged: dict[Spec, str] = {}  # how a case fails; empty where it does not
+        self._met: dict[str, Violation] = {}  # in passing, while something else was shrunk
+        self.known: set[str] = set()
+
+    def failures(self) -> Iterator[Violation]:
+        """Each way of failing that is not in `known` yet: those drawn are shrunk, then those met in passing, as met.
+
+        Raises:
+            hypothesis.errors.Flaky: a case failed once, and did not when it was run again.
+        """
+        while not self.exhausted and (found := self._next()) is not None:
+            self.known.add(manner(found))
+            yield found
+        for kind, found in self._met.items():
+            if kind not in self.known and not self.exhausted:
+                self.known.add(kind)
+                yield found
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether there may be ways of failing that were not looked for."""
+        return len(self.known) >= MAX_KINDS
+
+    def _next(self) -> Violation | None:
+        wanted: str | None = None
+        judged = dict(self._judged)
+
+        @hypothesis.seed(self._seed)
+        @settings(
+            max_examples=self._examples,
+            database=None,
+            deadline=None,
+            derandomize=False,
+            print_blob=False,
+            report_multiple_bugs=False,
+            verbosity=Verbosity.quiet,
+            phases=(Phase.generate, Phase.shrink),
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=self._strategy)
+        def run(case: Spec) -> None:
+            nonlocal wanted
+            before = judged.get(case)
+            if before is not None and (not before or before in self.known):
+                return
+            try:
+                self._judge(case)
+            except Violation as found:
+                kind = self._judged[case] = manner(found)
+                if wanted not in (None, kind):
+                    self._met.setdefault(kind, found)
+                    return
+                if kind in self.known:
+                    return
+                if wanted is None:
+                    self._sight(found)
+                wanted = kind
+                raise
+            self._judged[case] = ""
+
+        try:
+            run()
+        except Violation as found:
+            return found
+        return None
