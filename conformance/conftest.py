@@ -41,13 +41,15 @@ def pytest_configure(config: pytest.Config) -> None:
     if options.certify is not None:
         _certify(config, options)
         return
-    implementation = implementation_of(options)
+    is_worker = hasattr(config, "workerinput")
+    runs_cases = is_worker or config.getoption("dist", "no") == "no"  # xdist's controller leaves them to the workers
+    implementation = implementation_of(options, prepare=runs_cases)
     config.stash[SUBJECT] = Subject(implementation, engine_of(options), options.device)
     config.stash[RECORDER] = Recorder(Store(options.regressions), options.impl, implementation.identity())
     # Imported modules are a million objects that every full collection would walk: a quarter of a case's time.
     gc.collect()
     gc.freeze()
-    if not hasattr(config, "workerinput"):
+    if not is_worker:
         report = ConformanceReport(options, implementation.identity())
         config.pluginmanager.register(report, "conformance-report")
         config.pluginmanager.register(KnownFailures(report, options), "known-failures")

@@ -117,13 +117,15 @@ def engine_of(options: Options) -> Engine:
     return DistributedEngine(options.engine, max_size=gpus if options.engine == "nccl" else 8)
 
 
-def implementation_of(options: Options) -> Implementation:
-    """The implementation of the run, with its layers prepared; see `implementation_named`."""
-    return implementation_named(options.impl, options.layers)
+def implementation_of(options: Options, *, prepare: bool = True) -> Implementation:
+    """The implementation of the run; see `implementation_named`."""
+    return implementation_named(options.impl, options.layers, prepare=prepare)
 
 
-def implementation_named(impl: str, layers: str = "lora_compat") -> Implementation:
-    """The implementation that ``--impl`` names, with its layers prepared.
+def implementation_named(impl: str, layers: str = "lora_compat", *, prepare: bool = True) -> Implementation:
+    """The implementation that ``--impl`` names.
+
+    Its layers are prepared, which may take many seconds; without ``prepare`` it can only say who it is.
 
     Raises:
         pytest.UsageError: it is unknown, lacks a method, or lacks something to be installed.
@@ -137,7 +139,9 @@ def implementation_named(impl: str, layers: str = "lora_compat") -> Implementati
                 f"an implementation has {', '.join(REQUIRED_METHODS)} "
                 "(derive from conformance.implementations.protocol.Implementation)"
             )
-        implementation.layers.prepare()
+        implementation.identity()
+        if prepare:
+            implementation.layers.prepare()
     except MissingPrerequisite as error:
         raise pytest.UsageError(f"--impl {impl}: {error}") from None
     return implementation

@@ -56,6 +56,14 @@ class LayerLibrary(ABC):
             MissingPrerequisite: something is not installed; the message says how to get it.
         """
 
+    def identity(self) -> str:
+        """The library's name, and its version where it has one of its own; imports nothing.
+
+        Raises:
+            MissingPrerequisite: as `prepare`.
+        """
+        return self.library.value
+
     @abstractmethod
     def ranked(self, group: RankGroup) -> AbstractContextManager[object]:
         """Makes ``group`` the tensor-parallel group of layers built and run in this thread."""

@@ -59,7 +59,7 @@ class ReferenceImplementation(Implementation):
     def identity(self) -> Mapping[str, str]:
         return {
             "implementation": f"reference (lora_compat {_version()})",
-            "layers": self.layers.library.value,
+            "layers": self.layers.identity(),
             "torch": torch.__version__,
             "python": platform.python_version(),
         }

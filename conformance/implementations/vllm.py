@@ -16,7 +16,13 @@ from conformance.implementations.model_protocol import ModelDeployment, ModelMan
 from conformance.implementations.protocol import Deployment, Implementation, Refused
 from conformance.implementations.vllm_layers import VllmLayers
 from conformance.implementations.vllm_manager import VllmManager
-from conformance.implementations.vllm_runtime import add_spare_slot, lora_config, needs_spare_slot, runtime
+from conformance.implementations.vllm_runtime import (
+    add_spare_slot,
+    installed_version,
+    lora_config,
+    needs_spare_slot,
+    runtime,
+)
 from conformance.implementations.vllm_vocabulary import VllmVocabulary, unsupported_vocabulary
 from conformance.implementations.vocabulary import VocabularyServer, VocabularyWeights
 from conformance.values import torch_dtype
@@ -46,7 +52,7 @@ class VllmImplementation(Implementation):
 
     def identity(self) -> Mapping[str, str]:
         return {
-            "implementation": f"vllm {runtime().version}",
+            "implementation": f"vllm {installed_version()}",
             "layers": "vllm",
             "torch": torch.__version__,
             "triton": _version("triton"),

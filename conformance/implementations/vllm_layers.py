@@ -14,7 +14,7 @@ from conformance.implementations import vllm_fp8
 from conformance.implementations.protocol import LayerLibrary
 from conformance.implementations.schemes import METHODS
 from conformance.implementations.vllm_quantization import VllmQuantConfig
-from conformance.implementations.vllm_runtime import runtime
+from conformance.implementations.vllm_runtime import installed_version, runtime
 from strategies.cases import Case, Quantization, Regime
 from strategies.quantization import OF_ACTIVATIONS
 from strategies.source import Library
@@ -69,6 +69,9 @@ class VllmLayers(LayerLibrary):
     """`vllm.model_executor.layers.linear`, built, loaded and finished as vLLM's model loader does."""
 
     library = Library.VLLM
+
+    def identity(self) -> str:
+        return f"{self.library.value} {installed_version()}"
 
     def prepare(self) -> None:
         state = runtime().parallel_state

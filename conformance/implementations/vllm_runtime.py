@@ -11,7 +11,9 @@ import importlib
 import importlib.util
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -64,21 +66,49 @@ def runtime() -> Runtime:
     Raises:
         MissingPrerequisite: vLLM is not installed.
     """
+    installed_version()
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with _hushed("torch"):
+        found = _imported()
+    logging.getLogger("vllm").setLevel(logging.ERROR)
+    return found
+
+
+def installed_version() -> str:
+    """The version of vLLM, which is not imported for that.
+
+    Raises:
+        MissingPrerequisite: vLLM is not installed.
+    """
     if importlib.util.find_spec("vllm") is None:
         raise MissingPrerequisite(
             "vLLM is not installed: run "
             "\"uv pip install -e '.[vllm]' --overrides overrides.txt -c constraints.txt\", "
             "or let `make conformance IMPL=vllm` do it"
         )
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    logging.getLogger("vllm").setLevel(logging.ERROR)
+    return version("vllm")
+
+
+@contextlib.contextmanager
+def _hushed(name: str) -> Iterator[None]:
+    """Without what a library has to say to its own developers when it is imported."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _imported() -> Runtime:
     platforms = importlib.import_module("vllm.platforms")
     platforms._current_platform = importlib.import_module("vllm.platforms.cpu").CpuPlatform()  # type: ignore[attr-defined]
     config = importlib.import_module("vllm.config")
     _process_wide.enter_context(config.set_current_vllm_config(config.VllmConfig()))
-    found = Runtime(
-        version=importlib.import_module("vllm").__version__,
+    return Runtime(
+        version=installed_version(),
         linear=importlib.import_module("vllm.model_executor.layers.linear"),
         parallel_state=importlib.import_module("vllm.distributed.parallel_state"),
         config=importlib.import_module("vllm.config.lora"),
@@ -89,8 +119,6 @@ def runtime() -> Runtime:
         punica_wrapper=importlib.import_module("vllm.lora.punica_wrapper"),
         quant_utils=importlib.import_module("vllm.model_executor.layers.quantization.utils.quant_utils"),
     )
-    logging.getLogger("vllm").setLevel(logging.ERROR)
-    return found
 
 
 @functools.lru_cache(maxsize=256)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from conformance.regressions.bodies import Body
 from conformance.regressions.settling import cause_of, indifferent_parts, plainest
-from conformance.regressions.store import Store, StoredFailure, UnreadableEntry
+from conformance.regressions.store import Entry, Store, StoredFailure, UnreadableEntry
 from conformance.subject import Subject
 from conformance.verdicts import Failure, Violation
 from strategies.cases import Case
@@ -26,11 +26,16 @@ class Recorder:
     impl: str
     identity: Mapping[str, str]
     _sighted: dict[str, Failure] = field(default_factory=dict)
+    _stored: list[Entry] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # As it was before the run: what this run's other workers add must not change what is found here.
+        self._stored = self.store.load()[0]
 
     def priors(self, clause: str, test: str) -> list[Spec]:
         """The stored cases that broke ``clause`` in function ``test`` on this implementation."""
         found = []
-        for entry in self.store.load()[0]:
+        for entry in self._stored:
             keys = [(failure.clause, failure.impl, failure.test) for failure in entry.failures]
             if (clause, self.impl, test) in keys:
                 try:

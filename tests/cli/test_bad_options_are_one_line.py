@@ -6,6 +6,7 @@ import pytest
 
 from tests.suite import run_suite, shown
 
+WITHOUT_VLLM = ("-p", "tests.cli.without_vllm")
 BROKEN = "tests.implementations.broken"
 
 
@@ -18,6 +19,12 @@ BROKEN = "tests.implementations.broken"
         (["--profile", "fast"], ["'fast'", "quick, default, thorough"]),
         (["--max-examples", "many"], ["'many' is not an integer", "--max-examples 7"]),
         (["--shards", "0"], ["--shards 0 is too small"]),
+        (
+            ["-p", "tests.cli.without_vllm", "--impl", "vllm"],
+            ["vLLM is not installed", "uv pip install", "make conformance"],
+        ),
+        (["-p", "tests.cli.without_vllm", "--layers", "vllm"], ["vLLM is not installed", "IMPL=vllm"]),
+        (["-p", "tests.cli.without_vllm", "--impl", "vllm", "-n", "2"], ["vLLM is not installed"]),
         (["--layers", "vllm", "--impl", "vllm"], ["--layers=vllm goes with --impl reference"]),
         (["--engine", "mpi"], ["'mpi'", "threads"]),
     ],
