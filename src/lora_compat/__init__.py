@@ -21,7 +21,7 @@ from lora_compat.model_adapters import Adapter, ModuleAdapter
 from lora_compat.model_wrapping import UnsupportedLayerWarning
 from lora_compat.parallel import DistributedGroup, SingleGroup, TensorParallelGroup, tensor_parallel
 from lora_compat.peft_loading import load_adapter
-from lora_compat.sharding import ShardPlan
+from lora_compat.sharding import OutputSlice, ShardPlan
 from lora_compat.targets import PackedModules, TargetModules
 from lora_compat.unwrap import dense_weight, quant_method_of, unwrap
 from lora_compat.vocabulary import LogitsProcessor, ParallelLMHead, VocabParallelEmbedding
@@ -48,6 +48,7 @@ __all__ = [
     "LogitsProcessor",
     "MergedColumnParallelLinear",
     "ModuleAdapter",
+    "OutputSlice",
     "PackedModules",
     "ParallelLMHead",
     "QKVParallelLinear",

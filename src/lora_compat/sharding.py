@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lora_compat.errors import LoRAError
+from lora_compat.checkpoint_shards import OwnLoader, ShardingError
 from lora_compat.families import Family, registry
-from lora_compat.quantization.protocol import stored_weight
 
 # What a class may override to load its weight in its own way; vLLM's layers have both.
 LOADERS = ("weight_loader", "weight_loader_v2")
-
-
-class ShardingError(LoRAError):
-    """A weight loader that lays rows out in a way no adapter can follow."""
+_OF_QKV: tuple[tuple[int | str, ...], ...] = (("q",), ("k",), ("v",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +22,7 @@ class OutputSlice:
     """One output of a layer: how many rows the checkpoint has, and which of them this rank holds."""
 
     size: int
-    rows: range
+    rows: Sequence[int]
 
     @property
     def local_size(self) -> int:
@@ -57,6 +53,7 @@ class ShardPlan:
 
         Raises:
             UnsupportedLayerError: the layer belongs to no family.
+            ShardingError: which rows of its adapters a rank needs cannot be told.
         """
         base, family, _ = registry.require(layer)
         built: Any = layer
@@ -68,10 +65,14 @@ class ShardPlan:
         if family is Family.ROW:
             columns = part_of(len(columns), rank, size)
         plan = cls(family, rank, size, fully_sharded and size > 1, columns, _slices(layer, family, rank))
-        if all(getattr(type(layer), name, None) is getattr(base, name, None) for name in LOADERS):
-            return plan
-        loader = _own_loader(layer, family, len(columns))
-        return replace(plan, loader=loader, slices=_probed(plan, loader))
+        if any(getattr(type(layer), name, None) is not getattr(base, name, None) for name in LOADERS):
+            return _as_loaded(plan, layer, base)
+        declared = sum(map(int, built.output_partition_sizes))
+        if sum(plan.slice_sizes) != declared:
+            raise ShardingError(
+                layer, f"it declares {declared} rows, of which its family's loader fills {sum(plan.slice_sizes)}"
+            )
+        return plan
 
     @property
     def slice_sizes(self) -> tuple[int, ...]:
@@ -124,9 +125,11 @@ def part_of(total: int, rank: int, size: int) -> range:
     return range(rank * (total // size), (rank + 1) * (total // size))
 
 
-def take(tensor: Tensor, rows: range, *, dim: int) -> Tensor:
-    """A view of ``rows`` along ``dim``."""
-    return tensor.narrow(dim, rows.start, len(rows))
+def take(tensor: Tensor, rows: Sequence[int], *, dim: int) -> Tensor:
+    """The ``rows`` along ``dim``; a view where they are a range."""
+    if isinstance(rows, range):
+        return tensor.narrow(dim, rows.start, len(rows))
+    return tensor.index_select(dim, torch.tensor(rows, device=tensor.device))
 
 
 def _slices(layer: Any, family: Family, rank: int) -> tuple[OutputSlice, ...]:
@@ -148,7 +151,7 @@ def _slices(layer: Any, family: Family, rank: int) -> tuple[OutputSlice, ...]:
             (layer.num_heads, layer.num_kv_heads, layer.num_kv_heads),
             (heads, kv_heads, kv_heads),
             (rank, kv_rank, kv_rank),
-            strict=True,
+            strict=False,  # a class may pack more behind them; its loader says what
         )
     )
 
@@ -157,58 +160,26 @@ def shard_id(family: Family, index: int) -> tuple[int | str, ...]:
     """The extra argument that a weight loader of ``family`` takes for output slice ``index``, if any."""
     if family is Family.MERGED_COLUMN:
         return (index,)
-    return ("qkv"[index],) if family is Family.QKV else ()
+    return _OF_QKV[index] if family is Family.QKV else ()
 
 
-def _probed(plan: ShardPlan, loader: Callable[[Tensor, int], Tensor]) -> tuple[OutputSlice, ...]:
-    """The slices as the loader takes them: cut like the family's own, or else replicated on every rank.
+def _as_loaded(plan: ShardPlan, layer: nn.Module, base: type[nn.Module]) -> ShardPlan:
+    """The plan of a class with a weight loader of its own: the slices that the loader fills, cut by it.
 
     Raises:
-        ShardingError: a slice ends up in other local rows than the layer declares for it.
+        ShardingError: what the loader does cannot be followed.
     """
     if plan.family is Family.ROW:
-        return plan.slices
-    found = []
-    for index, part in enumerate(plan.slices):
-        written = _rows_written(loader, part.size, index)
-        if written is None:
-            part = OutputSlice(part.local_size, range(part.local_size))
-            written = _rows_written(loader, part.size, index)
-        start = sum(plan.slice_sizes[:index])
-        if written != list(range(start, start + part.local_size)):
-            raise ShardingError(
-                f"the weight loader puts {part.size} checkpoint rows of output {index} into local rows {written}, "
-                f"but the layer declares rows {start} to {start + part.local_size - 1} for it"
-            )
-        found.append(part)
-    return tuple(found)
-
-
-def _rows_written(loader: Callable[[Tensor, int], Tensor], rows: int, index: int) -> list[int] | None:
-    """The local rows that a checkpoint tensor of so many rows fills; None where the loader does not take it."""
-    try:
-        loaded = loader(torch.ones(rows, 1), index)
-    except (RuntimeError, ValueError, AssertionError, IndexError):
-        return None
-    rows_filled: list[int] = loaded[:, 0].nonzero().flatten().tolist()
-    return rows_filled
-
-
-def _own_loader(layer: Any, family: Family, columns: int) -> Callable[[Tensor, int], Tensor]:
-    """Cuts adapter tensors with the layer's own weight loader: what it wrote into a scratch weight of zeros."""
-    sizes = [int(size) for size in layer.output_partition_sizes]
-    weight: Any = stored_weight(layer)
-    # The loader that the weight carries, and a scratch of the weight's class: vLLM's loaders call its methods.
-    load = getattr(weight, "weight_loader", layer.weight_loader)
-    kind = getattr(type(weight), "_lora_kind", type(weight))
-    attributes = {name: value for name, value in weight.__dict__.items() if not name.startswith("_lora")}
-
-    def cut(tensor: Tensor, index: int) -> Tensor:
-        shape = (tensor.shape[0], columns) if family is Family.ROW else (sum(sizes), tensor.shape[1])
-        scratch = Tensor._make_subclass(kind, tensor.new_zeros(shape))
-        scratch.__dict__.update(attributes)
-        load(scratch, tensor, *shard_id(family, index))
-        written: Tensor = scratch.data
-        return written
-
-    return cut
+        rows = OwnLoader(layer, base, len(plan.columns))
+        return replace(plan, loader=lambda tensor, index: rows.written(tensor, ()))
+    own = OwnLoader(layer, base)
+    declared = {shard_id(plan.family, index): part.rows for index, part in enumerate(plan.slices)}
+    usual = [*declared, *(one for one in _OF_QKV if plan.family is Family.QKV and one not in declared)]
+    # A class of another family that packs several outputs all the same has names for them.
+    groups = [usual, [*usual, *own.named_ids]] if plan.family.packed else [own.named_ids, usual]
+    for ids in groups:
+        shards = own.shards(ids, declared)
+        if shards is not None:
+            slices = tuple(OutputSlice(one.size, one.rows) for one in shards)
+            return replace(plan, slices=slices, loader=lambda tensor, index: own.written(tensor, shards[index].id))
+    raise own.refusal()

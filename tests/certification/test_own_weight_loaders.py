@@ -1,0 +1,96 @@
+"""A class with a weight loader of its own gets the adapter's rows that its loader would give it, or is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from syrupy.assertion import SnapshotAssertion
+
+from lora_compat import LoRAConfig, ShardPlan, tensor_parallel, wrap_layer
+from lora_compat.checkpoint_shards import ShardingError
+from lora_compat.parallel import SingleGroup
+from tests.certification.screens import SUBJECTS, lora_compat
+from tests.certification.subjects import own_loaders as own
+
+COLUMNS = 3
+RANKS = [(0, 1), (0, 2), (1, 2), (0, 4), (3, 4)]
+
+
+@dataclass(frozen=True)
+class Rank(SingleGroup):
+    """One of several ranks; nothing here issues a collective."""
+
+    rank: int
+    size: int
+
+
+def built(cls, rank: int, size: int, *arguments):
+    """The layer as one rank builds it."""
+    with tensor_parallel(Rank(rank, size)):
+        return cls(COLUMNS, *arguments, bias=False)
+
+
+SERVED = {
+    # class: (constructor arguments, checkpoint rows by shard id)
+    own.AsRankZeroLinear: (([8, 4],), {0: 8, 1: 4}),
+    own.WithIndexerLinear: ((2, 4, 2), {"q": 8, "k": 4, "v": 4, "index_q": 4, "index_k": 2}),
+    own.NamedPartsLinear: ((16,), {"query": 8, "key": 4, "gate": 4}),
+    own.BoundWhenBuiltLinear: ((8,), {None: 8}),
+    own.InReverseLinear: (([8, 4],), {0: 8, 1: 4}),
+    own.WithItsOwnPlanLinear: (([8, 4],), {0: 8, 1: 4}),
+}
+
+
+@pytest.mark.parametrize(("rank", "size"), RANKS)
+@pytest.mark.parametrize("cls", SERVED)
+def test_every_slice_has_the_checkpoints_size_and_gets_the_rows_that_are_loaded(cls, rank: int, size: int) -> None:
+    arguments, sizes = SERVED[cls]
+    layer = built(cls, rank, size, *arguments)
+    plan = ShardPlan.of(layer)
+    assert [part.size for part in plan.slices] == list(sizes.values())
+    tensors = [torch.randn(rows, COLUMNS) for rows in sizes.values()]
+    for shard, tensor in zip(sizes, tensors, strict=True):
+        layer.weight_loader(layer.weight, tensor, *(() if shard is None else (shard,)))
+    found = torch.cat([plan.shard_b(tensor, index) for index, tensor in enumerate(tensors)])
+    assert torch.equal(found, layer.weight.data)
+
+
+@pytest.mark.parametrize("cls", SERVED)
+def test_asking_the_loader_leaves_the_layer_as_it_was(cls) -> None:
+    layer = built(cls, 1, 2, *SERVED[cls][0])
+    before, weight = dict(vars(layer)), layer.weight.data.clone()
+    ShardPlan.of(layer)
+    assert vars(layer) == before
+    assert torch.equal(layer.weight.data, weight)
+
+
+@pytest.mark.parametrize(
+    "cls", [own.InterleavedLinear, own.AddingLinear, own.HalfLoadedLinear, own.BoundByItsOwnRuleLinear]
+)
+def test_what_cannot_be_followed_is_refused_with_what_would_work(cls, snapshot: SnapshotAssertion) -> None:
+    with pytest.raises(ShardingError) as raised:
+        wrap_layer(built(cls, 0, 2, [4, 4]), LoRAConfig())
+    assert str(raised.value) == snapshot
+
+
+def test_one_rank_alone_serves_what_several_refuse() -> None:
+    plan = ShardPlan.of(built(own.BoundByItsOwnRuleLinear, 0, 1, [4, 4]))
+    assert [part.size for part in plan.slices] == [4, 4]
+
+
+def test_a_class_that_packs_more_than_its_familys_loader_fills_is_refused(snapshot: SnapshotAssertion) -> None:
+    class Packing(own.QKVParallelLinear):
+        def _partition_sizes(self):
+            return [*super()._partition_sizes(), 2]
+
+    with pytest.raises(ShardingError) as raised:
+        ShardPlan.of(built(Packing, 0, 2, 2, 4, 2))
+    assert str(raised.value) == snapshot
+
+
+def test_their_classes_are_certified() -> None:
+    names = ("AsRankZeroLinear", "BoundWhenBuiltLinear", "InReverseLinear", "WithItsOwnPlanLinear")
+    code, screen = lora_compat("certify", *(f"{SUBJECTS}.own_loaders:{name}" for name in names), "--max-examples", "8")
+    assert code == 0, screen
