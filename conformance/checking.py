@@ -15,6 +15,7 @@ import torch
 from hypothesis.strategies import SearchStrategy
 
 from conformance.contract import CONTRACT
+from conformance.engines.ranks import RankHung, RankLost
 from conformance.measuring import Measure, measuring
 from conformance.oracle import flatten
 from conformance.presumption import require_presumed
@@ -111,7 +112,7 @@ class ClauseRun:
                 NotApplicable: Verdict.NOT_APPLICABLE,
             }.get(type(outcome), Verdict.REFUSED)
             self.result.reasons[f"{verdict.value}: {outcome}"] += 1
-        except HarnessError as error:
+        except (HarnessError, RankHung, RankLost) as error:
             self.result.errors.append(f"{error}, in {case!r}")
             verdict = Verdict.ERROR
         except Violation as found:
@@ -151,11 +152,9 @@ class ClauseRun:
             raise NotExercised(f"the class raises it by itself: {error}") from error
 
     def _unsupported(self, case: Spec) -> str | None:
-        if not isinstance(case, Case):
-            return None
-        engine = self.subject.engine
-        if case.tp_size > engine.max_size:
-            return f"engine {engine.name} has {engine.max_size} ranks, the case needs {case.tp_size}"
+        reason = self.subject.engine.unsupported(getattr(case, "tp_size", 1))
+        if reason is not None or not isinstance(case, Case):
+            return reason
         return self.subject.implementation.unsupported(case)
 
     def _judged(self, body: Body, case: Spec) -> None:

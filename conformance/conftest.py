@@ -57,6 +57,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(writer, "regression-writer")
 
 
+def pytest_unconfigure(config: pytest.Config) -> None:
+    subjects = [config.stash[SUBJECT]] if SUBJECT in config.stash else []
+    if CERTIFICATION in config.stash:
+        subjects += config.stash[CERTIFICATION].subjects.values()
+    for subject in subjects:
+        subject.engine.close()
+
+
 def _certify(config: pytest.Config, options: Options) -> None:
     """Runs the clauses on existing classes instead of drawn ones."""
     certification = Certification(options, options.certify)
@@ -90,6 +98,13 @@ def pytest_runtest_logfinish(nodeid: str, location: object) -> None:
     """Ends a worker whose GPU is lost, after its report is out: another one takes over the rest."""
     if "PYTEST_XDIST_WORKER" in os.environ and torch.cuda.is_initialized() and device_lost("cuda"):
         os._exit(1)
+
+
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Ends the run where a rank is lost that cannot be replaced."""
+    lost = getattr(item.config.stash[SUBJECT].engine, "lost", None) if SUBJECT in item.config.stash else None
+    if lost is not None:
+        item.session.shouldstop = str(lost)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -220,9 +220,7 @@ def observe_model(subject: Subject, values: ProgramValues, program: Callable[[Mo
     """
     spec, implementation = values.program, subject.implementation
     size, engine = spec.model.tp_size, subject.engine
-    if size > engine.max_size:
-        raise NotApplicable(f"engine {engine.name} has {engine.max_size} ranks, the model needs {size}")
-    reason = implementation.unsupported_model(spec.model, deployment_for(spec))
+    reason = engine.unsupported(size) or implementation.unsupported_model(spec.model, deployment_for(spec))
     if reason is not None:
         raise NotApplicable(reason)
     adapters = [values.adapter(number) for number in range(len(spec.adapters))]

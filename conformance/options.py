@@ -21,7 +21,7 @@ from conformance.implementations.protocol import REQUIRED_METHODS, Implementatio
 ENTRY_POINTS = "lora_compat.implementations"
 BUILT_IN = ("reference", "vllm")
 LAYERS = ("lora_compat", "vllm")
-ENGINES = ("threads", "gloo", "nccl")
+ENGINES = ("threads", "gloo", "nccl", "torchrun")
 DEVICES = ("cpu", "cuda")
 DEFAULT_REGRESSIONS = Path(".lora_compat/regressions")
 
@@ -92,7 +92,7 @@ def read_options(config: pytest.Config) -> Options:
     return Options(
         impl=impl,
         layers=layers or ("vllm" if impl == "vllm" else "lora_compat"),
-        engine=_one_of("--engine", config.getoption("--engine"), ENGINES),
+        engine=_engine(config),
         profile=profile,
         max_examples=PROFILES[profile] if given is None else _positive("--max-examples", given),
         shards=_positive("--shards", config.getoption("--shards") or str(workers)),
@@ -111,10 +111,24 @@ def engine_of(options: Options) -> Engine:
     """The engine of the run."""
     if options.engine == "threads":
         return ThreadsEngine()
+    if options.engine == "torchrun":
+        return _of_torchrun(options.device)
     from conformance.engines.distributed import DistributedEngine
 
     gpus = torch.cuda.device_count()
     return DistributedEngine(options.engine, max_size=gpus if options.engine == "nccl" else 8)
+
+
+def _of_torchrun(device: str) -> Engine:
+    from conformance.engines.torchrun import NoJob, join
+
+    try:
+        engine = join(device)
+    except NoJob as error:
+        raise pytest.UsageError(str(error)) from None
+    if engine is None:
+        os._exit(0)  # this rank has served, and has nothing to report
+    return engine
 
 
 def implementation_of(options: Options, *, prepare: bool = True) -> Implementation:
@@ -199,6 +213,13 @@ def _workers(config: pytest.Config) -> int:
     """The number of xdist workers as the controller knows it; 1 without xdist."""
     specs = config.getoption("tx", None) or []
     return max(1, len(specs) or int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+
+
+def _engine(config: pytest.Config) -> str:
+    engine = _one_of("--engine", config.getoption("--engine"), ENGINES)
+    if engine == "torchrun" and (config.getoption("tx", None) or hasattr(config, "workerinput")):
+        raise pytest.UsageError("--engine torchrun is one run on the ranks of one job: leave -n out")
+    return engine
 
 
 def _device(given: str, engine: str) -> str:

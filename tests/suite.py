@@ -11,15 +11,17 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 
-def run_suite(*arguments: str, select: str = "") -> subprocess.CompletedProcess[str]:
+def run_suite(*arguments: str, select: str = "", torchrun: int = 0) -> subprocess.CompletedProcess[str]:
     """``pytest conformance/`` with these arguments; ``select`` is a test id inside ``conformance/``.
 
-    Failures go to a store of their own, and regression tests are written without being proved.
+    Failures go to a store of their own, and regression tests are written without being proved. With ``torchrun``, in
+    a job of so many processes.
     """
     # A suite inside a test is no worker of the tests' own run.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     with tempfile.TemporaryDirectory() as store:
-        command = [sys.executable, "-m", "pytest", f"conformance/{select}", "-q", "-p", "no:cacheprovider"]
+        job = ["-m", "torch.distributed.run", "--nproc-per-node", str(torchrun)] if torchrun else []
+        command = [sys.executable, *job, "-m", "pytest", f"conformance/{select}", "-q", "-p", "no:cacheprovider"]
         command += ["--write-regressions", store, "--no-proof", *arguments]
         return subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False

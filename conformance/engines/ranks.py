@@ -67,10 +67,6 @@ class RankHung(Exception):
 class RankLost(Exception):
     """A rank's process that is gone; nothing is known of what it ran."""
 
-    def __init__(self, rank: int, size: int, exit_code: int | None) -> None:
-        super().__init__(f"the process of rank {rank} of {size} died with exit code {exit_code}")
-        self.rank = rank
-
 
 class RankFailed(Exception):
     """An exception on one rank, with which rank it was."""
@@ -116,7 +112,10 @@ class Engine(Protocol):
     """Runs one program on every rank of a group."""
 
     name: str
-    max_size: int
+
+    def unsupported(self, size: int) -> str | None:
+        """Why it does not run groups of ``size`` ranks, or None."""
+        ...
 
     def run(self, size: int, program: Callable[[RankGroup], T]) -> list[T]:
         """The results in rank order.
@@ -125,8 +124,12 @@ class Engine(Protocol):
             CollectiveMismatch: ranks disagreed about a collective.
             RankFailed: a rank raised; the first in rank order is named.
             RankHung: a rank did not come back.
-        RankLost: a rank's process is gone.
+            RankLost: a rank's process is gone.
         """
+        ...
+
+    def close(self) -> None:
+        """Ends the ranks."""
         ...
 
 

@@ -30,17 +30,21 @@ from conformance.engines.ranks import (
 
 T = TypeVar("T")
 WATCHDOG_SECONDS = 60.0
+_MAX_SIZE = 32
 
 
 class ThreadsEngine:
     """Ranks as threads, kept between runs."""
 
     name = "threads"
-    max_size = 32
 
     def __init__(self, watchdog_seconds: float = WATCHDOG_SECONDS) -> None:
         self._watchdog = watchdog_seconds
         self._workers: list[_Worker] = []
+
+    def unsupported(self, size: int) -> str | None:
+        """See `Engine.unsupported`."""
+        return f"engine {self.name} has {_MAX_SIZE} ranks, {size} are needed" if size > _MAX_SIZE else None
 
     def run(self, size: int, program: Callable[[RankGroup], T]) -> list[T]:
         """See `Engine.run`."""
@@ -54,6 +58,9 @@ class ThreadsEngine:
         except RankHung:
             self._workers = []  # their threads are daemons; a hung one must not serve another case
             raise
+
+    def close(self) -> None:
+        """Nothing is to be ended: the threads are daemons."""
 
 
 class _Worker(threading.Thread):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor, nn
 
 from conformance.engines.ranks import RankGroup
-from conformance.implementations import vllm_fp8
+from conformance.implementations import vllm_fp8, vllm_groups
 from conformance.implementations.protocol import LayerLibrary
 from conformance.implementations.schemes import METHODS
 from conformance.implementations.vllm_quantization import VllmQuantConfig
@@ -18,51 +17,6 @@ from conformance.implementations.vllm_runtime import installed_version, runtime
 from strategies.cases import Case, Quantization, Regime
 from strategies.quantization import OF_ACTIVATIONS
 from strategies.source import Library
-
-_thread = threading.local()
-
-
-class TensorParallelStandIn:
-    """Stands in for the `GroupCoordinator` that vLLM keeps as ``parallel_state._TP``.
-
-    One object serves the whole process; which rank it is, and of how many, is what the calling thread has said in
-    `VllmLayers.ranked`. Collectives go through that thread's `RankGroup`, so the engine logs and compares them. It
-    has what vLLM's linear layers and their LoRA layers read, in all supported releases; anything else fails loudly.
-    """
-
-    unique_name = "tp:conformance"
-
-    @property
-    def world_size(self) -> int:
-        return _group().size
-
-    @property
-    def rank_in_group(self) -> int:
-        return _group().rank
-
-    @property
-    def ranks(self) -> list[int]:
-        return list(range(_group().size))
-
-    def all_gather(self, input_: Tensor, dim: int = -1) -> Tensor:
-        group = _group()
-        return input_ if group.size == 1 else group.all_gather(input_, dim)  # as vLLM's group of one: nothing issued
-
-    def all_reduce(self, input_: Tensor) -> Tensor:
-        group = _group()
-        return input_ if group.size == 1 else group.all_reduce(input_)
-
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(
-            f"the stand-in for vLLM's tensor-parallel group has no {name!r}: add it, with its meaning"
-        )
-
-
-def _group() -> RankGroup:
-    group: RankGroup | None = getattr(_thread, "group", None)
-    if group is None:
-        raise RuntimeError("vLLM's tensor-parallel group was read outside VllmLayers.ranked(group)")
-    return group
 
 
 class VllmLayers(LayerLibrary):
@@ -74,19 +28,10 @@ class VllmLayers(LayerLibrary):
         return f"{self.library.value} {installed_version()}"
 
     def prepare(self) -> None:
-        state = runtime().parallel_state
-        if not isinstance(state._TP, TensorParallelStandIn):
-            state._TP = TensorParallelStandIn()
+        runtime().parallel_state._TP = vllm_groups.stand_in()
 
-    @contextmanager
-    def ranked(self, group: RankGroup) -> Iterator[None]:
-        self.prepare()
-        before = getattr(_thread, "group", None)
-        _thread.group = group
-        try:
-            yield
-        finally:
-            _thread.group = before
+    def ranked(self, group: RankGroup) -> AbstractContextManager[None]:
+        return vllm_groups.ranked(group)
 
     def build(self, cls: type[nn.Module], arguments: Mapping[str, object], quantization: Quantization) -> nn.Module:
         """An instance that can run at once, as the oracle does with layers that are never finished."""

@@ -68,10 +68,11 @@ def violation_of(subject: Subject, body: Body, case: Spec, *, blaming: str | Non
     """
     if not judges(body, case):
         return None
+    reason = subject.engine.unsupported(getattr(case, "tp_size", 1))
+    if reason is not None:
+        raise NotApplicable(reason)
     if isinstance(case, Case):
         case = replace(case, device=subject.device)
-        if case.tp_size > subject.engine.max_size:
-            raise NotApplicable(f"engine {subject.engine.name} has {subject.engine.max_size} ranks")
         reason = subject.implementation.unsupported(case)
         if reason is not None:
             raise NotApplicable(reason)

@@ -27,6 +27,8 @@ BROKEN = "tests.implementations.broken"
         (["-p", "tests.cli.without_vllm", "--impl", "vllm", "-n", "2"], ["vLLM is not installed"]),
         (["--layers", "vllm", "--impl", "vllm"], ["--layers=vllm goes with --impl reference"]),
         (["--engine", "mpi"], ["'mpi'", "threads"]),
+        (["--engine", "torchrun"], ["torchrun --nproc-per-node 2 -m pytest conformance/ --engine torchrun"]),
+        (["--engine", "torchrun", "-n", "2"], ["one run on the ranks of one job: leave -n out"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

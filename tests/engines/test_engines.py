@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
+from hypothesis.strategies import just
 
+from conformance.checking import Budget, ClauseRun
 from conformance.engines.distributed import DistributedEngine
 from conformance.engines.ranks import CollectiveMismatch, Engine, RankFailed, RankGroup, RankHung, RankLost
 from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.reference import ReferenceImplementation
 from conformance.oracle import flatten
 from conformance.subject import RankSession, Subject
+from conformance.verdicts import Verdict
 from strategies.cases import Case, Regime
 from strategies.drawing import cases
+from tests.suite import run_suite, shown
 
 
 @pytest.fixture(scope="module", params=["threads", "gloo"])
@@ -141,6 +146,41 @@ def test_a_process_that_never_comes_back_is_named_and_the_pool_is_rebuilt() -> N
         engine.run(2, program)
     assert engine.run(2, lambda group: group.rank) == [0, 1]
     engine.close()
+
+
+def test_a_rank_that_hangs_is_an_error_of_its_case_and_the_next_clause_passes() -> None:
+    engine = DistributedEngine("gloo", watchdog_seconds=0.5)
+    subject = Subject(ReferenceImplementation(), engine)
+
+    def hangs(subject: Subject, case: Case) -> None:
+        def program(rank: RankSession) -> None:
+            while rank.group.rank == 1:
+                time.sleep(0.01)
+
+        subject.observe(case, program)
+
+    def passes(subject: Subject, case: Case) -> None:
+        subject.observe(case, lambda rank: flatten(rank.build().wrap().load().run()))
+
+    case = Case(tp_size=2)
+    result = ClauseRun(subject, Budget(1, 0)).check("MATH-1", "hangs", just(case), hangs)
+    assert result.verdict is Verdict.ERROR
+    assert len(result.errors) == 1
+    assert "ranks [1] of 2 neither ended" in result.errors[0]
+    assert repr(case) in result.errors[0]
+    assert ClauseRun(subject, Budget(1, 0)).check("MATH-1", "passes", just(case), passes).verdict is Verdict.PASS
+    engine.close()
+
+
+def test_a_dead_rank_is_an_error_of_its_clause_and_the_others_are_judged() -> None:
+    arguments = ("--engine", "gloo", "--impl", "tests.implementations.broken:LosesARank", "--profile", "quick")
+    result = run_suite(*arguments, select="test_unwrapping.py")
+    text = shown(result)
+    assert result.returncode == 1, text
+    assert "UNWRAP-2  MUST    error" in text
+    assert re.search(r"the process of rank 1 of \d died with exit code 3, in Case\(.*tp_size=", text)
+    for clause in ("UNWRAP-1", "UNWRAP-3", "UNWRAP-4"):
+        assert f"{clause}  MUST    pass" in text
 
 
 def test_every_exact_case_gives_the_same_bits_on_threads_and_on_processes() -> None:

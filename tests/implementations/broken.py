@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from conformance.implementations.protocol import Deployment
@@ -36,6 +37,17 @@ class KillsItsWorker(ReferenceImplementation):
 
     def dense_weight(self, module: nn.Module) -> Tensor:
         os._exit(1)
+
+
+class LosesARank(ReferenceImplementation):
+    """Takes the process of rank 1 down when it is asked for a dense weight."""
+
+    name = "loses-a-rank"
+
+    def dense_weight(self, module: nn.Module) -> Tensor:
+        if dist.is_initialized() and dist.get_rank() == 1:
+            os._exit(3)
+        return super().dense_weight(module)
 
 
 class LacksMethods:

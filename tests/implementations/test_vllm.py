@@ -11,7 +11,8 @@ from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.protocol import MissingPrerequisite
 from conformance.implementations.reference import ReferenceImplementation
 from conformance.implementations.vllm import VllmImplementation
-from conformance.implementations.vllm_layers import TensorParallelStandIn, VllmLayers
+from conformance.implementations.vllm_groups import TensorParallelStandIn
+from conformance.implementations.vllm_layers import VllmLayers
 from conformance.implementations.vllm_runtime import needs_spare_slot
 from conformance.oracle import flatten
 from conformance.subject import RankSession, Subject
