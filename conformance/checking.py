@@ -115,11 +115,6 @@ class ClauseRun:
         except (HarnessError, RankHung, RankLost) as error:
             self.result.errors.append(f"{error}, in {case!r}")
             verdict = Verdict.ERROR
-        except Violation as found:
-            if not device_lost(self.subject.device):
-                raise
-            self.result.errors.append(f"the GPU is lost to this process: {found}")
-            verdict = Verdict.ERROR
         else:
             verdict = Verdict.PASS
         self.result.counts[verdict.value] += 1
@@ -129,6 +124,8 @@ class ClauseRun:
         try:
             body(self.subject, case)
         except Violation as found:
+            if device_lost(self.subject.device):  # who is to blame cannot be asked any more
+                raise HarnessError(f"the GPU is lost to this process: {found.message}") from found
             self.require_blame(found)
             self.result.evidence.record(case, measure, passed=False)
             raise

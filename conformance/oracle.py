@@ -96,11 +96,10 @@ class _MergedRuns:
 
     def _take_stored_weight(self) -> None:
         """The base weight that the quantized layer really multiplies with takes the place of the checkpoint's."""
-        dtype = torch_dtype(self._case.dtype)
         layer, columns = quantized_layer(self._case, self._tensors, self._library)
-        self._stored = probed_weight(layer, columns, dtype).to(self._layer.weight.dtype)
+        self._stored = probed_weight(layer, columns, self._case).to(self._layer.weight.dtype)
         if self._case.quantization in OF_ACTIVATIONS:
-            self._kernel = KernelBase(layer, dtype)
+            self._kernel = KernelBase(layer, self._case)
         none = tuple(torch.zeros_like(weight) for weight in self._tensors.weights)
         self._tensors = replace(self._tensors, weights=none)
 

@@ -22,7 +22,7 @@ def quantized_layer(case: Case, tensors: CaseTensors, library: LayerLibrary) -> 
     layer = build_layer(case, library, torch_dtype(case.dtype), case.quantization)
     load_weights(case, library, layer, tensors.weights, tensors.biases)
     columns = int(layer.weight.shape[1])
-    library.finish(layer)
+    library.finish(layer.to(case.device))
     return layer, columns
 
 
@@ -32,22 +32,24 @@ class KernelBase:
     For kernels that quantize activations, each token in its own way: the operands they really use are theirs alone.
     """
 
-    def __init__(self, quantized: nn.Module, dtype: torch.dtype) -> None:
-        self._quantized, self._dtype = quantized, dtype
+    def __init__(self, quantized: nn.Module, case: Case) -> None:
+        self._quantized, self._dtype, self._device = quantized, torch_dtype(case.dtype), case.device
 
     def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """``base(x) + x · (s·B·A)ᵀ + bias``, all but the base product in the precision of ``x``."""
-        base: Tensor = self._quantized.quant_method.apply(self._quantized, x.to(self._dtype), None)  # type: ignore[union-attr,operator]
-        return base.to(x.dtype) + functional.linear(x, layer.weight, bias)  # type: ignore[arg-type]
+        given = x.to(self._device, self._dtype)  # on a GPU the kernel may sum in another order than on a CPU
+        base: Tensor = self._quantized.quant_method.apply(self._quantized, given, None)  # type: ignore[union-attr,operator]
+        return base.to(x) + functional.linear(x, layer.weight, bias)  # type: ignore[arg-type]
 
 
-def probed_weight(layer: nn.Module, columns: int, dtype: torch.dtype) -> Tensor:
-    """``layer``'s weight as its kernel has it: the products with unit vectors, which do not round.
+def probed_weight(layer: nn.Module, columns: int, case: Case) -> Tensor:
+    """``layer``'s weight as its kernel has it, on the CPU: the products with unit vectors, which do not round.
 
     Nothing that dequantizes outside the kernel is asked.
     """
-    product: Tensor = layer.quant_method.apply(layer, torch.eye(columns, dtype=dtype), None)  # type: ignore[union-attr,operator]
-    return product.detach().t().double()
+    units = torch.eye(columns, dtype=torch_dtype(case.dtype), device=case.device)
+    product: Tensor = layer.quant_method.apply(layer, units, None)  # type: ignore[union-attr,operator]
+    return product.detach().cpu().t().double()
 
 
 def checkpoint_weight(case: Case, tensors: CaseTensors, library: LayerLibrary) -> Tensor:

@@ -11,7 +11,7 @@ from conformance.assertions import raised
 from conformance.checking import check
 from conformance.engines.ranks import CollectiveMismatch, RankFailed, RankGroup
 from conformance.implementations.vocabulary import VocabularyServer, VocabularyWeights
-from conformance.subject import Subject
+from conformance.subject import Subject, cast_adapter
 from conformance.values import torch_dtype
 from conformance.verdicts import NotApplicable, NotExercised, violation
 from lora_compat.adapters import LayerAdapter, SubAdapter
@@ -83,12 +83,12 @@ def assert_serves_the_vocabulary(subject: Subject, case: VocabularyCase) -> None
     given = given.unsqueeze(0) if case.two_dimensions else given
 
     def program(group: RankGroup) -> tuple[Tensor, Tensor, Tensor]:
-        server: VocabularyServer = serve(case, tensors.weights, group)
-        mine = given.clone()
-        bare = server.run(None, mine).clone()
+        server: VocabularyServer = serve(case, tensors.weights.to(subject.device), group)
+        mine = given.to(subject.device, copy=True)
+        bare = server.run(None, mine).to("cpu", copy=True)
         for (slot, _), adapter in zip(case.adapters, tensors.adapters, strict=True):
-            server.load(slot, cast(adapter, torch_dtype(case.dtype)))
-        return bare, server.run(case.token_slots, mine), mine
+            server.load(slot, cast_adapter(adapter, torch_dtype(case.dtype), subject.device))
+        return bare, server.run(case.token_slots, mine).cpu(), mine.cpu()
 
     try:
         seen = subject.engine.run(case.tp_size, program)
@@ -116,13 +116,6 @@ def assert_equal(case: VocabularyCase, output: Tensor, right: Tensor, where: str
         place = tuple(wrong[0].tolist())
         got, should = float(output.reshape(right.shape)[place]), float(right[place])
         raise violation(anomaly, f"{where}: out{list(place)}={got:g}, but should be {should:g}", case)
-
-
-def cast(adapter: LayerAdapter, dtype: torch.dtype) -> LayerAdapter:
-    """The adapter's tensors in ``dtype``."""
-    (part,) = adapter.parts
-    assert part is not None
-    return LayerAdapter((SubAdapter(part.lora_a.to(dtype), part.lora_b.to(dtype)),), adapter.scaling)
 
 
 @check("MATH-14", vocabulary_cases(VocabularyLayer.EMBEDDING))

@@ -31,6 +31,23 @@ class ExpertsTensors:
     adapters: tuple[ExpertsAdapter, ...]
     routed: Routed
 
+    def to(self, device: str) -> ExpertsTensors:
+        """The same on ``device``."""
+        weights = tuple(one.to(device) for one in self.weights)
+        return ExpertsTensors(weights, tuple(moved(one, device) for one in self.adapters), self.routed.to(device))
+
+
+def moved(adapter: ExpertsAdapter, device: str) -> ExpertsAdapter:
+    """``adapter`` on ``device``."""
+
+    def part(one: SubAdapter | None) -> SubAdapter | None:
+        return None if one is None else SubAdapter(one.lora_a.to(device), one.lora_b.to(device))
+
+    def expert(one: ExpertAdapter | None) -> ExpertAdapter | None:
+        return None if one is None else ExpertAdapter(tuple(part(half) for half in one.gate_up), part(one.down))
+
+    return ExpertsAdapter(tuple(expert(one) for one in adapter.experts), adapter.scaling)
+
 
 def tensors_of(case: ExpertsCase) -> ExpertsTensors:
     """Weights of -1, 0 and 1, inputs and adapters of -1 and 1: at most 3 columns in, 12 between, rank 8 stay exact."""
@@ -105,7 +122,7 @@ def observed(subject: Subject, case: ExpertsCase, program: Callable[[ExpertsServ
     if serve is None:
         why = getattr(subject.implementation, "why_no_experts", "it is not driven on mixtures of experts")
         raise NotApplicable(why)
-    tensors = tensors_of(case)
+    tensors = tensors_of(case).to(subject.device)
 
     def on_rank(group: RankGroup) -> T:
         return program(serve(case, tensors.weights, group), tensors)
@@ -131,10 +148,10 @@ def assert_equal(case: ExpertsCase, output: Tensor, right: Tensor, where: str, a
 @check("MATH-16", experts_cases())
 def test_every_token_gets_its_adapter_in_each_of_its_experts(subject: Subject, case: ExpertsCase) -> None:
     def program(server: ExpertsServer, tensors: ExpertsTensors) -> tuple[Tensor, Tensor]:
-        bare = server.bare(tensors.routed).clone()
+        bare = server.bare(tensors.routed).to("cpu", copy=True)
         for spec, adapter in zip(case.adapters, tensors.adapters, strict=True):
             server.load(spec.slot, adapter)
-        return bare, server.run(case.token_slots, tensors.routed)
+        return bare, server.run(case.token_slots, tensors.routed).cpu()
 
     seen = observed(subject, case, program)
     tensors = tensors_of(case)
@@ -151,11 +168,11 @@ def test_the_warm_up_rank_counts_experts_and_its_dummy_changes_nothing(subject: 
     largest = 8 * case.max_rank
 
     def program(server: ExpertsServer, tensors: ExpertsTensors) -> tuple[int, Tensor, Tensor]:
-        bare = server.bare(tensors.routed).clone()
+        bare = server.bare(tensors.routed).to("cpu", copy=True)
         rank = server.warmup_rank(default=case.max_rank, max_lora_rank=largest)
         for spec in case.adapters:
             server.load_dummy(spec.slot, min(rank, case.max_rank))
-        return rank, bare, server.run(case.token_slots, tensors.routed)
+        return rank, bare, server.run(case.token_slots, tensors.routed).cpu()
 
     right = -(-case.max_rank // case.rank_shards) * case.rank_shards
     for where, (rank, bare, output) in enumerate(observed(subject, case, program)):

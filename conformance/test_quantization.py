@@ -11,6 +11,7 @@ from torch.nn import functional
 from conformance.assertions import assert_merged_equivalence, assert_outputs, observed
 from conformance.checking import check
 from conformance.implementations.schemes import METHODS
+from conformance.oracle import flatten
 from conformance.quantized import checkpoint_weight, probed_weight, quantization_error
 from conformance.subject import RankSession, Subject
 from conformance.test_wrapping import local_input, product_alone
@@ -35,7 +36,7 @@ def assert_faithful(subject: Subject, case: Case) -> None:
         rank.build()
         with library.ranked(rank.group):
             dense = checkpoint_weight(case, rank.tensors, library)
-            return dense, probed_weight(rank.base, dense.shape[1], rank.input().dtype)
+            return dense, probed_weight(rank.base, dense.shape[1], case)
 
     for rank, (dense, probed) in enumerate(observed(subject, case, program)):
         excess = (probed - dense).abs() - quantization_error(case, dense)
@@ -69,7 +70,7 @@ def test_a_sibling_that_dequantizes_the_weight_gets_the_adapter_or_is_reported(s
         with subject.implementation.layers.ranked(rank.group):
             subject.implementation.select(rank.layer, case.token_slots)
             try:
-                return [dequantized_product(case, rank.layer, local_input(rank))]
+                return flatten(dequantized_product(case, rank.layer, local_input(rank)))
             except subject.implementation.refusals:
                 return None  # reported
 

@@ -13,7 +13,6 @@ from conformance.building import BareWrapper, build_layer, load_weights, nest
 from conformance.checking import check
 from conformance.quantized import probed_weight
 from conformance.subject import RankSession, Subject
-from conformance.values import torch_dtype
 from conformance.verdicts import violation
 from strategies.cases import Case, Quantization, WrapperKind
 from strategies.drawing import cases
@@ -63,7 +62,7 @@ def test_the_dense_weight_read_through_wrappers_is_the_bare_layers(subject: Subj
             right: Tensor = bare.weight.detach()  # type: ignore[union-attr,operator]
             if case.quantization is not Quantization.NONE:
                 # What the kernel multiplies with: what is read bare and wrapped alike can be wrong too.
-                right = probed_weight(rank.base, right.shape[1], torch_dtype(case.dtype))
+                right = probed_weight(rank.base, right.shape[1], case)
             outermost = nest(rank.wrap().layer, case.nesting)
             found = found_in(subject, case, subject.implementation.dense_weight, outermost)
         # A product cannot tell -0 from 0.

@@ -30,10 +30,11 @@ def warm_up(subject: Subject) -> int:
         case = Case(
             layer=layer, packed=packed, adapters=adapters, max_loras=2, max_rank=64, tokens=tokens, dtype=dtype
         )
+        case = replace(case, device=subject.device)
+        if subject.implementation.unsupported(case) is not None:
+            continue
         try:
-            subject.observe(
-                replace(case, device=subject.device), lambda rank: flatten(rank.build().wrap().load().run())
-            )
+            subject.observe(case, lambda rank: flatten(rank.build().wrap().load().run()))
         except (NotWrapped, SubjectRefused):
             continue
         served += 1

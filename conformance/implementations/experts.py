@@ -18,11 +18,18 @@ from strategies.experts import ExpertsCase
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExpertWeights:
-    """One expert's checkpoint tensors: gate and up ``[intermediate, hidden]``, down ``[hidden, intermediate]``."""
+    """One expert's checkpoint tensors: gate and up ``[intermediate, hidden]``, down ``[hidden, intermediate]``.
+
+    The layer lives on their device.
+    """
 
     gate: Tensor
     up: Tensor
     down: Tensor
+
+    def to(self, device: str) -> ExpertWeights:
+        """The same on ``device``."""
+        return ExpertWeights(self.gate.to(device), self.up.to(device), self.down.to(device))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,6 +39,10 @@ class Routed:
     hidden: Tensor
     ids: Tensor
     weights: Tensor
+
+    def to(self, device: str) -> Routed:
+        """The same on ``device``."""
+        return Routed(self.hidden.to(device), self.ids.to(device), self.weights.to(device))
 
 
 class ExpertsServer(ABC):
@@ -75,6 +86,7 @@ class ReferenceExperts(ExpertsServer):
         for index, one in enumerate(weights):
             for name, shard, tensor in (("w13", "w1", one.gate), ("w13", "w3", one.up), ("w2", "w2", one.down)):
                 self._layer.weight_loader(getattr(self._layer, f"{name}_weight"), tensor.float(), shard, index)
+        self._layer.to(weights[0].gate.device)
         self._config = LoRAConfig(case.max_loras, case.max_rank, case.fully_sharded)
 
     @property

@@ -19,10 +19,14 @@ from strategies.vocabulary import VocabularyCase, VocabularyLayer
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VocabularyWeights:
-    """The checkpoint: ``weight [ids, width]`` and, with a bias, ``bias [ids]``."""
+    """The checkpoint: ``weight [ids, width]`` and, with a bias, ``bias [ids]``; the layer lives on their device."""
 
     weight: Tensor
     bias: Tensor | None
+
+    def to(self, device: str) -> VocabularyWeights:
+        """The same on ``device``."""
+        return VocabularyWeights(self.weight.to(device), None if self.bias is None else self.bias.to(device))
 
 
 class VocabularyServer(ABC):
@@ -63,6 +67,7 @@ class ReferenceVocabulary(VocabularyServer):
         for name, tensor in (("weight", weights.weight), ("bias", weights.bias)):
             if tensor is not None:
                 self._bare.weight_loader(getattr(self._bare, name), tensor.to(dtype))
+        self._bare.to(weights.weight.device)
         self._config = config
         self._wrapped: nn.Module | None = None
 

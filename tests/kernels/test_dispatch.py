@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -53,7 +54,8 @@ def test_importing_the_kernels_and_serving_the_cpu_imports_no_triton(monkeypatch
         "shrink(torch.ones(2, 4), torch.ones(1, 1, 2, 4), TokenBatch.of([0, -1]))\n"
         "print([name for name in set(sys.modules) - known if name.startswith('triton')])\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    found = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # where this process found lora_compat
+    done = subprocess.run([sys.executable, "-c", program], env=found, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
