@@ -1,6 +1,6 @@
 """Measures the suite's detection power, and writes docs/results/power.md, power.svg and power.json.
 
-python -m benchmarks.power [--seeds 10] [--alarm-seeds 20] [--thorough-seeds 3] [--processes 2] [--only NAME ...]
+python -m benchmarks.power [--seeds 10] [--thorough-seeds 20] [--processes 2] [--parts PART ...] [--only NAME ...]
 """
 
 from __future__ import annotations
@@ -12,59 +12,67 @@ import sys
 import time
 from collections.abc import Iterable
 from functools import partial
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.power.ablations import ABLATIONS
-from benchmarks.power.hunting import CASES, clause_tests
+from benchmarks.power.hunting import CASES
 from benchmarks.power.page import page
 from benchmarks.power.pairs import coverage
+from benchmarks.power.planted import PLANTED
 from benchmarks.power.plot import plot
 from benchmarks.power.tasks import alarm_row, mutant_row, setting_row, single_threaded
 from conformance.checking import PROFILES
-from tests.mutants import MUTANTS
 from tests.mutants.variants import VARIANTS
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
-VARIANT_SEEDS = range(1)
+PARTS = ("mutants", "alarms", "settings", "pairs")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10, help="seeds of the hunts")
-    parser.add_argument("--alarm-seeds", type=int, default=20, help="seeds of the reference without a bug")
     parser.add_argument(
-        "--thorough-seeds", type=int, default=3, help="the same, with the cases of the thorough profile"
+        "--thorough-seeds", type=int, default=20, help="seeds of the reference without a bug, at the thorough profile"
     )
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--only", nargs="*", help="measure these mutants and print them; writes nothing")
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="the rest is kept from power.json")
+    parser.add_argument("--only", nargs="*", help="measure these planted bugs and print them; writes nothing")
     arguments = parser.parse_args()
-    started = time.perf_counter()
-    chosen = [index for index, one in enumerate(MUTANTS) if not arguments.only or one.name in arguments.only]
     with multiprocessing.get_context("spawn").Pool(arguments.processes, single_threaded) as pool:
-        mutants = told(pool.imap(partial(mutant_row, seeds=arguments.seeds), chosen))
         if arguments.only:
-            print(json.dumps(mutants, indent=2))
+            chosen = [index for index, one in enumerate(PLANTED) if one.name in arguments.only]
+            print(json.dumps(told(pool.imap(partial(mutant_row, seeds=arguments.seeds), chosen)), indent=2))
             return
-        seeds = [(None, seed, CASES) for seed in range(arguments.alarm_seeds)]
-        thorough = [(None, 100 + seed, PROFILES["thorough"]) for seed in range(arguments.thorough_seeds)]
-        variants = [(index, seed, CASES) for index in range(len(VARIANTS)) for seed in VARIANT_SEEDS]
-        alarms = told(pool.imap(alarm_row, seeds + thorough + variants))
-        settings = told(pool.imap(setting_row, range(len(ABLATIONS))))
-    data = {
-        "torch": torch.__version__,
-        "cases": CASES,
-        "seeds": arguments.seeds,
-        "clauses": list(clause_tests()),
-        "mutants": mutants,
-        "alarms": alarms,
-        "settings": settings,
-        "pairs": coverage(),
-        "seconds": time.perf_counter() - started,
-    }
-    write(data)
+        write({**measured(pool, arguments), "torch": torch.__version__, "cases": CASES})
+
+
+def measured(pool: Pool, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The parts asked for, each with its seconds, and the others as they were."""
+    data = {} if set(arguments.parts) == set(PARTS) else json.loads((RESULTS / "power.json").read_text())
+    seconds = data.setdefault("seconds", {})
+    for part in arguments.parts:
+        started = time.perf_counter()
+        data[part] = _part(part, pool, arguments)
+        seconds[part] = time.perf_counter() - started
+    if "mutants" in arguments.parts:
+        data["seeds"] = arguments.seeds
+    return data
+
+
+def _part(part: str, pool: Pool, arguments: argparse.Namespace) -> Any:
+    if part == "mutants":
+        return told(pool.imap(partial(mutant_row, seeds=arguments.seeds), range(len(PLANTED))))
+    if part == "alarms":
+        seeds = [(None, seed, PROFILES["thorough"]) for seed in range(arguments.thorough_seeds)]
+        variants = [(index, 0, CASES) for index in range(len(VARIANTS))]
+        return told(pool.imap(alarm_row, seeds + variants))
+    if part == "settings":
+        return told(pool.imap(setting_row, range(len(ABLATIONS))))
+    return coverage()
 
 
 def told(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

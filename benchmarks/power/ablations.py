@@ -1,4 +1,4 @@
-"""The suite with one of its ideas switched off, and with all of them: what a peer's tests amount to."""
+"""The suite with one of its ideas switched off, with all (what a peer's tests amount to), and with one more."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from unittest.mock import patch
 
 import torch
+from hypothesis import Phase
 from torch import Tensor
 
-from conformance import assertions, oracle, traits, values
+from conformance import assertions, oracle, searching, traits, values
 from strategies.cases import Case, Layout, Regime, SubclassSpec
 
 # What vLLM's layer tests allow, absolute and relative.
@@ -19,12 +20,13 @@ CONSTANT = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 3e-2}
 
 @dataclass(frozen=True, slots=True)
 class Ablation:
-    """What becomes of every case, and what is patched."""
+    """What becomes of every case, what is patched, and whether Hypothesis is told how near errors are to the bound."""
 
     name: str
     story: str
     change: Callable[[Case], Case] = lambda case: case
     patch: Callable[[], AbstractContextManager[object]] = nullcontext
+    targeted: bool = False
 
 
 def _plain_class(case: Case) -> Case:
@@ -84,6 +86,10 @@ def _uniform_values() -> Iterator[None]:
         yield
 
 
+def _targeting() -> AbstractContextManager[object]:
+    return patch.object(searching, "PHASES", (Phase.generate, Phase.target, Phase.shrink))
+
+
 ABLATIONS = (
     Ablation("the suite", "every idea on"),
     Ablation("without subclasses", "the family's own class, as it is", _plain_class),
@@ -97,5 +103,9 @@ ABLATIONS = (
     Ablation(
         "random values only", "a plain layer, one rank, one adapter of full rank, values from [0, 1), constant "
         "tolerance, the same clauses", _random_values_only, _uniform_values,
+    ),
+    Ablation(
+        "with hypothesis.target", "every idea on, and a search towards errors near their bound", patch=_targeting,
+        targeted=True,
     ),
 )  # fmt: skip

@@ -11,24 +11,31 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import hypothesis
 from hypothesis.strategies import SearchStrategy
 
 from conformance.checking import Body, Budget, ClauseRun
 from conformance.contract import CONTRACT
 from conformance.engines.threads import WATCHDOG_SECONDS, ThreadsEngine
 from conformance.implementations.reference import ReferenceImplementation
+from conformance.measuring import measuring
 from conformance.subject import HarnessError, Subject
 from conformance.values import part_sizes
 from conformance.verdicts import ClauseResult, Violation
 from strategies.cases import Case
 from strategies.codec import Spec
+from tests.mutants.planting import Mutant
 
 CASES = 250  # what the default profile gives a clause
 # In the order in which pytest collects them.
 MODULES = (
     "test_collectives",
     "test_dense_math",
+    "test_embeddings",
+    "test_experts",
+    "test_lifecycle",
     "test_quantization",
+    "test_targets",
     "test_unwrapping",
     "test_warmup_rank",
     "test_wrapping",
@@ -50,7 +57,7 @@ class ClauseTest:
 class Catch:
     """The first case that showed a bug: how many had been drawn, in how many seconds, and what it was called."""
 
-    clause: str
+    test: ClauseTest
     cases: int
     seconds: float
     anomaly: str
@@ -61,14 +68,25 @@ class _Found(BaseException):
 
 
 @cache
+def suite_tests() -> tuple[ClauseTest, ...]:
+    """The suite's tests in file order; a clause may have several."""
+    return tuple(
+        ClauseTest(test.clause, test.__name__, test.strategy, test.body)
+        for module in MODULES
+        for test in vars(importlib.import_module(f"conformance.{module}")).values()
+        if inspect.isfunction(test) and getattr(test, "clause", None) in CONTRACT
+    )
+
+
+@cache
 def clause_tests() -> dict[str, ClauseTest]:
-    """The suite's clauses in file order."""
-    found = {}
-    for module in MODULES:
-        for test in vars(importlib.import_module(f"conformance.{module}")).values():
-            if inspect.isfunction(test) and getattr(test, "clause", None) in CONTRACT:
-                found[test.clause] = ClauseTest(test.clause, test.__name__, test.strategy, test.body)
-    return found
+    """The first test of every clause."""
+    return {test.clause: test for test in reversed(suite_tests())}
+
+
+def noticing(mutant: Mutant) -> list[ClauseTest]:
+    """The tests of the clauses that are said to notice a planted bug, the most direct clause first."""
+    return [test for clause in mutant.clauses for test in suite_tests() if test.clause == clause]
 
 
 def reference_subject(watchdog_seconds: float = WATCHDOG_SECONDS) -> Subject:
@@ -85,11 +103,13 @@ def hunt(
     cases: int = CASES,
     change: Callable[[Case], Case] = lambda case: case,
     errors: bool = False,
+    targeted: bool = False,
 ) -> Catch | None:
     """The first case of ``test`` that fails while ``patch`` is alive; None where ``cases`` show nothing.
 
     As in the suite, a case counts only if what its clause presumes is served. ``change`` alters every case drawn. With
     ``errors``, for a bug that makes a rank hang or the base layer fail, the suite's verdict `error` is a catch.
+    ``targeted`` has Hypothesis look for cases whose error comes near to its bound.
     """
     drawn = 0
     started = time.perf_counter()
@@ -99,7 +119,8 @@ def hunt(
         nonlocal drawn
         drawn += 1
         try:
-            test.body(subject, change(case) if isinstance(case, Case) else case)
+            with measuring() as measure:
+                test.body(subject, change(case) if isinstance(case, Case) else case)
         except (Violation, HarnessError) as found:
             try:
                 if isinstance(found, HarnessError):
@@ -110,8 +131,10 @@ def hunt(
                 if not errors:
                     raise
                 anomaly = "error"
-            caught.append(Catch(test.clause, drawn, time.perf_counter() - started, anomaly))
+            caught.append(Catch(test, drawn, time.perf_counter() - started, anomaly))
             raise _Found from found
+        if targeted:
+            hypothesis.target(min(measure.worst, 1.0))
 
     run = ClauseRun(subject, Budget(cases, seed))
     with patch():
@@ -128,10 +151,10 @@ def shrunk(test: ClauseTest, subject: Subject, *, seed: int, patch: Patch = null
         return ClauseRun(subject, Budget(CASES, seed)).check(test.clause, test.name, test.strategy, test.body)
 
 
-def elements(case: Spec) -> int:
-    """How many numbers a case holds: its weights, biases, adapters and inputs; of a rank question, its parts."""
+def elements(case: Spec) -> int | None:
+    """How many numbers a case holds: its weights, biases, adapters and inputs; None where it is no single layer."""
     if not isinstance(case, Case):
-        return len(case.shards)  # type: ignore[attr-defined]
+        return None
     layer = case.layer
     rows, width = sum(layer.output_sizes), layer.input_size
     total = rows * width + layer.bias * rows + len(case.tokens) * width

@@ -7,11 +7,21 @@ from statistics import median
 from typing import Any
 
 from benchmarks.power.ablations import ABLATIONS, Ablation
-from benchmarks.power.hunting import CASES, Catch, clause_tests, elements, hunt, reference_subject, shrunk
+from benchmarks.power.hunting import (
+    CASES,
+    Catch,
+    ClauseTest,
+    elements,
+    hunt,
+    noticing,
+    reference_subject,
+    shrunk,
+    suite_tests,
+)
 from conformance.subject import Subject
 from strategies.cases import Case
 from strategies.codec import from_dict
-from strategies.ranks import RankQuestion
+from tests.mutants import MUTANTS as OF_LAYERS
 from tests.mutants import Mutant
 
 
@@ -19,7 +29,8 @@ from tests.mutants import Mutant
 class Measurement:
     """What was found of one mutant.
 
-    ``cases`` has, for each seed, what its soonest clause drew; 0 where none caught it.
+    ``cases`` has, for each seed, what its soonest clause drew; 0 where none caught it. ``without`` has the same for
+    each idea switched off, at the first seed; the settings are about layers, so it is empty for other bugs.
     """
 
     mutant: str
@@ -44,21 +55,23 @@ class Measurement:
 
 
 def measure(mutant: Mutant, seeds: range) -> Measurement:
-    """Hunts with every seed, shrinks what the first found, and hunts without each of the suite's ideas."""
+    """Hunts with every seed, shrinks what the first found, and hunts with each of the suite's ideas switched off."""
     subject = subject_for(mutant)
     found = Measurement(mutant.name)
+    test: ClauseTest | None = None
     for seed in seeds:
         caught = _soonest(mutant, subject, seed, ABLATIONS[0])
         found.cases.append(caught.cases if caught else 0)
         if caught is None:
             continue
-        found.clause = found.clause or caught.clause
+        test = test or caught.test
         found.in_order.append(_in_order(mutant, subject, seed))
         found.seconds.append(caught.seconds)
         found.first_names.append(caught.anomaly)
-    if found.clause:
-        _shrink(found, mutant, subject)
-    for ablation in ABLATIONS[1:]:
+    if test is not None:
+        found.clause = test.clause
+        _shrink(found, test, mutant, subject)
+    for ablation in ABLATIONS[1:] if mutant in OF_LAYERS else ():
         caught = _soonest(mutant, subject, seeds[0], ablation)
         found.without[ablation.name] = caught.cases if caught else 0
     return found
@@ -73,10 +86,10 @@ def _soonest(mutant: Mutant, subject: Subject, seed: int, ablation: Ablation) ->
     """The catch of the clause that needs fewest cases, of those that are said to notice the mutant."""
     best: Catch | None = None
     with ablation.patch():
-        for clause in mutant.clauses:
+        for test in noticing(mutant):
             caught = hunt(
-                clause_tests()[clause], subject, seed=seed, patch=mutant.patch, change=ablation.change,
-                errors="error" in mutant.anomalies,
+                test, subject, seed=seed, patch=mutant.patch, change=ablation.change,
+                errors="error" in mutant.anomalies, targeted=ablation.targeted,
                 cases=best.cases if best else CASES,
             )  # fmt: skip
             if caught and (best is None or caught.cases < best.cases):
@@ -86,22 +99,21 @@ def _soonest(mutant: Mutant, subject: Subject, seed: int, ablation: Ablation) ->
 
 def _in_order(mutant: Mutant, subject: Subject, seed: int) -> int:
     """Cases drawn by the whole suite, clause after clause in file order, if only the mutant's clauses notice it."""
-    order = list(clause_tests())
-    for clause in sorted(mutant.clauses, key=order.index):
-        caught = hunt(
-            clause_tests()[clause], subject, seed=seed, patch=mutant.patch, errors="error" in mutant.anomalies
-        )
-        if caught:
-            return order.index(clause) * CASES + caught.cases
+    for place, test in enumerate(suite_tests()):
+        if test.clause in mutant.clauses:
+            caught = hunt(test, subject, seed=seed, patch=mutant.patch, errors="error" in mutant.anomalies)
+            if caught:
+                return place * CASES + caught.cases
     return 0
 
 
-def _shrink(found: Measurement, mutant: Mutant, subject: Subject) -> None:
-    result = shrunk(clause_tests()[found.clause], subject, seed=0, patch=mutant.patch)
+def _shrink(found: Measurement, test: ClauseTest, mutant: Mutant, subject: Subject) -> None:
+    result = shrunk(test, subject, seed=0, patch=mutant.patch)
     failures = sorted(result.failures, key=lambda failure: (failure.anomaly == "unexplained", len(failure.shown)))
     found.reported = list(dict.fromkeys(failure.anomaly for failure in failures)) + ["error"] * bool(result.errors)
     if not failures:
         return
     data = dict(failures[0].case)
-    case = from_dict(data, Case if data.pop("kind") == "case" else RankQuestion)
-    found.elements, found.shown = elements(case), failures[0].shown
+    found.shown = failures[0].shown
+    if data.pop("kind") == "case":
+        found.elements = elements(from_dict(data, Case))

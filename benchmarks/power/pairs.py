@@ -6,7 +6,7 @@ from collections import Counter
 from functools import cache
 from itertools import combinations
 
-from benchmarks.power.hunting import CASES, clause_tests, reference_subject
+from benchmarks.power.hunting import CASES, reference_subject, suite_tests
 from conformance.checking import Budget, ClauseRun
 from strategies.cases import Case, Quantization
 
@@ -93,7 +93,7 @@ def drawn(seed: int = 0) -> tuple[Case, ...]:
     """Every case that the suite draws at the default profile."""
     found: list[Case] = []
     subject = reference_subject()
-    for test in clause_tests().values():
+    for test in suite_tests():
         run = ClauseRun(subject, Budget(CASES, seed))
         run.check(test.clause, test.name, test.strategy, lambda subject, case: found.append(case))
     return tuple(case for case in found if isinstance(case, Case))

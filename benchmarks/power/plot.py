@@ -8,14 +8,15 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 760, 420, 60, 30, 250, 50
-COLOURS = ("#1b1b1b", "#d1495b", "#edae49", "#00798c", "#66a182", "#2e4057", "#a05195")
+COLOURS = ("#1b1b1b", "#d1495b", "#edae49", "#00798c", "#66a182", "#2e4057", "#a05195", "#8a8a8a")
 
 
 def curves(data: dict[str, Any]) -> dict[str, list[float]]:
     """For each setting the cases to the first failure of every mutant; infinite where it was not caught."""
     most = data["cases"]
-    found = {"the suite": [_or_inf(median(n or most + 1 for n in one["cases"]), most) for one in data["mutants"]]}
-    for one in data["mutants"]:
+    of_layers = [one for one in data["mutants"] if one["without"]]
+    found = {"the suite": [_or_inf(median(n or most + 1 for n in one["cases"]), most) for one in of_layers]}
+    for one in of_layers:
         for name, cases in one["without"].items():
             found.setdefault(name, []).append(cases or math.inf)
     return found
@@ -24,7 +25,7 @@ def curves(data: dict[str, Any]) -> dict[str, list[float]]:
 def plot(data: dict[str, Any]) -> str:
     """An SVG with one step line per setting, cases on a logarithmic axis."""
     settings = curves(data)
-    total, most = len(data["mutants"]), data["cases"]
+    total, most = len(settings["the suite"]), data["cases"]
     across, down = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 
     def x(cases: float) -> float:

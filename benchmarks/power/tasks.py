@@ -9,9 +9,9 @@ import torch
 
 from benchmarks.power.ablations import ABLATIONS
 from benchmarks.power.alarms import Alarms
-from benchmarks.power.hunting import CASES, clause_tests, hunt, reference_subject
+from benchmarks.power.hunting import CASES, hunt, reference_subject, suite_tests
 from benchmarks.power.measuring import measure
-from tests.mutants import MUTANTS
+from benchmarks.power.planted import PLANTED
 from tests.mutants.variants import VARIANTS
 
 
@@ -23,7 +23,7 @@ def single_threaded() -> None:
 
 def mutant_row(index: int, *, seeds: int) -> dict[str, Any]:
     """`measure` of one mutant."""
-    return measure(MUTANTS[index], range(seeds)).to_dict()
+    return measure(PLANTED[index], range(seeds)).to_dict()
 
 
 def alarm_row(what: tuple[int | None, int, int]) -> dict[str, Any]:
@@ -32,8 +32,9 @@ def alarm_row(what: tuple[int | None, int, int]) -> dict[str, Any]:
     name, patch = ("the reference", nullcontext) if index is None else (VARIANTS[index].name, VARIANTS[index].patch)
     if cases != CASES:
         name += f", {cases} cases a clause"
-    tests = clause_tests().values()
-    found = Alarms.over(name, reference_subject(), tests, seeds=range(seed, seed + 1), cases=cases, patch=patch)
+    found = Alarms.over(
+        name, reference_subject(), suite_tests(), seeds=range(seed, seed + 1), cases=cases, patch=patch
+    )
     return found.to_dict()
 
 
@@ -42,8 +43,6 @@ def setting_row(index: int) -> dict[str, Any]:
     ablation, subject = ABLATIONS[index], reference_subject()
     with ablation.patch():
         caught = [
-            clause
-            for clause, test in clause_tests().items()
-            if hunt(test, subject, seed=0, change=ablation.change) is not None
+            test.clause for test in suite_tests() if hunt(test, subject, seed=0, change=ablation.change) is not None
         ]
     return {"setting": ablation.name, "reported": caught}
