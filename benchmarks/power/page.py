@@ -60,7 +60,7 @@ def _summary(data: dict[str, Any]) -> Iterator[str]:
     seconds = sum(data["seconds"].values())
     yield (
         f"Written by `make power` (`python -m benchmarks.power`), torch {data['torch']}, {data['cases']} cases a "
-        f"clause (the default profile), {data['seeds']} seeds a bug, {seconds:.0f} s of a shared two-core machine. The "
+        f"clause (the default profile), {data['seeds']} seeds a bug, {seconds:.0f} s of two shared cores. The "
         "planted bugs are those of the reference; the kernels' (`tests/kernels`) and those in vLLM's own code "
         "(`tests/mutants/vllm_planted.py`) are caught by tests of their own."
     )
