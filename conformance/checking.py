@@ -12,9 +12,9 @@ from typing import Any
 import hypothesis
 import pytest
 import torch
-from hypothesis.strategies import SearchStrategy
 
 from conformance.contract import CONTRACT
+from conformance.drawing import Source
 from conformance.engines.ranks import RankHung, RankLost
 from conformance.measuring import Measure, measuring
 from conformance.oracle import flatten
@@ -64,12 +64,12 @@ class ClauseRun:
     target: Target | None = None
     recorder: Recorder | None = None
 
-    def check(self, clause: str, name: str, strategy: SearchStrategy[Any], body: Body) -> ClauseResult:
+    def check(self, clause: str, name: str, source: Source, body: Body) -> ClauseResult:
         """Runs ``body`` on the cases stored for the clause, then on drawn ones; never raises for what they find."""
         self.result = ClauseResult(clause, target=self.target.subclass.target or "" if self.target else "")
         seed = self.budget.seed_for(clause, name)
         judge, sight = partial(self._judged, body), partial(self._sighted, clause, body)
-        search = Search(strategy, judge, sight, examples=self.budget.examples, seed=seed)
+        search = Search(source, judge, sight, examples=self.budget.examples, seed=seed)
         started = time.perf_counter()
         try:
             with targeting(self.target):
@@ -214,8 +214,8 @@ def _base_takes(layer: LayerSpec) -> bool:
     return len(layer.output_sizes) == (1 if layer.heads is None else len(layer.heads.output_sizes))
 
 
-def check(clause: str, strategy: SearchStrategy[Any]) -> Callable[[Body], Callable[..., None]]:
-    """Makes a pytest test of a clause out of a body that judges one case."""
+def check(clause: str, strategy: Source) -> Callable[[Body], Callable[..., None]]:
+    """Makes a pytest test of a clause out of a body that judges one case; cases are drawn from ``strategy``."""
     entry = CONTRACT[clause]
 
     def decorate(body: Body) -> Callable[..., None]:

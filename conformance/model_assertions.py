@@ -105,7 +105,7 @@ def _mistake(
         served = [n for n in dict.fromkeys((own, *numbers)) if _row_is(subject, values, outputs, token, n)]
         if own not in served:
             names.add("unexplained" if not served else "delta-dropped" if served[0] < 0 else "stale-slot")
-    return names.pop() if len(names) == 1 else "unexplained"
+    return next((name for name in ("unexplained", "stale-slot", "delta-dropped") if name in names), "unexplained")
 
 
 def _row_is(

@@ -9,12 +9,10 @@ the same on a slow machine and on a fast one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
-import hypothesis
-from hypothesis import HealthCheck, Phase, Verbosity, given, settings
-from hypothesis.strategies import SearchStrategy
+from hypothesis import Phase
 
+from conformance.drawing import Source, draw_cases
 from conformance.regressions.settling import manner
 from conformance.verdicts import Violation
 from strategies.codec import Spec
@@ -27,14 +25,14 @@ Sight = Callable[[Violation], object]
 
 
 class Search:
-    """Draws ``examples`` cases from ``strategy`` with ``seed``, as often as there are ways of failing.
+    """Draws ``examples`` cases from ``source`` with ``seed``, as often as there are ways of failing.
 
     ``judge`` runs a case and raises `Violation`; ``sight`` is told of a failure before it is shrunk. A case that an
     earlier search has judged is not judged again, so that another search costs little more than drawing.
     """
 
-    def __init__(self, strategy: SearchStrategy[Any], judge: Judge, sight: Sight, *, examples: int, seed: int) -> None:
-        self._strategy = strategy
+    def __init__(self, source: Source, judge: Judge, sight: Sight, *, examples: int, seed: int) -> None:
+        self._source = source
         self._judge = judge
         self._sight = sight
         self._examples = examples
@@ -66,19 +64,6 @@ class Search:
         wanted: str | None = None
         judged = dict(self._judged)
 
-        @hypothesis.seed(self._seed)
-        @settings(
-            max_examples=self._examples,
-            database=None,
-            deadline=None,
-            derandomize=False,
-            print_blob=False,
-            report_multiple_bugs=False,
-            verbosity=Verbosity.quiet,
-            phases=PHASES,
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(case=self._strategy)
         def run(case: Spec) -> None:
             nonlocal wanted
             before = judged.get(case)
@@ -100,7 +85,7 @@ class Search:
             self._judged[case] = ""
 
         try:
-            run()
+            draw_cases(self._source, run, examples=self._examples, seed=self._seed, phases=PHASES)
         except Violation as found:
             return found
         return None

@@ -59,6 +59,11 @@ class Shelf:
     active: list[int] = field(default_factory=list)
     pinned: set[int] = field(default_factory=set)
 
+    @classmethod
+    def of(cls, program: Program) -> Shelf:
+        """An empty one, as large as the program says."""
+        return cls(program.max_adapters, program.max_loras, program.evict)
+
     def after(self, call: Call) -> Outcome:
         """Does ``call``."""
         try:
@@ -83,6 +88,11 @@ class Shelf:
         _use(self.active, number)
         _use(self.registered, number)
         return fresh
+
+    def _activate_failing(self, number: int) -> bool:
+        if number not in self.active:
+            raise KeyError(number)
+        return self._activate(number)
 
     def _deactivate(self, number: int) -> bool:
         return _drop(self.active, number)
@@ -124,22 +134,27 @@ def _drop(holders: list[int], number: int) -> bool:
     return True
 
 
+def calls_in(step: Step, batches: int) -> Iterator[Call]:
+    """The calls that ``step`` is made of, in a program of so many batches."""
+    for method in _CALLS[step.kind]:
+        yield Call(method, step.adapter % batches if "run" in method else step.adapter)
+
+
 def calls_of(program: Program) -> Iterator[Call]:
     """The program as calls, and the first batch once more at its end."""
     pinned: set[int] = set()
     for step in (*program.steps, Step()):
-        for method in _CALLS[step.kind]:
-            number = step.adapter % len(program.batches) if "run" in method else step.adapter
-            if method == "pin":
-                pinned.add(number)
-            if method == "deactivate" and number in pinned:
+        for call in calls_in(step, len(program.batches)):
+            if call.method == "pin":
+                pinned.add(call.number)
+            if call.method == "deactivate" and call.number in pinned:
                 continue
-            if method == "remove":
-                pinned.discard(number)
-            yield Call(method, number)
+            if call.method == "remove":
+                pinned.discard(call.number)
+            yield call
 
 
 def outcomes_of(program: Program) -> list[tuple[Call, Outcome]]:
-    """Every call with what must come of it; of programs without faults."""
-    shelf = Shelf(program.max_adapters, program.max_loras, program.evict)
+    """Every call with what must come of it; of programs whose adapters all fit."""
+    shelf = Shelf.of(program)
     return [(call, shelf.after(call)) for call in calls_of(program)]

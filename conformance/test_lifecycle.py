@@ -20,23 +20,22 @@ from conformance.model_assertions import (
     people,
     played,
 )
+from conformance.program_machines import Breaking, Keeping, Living, Meeting
 from conformance.shelf import outcomes_of
 from conformance.subject import Subject, SubjectRaised
 from conformance.trees import ProgramValues
 from conformance.verdicts import NotExercised, violation
-from strategies.models import models
-from strategies.programs import FAULTS, HOUSE, MEETING_MISFITS, Misfit, Program, StepKind, programs
+from strategies.model_drawing import models
+from strategies.program_drawing import frames, programs
+from strategies.programs import Program, StepKind
 
 
-@check("LIFE-1", programs())
+@check("LIFE-1", Living)
 def test_every_token_is_served_as_if_its_adapter_had_never_moved(subject: Subject, program: Program) -> None:
     assert_program_served(subject, program)
 
 
-ONE_LAYER = models(linears=(1, 1), others=(0, 0), plain=True, tp_sizes=(1, 2))
-
-
-@check("LIFE-2", programs(trees=ONE_LAYER, kinds=HOUSE, steps=(2, 20), adapters=(2, 4)))
+@check("LIFE-2", Keeping)
 def test_who_is_registered_and_active_follows_least_recent_use(subject: Subject, program: Program) -> None:
     shown = played(subject, ProgramValues(program))
     planned = outcomes_of(program)
@@ -59,18 +58,13 @@ def test_who_is_registered_and_active_follows_least_recent_use(subject: Subject,
         raise NotExercised("no call met a full house or a second of its kind")
 
 
-MISFITS = (Misfit.NONE,) * 3 + tuple(misfit for misfit in Misfit if misfit is not Misfit.NONE)
-SEVERAL = models(linears=(2, 4), others=(0, 0), plain=True, aliases=(False,))
-SERVE = (StepKind.USE,)
-
-
-@check("LIFE-3", programs(kinds=MEETING_MISFITS, misfits=MISFITS, evict=(True,), steps=(2, 8)))
-def test_an_adapter_that_does_not_fit_is_refused_and_changes_nothing(subject: Subject, program: Program) -> None:
+@check("LIFE-3", Breaking)
+def test_a_load_that_fails_half_way_changes_nothing(subject: Subject, program: Program) -> None:
     assert_failures_change_nothing(subject, program)
 
 
-@check("LIFE-3", programs(trees=SEVERAL, kinds=FAULTS, evict=(True,), steps=(2, 8), adapters=(2, 3), disk=(False,)))
-def test_a_load_that_fails_half_way_changes_nothing(subject: Subject, program: Program) -> None:
+@check("LIFE-3", Meeting)
+def test_an_adapter_that_does_not_fit_is_refused_and_changes_nothing(subject: Subject, program: Program) -> None:
     assert_failures_change_nothing(subject, program)
 
 
@@ -108,20 +102,23 @@ def assert_nothing_passed(program: Program, where: str, record: Record) -> None:
         raise violation("fault-swallowed", f"{where} succeeded, though a load failed in it", program)
 
 
+SERVE = (StepKind.USE,)
+
+
 @check(
     "MATH-8",
-    programs(trees=models(plain=False, linears=(1, 3)), kinds=SERVE, steps=(1, 2), adapters=(1, 2), evict=(True,)),
+    programs(frames(trees=models(linears=(1, 3)), adapters=(1, 2), evict=(True,)), kinds=SERVE, steps=(0, 1)),
 )
 def test_in_a_model_packed_parts_reach_their_slices_by_name(subject: Subject, program: Program) -> None:
     assert_program_served(subject, program)
 
 
-@check("MATH-12", programs(kinds=SERVE, steps=(1, 2), adapters=(1, 2), disk=(True,), evict=(True,)))
+@check("MATH-12", programs(frames(adapters=(1, 2), disk=(True,), evict=(True,)), kinds=SERVE, steps=(0, 1)))
 def test_the_scaling_that_peft_would_apply_is_applied_once(subject: Subject, program: Program) -> None:
     assert_program_served(subject, program)
 
 
-@check("RANK-5", programs(steps=(0, 0), adapters=(1, 1), max_rank=16))
+@check("RANK-5", frames(adapters=(1,)))
 def test_in_a_model_the_warm_up_changes_nothing(subject: Subject, program: Program) -> None:
     values = ProgramValues(program)
     library = subject.implementation.layers

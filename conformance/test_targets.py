@@ -16,8 +16,10 @@ from conformance.subject import Subject, SubjectRaised
 from conformance.trees import OTHER_WIDTH, ProgramValues
 from conformance.verdicts import NotExercised, violation
 from strategies.choices import sampled
-from strategies.models import ModuleKind, ModuleSpec, models
-from strategies.programs import Program, StepKind, programs
+from strategies.model_drawing import models
+from strategies.models import ModuleKind, ModuleSpec
+from strategies.program_drawing import frames, programs
+from strategies.programs import Program, StepKind
 from strategies.target_questions import TargetQuestion, misplaced_targets, target_questions
 
 
@@ -162,7 +164,11 @@ COMING_AND_GOING = (StepKind.USE, StepKind.USE, StepKind.RUN, StepKind.DEACTIVAT
 
 @check(
     "WRAP-5",
-    programs(trees=models(linears=(1, 2), plain=True, aliases=(True,)), kinds=COMING_AND_GOING, disk=(False,)),
+    programs(
+        frames(trees=models(linears=(1, 2), plain=True, aliases=(True,)), disk=(False,)),
+        kinds=COMING_AND_GOING,
+        steps=(0, 13),
+    ),
 )
 def test_a_module_with_two_names_has_one_wrapper(subject: Subject, program: Program) -> None:
     values = ProgramValues(program)

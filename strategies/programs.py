@@ -1,19 +1,12 @@
-"""Programs: what happens to a model's adapters, step by step, as one value that shrinks to the shortest program."""
+"""The vocabulary of programs: what happens to a model's adapters, step by step, as one value."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
-from itertools import product
+from dataclasses import dataclass, replace
 
-from hypothesis import strategies as st
-from hypothesis.strategies import DrawFn, SearchStrategy, composite
-
-from strategies.adapters import SCALINGS, token_maps
 from strategies.cases import AdapterSpec, _Named
-from strategies.choices import sampled
 from strategies.codec import Spec
-from strategies.models import ModelSpec, ModuleSpec, models
+from strategies.models import ModelSpec
 
 
 class StepKind(_Named):
@@ -83,128 +76,6 @@ class Program(Spec):
     from_disk: bool = False
     seed: int = 0
 
-
-LIFE = (StepKind.USE,) * 4 + (StepKind.RUN,) * 4 + (StepKind.DEACTIVATE,) * 2 + (
-    StepKind.RERUN, StepKind.ADD, StepKind.ACTIVATE, StepKind.REMOVE, StepKind.PIN,
-)  # fmt: skip
-HOUSE = (StepKind.USE,) * 3 + (StepKind.ADD, StepKind.ACTIVATE, StepKind.PIN, StepKind.DEACTIVATE) * 2 + (
-    StepKind.REMOVE,
-)  # fmt: skip
-MEETING_MISFITS = (StepKind.USE, StepKind.USE, StepKind.RUN, StepKind.DEACTIVATE)
-FAULTS = (StepKind.USE_FAILING,) * 3 + (StepKind.USE, StepKind.RUN, StepKind.DEACTIVATE)
-
-
-def programs(
-    *,
-    trees: SearchStrategy[ModelSpec] | None = None,
-    kinds: tuple[StepKind, ...] = LIFE,
-    steps: tuple[int, int] = (1, 14),
-    adapters: tuple[int, int] = (1, 3),
-    misfits: tuple[Misfit, ...] = (Misfit.NONE,),
-    disk: tuple[bool, ...] = (False, False, False, True),
-    evict: tuple[bool, ...] = (True, True, False),
-    max_rank: int = 16,
-) -> SearchStrategy[Program]:
-    """Programs; shrinks to few steps on one layer.
-
-    Args:
-        trees: the models; `models` with one packed name per output unless given.
-        kinds: the steps drawn from, each as often as it occurs.
-        steps: least and most steps.
-        adapters: least and most adapters.
-        misfits: what may be wrong with an adapter.
-        disk: whether adapters arrive as PEFT directories.
-        evict: whether a full house evicts or refuses.
-        max_rank: the largest rank.
-    """
-    if trees is None:
-        trees = models(plain=True, aliases=(False,))
-    return _programs(trees, kinds, steps, adapters, misfits, disk, evict, max_rank)
-
-
-@composite
-def _programs(
-    draw: DrawFn,
-    trees: SearchStrategy[ModelSpec],
-    kinds: tuple[StepKind, ...],
-    steps: tuple[int, int],
-    adapters: tuple[int, int],
-    misfits: tuple[Misfit, ...],
-    disk: tuple[bool, ...],
-    evict: tuple[bool, ...],
-    max_rank: int,
-) -> Program:
-    model = draw(trees)
-    count = draw(st.integers(*adapters))
-    tokens = draw(st.integers(1, 4))
-    batch = _batches(count, tokens)
-    max_loras = draw(st.integers(1, 2))
-    evicts = draw(sampled(evict))
-    if not evicts:
-        kinds = tuple(kind for kind in kinds if kind is not StepKind.PIN)
-    batches = draw(st.lists(batch, min_size=1, max_size=2))
-    drawn = draw(st.lists(_steps(kinds, count), min_size=steps[0], max_size=steps[1]))
-    if steps[1] and draw(_mostly):  # a program that serves nobody shows nothing
-        drawn = [Step(StepKind.USE, batches[0][0]), *drawn]
-    return Program(
-        model=model,
-        steps=tuple(drawn),
-        adapters=tuple(draw(_model_adapter(model.linears, misfits, max_rank)) for _ in range(count)),
-        batches=tuple(batches),
-        max_loras=max_loras,
-        max_adapters=max_loras + draw(st.integers(0, 1)),
-        max_rank=max_rank,
-        fully_sharded=model.tp_size > 1 and draw(st.booleans()),
-        evict=evicts,
-        from_disk=draw(sampled(disk)),
-        seed=draw(st.integers(0, 2**16 - 1)),
-    )
-
-
-@cache
-def _steps(kinds: tuple[StepKind, ...], adapters: int) -> SearchStrategy[Step]:
-    return st.builds(Step, sampled(kinds), st.integers(0, adapters - 1))
-
-
-@cache
-@composite
-def _model_adapter(
-    draw: DrawFn, layers: tuple[ModuleSpec, ...], misfits: tuple[Misfit, ...], max_rank: int
-) -> ModelAdapterSpec:
-    rslora = draw(st.booleans())
-    ranks = tuple(rank for rank in ((1, 4, 16) if rslora else (1, 2, 3, 4, 8, 16)) if rank <= max_rank)
-    absent = draw(st.lists(_sometimes, min_size=len(layers), max_size=len(layers)))
-    if all(absent):
-        absent[draw(st.integers(0, len(layers) - 1))] = False
-    parts = tuple(
-        None if missing else draw(_part(layer, ranks, rslora)) for layer, missing in zip(layers, absent, strict=True)
-    )
-    by_alias = any(layer.alias for layer in layers) and draw(st.booleans())
-    return ModelAdapterSpec(parts, draw(sampled(misfits)), by_alias)
-
-
-@cache
-def _batches(adapters: int, tokens: int) -> SearchStrategy[tuple[int, ...]]:
-    """Token maps whose first token has an adapter."""
-    rest = token_maps(adapters=adapters, min_size=tokens - 1, max_size=tokens - 1)
-    return st.builds(lambda first, others: (first, *others), st.integers(0, adapters - 1), rest)
-
-
-_mostly = st.sampled_from((False, True, True, True))
-_sometimes = st.sampled_from((False, False, True))
-
-
-@cache
-@composite
-def _part(draw: DrawFn, layer: ModuleSpec, ranks: tuple[int, ...], rslora: bool) -> AdapterSpec:
-    rank = draw(sampled(ranks))
-    outputs, names = len(layer.layer.output_sizes), len(layer.packed)
-    # Absent members only where each covers one output: the place of others cannot be told from their rows.
-    patterns = [p for p in product((True, False), repeat=names) if any(p)] if names == outputs else []
-    return AdapterSpec(
-        rank=rank,
-        alpha=draw(sampled(SCALINGS)) * (round(rank**0.5) if rslora else rank),
-        rslora=rslora,
-        present=draw(sampled(tuple(patterns))) if patterns else (True,) * max(1, names),
-        fused=outputs > 1 and not names,
-    )
+    def with_steps(self, *steps: Step) -> Program:
+        """The same program with other steps."""
+        return replace(self, steps=steps)

@@ -10,7 +10,8 @@ from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
 from strategies.choices import sampled
 from strategies.codec import Spec
-from strategies.models import ModelSpec, ModuleKind, models
+from strategies.model_drawing import FOREIGN, models
+from strategies.models import ModelSpec, ModuleKind
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -26,14 +27,21 @@ class TargetQuestion(Spec):
 NEAR_MISSES = ("proj", "fc", "o_pro", "gate_", "qkv", "rs.0.mlp.gate", "layers")
 
 
+# Modules that hold layers, and are named like one, are the most easily mistaken.
+_KINDS = (ModuleKind.HOLDER, *FOREIGN, ModuleKind.HOLDER)
+_PLAIN = models(plain=True, aliases=(False,), towers=False, max_depth=0, others=(1, 2), other_kinds=_KINDS)
+
+
 @composite
 def target_questions(
-    draw: DrawFn, *, trees: SearchStrategy[ModelSpec] | None = None, near_misses: bool = True
+    draw: DrawFn, *, trees: SearchStrategy[ModelSpec] = _PLAIN, near_misses: bool = True
 ) -> TargetQuestion:
     """Targets taken from the model's own names: last parts, whole names, children, parents; and near misses."""
-    model = draw(models(plain=True, aliases=(False,), towers=False, max_depth=0) if trees is None else trees)
-    choices = _speakable(model) + (NEAR_MISSES if near_misses else ())
-    targets = draw(st.lists(sampled(choices), min_size=1, max_size=3, unique=True))
+    model = draw(trees)
+    # The last part of a name is what most deployments give.
+    lasts = tuple(name for name in _speakable(model) if "." not in name)
+    choices = lasts + _speakable(model) + (NEAR_MISSES if near_misses else ())
+    targets = draw(st.lists(sampled(choices, "target"), min_size=1, max_size=3, unique=True))
     return TargetQuestion(model, tuple(targets))
 
 

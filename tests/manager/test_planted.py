@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Iterator
-from itertools import product
+from statistics import median
 
 import pytest
 import torch
@@ -34,19 +34,18 @@ def subject() -> Iterator[Subject]:
     torch.set_grad_enabled(gradients)
 
 
-# Programs are long to draw by chance: some of the bugs escape several seeds at the default profile.
-SEEDS = 20
+SEEDS = range(10)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_a_clause_notices(mutant: Mutant, subject: Subject) -> None:
-    tests = [test for test in TESTS if test.clause in mutant.clauses]
-    for seed, test in product(range(SEEDS), tests):
-        caught = hunt(test, subject, seed=seed, patch=mutant.patch)
-        if caught is not None:
-            assert caught.anomaly in mutant.anomalies, f"{mutant.name} is called {caught.anomaly}"
-            return
-    pytest.fail(f"{mutant.name} ({mutant.story}) survives {', '.join(mutant.clauses)}")
+def test_ten_runs_of_the_default_profile_notice_and_most_within_thirty_cases(mutant: Mutant, subject: Subject) -> None:
+    tests = [test for test in TESTS if test.clause == mutant.clauses[0]]
+    noticing = next((test for test in tests if hunt(test, subject, seed=SEEDS[0], patch=mutant.patch)), None)
+    assert noticing is not None, f"{mutant.name} ({mutant.story}) survives {mutant.clauses[0]}"
+    catches = [hunt(noticing, subject, seed=seed, patch=mutant.patch) for seed in SEEDS]
+    assert None not in catches, f"{mutant.name} ({mutant.story}) survives seeds of {mutant.clauses[0]}"
+    assert {catch.anomaly for catch in catches if catch} <= {*mutant.anomalies}
+    assert median(catch.cases for catch in catches if catch) < 30
 
 
 def test_every_clause_of_whole_models_has_two_bugs_that_it_notices() -> None:

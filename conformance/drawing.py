@@ -1,0 +1,54 @@
+"""Where cases come from: a strategy, or a state machine that writes a program; either way Hypothesis draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import hypothesis
+from hypothesis import HealthCheck, Phase, Verbosity, given, settings
+from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, HypothesisProvider
+from hypothesis.stateful import run_state_machine_as_test
+from hypothesis.strategies import SearchStrategy
+
+from conformance.program_machines import ProgramMachine
+from strategies.codec import Spec
+
+# Hypothesis draws a first tenth of small cases, and follows each later one with up to five in which one draw is copied
+# over another that looks like it: as all rules look alike, most programs would be near copies of each other. Cases of
+# another backend are drawn independently, and shrunk as usual; this one is Hypothesis's own under another name.
+_INDEPENDENT = "independent"
+AVAILABLE_PROVIDERS[_INDEPENDENT] = HypothesisProvider
+Source = SearchStrategy[Any] | type[ProgramMachine]
+
+
+def draw_cases(source: Source, judge: Callable[[Any], None], *, examples: int, seed: int) -> None:
+    """Hands ``judge`` so many cases of ``source``, always the same for a seed, and shrinks the first that it raises on.
+
+    Raises:
+        Exception: what ``judge`` raises on the shrunk case.
+        hypothesis.errors.Flaky: it raised once, and did not when the case was run again.
+    """
+    options = settings(
+        max_examples=examples,
+        database=None,
+        deadline=None,
+        derandomize=False,
+        print_blob=False,
+        report_multiple_bugs=False,
+        verbosity=Verbosity.quiet,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+    )
+    if isinstance(source, SearchStrategy):
+
+        @hypothesis.seed(seed)
+        @options
+        @given(case=source)
+        def run(case: Spec) -> None:
+            judge(case)
+
+        run()
+        return
+    stepwise = settings(options, stateful_step_count=source.max_steps, backend=_INDEPENDENT)
+    run_state_machine_as_test(hypothesis.seed(seed)(lambda: source(judge)), settings=stepwise)

@@ -1,0 +1,143 @@
+"""Programs and their frames: a model, adapters and batches, and what is left to happen to them."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import product
+
+from hypothesis.strategies import DrawFn, SearchStrategy, composite
+
+from strategies.adapters import SCALINGS, token_maps
+from strategies.cases import AdapterSpec
+from strategies.choices import numbers, sampled, sequences
+from strategies.model_drawing import models
+from strategies.models import ModelSpec, ModuleSpec
+from strategies.programs import Misfit, ModelAdapterSpec, Program, Step, StepKind
+
+RANKS = (1, 2, 3, 4, 8, 16)
+ROOTED_RANKS = (1, 4, 16)  # √r is a power of two, so the scaling of rank-stabilised adapters is exact
+PLAIN = models(plain=True, aliases=(False,))
+
+
+@composite
+def frames(
+    draw: DrawFn,
+    *,
+    trees: SearchStrategy[ModelSpec] = PLAIN,
+    adapters: tuple[int, ...] = (1, 2, 3),
+    misfits: tuple[Misfit, ...] = (),
+    disk: tuple[bool, ...] = (False, False, False, True),
+    evict: tuple[bool, ...] = (True, True, False),
+    max_loras: tuple[int, ...] = (1, 2),
+    spare: tuple[int, ...] = (0, 1),
+    max_ranks: tuple[int, ...] = (16,),
+) -> Program:
+    """Programs without steps; shrinks to one adapter of one layer.
+
+    Args:
+        trees: the models; one packed name per output and no aliases unless given.
+        adapters: how many adapters there are.
+        misfits: what is wrong with the last adapter, if it is not to fit.
+        disk: whether adapters arrive as PEFT directories.
+        evict: whether a full house evicts or refuses.
+        max_loras: how many adapters may be active.
+        spare: how many more may be registered.
+        max_ranks: the largest rank; no adapter has a larger one.
+    """
+    model = draw(trees)
+    count = draw(sampled(adapters, "adapters"))
+    max_rank = draw(sampled(max_ranks, "max rank"))
+    slots = draw(sampled(max_loras, "slots"))
+    specs = [draw(_model_adapter(index, model.linears, max_rank)) for index in range(count)]
+    if misfits:
+        last = specs.pop()
+        specs.append(ModelAdapterSpec(last.parts, draw(sampled(misfits, "misfit")), last.by_alias))
+    sharded, evicts, from_disk = draw(_settings(model.tp_size > 1, evict, disk))
+    return Program(
+        model=model,
+        adapters=tuple(specs),
+        batches=draw(_batches(count - bool(misfits))),
+        max_loras=slots,
+        max_adapters=slots + draw(sampled(spare, "spare")),
+        max_rank=max_rank,
+        fully_sharded=sharded,
+        evict=evicts,
+        from_disk=from_disk,
+        seed=draw(numbers(2**16, "seed")),
+    )
+
+
+@composite
+def programs(
+    draw: DrawFn, frames: SearchStrategy[Program], *, kinds: tuple[StepKind, ...], steps: tuple[int, int]
+) -> Program:
+    """``frames`` with ``steps`` (least and most) steps of ``kinds``; the first uses the first token's adapter."""
+    frame = draw(frames)
+    every = tuple(Step(kind, adapter) for adapter in range(len(frame.adapters)) for kind in dict.fromkeys(kinds))
+    drawn = draw(sequences(every, min_size=steps[0], max_size=steps[1], what="steps"))
+    return frame.with_steps(Step(StepKind.USE, frame.batches[0][0]), *drawn)
+
+
+@cache
+def _settings(
+    parallel: bool, evict: tuple[bool, ...], disk: tuple[bool, ...]
+) -> SearchStrategy[tuple[bool, bool, bool]]:
+    """Fully sharded, evicting, from disk."""
+    return sampled(tuple(product((False, True) if parallel else (False,), evict, disk)), "settings")
+
+
+@cache
+def _batches(adapters: int) -> SearchStrategy[tuple[tuple[int, ...], ...]]:
+    """One or two token maps of one length, whose first tokens have an adapter."""
+    firsts = tuple(range(adapters))
+
+    def of_shape(shape: tuple[int, int]) -> SearchStrategy[tuple[tuple[int, ...], ...]]:
+        count, tokens = shape
+        first = sequences(firsts, min_size=count, max_size=count, what="first tokens")
+        rest = token_maps(adapters=adapters, min_size=count * (tokens - 1), max_size=count * (tokens - 1))
+        return first.flatmap(
+            lambda heads: rest.map(lambda tail: tuple((head, *tail[index::count]) for index, head in enumerate(heads)))
+        )
+
+    return sampled(tuple(product((1, 2), (1, 2, 3, 4))), "batches and tokens").flatmap(of_shape)
+
+
+@cache
+@composite
+def _model_adapter(draw: DrawFn, index: int, layers: tuple[ModuleSpec, ...], max_rank: int) -> ModelAdapterSpec:
+    rslora = draw(sampled((False, True), f"rslora {index}"))
+    ranks = tuple(rank for rank in (ROOTED_RANKS if rslora else RANKS) if rank <= max_rank)
+    adapted = draw(_adapted(index, len(layers)))
+    parts = tuple(
+        draw(_part(index, number, layer, ranks, rslora)) if here else None
+        for number, (layer, here) in enumerate(zip(layers, adapted, strict=True))
+    )
+    by_alias = any(layer.alias for layer in layers) and draw(sampled((False, True), f"alias {index}"))
+    return ModelAdapterSpec(parts, by_alias=by_alias)
+
+
+@cache
+def _adapted(index: int, layers: int) -> SearchStrategy[tuple[bool, ...]]:
+    """Which layers an adapter adapts, two of three of them as a rule, and never none."""
+    every = [pattern for pattern in product((True, True, False), repeat=layers) if any(pattern)]
+    return sampled(tuple(every), f"adapted by {index}")
+
+
+@cache
+def _part(
+    adapter: int, index: int, layer: ModuleSpec, ranks: tuple[int, ...], rslora: bool
+) -> SearchStrategy[AdapterSpec]:
+    """An adapter's part of one layer; one draw, which costs more than the part's mathematics."""
+    outputs, names = len(layer.layer.output_sizes), len(layer.packed)
+    # Absent members only where each covers one output: the place of others cannot be told from their rows.
+    patterns = [p for p in product((True, False), repeat=names) if any(p)] if names == outputs else []
+    present = tuple(patterns) or ((True,) * max(1, names),)
+    return sampled(tuple(product(ranks, SCALINGS, present)), f"part {index} of {adapter}").map(
+        lambda form: AdapterSpec(
+            rank=form[0],
+            alpha=form[1] * (round(form[0] ** 0.5) if rslora else form[0]),
+            rslora=rslora,
+            present=form[2],
+            fused=outputs > 1 and not names,
+        )
+    )
