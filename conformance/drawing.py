@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import hypothesis
@@ -22,8 +22,10 @@ AVAILABLE_PROVIDERS[_INDEPENDENT] = HypothesisProvider
 Source = SearchStrategy[Any] | type[ProgramMachine]
 
 
-def draw_cases(source: Source, judge: Callable[[Any], None], *, examples: int, seed: int) -> None:
-    """Hands ``judge`` so many cases of ``source``, always the same for a seed, and shrinks the first that it raises on.
+def draw_cases(
+    source: Source, judge: Callable[[Any], None], *, examples: int, seed: int, phases: Sequence[Phase]
+) -> None:
+    """Hands ``judge`` cases of ``source``, the same for the same seed, and shrinks the first that it raises on.
 
     Raises:
         Exception: what ``judge`` raises on the shrunk case.
@@ -37,7 +39,7 @@ def draw_cases(source: Source, judge: Callable[[Any], None], *, examples: int, s
         print_blob=False,
         report_multiple_bugs=False,
         verbosity=Verbosity.quiet,
-        phases=(Phase.generate, Phase.shrink),
+        phases=phases,
         suppress_health_check=list(HealthCheck),
     )
     if isinstance(source, SearchStrategy):
