@@ -20,7 +20,11 @@ from strategies.source import CLASS_NAME, Library, constructor_arguments, render
 @lru_cache(maxsize=4096)
 def class_of(layer: LayerSpec, subclass: SubclassSpec, library: Library) -> type[nn.Module]:
     """The rendered class, executed; its source shows in tracebacks."""
-    source = render(layer, subclass, library)
+    return _executed(render(layer, subclass, library), library)
+
+
+@lru_cache(maxsize=4096)
+def _executed(source: str, library: Library) -> type[nn.Module]:
     file = f"<drawn {library.value} {abs(hash(source)):x}>"
     linecache.cache[file] = (len(source), None, source.splitlines(True), file)
     namespace: dict[str, object] = {"__name__": "drawn"}

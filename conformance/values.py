@@ -8,6 +8,7 @@ the rounded regime they are normal deviates, signed and centred, rounded to the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -43,8 +44,12 @@ def torch_dtype(dtype: Dtype) -> torch.dtype:
     return found
 
 
+@lru_cache(maxsize=16)
 def values_of(case: Case) -> CaseTensors:
-    """Draws the tensors; in the exact regime thinner and thinner until they are provably exact."""
+    """Draws the tensors; in the exact regime thinner and thinner until they are provably exact.
+
+    Remembered for the few cases at hand, as subject and oracle ask for the same: not to be written to.
+    """
     if case.regime is Regime.ROUNDED:
         return _draw(case, thinning=0)
     for thinning in range(_MAX_THINNING):

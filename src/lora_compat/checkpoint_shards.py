@@ -137,9 +137,15 @@ class OwnLoader:
             return max(own) + 1
         rows, rank = self._rows * tp_size, int(self._layer.tp_rank)
         read = {rank: own}
-        for other in set(range(tp_size)) - {rank}:
-            with self._posing(other):
-                read[other] = list((self._places(rows, shard) or {}).values())
+        # A rank at the other end tells enough of a loader that keeps to its family's rule; should it leave the rule
+        # on a rank between, that rank asks them all, and the ranks' plans refuse each other's adapters.
+        ends = {0, tp_size - 1} if declared is not None and own == list(declared) else set()
+        for others in (ends, set(range(tp_size))):
+            for other in others - set(read):
+                with self._posing(other):
+                    read[other] = list((self._places(rows, shard) or {}).values())
+            if others and len({tuple(one) for one in read.values()}) > 1:
+                break
         if any(one != own for one in read.values()):
             return max(map(max, filter(None, read.values()))) + 1
         with self._posing(None):
