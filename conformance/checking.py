@@ -98,8 +98,7 @@ class ClauseRun:
         """
         if self.result.errors:
             return Verdict.ERROR
-        if isinstance(case, Case) and case.device != self.subject.device:
-            case = replace(case, device=self.subject.device)
+        case = self.subject.fitted(case)
         try:
             reason = self._unsupported(case)
             if reason is not None:

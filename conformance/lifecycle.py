@@ -23,7 +23,6 @@ from conformance.trees import ProgramValues, build_tree, in_tower
 from conformance.values import rank_input, torch_dtype
 from conformance.verdicts import NotApplicable, Violation
 from lora_compat.model_adapters import Adapter
-from strategies.cases import Dtype
 from strategies.programs import Program
 
 T = TypeVar("T")
@@ -85,7 +84,7 @@ def deployment_for(program: Program, targets: tuple[str, ...] | None = None) -> 
         max_lora_rank=program.max_rank,
         fully_sharded=program.fully_sharded,
         packed=program.model.packing,
-        dtype=torch_dtype(Dtype.FLOAT32),
+        dtype=torch_dtype(program.dtype),
         targets=targets,
         tower=program.model.tower,
         evict=program.evict,

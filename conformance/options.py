@@ -133,10 +133,12 @@ def _of_torchrun(device: str) -> Engine:
 
 def implementation_of(options: Options, *, prepare: bool = True) -> Implementation:
     """The implementation of the run; see `implementation_named`."""
-    return implementation_named(options.impl, options.layers, prepare=prepare)
+    return implementation_named(options.impl, options.layers, options.device, prepare=prepare)
 
 
-def implementation_named(impl: str, layers: str = "lora_compat", *, prepare: bool = True) -> Implementation:
+def implementation_named(
+    impl: str, layers: str = "lora_compat", device: str = "cpu", *, prepare: bool = True
+) -> Implementation:
     """The implementation that ``--impl`` names.
 
     Its layers are prepared, which may take many seconds; without ``prepare`` it can only say who it is.
@@ -145,7 +147,7 @@ def implementation_named(impl: str, layers: str = "lora_compat", *, prepare: boo
         pytest.UsageError: it is unknown, lacks a method, or lacks something to be installed.
     """
     try:
-        implementation = _found(impl, layers)
+        implementation = _found(impl, layers, device)
         missing = [name for name in REQUIRED_METHODS if not callable(getattr(implementation, name, None))]
         if missing:
             raise pytest.UsageError(
@@ -161,15 +163,15 @@ def implementation_named(impl: str, layers: str = "lora_compat", *, prepare: boo
     return implementation
 
 
-def _found(impl: str, layers: str) -> Implementation:
+def _found(impl: str, layers: str, device: str) -> Implementation:
     if impl == "reference":
         from conformance.implementations.reference import ReferenceImplementation
 
-        return ReferenceImplementation(_layers(layers))
+        return ReferenceImplementation(_layers(layers, device))
     if impl == "vllm":
         from conformance.implementations.vllm import VllmImplementation
 
-        return VllmImplementation()
+        return VllmImplementation(device)
     registered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if impl in registered:
         return _instance(impl, registered[impl].load())
@@ -186,11 +188,11 @@ def _found(impl: str, layers: str) -> Implementation:
         raise pytest.UsageError(f"--impl {impl}: {error}; give an importable package.module:attribute") from None
 
 
-def _layers(name: str) -> LayerLibrary:
+def _layers(name: str, device: str) -> LayerLibrary:
     if name == "vllm":
         from conformance.implementations.vllm_layers import VllmLayers
 
-        return VllmLayers()
+        return VllmLayers(device)
     from conformance.implementations.reference import LoraCompatLayers
 
     return LoraCompatLayers()

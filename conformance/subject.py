@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +18,9 @@ from conformance.values import CaseTensors, laid_out, rank_input, torch_dtype, v
 from conformance.verdicts import Violation
 from lora_compat.adapters import LayerAdapter, SubAdapter
 from strategies.cases import Case
+from strategies.codec import Spec
+from strategies.programs import Program
+from strategies.vocabulary import VocabularyCase
 
 T = TypeVar("T")
 
@@ -138,6 +141,15 @@ class Subject:
     implementation: Implementation
     engine: Engine
     device: str = "cpu"
+
+    def fitted(self, case: Spec) -> Spec:
+        """``case`` as it can be run here: on this device, in a dtype that the implementation serves on it."""
+        if isinstance(case, Case) and case.device != self.device:
+            case = replace(case, device=self.device)
+        served = self.implementation.dtypes(self.device)
+        if isinstance(case, (Case, Program, VocabularyCase)) and case.dtype not in served:
+            case = replace(case, dtype=served[case.seed % len(served)])
+        return case
 
     def observe(self, case: Case, program: Callable[[RankSession], T]) -> list[T]:
         """Runs ``program`` on every rank.

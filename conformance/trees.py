@@ -85,6 +85,7 @@ def layer_case(program: Program, index: int) -> Case:
         packed=module.packed,
         adapters=tuple(_of_layer(part, module.packed) for part in adapters),
         tokens=program.batches[0],
+        dtype=program.dtype,
         seed=program.seed + index,
     )
 

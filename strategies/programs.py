@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from strategies.cases import AdapterSpec, _Named
+from strategies.cases import AdapterSpec, Dtype, _Named
 from strategies.codec import Spec
 from strategies.models import ModelSpec
 
@@ -74,6 +74,7 @@ class Program(Spec):
     fully_sharded: bool = False
     evict: bool = True
     from_disk: bool = False
+    dtype: Dtype = Dtype.FLOAT32
     seed: int = 0
 
     def with_steps(self, *steps: Step) -> Program:

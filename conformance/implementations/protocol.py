@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.model_protocol import ModelDeployment, ModelManager
 from lora_compat.adapters import LayerAdapter
-from strategies.cases import Case, Quantization
+from strategies.cases import Case, Dtype, Quantization
 from strategies.models import ModelSpec
 from strategies.source import Library
 
@@ -96,6 +96,10 @@ class Implementation(ABC):
     @abstractmethod
     def identity(self) -> Mapping[str, str]:
         """Name and versions of what is tested, for the header and the certificate."""
+
+    def dtypes(self, device: str) -> tuple[Dtype, ...]:
+        """What it serves on ``device``; cases of other dtypes are run in one of these."""
+        return tuple(Dtype)
 
     def unsupported(self, case: Case) -> str | None:
         """Why this case is declared *not applicable*, or None."""

@@ -1,4 +1,4 @@
-"""vLLM's own LoRA layers as the implementation under test, on its CPU ops."""
+"""vLLM's own LoRA layers as the implementation under test, on its CPU ops or on CUDA with its Triton ops."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from conformance.engines.ranks import RankGroup
+from conformance.implementations import vllm_cuda
 from conformance.implementations.model_protocol import ModelDeployment, ModelManager
 from conformance.implementations.protocol import Deployment, Implementation, Refused
 from conformance.implementations.vllm_layers import VllmLayers
@@ -28,7 +29,7 @@ from conformance.implementations.vocabulary import VocabularyServer, VocabularyW
 from conformance.values import torch_dtype
 from lora_compat.adapters import LayerAdapter
 from lora_compat.families import Family
-from strategies.cases import Case
+from strategies.cases import Case, Dtype
 from strategies.models import ModelSpec
 from strategies.vocabulary import VocabularyCase
 
@@ -44,26 +45,37 @@ class VllmImplementation(Implementation):
     """`from_layer`, the LoRA layers it returns, and what vLLM's manager does with them."""
 
     name = "vllm"
-    # Measured on 0.33.0: what the LoRA layer needs on top, `add_lora_fused_moe`, is there for CUDA and XPU alone.
-    why_no_experts = "on a CPU its expert layer ends in an operator that the wheel lacks (`prepack_moe_weight`)"
 
-    def __init__(self) -> None:
-        self.layers = VllmLayers()
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
+        self.layers = VllmLayers(device)
+
+    @property
+    def why_no_experts(self) -> str:
+        """Measured on 0.33.0: what its LoRA layer needs, `add_lora_fused_moe`, is there for CUDA and XPU alone."""
+        if self.device == "cuda":
+            return vllm_cuda.WHY_NO_EXPERTS
+        return "on a CPU its expert layer ends in an operator that the wheel lacks (`prepack_moe_weight`)"
 
     def identity(self) -> Mapping[str, str]:
+        ops = "Triton ops" if self.device == "cuda" else "CPU ops"
         return {
             "implementation": f"vllm {installed_version()}",
             "layers": "vllm",
             "torch": torch.__version__,
             "triton": _version("triton"),
             "python": platform.python_version(),
-            "platform": f"{platform.system()} {platform.machine()}, CPU ops",
+            "platform": f"{platform.system()} {platform.machine()}, {ops}",
         }
 
+    def dtypes(self, device: str) -> tuple[Dtype, ...]:
+        return vllm_cuda.DTYPES if device == "cuda" else tuple(Dtype)
+
     def unsupported(self, case: Case) -> str | None:
-        if case.device != "cpu":
-            return f"vLLM is driven on its CPU ops here, not on {case.device}"
-        reason = self.layers.unsupported(case)
+        if case.device != self.device:
+            return f"vLLM is driven on {self.device} here, not on {case.device}"
+        reason = vllm_cuda.unsupported_on_cuda(case) if self.device == "cuda" else None
+        reason = reason or self.layers.unsupported(case)
         if reason is not None:
             return reason
         try:
@@ -77,7 +89,8 @@ class VllmImplementation(Implementation):
 
     def unsupported_vocabulary(self, case: VocabularyCase) -> str | None:
         """Why there is no such embedding or LM head, or None."""
-        return unsupported_vocabulary(case)
+        reason = vllm_cuda.unsupported_vocabulary_on_cuda(case) if self.device == "cuda" else None
+        return reason or unsupported_vocabulary(case)
 
     def vocabulary(self, case: VocabularyCase, weights: VocabularyWeights, group: RankGroup) -> VocabularyServer:
         """An embedding or LM head with its adapters, on one rank."""
@@ -89,6 +102,7 @@ class VllmImplementation(Implementation):
         )
         if wrapped is layer:
             return None
+        vllm_cuda.forget_addresses()
         wrapped.packed_names = deployment.packed_names
         if needs_spare_slot():
             add_spare_slot(wrapped)
@@ -174,6 +188,8 @@ class VllmImplementation(Implementation):
         )
 
     def unsupported_model(self, model: ModelSpec, deployment: ModelDeployment) -> str | None:
+        if deployment.dtype not in map(torch_dtype, self.dtypes(self.device)):
+            return f"vLLM's Triton ops take float16 and bfloat16, not {deployment.dtype}"
         if model.tower:
             return "towers of their own are for its multimodal models, which are not driven here"
         for module in model.linears if deployment.fully_sharded else ():
@@ -218,7 +234,7 @@ def _map_tokens(wrapped: Any, ids: list[int]) -> None:
     if mapper is None or mapper[0] < len(ids):
         size = max(_LEAST_TOKENS, len(ids))
         wrapper = runtime().punica_wrapper.get_punica_wrapper(
-            size, max_batches=size, device=torch.device("cpu"), lora_config=wrapped.lora_config
+            size, max_batches=size, device=wrapped.lora_a_stacked[0].device, lora_config=wrapped.lora_config
         )
         mapper = wrapped.__dict__["token_mapper"] = (size, wrapper)
         wrapped.set_mapping(wrapper)

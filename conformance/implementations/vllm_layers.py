@@ -13,7 +13,7 @@ from conformance.implementations import vllm_fp8, vllm_groups
 from conformance.implementations.protocol import LayerLibrary
 from conformance.implementations.schemes import METHODS
 from conformance.implementations.vllm_quantization import VllmQuantConfig
-from conformance.implementations.vllm_runtime import installed_version, runtime
+from conformance.implementations.vllm_runtime import installed_version, runtime, set_up
 from strategies.cases import Case, Quantization, Regime
 from strategies.quantization import OF_ACTIVATIONS
 from strategies.source import Library
@@ -24,11 +24,15 @@ class VllmLayers(LayerLibrary):
 
     library = Library.VLLM
 
+    def __init__(self, device: str | None = None) -> None:
+        self._device = device  # None: wherever vLLM is
+
     def identity(self) -> str:
         return f"{self.library.value} {installed_version()}"
 
     def prepare(self) -> None:
-        runtime().parallel_state._TP = vllm_groups.stand_in()
+        found = runtime() if self._device is None else set_up(self._device)
+        found.parallel_state._TP = vllm_groups.stand_in()
 
     def ranked(self, group: RankGroup) -> AbstractContextManager[None]:
         return vllm_groups.ranked(group)

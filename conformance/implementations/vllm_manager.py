@@ -9,10 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import torch
 from torch import nn
 
 from conformance.implementations.model_protocol import InjectedFault, ModelDeployment, ModelManager
+from conformance.implementations.vllm_cuda import forget_addresses
 from conformance.implementations.vllm_runtime import add_spare_slot, needs_spare_slot, runtime
 from lora_compat.model_adapters import Adapter
 
@@ -45,9 +45,10 @@ class VllmManager(ModelManager):
             max_num_batched_tokens=_TOKENS,
             vocab_size=_VOCABULARY,
             lora_config=self.config,
-            device=torch.device("cpu"),
+            device=next(model.parameters()).device,
             vllm_config=importlib.import_module("vllm.config").get_current_vllm_config(),
         )
+        forget_addresses()
         if needs_spare_slot():
             for layer in self.manager.modules.values():
                 add_spare_slot(layer)

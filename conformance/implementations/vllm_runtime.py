@@ -1,6 +1,6 @@
-"""vLLM in this process: imported once, on the CPU platform, with the parts that the suite drives.
+"""vLLM in this process: imported once, on the platform asked for, with the parts that the suite drives.
 
-Everything works on vLLM 0.19.1, 0.20.0, 0.32.0 and 0.33.0; no model, hub or GPU is needed.
+On a CPU everything works on vLLM 0.19.1, 0.20.0, 0.32.0 and 0.33.0; no model, hub or GPU is needed.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import torch
 from conformance.implementations.protocol import MissingPrerequisite
 
 _ENVIRONMENT = {
-    "VLLM_TARGET_DEVICE": "cpu",  # honoured by 0.32.0 and later
     "HUMMING_DISABLE_PARALLEL_BUILD": "1",  # or importing 0.32.0 and later starts background builds
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_PLUGINS": "",
     "HF_HUB_OFFLINE": "1",
 }
+_PLATFORMS = {"cpu": ("vllm.platforms.cpu", "CpuPlatform"), "cuda": ("vllm.platforms.cuda", "CudaPlatform")}
 # Without a reference the context manager of the current config would be collected, and close itself.
 _process_wide = contextlib.ExitStack()
 # The release whose CPU ops leave tokens without an adapter alone (vllm #48421, #49656).
@@ -39,6 +39,7 @@ class Runtime:
     """The modules of vLLM that the suite uses, and its version."""
 
     version: str
+    device: str
     linear: Any
     parallel_state: Any
     config: Any
@@ -55,9 +56,28 @@ class Runtime:
         return tuple(int(part) for part in self.version.split("+")[0].split(".")[:3] if part.isdigit())
 
 
+class Chosen:
+    """The device of this process's vLLM."""
+
+    device = "cpu"
+
+
+def set_up(device: str) -> Runtime:
+    """vLLM on ``device``, which it stays on until the process ends.
+
+    Raises:
+        MissingPrerequisite: vLLM is not installed, or is in use on another device already.
+    """
+    if not runtime.cache_info().currsize:
+        Chosen.device = device
+    if runtime().device != device:
+        raise MissingPrerequisite(f"vLLM runs on {runtime().device} in this process and cannot move to {device}")
+    return runtime()
+
+
 @functools.cache
 def runtime() -> Runtime:
-    """Sets up the CPU platform and imports vLLM; later calls return the same object.
+    """Sets up the platform (see `set_up`) and imports vLLM; later calls return the same object.
 
     The wheel of a machine without a GPU has no platform, so one is put in place before anything asks for it. The
     `VllmConfig` stays current until the process ends: it is a process-wide global that entering saves and leaving
@@ -67,6 +87,7 @@ def runtime() -> Runtime:
         MissingPrerequisite: vLLM is not installed.
     """
     installed_version()
+    os.environ.setdefault("VLLM_TARGET_DEVICE", Chosen.device)  # honoured by 0.32.0 and later
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with _hushed("torch"):
@@ -104,11 +125,13 @@ def _hushed(name: str) -> Iterator[None]:
 
 def _imported() -> Runtime:
     platforms = importlib.import_module("vllm.platforms")
-    platforms._current_platform = importlib.import_module("vllm.platforms.cpu").CpuPlatform()  # type: ignore[attr-defined]
+    module, cls = _PLATFORMS[Chosen.device]
+    platforms._current_platform = getattr(importlib.import_module(module), cls)()  # type: ignore[attr-defined]
     config = importlib.import_module("vllm.config")
     _process_wide.enter_context(config.set_current_vllm_config(config.VllmConfig()))
     return Runtime(
         version=installed_version(),
+        device=Chosen.device,
         linear=importlib.import_module("vllm.model_executor.layers.linear"),
         parallel_state=importlib.import_module("vllm.distributed.parallel_state"),
         config=importlib.import_module("vllm.config.lora"),
@@ -134,8 +157,8 @@ def lora_config(max_loras: int, max_lora_rank: int, fully_sharded: bool, dtype: 
 
 
 def needs_spare_slot() -> bool:
-    """Whether a token without an adapter is served the last slot's (K1)."""
-    return runtime().release < _SERVES_TOKENS_WITHOUT_ADAPTER
+    """Whether a token without an adapter is served the last slot's (K1), which the CPU ops did."""
+    return runtime().device == "cpu" and runtime().release < _SERVES_TOKENS_WITHOUT_ADAPTER
 
 
 def add_spare_slot(wrapped: Any) -> None:

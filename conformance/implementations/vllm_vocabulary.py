@@ -1,15 +1,15 @@
-"""vLLM's embedding and LM head with their LoRA layers, on its CPU ops."""
+"""vLLM's embedding and LM head with their LoRA layers."""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from conformance.building import default_dtype
 from conformance.engines.ranks import RankGroup
+from conformance.implementations.vllm_cuda import forget_addresses
 from conformance.implementations.vllm_layers import VllmLayers
 from conformance.implementations.vllm_runtime import lora_config, runtime
 from conformance.implementations.vocabulary import VocabularyServer, VocabularyWeights
@@ -55,6 +55,7 @@ class VllmVocabulary(VocabularyServer):
                 if tensor is not None:
                     self._load(getattr(self._base, name), tensor.to(dtype))
             self._base.cpu_linear = nn.functional.linear
+            self._base.to(weights.weight.device)
             processor: Any = importlib.import_module("vllm.model_executor.layers.logits_processor").LogitsProcessor
             self._processor = processor(case.vocabulary, case.original, scale=float(case.multiplier))
         self._config = lora_config(case.max_loras, _RANK, case.fully_sharded, dtype)
@@ -86,12 +87,14 @@ class VllmVocabulary(VocabularyServer):
             return logits
 
     def _lora(self) -> Any:
+        if self._wrapped is None:
+            forget_addresses()
         if self._wrapped is None and self._heads:
             self._wrapped = runtime().lora_layers.LogitsProcessorWithLoRA(
                 self._processor,
                 self._case.width,
                 self._base.weight.dtype,
-                torch.device("cpu"),
+                self._base.weight.device,
                 self._base.get_sharded_to_full_mapping(),
             )
             self._wrapped.create_lora_weights(self._case.max_loras, self._config)
@@ -102,7 +105,7 @@ class VllmVocabulary(VocabularyServer):
     def _select(self, ids: list[int]) -> None:
         slots = self._case.max_loras
         wrapper = runtime().punica_wrapper.get_punica_wrapper(
-            _TOKENS, max_batches=_TOKENS, device=torch.device("cpu"), lora_config=self._config
+            _TOKENS, max_batches=_TOKENS, device=self._base.weight.device, lora_config=self._config
         )
         self._lora().set_mapping(wrapper)
         mapping = runtime().lora_layers.LoRAMapping(index_mapping=ids, prompt_mapping=ids, is_prefill=False)

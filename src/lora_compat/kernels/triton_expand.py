@@ -107,13 +107,15 @@ def launch_expand(
     slice_sizes: tuple[int, ...],
     *,
     dependent: bool = False,
+    launch: ExpandLaunch | None = None,
 ) -> None:
     """Adds ``partial`` ``[split, tokens, slices, rank]`` times B to ``output`` ``[tokens, Σ slice_sizes]``.
 
-    ``dependent`` says that the kernel launched just before is the shrink that makes ``partial``.
+    ``dependent`` says that the kernel launched just before is the shrink that makes ``partial``. ``launch`` is
+    `expand_launch`'s choice unless given.
     """
     rank = lora_b.shape[2]
-    launch: ExpandLaunch = expand_launch(batch, slice_sizes, rank, lora_b.dtype)
+    launch = launch or expand_launch(batch, slice_sizes, rank, lora_b.dtype)
     tiles = batch.tiles(launch.block_m)
     chunks = column_chunks(slice_sizes, launch.chunk, output.device)
     grid = (len(tiles.slots) * len(chunks),)

@@ -56,14 +56,17 @@ def shrink_kernel(  # type: ignore[no-untyped-def]
     tl.store(target, hidden, mask=has_token & (column < columns)[None, :])
 
 
-def launch_shrink(x: Tensor, lora_a: Tensor, batch: TokenBatch, *, dependents: bool = False) -> Tensor:
+def launch_shrink(
+    x: Tensor, lora_a: Tensor, batch: TokenBatch, *, dependents: bool = False, launch: ShrinkLaunch | None = None
+) -> Tensor:
     """The partial sums ``[split, tokens, slices, rank]``; rows of tokens without an adapter stay unwritten.
 
     ``dependents`` lets a kernel launched next with ``launch_pdl`` start early; it must wait before it reads.
+    ``launch`` is `shrink_launch`'s choice unless given.
     """
     slices, rank, k_size = lora_a.shape[1:]
     columns = slices * rank
-    launch: ShrinkLaunch = shrink_launch(batch, columns, k_size, x.dtype)
+    launch = launch or shrink_launch(batch, columns, k_size, x.dtype)
     tiles = batch.tiles(launch.block_m)
     partial = torch.empty(launch.split, len(batch), slices, rank, dtype=torch.float32, device=x.device)
     column_tiles = triton.cdiv(columns, launch.block_n)
