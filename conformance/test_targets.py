@@ -33,9 +33,11 @@ def named(question: TargetQuestion, module: ModuleSpec, target: str) -> bool:
     return False
 
 
-def values_for(question: TargetQuestion) -> ProgramValues:
+def values_for(subject: Subject, question: TargetQuestion) -> ProgramValues:
     """The tensors of the question's model; it has no adapters."""
-    return ProgramValues(Program(model=question.model, adapters=(), batches=((-1,),)))
+    program = subject.fitted(Program(model=question.model, adapters=(), batches=((-1,),)))
+    assert isinstance(program, Program)
+    return ProgramValues(program)
 
 
 def wrapped_modules(subject: Subject, question: TargetQuestion) -> list[frozenset[str]] | Problem:
@@ -54,7 +56,7 @@ def wrapped_modules(subject: Subject, question: TargetQuestion) -> list[frozense
         return replaced
 
     try:
-        found = observe_model(subject, values_for(question), program)
+        found = observe_model(subject, values_for(subject, question), program)
     except (SubjectRaised, CollectiveMismatch) as error:
         raise raised(error, question) from error
     return next((one for one in found if isinstance(one, Problem)), None) or found
@@ -131,7 +133,7 @@ def test_a_target_that_cannot_be_wrapped_is_an_error_that_names_it(subject: Subj
     ).map(TargetQuestion),
 )
 def test_what_nobody_named_and_cannot_be_wrapped_is_left_as_it_is(subject: Subject, question: TargetQuestion) -> None:
-    values = values_for(question)
+    values = values_for(subject, question)
 
     def program(session: ModelSession) -> None:
         session.build()
