@@ -7,6 +7,7 @@ names, constructor parameters and attributes.
 from __future__ import annotations
 
 import enum
+import re
 from functools import lru_cache
 
 from lora_compat.families import Family
@@ -103,7 +104,8 @@ def render(layer: LayerSpec, subclass: SubclassSpec, library: Library) -> str:
         parent = f"Level{level}"
     blocks.append(_leaf(parent, layer, subclass))
     body = "\n\n".join(blocks)
-    imports = ["import torch", ""] if "torch." in body else []
+    imports = ["from typing import Any", ""] if ": Any" in body else []
+    imports += ["import torch", ""] if "torch." in body else []
     imports.append(f"from {library.layers_module} import {base}")
     if "tensor_parallel_size()" in body:
         imports.append(library.size_import)
@@ -145,7 +147,20 @@ def _methods(level: int, layer: LayerSpec, subclass: SubclassSpec, owner: str) -
         found.append(("weight_loader", _loader(layer, subclass.loader)))
     if level == subclass.depth:
         found.append(("forward", _forward(layer, subclass.forward)))
-    return [(name, "\n".join(lines) + "\n") for name, lines in found if lines]
+    return [(name, "\n".join([_typed(lines[0]), *lines[1:]]) + "\n") for name, lines in found if lines]
+
+
+def _typed(head: str) -> str:
+    """A method's first line with annotations; of a base class nobody knows more than that it takes anything."""
+    arguments = re.sub(r"(\w+)(=\w+)?(?=[,)])", _annotated, head.removesuffix(":"))
+    return f"{arguments} -> {'None' if head.startswith('def __init__') else 'Any'}:"
+
+
+def _annotated(found: re.Match[str]) -> str:
+    name, default = found[1], found[2]
+    if name == "self":
+        return name
+    return f"{name}: Any = {default[1:]}" if default else f"{name}: Any"
 
 
 def _renamed(name: str) -> str:

@@ -8,11 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from conformance.regressions.dialects import Dialect, Vllm
+from conformance.regressions.dialects import CannotWrite, Dialect
+from conformance.regressions.entries import Entry, StoredFailure
 from conformance.regressions.proof import run_file, run_replay, same_reason
 from conformance.regressions.scenes import reference
-from conformance.regressions.store import Entry, Store, StoredFailure, replace_file
-from conformance.regressions.writer import DIALECTS, CannotWrite, file_name, write
+from conformance.regressions.store import Store, replace_file
+from conformance.regressions.vllm_dialect import Vllm
+from conformance.regressions.writer import DIALECTS, file_name, write
 
 WORKERS = 2
 BUILT_IN = ("reference", "vllm")

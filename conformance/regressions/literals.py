@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-# What vLLM's own tests keep to, less the indentation of a function's body.
-WIDTH = 88 - 4
+LONGEST = 88  # what vLLM's own tests keep to
 INDENT = "    "
+_FEW, _MANY = 8, 40  # elements: up to these every tensor is written out
+WIDTH = LONGEST - len(INDENT)  # of a line in a function's body, without its indentation
 
 
 def number(value: float) -> str:
@@ -29,6 +31,8 @@ def one_line(value: object) -> str:
         if isinstance(value, list):
             return f"[{inside}]"
         return f"({inside},)" if len(value) == 1 else f"({inside})"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{one_line(key)}: {one_line(item)}' for key, item in value.items())}}}"
     if isinstance(value, str):
         return json.dumps(value)
     return number(value) if isinstance(value, float) else repr(value)
@@ -39,6 +43,11 @@ def spread(head: str, value: object, tail: str = "", *, depth: int = 0) -> list[
     indent = INDENT * depth
     line = f"{indent}{head}{one_line(value)}{tail}"
     items = value.tolist() if isinstance(value, Tensor) else value
+    if len(line) > WIDTH and isinstance(value, dict):
+        inside = [
+            text for key, item in value.items() for text in spread(f"{one_line(key)}: ", item, ",", depth=depth + 1)
+        ]
+        return [f"{indent}{head}{{", *inside, f"{indent}}}{tail}"]
     if len(line) <= WIDTH or not isinstance(items, (list, tuple)) or not items:
         return [line]
     left, right = "[]" if isinstance(items, list) else "()"
@@ -47,13 +56,16 @@ def spread(head: str, value: object, tail: str = "", *, depth: int = 0) -> list[
 
 
 def call(head: str, arguments: Sequence[str] | Mapping[str, object], tail: str = ")", *, depth: int = 0) -> list[str]:
-    """A call as lines: ``head`` ends in its opening bracket; too long, it has an argument a line."""
+    """A call as lines: ``head`` ends in its opening bracket; too long, its arguments have a line, or one each."""
     if isinstance(arguments, Mapping):
         arguments = [f"{name}={one_line(value)}" for name, value in arguments.items()]
     indent = INDENT * depth
     line = f"{indent}{head}{', '.join(arguments)}{tail}"
     if len(line) <= WIDTH:
         return [line]
+    together = f"{indent}{INDENT}{', '.join(arguments)}"
+    if re.search(r"\w\($", head) and tail == ")" and len(together) <= WIDTH:
+        return [f"{indent}{head}", together, f"{indent}{tail}"]
     inner = [line for argument in arguments for line in _argument(argument, depth + 1)]
     return [f"{indent}{head}", *inner, f"{indent}{tail}"]
 
@@ -61,9 +73,49 @@ def call(head: str, arguments: Sequence[str] | Mapping[str, object], tail: str =
 def _argument(text: str, depth: int) -> list[str]:
     """One argument of a call, with a comma; a tensor too long for a line has a row a line."""
     line = f"{INDENT * depth}{text},"
+    if len(line) > WIDTH and text.startswith('integers("'):
+        return _digits(text, depth)
     if len(line) <= WIDTH or not text.startswith("torch.tensor("):
         return [line]
     rows = spread("", ast.literal_eval(text.removeprefix("torch.tensor(").removesuffix(")")), ",", depth=depth + 1)
     indent = INDENT * depth
     rows[-1] = rows[-1].removesuffix(",")
     return [f"{indent}torch.tensor(", *rows, f"{indent}),"]
+
+
+def _digits(text: str, depth: int) -> list[str]:
+    """A formula whose digits are longer than a line."""
+    _, digits, shape = text.split('"')
+    outer, inner, most = INDENT * depth, INDENT * (depth + 1), WIDTH - len(INDENT) * (depth + 1) - 3
+    parts = [f'{inner}"{digits[at : at + most]}"' for at in range(0, len(digits), most)]
+    return [f"{outer}integers(", *parts[:-1], f"{parts[-1]},", f"{inner}{shape.strip(', )')}),", f"{outer}),"]
+
+
+def tensor_text(tensor: Tensor | None) -> str:
+    """An expression that makes the tensor; what is the same everywhere is said so, what is large is a formula."""
+    if tensor is None:
+        return "None"
+    shape = one_line(tuple(tensor.shape))
+    if not tensor.numel():
+        return f"torch.empty({shape})"
+    if tensor.numel() > 2 and bool(tensor.isnan().all()):
+        return f"torch.full({shape}, torch.nan)"
+    if tensor.numel() > _FEW and bool((tensor == tensor.flatten()[0]).all()):
+        return f"torch.full({shape}, {number(float(tensor.flatten()[0]))})"
+    if tensor.numel() > _MANY and bool((tensor == tensor.round()).all()) and float(tensor.abs().max()) <= _LARGEST:
+        digits = "".join(str(int(value) + _LARGEST) for value in tensor.flatten().tolist())
+        return f"integers({digits!r}, {shape})".replace("'", '"')
+    return f"torch.tensor({one_line(tensor)})"
+
+
+# What a file with such a formula defines.
+INTEGERS = """
+def integers(digits: str, shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.tensor([int(digit) - 4.0 for digit in digits]).view(shape)
+""".strip("\n")
+_LARGEST = 4  # in absolute value, of the integers that are digits less 4
+
+
+def indented(lines: Sequence[str]) -> list[str]:
+    """One level deeper; a line may be several."""
+    return [f"{INDENT}{line}" if line else line for line in "\n".join(lines).splitlines()]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from conformance.regressions.entries import Entry, StoredFailure
 from conformance.regressions.handover import Handover
-from conformance.regressions.store import Entry, Store, StoredFailure
+from conformance.regressions.store import Store
 from conformance.reporting import ConformanceReport
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from conformance.building import shard_id_of
-from conformance.regressions.dialects import Dialect, tensor_text
-from conformance.regressions.literals import INDENT, call, one_line, spread
+from conformance.regressions.construction import built, class_name, nested
+from conformance.regressions.dialects import Dialect
+from conformance.regressions.literals import call, one_line, spread, tensor_text
 from conformance.regressions.scenes import (
     POISONED,
     SIBLING,
@@ -14,48 +14,9 @@ from conformance.regressions.scenes import (
     gate_of,
 )
 from conformance.values import poisoned
-from strategies.cases import Dtype, LayerSpec, Layout, WrapperKind
-from strategies.source import BASE_CLASSES, CLASS_NAME, constructor_arguments, positional_names
+from strategies.cases import Layout
 
 _READ_BY_KERNELS = ("quant_method", "input_size", "output_size", "tp_size", "tp_rank", "output_partition_sizes")
-
-_WRAPPER_NAMES = {
-    WrapperKind.BARE: "BareWrapper",
-    WrapperKind.NONE: "NoneWrapper",
-    WrapperKind.FORWARDING: "ForwardingWrapper",
-}
-_WRAPPERS = {
-    "BareWrapper": """
-class BareWrapper(torch.nn.Module):
-    def __init__(self, base_layer: torch.nn.Module) -> None:
-        super().__init__()
-        self.base_layer = base_layer
-""",
-    "NoneWrapper": """
-class NoneWrapper(BareWrapper):
-    quant_method = None
-""",
-    "ForwardingWrapper": """
-class ForwardingWrapper(BareWrapper):
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("base_layer"), name)
-""",
-}
-
-
-def class_name(scene: Scene) -> str:
-    """What the file calls the class of the layer."""
-    return CLASS_NAME if scene.case.subclass.depth else BASE_CLASSES[scene.case.layer.family]
-
-
-def wrapper_classes(scene: Scene) -> list[str]:
-    """The classes of the wrappers that the case is nested in."""
-    used = {_WRAPPER_NAMES[kind] for kind in scene.case.nesting} if scene.unwraps else set()
-    return [text.strip("\n") for name, text in _WRAPPERS.items() if name in used or (used and name == "BareWrapper")]
-
 
 TENSORS = """
 def tensors(result: Any) -> list[torch.Tensor]:
@@ -67,7 +28,8 @@ def tensors(result: Any) -> list[torch.Tensor]:
 
 def statements(scene: Scene, dialect: Dialect) -> list[str]:
     """What every rank does, from the class to ``outputs``, without indentation."""
-    lines = _built(scene, dialect.context if scene.case.tp_size > 1 else None)
+    case = scene.case
+    lines = built(case, scene.weights, scene.biases, dialect.context if case.tp_size > 1 else None, class_name(case))
     if scene.asks_claimants:
         return [*lines, *dialect.claimants(scene)]
     if scene.clause in TRANSPARENT and scene.anomaly == "hidden-attribute":
@@ -77,43 +39,11 @@ def statements(scene: Scene, dialect: Dialect) -> list[str]:
     if scene.only_wraps:
         return lines
     if scene.unwraps:
-        return [*lines, *_nested(scene), f"outputs = {dialect.dense_weight()}.tolist()"]
+        return [*lines, *nested(scene), f"outputs = {dialect.dense_weight()}.tolist()"]
     if scene.clause in TWICE_WRAPPED:
-        again = dialect.wrap(scene)[-1].replace("(layer", "(lora")
+        again = dialect.wrap(scene)[-1].replace("(layer", "(lora").replace("lora: Any", "lora")
         lines.append(again)
     return [*lines, *_loaded(scene, dialect), *_forward(scene, dialect)]
-
-
-def _built(scene: Scene, context: str | None) -> list[str]:
-    case = scene.case
-    arguments = constructor_arguments(case.layer, case.subclass)
-    plain = LayerSpec()
-    told = {name: value for name, value in arguments.items() if name == "bias" or value != getattr(plain, name, ...)}
-    told |= {name: arguments[name] for name in positional_names(case.layer.family) if name in arguments}
-    told = {name: told[name] for name in arguments if name in told}
-    if context is None:
-        lines = call(f"layer = {class_name(scene)}(", told)
-    else:
-        lines = [f"with {context}:", *call(f"layer = {class_name(scene)}(", told, depth=1)]
-    for name, tensors in (("weight", scene.weights), ("bias", scene.biases)):
-        shards = [shard_id_of(case, index) for index in range(len(tensors))]
-        if len(tensors) == 1:
-            given = [f"layer.{name}", tensor_text(tensors[0]), *map(one_line, shards[0])]
-            lines += call(f"layer.{name}.weight_loader(", given)
-        elif tensors:
-            parts = "qkv" if shards[0] == ("q",) else [shard for (shard,) in shards]
-            names = one_line(parts) if isinstance(parts, str) else f"range({len(parts)})"
-            lines += spread("rows = ", [tensor.tolist() for tensor in tensors])
-            lines.append(f"for shard, part in zip({names}, rows, strict=True):")
-            lines.append(f"    layer.{name}.weight_loader(layer.{name}, torch.tensor(part), shard)")
-    return [*lines, "layer.quant_method.process_weights_after_loading(layer)"]
-
-
-def _nested(scene: Scene) -> list[str]:
-    outer = "lora"
-    for kind in reversed(scene.case.nesting):
-        outer = f"{_WRAPPER_NAMES[kind]}({outer})"
-    return [f"outer = {outer}"]
 
 
 def _loaded(scene: Scene, dialect: Dialect) -> list[str]:
@@ -168,7 +98,7 @@ def _input(scene: Scene, dialect: Dialect) -> list[str]:
     else:
         lines = [
             *spread("inputs = ", [tensor.tolist() for tensor in tensors], "  # of each rank"),
-            f"x = torch.tensor(inputs[RANKS.{dialect.rank}])",
+            "x = torch.tensor(inputs[rank])",
         ]
     tokens = len(case.tokens)
     changed = {
@@ -191,18 +121,3 @@ def expected_outputs(scene: Scene) -> object:
         lists = [(value.flip(0) if scene.reversed and value.dim() > 1 else value).tolist() for value in values]
         ranks.append(lists[0] if len(lists) == 1 and not scene.counts_tensors else lists)
     return ranks
-
-
-def default_dtype(scene: Scene) -> list[str]:
-    """A fixture that sets torch's default dtype, where the case has another."""
-    if scene.case.dtype is Dtype.FLOAT32:
-        return []
-    return [
-        "",
-        "",
-        "@pytest.fixture(autouse=True)",
-        "def narrow() -> Iterator[None]:",
-        f"{INDENT}torch.set_default_dtype(torch.{scene.case.dtype.value})",
-        f"{INDENT}yield",
-        f"{INDENT}torch.set_default_dtype(torch.float32)",
-    ]

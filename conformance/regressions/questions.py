@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from conformance.regressions.dialects import Dialect, LoraCompat
+from conformance.regressions.dialects import Dialect
+from conformance.regressions.lora_compat_dialect import LoraCompat
 from strategies.ranks import RankQuestion
 
 _VLLM = """from types import SimpleNamespace
@@ -12,7 +13,7 @@ _VLLM = """from types import SimpleNamespace
 import vllm.platforms
 from vllm.platforms.cpu import CpuPlatform
 
-vllm.platforms._current_platform = CpuPlatform()  # before anything else of vLLM
+vars(vllm.platforms)["_current_platform"] = CpuPlatform()  # before the rest of vLLM
 
 from vllm.lora.model_manager import LoRAModelManager
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from conformance.regressions.bodies import Body
-from conformance.regressions.settling import cause_of, indifferent_parts, plainest
-from conformance.regressions.store import Entry, Store, StoredFailure, UnreadableEntry
+from conformance.regressions.entries import Entry, StoredFailure, UnreadableEntry
+from conformance.regressions.settling import cause_of, indifferent_parts, manner, plainest
+from conformance.regressions.store import Store
 from conformance.subject import Subject
 from conformance.verdicts import Failure, Violation
 from strategies.cases import Case
@@ -59,11 +60,11 @@ class Recorder:
         return failure
 
     def _explained(self, subject: Subject, body: Body, clause: str, found: Violation) -> Failure:
-        if not isinstance(found.case, Case):
-            return Failure.of(clause, found)
         smallest, still = plainest(subject, clause, body, found)
-        assert isinstance(smallest.case, Case)
         failure = Failure.of(clause, smallest)
+        if not isinstance(smallest.case, Case):
+            failure.cause = manner(smallest)
+            return failure
         failure.indifferent = list(indifferent_parts(smallest.case, still))
         failure.cause = cause_of(smallest, smallest.case, tuple(failure.indifferent))
         return failure

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conformance.regressions.bodies import UnknownClause, bodies_of, violation_of
+from conformance.regressions.entries import Entry, StoredFailure, UnreadableEntry, read_entry
 from conformance.regressions.proof import run_file
-from conformance.regressions.store import FOLDER, Entry, Store, StoredFailure, UnreadableEntry, read_entry
+from conformance.regressions.store import FOLDER, Store
 from conformance.subject import HarnessError, Subject
 from conformance.verdicts import NotApplicable
 from strategies.codec import CaseFormatError

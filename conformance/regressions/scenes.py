@@ -112,8 +112,8 @@ def scene_of(clause: str, anomaly: str, case: Case, message: str = "") -> Scene:
     told = _told(clause, case)
     right = reference().expected(told)
     by_token = right[0].by_token
-    values = [[_rows(value) for value in one.values] for one in right]
-    paths = _paths(case)
+    values = [[rows(value) for value in one.values] for one in right]
+    paths = paths_of(case)
     bounds = [
         float(error_bound(case, magnitude.abs()).max())
         for one in right
@@ -147,11 +147,11 @@ def _told(clause: str, case: Case) -> Case:
     return case
 
 
-def _rows(value: Tensor) -> Tensor:
+def rows(value: Tensor) -> Tensor:
     return value.reshape(-1, value.shape[-1]) if value.dim() > 2 else value
 
 
-def _paths(case: Case) -> tuple[str, ...]:
+def paths_of(case: Case) -> tuple[str, ...]:
     """Every tensor of a forward's result, as an expression of ``result``."""
     found: list[tuple[str, ...]] = reference().observe(case, lambda rank: tuple(_tensors("result", _run(rank))))
     return found[0]

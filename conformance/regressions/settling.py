@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from conformance.regressions.bodies import Body, violation_of
+from conformance.regressions.program_simplifications import simpler_whole
 from conformance.regressions.simplifications import simpler
 from conformance.subject import HarnessError, Subject
 from conformance.verdicts import NotApplicable, Violation
 from lora_compat.families import Family
 from strategies.cases import AdapterSpec, Case, Constructor, Dtype, Loader, Mixins, Regime
 from strategies.classes import possible_forwards
+from strategies.codec import Spec
 
 MAX_STEPS = 600
 _VOTES = 12
@@ -28,13 +30,13 @@ _OTHER_SHAPE = re.compile(r"tensors returned|shape=")
 # What names the layer that was in the way: the family, or the module's print-out.
 _NAMES = re.compile(r"\w+LoRA\b|\w+Wrapper\b|\w+Linear\b|\(\n.*\n\)", re.DOTALL)
 _NUMBERS = re.compile(r"\d+(, \d+)*")
-Still = Callable[[Case], Violation | None]
+Still = Callable[[Spec], Violation | None]
 
 
 def same_failure(subject: Subject, clause: str, body: Body, first: Violation) -> Still:
     """Tells whether a case still fails in the same way as ``first``, and how."""
 
-    def still(case: Case) -> Violation | None:
+    def still(case: Spec) -> Violation | None:
         try:
             found = violation_of(subject, body, case, blaming=clause)
         except (HarnessError, NotApplicable):
@@ -57,7 +59,7 @@ def settled(found: Violation, still: Still, max_steps: int = MAX_STEPS) -> Viola
     improved = True
     while improved and steps < max_steps:
         improved = False
-        for candidate in _with_other_values(found.case):  # type: ignore[arg-type]
+        for candidate in _plainer(found.case):
             steps += 1
             better = still(candidate)
             if better is not None and better.case != found.case:
@@ -66,6 +68,13 @@ def settled(found: Violation, still: Still, max_steps: int = MAX_STEPS) -> Viola
             if steps >= max_steps:
                 break
     return found
+
+
+def _plainer(case: object) -> Iterator[Spec]:
+    if isinstance(case, Case):
+        yield from _with_other_values(case)
+    elif isinstance(case, Spec):
+        yield from simpler_whole(case)
 
 
 def _with_other_values(case: Case) -> Iterator[Case]:

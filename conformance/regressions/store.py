@@ -8,95 +8,24 @@ by hand, or has a newer format version is reported and left alone.
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import importlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from strategies.codec import CaseFormatError, Spec, from_dict
+from conformance.regressions.entries import (
+    Entry,
+    StoredFailure,
+    UnreadableEntry,
+    case_id,
+    entry_to_dict,
+    read_entry,
+)
 
-FORMAT_VERSION = 1
 FOLDER = "cases"
-_IDENTITY_CHARACTERS = 12
-
-
-class UnreadableEntry(ValueError):
-    """A file of the store that this release must leave alone; the message says which, and why."""
-
-
-_VOCABULARY = ("strategies.programs", "strategies.ranks", "strategies.target_questions")
-
-
-@dataclass(frozen=True, slots=True)
-class StoredFailure:
-    """One clause that a case breaks, on one implementation.
-
-    ``impl`` is the ``--impl`` it was found with and ``identity`` its versions; ``indifferent`` are the parts of the
-    case that do not matter, ``cause`` is equal for failures of one root cause; ``test`` is the function that found it,
-    as a clause may have several; ``files`` has, for each test file
-    written, its SHA-256 and what was proved of it.
-    """
-
-    clause: str
-    anomaly: str
-    message: str
-    impl: str
-    identity: Mapping[str, str] = field(default_factory=dict)
-    indifferent: tuple[str, ...] = ()
-    cause: str = ""
-    test: str = ""
-    files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        """What tells failures of one case apart."""
-        return self.clause, self.anomaly, self.impl
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A case and the failures it shows. ``case`` is what `Failure.case` is: the kind and the case's own fields."""
-
-    case: Mapping[str, Any]
-    shown: str
-    failures: tuple[StoredFailure, ...]
-
-    @property
-    def id(self) -> str:
-        """The hash of the case alone."""
-        return case_id(self.case)
-
-    def spec(self) -> Spec:
-        """The case itself.
-
-        Raises:
-            CaseFormatError: of a kind or format version that this release does not know.
-        """
-        kinds = {"case": "Case"}
-        name = kinds.get(str(self.case.get("kind")), str(self.case.get("kind")))
-        for module in _VOCABULARY:  # xdist's controller has not imported the tests that draw it
-            importlib.import_module(module)
-        known = {cls.__name__: cls for cls in Spec.__subclasses__()}
-        if name not in known:
-            raise CaseFormatError(f"kind {name!r} is none of {', '.join(sorted(known))}")
-        return from_dict({key: value for key, value in self.case.items() if key != "kind"}, known[name])
-
-    def with_failure(self, failure: StoredFailure) -> Entry:
-        """The entry with ``failure`` in place of the one of the same key, whose files it keeps if it has none."""
-        others = tuple(one for one in self.failures if one.key != failure.key)
-        former = next((one for one in self.failures if one.key == failure.key), failure)
-        return replace(self, failures=(*others, replace(failure, files=failure.files or former.files)))
-
-
-def case_id(case: Mapping[str, Any]) -> str:
-    """The first characters of the SHA-256 of a case's canonical JSON."""
-    text = json.dumps(case, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:_IDENTITY_CHARACTERS]
 
 
 class Store:
@@ -150,7 +79,7 @@ class Store:
             if entry is None:
                 path.unlink(missing_ok=True)
             else:
-                replace_file(path, json.dumps(_to_dict(entry), indent=1) + "\n")
+                replace_file(path, json.dumps(entry_to_dict(entry), indent=1) + "\n")
         return entry
 
     @contextmanager
@@ -170,42 +99,3 @@ def replace_file(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
-
-
-def read_entry(path: Path) -> Entry:
-    """The entry in a file of the store.
-
-    Raises:
-        UnreadableEntry: it is damaged, was edited by hand, or has another format version.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UnreadableEntry(f"{path}: cannot be read ({error}); left as it is") from error
-    version = data.get("format_version") if isinstance(data, dict) else None
-    if version != FORMAT_VERSION:
-        advice = "replay it with the release that wrote it" if isinstance(version, int) else "it is no stored failure"
-        raise UnreadableEntry(f"{path}: format_version is {version!r}, this release reads {FORMAT_VERSION}; {advice}")
-    try:
-        failures = tuple(
-            StoredFailure(**{**failure, "indifferent": tuple(failure.get("indifferent", ()))})
-            for failure in data["failures"]
-        )
-        entry = Entry(data["case"], data["shown"], failures)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UnreadableEntry(f"{path}: a field is missing or unknown ({error}); left as it is") from error
-    if entry.id != path.stem:
-        raise UnreadableEntry(
-            f"{path}: edited by hand, its case has the id {entry.id}; left as it is. Rename it to {entry.id}.json to "
-            "replay the case as it is now"
-        )
-    return entry
-
-
-def _to_dict(entry: Entry) -> dict[str, Any]:
-    return {
-        "format_version": FORMAT_VERSION,
-        "shown": entry.shown,
-        "case": dict(entry.case),
-        "failures": [asdict(failure) for failure in entry.failures],
-    }

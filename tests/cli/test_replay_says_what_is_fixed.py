@@ -9,8 +9,9 @@ import pytest
 
 from conformance.cli import main
 from conformance.cli.exits import Exit
-from conformance.regressions.dialects import LoraCompat
-from conformance.regressions.store import Entry, Store, StoredFailure
+from conformance.regressions.entries import Entry, StoredFailure
+from conformance.regressions.lora_compat_dialect import LoraCompat
+from conformance.regressions.store import Store
 from conformance.regressions.writer import file_name, write
 from strategies.cases import Case, LayerSpec
 from tests.regressions_writer.examples import entry_of

@@ -1,6 +1,7 @@
-"""Every kept file for plain vLLM fails on the release it came from, for the reason that is stored with it.
+"""Every kept file for plain vLLM fails on the release it came from.
 
-The files beside them, for lora_compat, are collected like any test, and pass.
+It does so for the reason that is stored with it. The files beside them, for
+lora_compat, are collected like any test, and pass.
 """
 
 from __future__ import annotations
@@ -9,19 +10,25 @@ from pathlib import Path
 
 import pytest
 
+from conformance.regressions.entries import StoredFailure
 from conformance.regressions.proof import run_file, same_reason
-from conformance.regressions.store import Store, StoredFailure
+from conformance.regressions.store import Store
 
 HERE = Path(__file__).parent
 MATRIX = HERE.parent.parent / ".matrix"
 FILES = sorted(HERE.glob("vllm_*/*_vllm.py"))
 # A release on which the bug is gone, where there is one.
-FIXED_IN = {"test_math_3_7b6c6c11_vllm.py": "0.33.0", "test_unwrap_1_6a4d6553_vllm.py": "0.32.0"}
+FIXED_IN = {
+    "test_math_3_7b6c6c11_vllm.py": "0.33.0",
+    "test_unwrap_1_6a4d6553_vllm.py": "0.32.0",
+}
 
 
 def python_of(release: str) -> str:
     python = MATRIX / release / "bin" / "python"
-    assert python.exists(), f"no environment with vLLM {release} at {python}: run `make matrix` first"
+    assert python.exists(), (
+        f"no environment with vLLM {release} at {python}: run `make matrix` first"
+    )
     return str(python)
 
 
@@ -32,15 +39,24 @@ def release_of(path: Path) -> str:
 def failure_of(path: Path) -> StoredFailure:
     entries, problems = Store(path.parent).load()
     assert problems == []
-    return next(one for entry in entries for one in entry.failures if path.name in one.files)
+    return next(
+        one for entry in entries for one in entry.failures if path.name in one.files
+    )
 
 
 def test_four_releases_are_kept() -> None:
-    assert {release_of(path) for path in FILES} == {"0.19.1", "0.20.0", "0.32.0", "0.33.0"}
+    assert {release_of(path) for path in FILES} == {
+        "0.19.1",
+        "0.20.0",
+        "0.32.0",
+        "0.33.0",
+    }
 
 
 @pytest.mark.vllm
-@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{release_of(path)} {path.stem}")
+@pytest.mark.parametrize(
+    "path", FILES, ids=lambda path: f"{release_of(path)} {path.stem}"
+)
 def test_it_is_red_where_it_came_from(path: Path) -> None:
     run = run_file(path, python_of(release_of(path)))
     assert run.code == 1, run.output
@@ -48,7 +64,11 @@ def test_it_is_red_where_it_came_from(path: Path) -> None:
 
 
 @pytest.mark.vllm
-@pytest.mark.parametrize("path", [path for path in FILES if path.name in FIXED_IN], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [path for path in FILES if path.name in FIXED_IN],
+    ids=lambda path: path.stem,
+)
 def test_it_is_green_where_the_bug_is_gone(path: Path) -> None:
     run = run_file(path, python_of(FIXED_IN[path.name]))
     assert run.code == 0, run.output

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conformance.regressions.store import Entry, StoredFailure
+from conformance.regressions.entries import Entry, StoredFailure
 from lora_compat.families import Family
 from strategies.cases import (
     AdapterSpec,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,15 +12,21 @@ from types import ModuleType
 import pytest
 import torch
 
-from conformance.regressions.dialects import LoraCompat, Vllm
-from conformance.regressions.writer import CannotWrite, file_name, write
+from conformance.regressions.dialects import CannotWrite
+from conformance.regressions.lora_compat_dialect import LoraCompat
+from conformance.regressions.vllm_dialect import Vllm
+from conformance.regressions.writer import file_name, write
 from lora_compat.errors import LoRAError
 from strategies.cases import Case, SubclassSpec
 from strategies.codec import Spec
+from tests.manager.planted import MUTANTS as OF_MODELS
 from tests.mutants import MUTANTS
 from tests.regressions_writer.examples import CASES, entry_of
+from tests.regressions_writer.models import SEEN, Seen
+from tests.suite import ROOT
 
 BY_NAME = {mutant.name: mutant for mutant in MUTANTS}
+MODEL_BUGS = {mutant.name: mutant for mutant in OF_MODELS}
 PLANTED = {
     "never-added": ("MATH-1", "delta-dropped", Case()),
     "minus-one-is-the-last-slot": ("MATH-3", "adapter-leak", Case(tokens=(0, -1))),
@@ -60,28 +67,59 @@ def test_the_file_fails_where_the_bug_is(name: str) -> None:
     run_test(text)
 
 
+@pytest.mark.parametrize("seen", SEEN, ids=lambda seen: f"{seen.clause} {seen.anomaly}")
+def test_the_file_of_a_model_passes_on_the_reference_and_fails_where_the_bug_is(seen: Seen) -> None:
+    text = write(seen.entry, seen.entry.failures[0], LoraCompat(), "fails somewhere.")
+    run_test(text)
+    if seen.bug:
+        with MODEL_BUGS[seen.bug].patch(), pytest.raises((AssertionError, LoRAError, pytest.fail.Exception)):
+            run_test(text)
+
+
+def written(directory: Path, dialect: LoraCompat | Vllm) -> list[Path]:
+    """A file of each form."""
+    entries = [entry_of(*one) for one in CASES] + [seen.entry for seen in SEEN]
+    paths = []
+    for number, entry in enumerate(entries):
+        path = directory / f"test_{number}_{file_name(entry, entry.failures[0], dialect)}"
+        path.write_text(write(entry, entry.failures[0], dialect, "fails somewhere."))
+        paths.append(path)
+    return paths
+
+
 @pytest.mark.parametrize("dialect", [LoraCompat(), Vllm()], ids=["lora_compat", "vllm"])
-def test_files_are_formatted_and_short(tmp_path: Path, dialect: LoraCompat | Vllm) -> None:
-    for clause, anomaly, case in CASES:
-        entry = entry_of(clause, anomaly, case)
-        name = file_name(entry, entry.failures[0], dialect)
-        text = write(entry, entry.failures[0], dialect, "fails somewhere.")
-        (tmp_path / name).write_text(text)
-        several = isinstance(case, Case) and case.tp_size > 1
-        assert text.count("\n") <= (90 if several else 80), name
-    for arguments in (
-        ["format", "--check", "--line-length", "119"],
-        ["check", "--select", "E,F,W,UP,B,C4,SIM", "--line-length", "119"],
+def test_files_are_formatted_typed_and_short(tmp_path: Path, dialect: LoraCompat | Vllm) -> None:
+    for path in written(tmp_path, dialect):
+        assert path.read_text().count("\n") < 80, path.read_text()
+    ours = 'lint.isort.known-first-party=["lora_compat"]'
+    ruff = ["-m", "ruff", "--isolated", "--config", ours]
+    for tool in (
+        [*ruff, "format", "--check", "--diff", "--line-length", "88"],
+        [*ruff, "check", "--select", "E,F,W,I,UP,B,C4,SIM", "--ignore", "B017", "--line-length", "88"],
+        ["-m", "mypy", "--config-file", str(strict(tmp_path))],
     ):
-        command = [sys.executable, "-m", "ruff", *arguments, "--isolated", "--target-version", "py311", str(tmp_path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        command = [sys.executable, *tool, str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=SOURCES)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+SOURCES = {**os.environ, "MYPYPATH": str(ROOT / "src")}
+
+
+def strict(directory: Path) -> Path:
+    """All of mypy's checks but those that a library which is not installed fails: nobody knows its classes."""
+    path = directory / "mypy.ini"
+    told = ["strict = true", "ignore_missing_imports = true", "follow_imports = silent"]
+    told += ["disallow_subclassing_any = false", "disable_error_code = override"]
+    path.write_text("\n".join(["[mypy]", *told, "[mypy-vllm.*]", "follow_imports = skip"]))
+    return path
 
 
 def test_the_file_for_plain_vllm_imports_nothing_of_this_project() -> None:
     allowed = {"torch", "vllm", "pytest", *sys.stdlib_module_names}
-    for clause, anomaly, case in CASES:
-        tree = ast.parse(text_of(clause, anomaly, case, Vllm()))
+    entries = [entry_of(*one) for one in CASES] + [seen.entry for seen in SEEN]
+    for entry in entries:
+        tree = ast.parse(write(entry, entry.failures[0], Vllm(), "fails somewhere."))
         for node in ast.walk(tree):
             names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

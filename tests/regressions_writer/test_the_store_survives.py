@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from conformance.regressions.store import Store, StoredFailure
+from conformance.regressions.entries import StoredFailure
+from conformance.regressions.store import Store
 from strategies.cases import Case
 from strategies.codec import to_dict
 from tests.regressions_writer.examples import entry_of

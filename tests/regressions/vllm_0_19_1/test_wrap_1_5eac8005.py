@@ -5,11 +5,13 @@ mixins, created dynamically or registered out of tree, that does not change
 Seen, not-wrapped: a replicated layer was left unwrapped, a subclass
 Found on vllm 0.19.1, torch 2.10.0+cu128. What does not matter: dtype, values, regime,
 family, bias, inheritance depth, forward, mixins, constructor, weight loader, input
-size, number of tokens, scaling, max_loras, sharding of the adapters, disable_tp.
-Proof: passes on reference (lora_compat 0.1.0) in a fresh process; the file for plain
-vLLM has what is known of vllm 0.19.1.
+size, number of tokens, scaling, max_loras, sharding of the adapters, disable_tp. Proof:
+passes on reference (lora_compat 0.1.0) in a fresh process; the file for plain vLLM has
+what is known of vllm 0.19.1.
 Case 5eac80050a2e
 """
+
+from typing import Any
 
 import torch
 
@@ -22,9 +24,9 @@ class DrawnLinear(ReplicatedLinear):
 
 
 def test_wrap_1_not_wrapped() -> None:
-    layer = DrawnLinear(input_size=1, output_size=1, bias=False)
+    layer: Any = DrawnLinear(input_size=1, output_size=1, bias=False)
     layer.weight.weight_loader(layer.weight, torch.tensor([[1.0]]))
     layer.quant_method.process_weights_after_loading(layer)
     config = LoRAConfig(max_loras=1, max_lora_rank=1)
-    lora = wrap_layer(layer, config)
+    lora: Any = wrap_layer(layer, config)
     assert isinstance(lora, LoRALinear)

@@ -6,11 +6,12 @@ Seen, hidden-attribute: layer.quant_method is not reachable: 'ReplicatedLinearWi
 object has no attribute 'quant_method'
 Found on vllm 0.19.1, torch 2.10.0+cu128. What does not matter: dtype, values, regime,
 family, bias, input size, number of tokens, scaling, max_loras, sharding of the
-adapters, disable_tp.
-Proof: passes on reference (lora_compat 0.1.0) in a fresh process; the file for plain
-vLLM has what is known of vllm 0.19.1.
+adapters, disable_tp. Proof: passes on reference (lora_compat 0.1.0) in a fresh process;
+the file for plain vLLM has what is known of vllm 0.19.1.
 Case 217cfc2cf63e
 """
+
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ from lora_compat.layers import ReplicatedLinear
 
 
 def test_wrap_4_hidden_attribute() -> None:
-    layer = ReplicatedLinear(input_size=1, output_size=1, bias=False)
+    layer: Any = ReplicatedLinear(input_size=1, output_size=1, bias=False)
     layer.weight.weight_loader(layer.weight, torch.tensor([[1.0]]))
     layer.quant_method.process_weights_after_loading(layer)
     names = [
@@ -32,7 +33,7 @@ def test_wrap_4_hidden_attribute() -> None:
     ]
     known = {name: getattr(layer, name) for name in names if hasattr(layer, name)}
     config = LoRAConfig(max_loras=1, max_lora_rank=1)
-    lora = wrap_layer(layer, config)
+    lora: Any = wrap_layer(layer, config)
     part = SubAdapter(torch.tensor([[1.0]]), torch.tensor([[1.0]]))
     lora.set_lora(0, LayerAdapter((part,), scaling=1.0))
     lora.set_batch(TokenBatch.of((-1,)))

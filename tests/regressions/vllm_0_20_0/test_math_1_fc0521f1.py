@@ -3,9 +3,9 @@ merged weights.
 
 Seen, delta-doubled: rank 0: out0[0, 0]=-3, but should be -2 (allowed error 0)
 Found on vllm 0.20.0, torch 2.11.0+cu130. What does not matter: dtype, values, regime,
-bias, input size, number of tokens, scaling, max_loras.
-Proof: passes on reference (lora_compat 0.1.0) in a fresh process; the file for plain
-vLLM has what is known of vllm 0.20.0.
+bias, input size, number of tokens, scaling, max_loras. Proof: passes on reference
+(lora_compat 0.1.0) in a fresh process; the file for plain vLLM has what is known of
+vllm 0.20.0.
 Case fc0521f16074
 """
 
@@ -26,41 +26,35 @@ from lora_compat import (
 from lora_compat.layers import MergedColumnParallelLinear
 
 
-class Ranks:
+class Ranks(threading.local):
     """Stands in for the tensor-parallel group; every rank is a thread."""
 
-    size, local, parts = 2, threading.local(), [torch.empty(0)] * 2
+    size, rank, parts = 2, 0, [torch.empty(0)] * 2
     barrier = threading.Barrier(2, timeout=10)
-    rank = property(lambda self: self.local.rank)
 
     def all_gather(self, tensor: torch.Tensor, dim: int = -1) -> torch.Tensor:
-        self.parts[self.local.rank] = tensor.clone()
+        self.parts[self.rank] = tensor.clone()
         self.barrier.wait()
         gathered = torch.cat(self.parts, dim)
         self.barrier.wait()
         return gathered
-
-    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
-        return self.all_gather(tensor[None], 0).sum(0)
 
 
 RANKS = Ranks()
 
 
 def on_rank(rank: int) -> Any:
-    RANKS.local.rank = rank
+    RANKS.rank = rank
     with tensor_parallel(RANKS):
-        layer = MergedColumnParallelLinear(
-            input_size=1,
-            output_sizes=[2, 2],
-            bias=False,
+        layer: Any = MergedColumnParallelLinear(
+            input_size=1, output_sizes=[2, 2], bias=False
         )
-    rows = [[[1.0], [0.0]], [[-3.0], [-1.0]]]
-    for shard, part in zip(range(2), rows, strict=True):
-        layer.weight.weight_loader(layer.weight, torch.tensor(part), shard)
+    weight_rows = [[[1.0], [0.0]], [[-3.0], [-1.0]]]
+    for shard, weight_part in zip(range(2), weight_rows, strict=True):
+        layer.weight.weight_loader(layer.weight, torch.tensor(weight_part), shard)
     layer.quant_method.process_weights_after_loading(layer)
     config = LoRAConfig(max_loras=1, max_lora_rank=1)
-    lora = wrap_layer(layer, config)
+    lora: Any = wrap_layer(layer, config)
     part_0 = SubAdapter(torch.tensor([[1.0]]), torch.tensor([[1.0], [1.0]]))
     part_1 = SubAdapter(torch.tensor([[1.0]]), torch.tensor([[1.0], [1.0]]))
     lora.set_lora(0, LayerAdapter((part_0, part_1), scaling=1.0))

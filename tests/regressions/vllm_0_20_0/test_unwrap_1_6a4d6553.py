@@ -5,9 +5,9 @@ Seen, raised: rank 0 of 1: AttributeError: 'ReplicatedLinearWithLoRA' object has
 attribute 'quant_method'
 Found on vllm 0.20.0, torch 2.11.0+cu130. What does not matter: dtype, values, regime,
 family, bias, inheritance depth, mixins, constructor, weight loader, input size, number
-of tokens, scaling, max_loras, sharding of the adapters, disable_tp.
-Proof: passes on reference (lora_compat 0.1.0) in a fresh process; the file for plain
-vLLM has what is known of vllm 0.20.0.
+of tokens, scaling, max_loras, sharding of the adapters, disable_tp. Proof: passes on
+reference (lora_compat 0.1.0) in a fresh process; the file for plain vLLM has what is
+known of vllm 0.20.0.
 Case 6a4d65533c9b
 """
 
@@ -34,11 +34,11 @@ class ForwardingWrapper(BareWrapper):
 
 
 def test_unwrap_1_raised() -> None:
-    layer = ReplicatedLinear(input_size=1, output_size=1, bias=False)
+    layer: Any = ReplicatedLinear(input_size=1, output_size=1, bias=False)
     layer.weight.weight_loader(layer.weight, torch.tensor([[1.0]]))
     layer.quant_method.process_weights_after_loading(layer)
     config = LoRAConfig(max_loras=1, max_lora_rank=1)
-    lora = wrap_layer(layer, config)
-    outer = ForwardingWrapper(lora)
+    lora: Any = wrap_layer(layer, config)
+    outer: Any = ForwardingWrapper(lora)
     outputs = dense_weight(outer).tolist()
     assert outputs == layer.weight.tolist()

@@ -6,11 +6,13 @@ the existing size (0) at non-singleton dimension 0. Target sizes: [1, 1]. Tensor
 [0, 1]
 Found on vllm 0.32.0, torch 2.13.0+cu130. What does not matter: dtype, values, regime,
 family, bias, inheritance depth, mixins, constructor, weight loader, input size,
-scaling, max_loras, sharding of the adapters, disable_tp.
-Proof: passes on reference (lora_compat 0.1.0) in a fresh process; the file for plain
-vLLM has what is known of vllm 0.32.0.
+scaling, max_loras, sharding of the adapters, disable_tp. Proof: passes on reference
+(lora_compat 0.1.0) in a fresh process; the file for plain vLLM has what is known of
+vllm 0.32.0.
 Case 04c87f61dde4
 """
+
+from typing import Any
 
 import torch
 
@@ -19,11 +21,11 @@ from lora_compat.layers import ReplicatedLinear
 
 
 def test_math_7_raised() -> None:
-    layer = ReplicatedLinear(input_size=1, output_size=1, bias=False)
+    layer: Any = ReplicatedLinear(input_size=1, output_size=1, bias=False)
     layer.weight.weight_loader(layer.weight, torch.tensor([[1.0]]))
     layer.quant_method.process_weights_after_loading(layer)
     config = LoRAConfig(max_loras=1, max_lora_rank=1)
-    lora = wrap_layer(layer, config)
+    lora: Any = wrap_layer(layer, config)
     part = SubAdapter(torch.tensor([[1.0]]), torch.tensor([[1.0]]))
     lora.set_lora(0, LayerAdapter((part,), scaling=1.0))
     lora.set_batch(TokenBatch.of(()))

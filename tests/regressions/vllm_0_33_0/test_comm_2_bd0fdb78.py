@@ -4,14 +4,12 @@ Seen, raised: rank 0 of 2: RuntimeError: einsum(): subscript i has size 8 for op
 which does not broadcast with previously seen size 16
 Found on vllm 0.33.0, torch 2.14.0+cu130. What does not matter: dtype, values, regime,
 bias, input size, number of tokens, rank of the adapter, scaling, max_loras,
-max_lora_rank.
-Proof: passes on reference (lora_compat 0.1.0) in a fresh process; the file for plain
-vLLM has what is known of vllm 0.33.0.
+max_lora_rank. Proof: passes on reference (lora_compat 0.1.0) in a fresh process; the
+file for plain vLLM has what is known of vllm 0.33.0.
 Case bd0fdb781d02
 """
 
 import threading
-from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -28,47 +26,40 @@ from lora_compat import (
 from lora_compat.layers import ColumnParallelLinear
 
 
-class Ranks:
+class Ranks(threading.local):
     """Stands in for the tensor-parallel group; every rank is a thread."""
 
-    size, local, parts = 2, threading.local(), [torch.empty(0)] * 2
-    log: dict[int, list[tuple[int, ...]]] = defaultdict(list)  # shapes, by rank
+    size, rank, parts = 2, 0, [torch.empty(0)] * 2
+    log: list[list[tuple[int, ...]]] = [[], []]  # shapes, by rank
     barrier = threading.Barrier(2, timeout=10)
-    rank = property(lambda self: self.local.rank)
 
     def all_gather(self, tensor: torch.Tensor, dim: int = -1) -> torch.Tensor:
-        self.log[self.local.rank].append(tuple(tensor.shape))
-        self.parts[self.local.rank] = tensor.clone()
+        self.log[self.rank].append(tuple(tensor.shape))
+        self.parts[self.rank] = tensor.clone()
         self.barrier.wait()
         gathered = torch.cat(self.parts, dim)
         self.barrier.wait()
         return gathered
-
-    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
-        return self.all_gather(tensor[None], 0).sum(0)
 
 
 RANKS = Ranks()
 
 
 def on_rank(rank: int) -> Any:
-    RANKS.local.rank = rank
+    RANKS.rank = rank
     with tensor_parallel(RANKS):
-        layer = ColumnParallelLinear(
-            input_size=1,
-            output_size=1,
-            bias=False,
-            disable_tp=True,
+        layer: Any = ColumnParallelLinear(
+            input_size=1, output_size=1, bias=False, disable_tp=True
         )
     layer.weight.weight_loader(layer.weight, torch.tensor([[1.0]]))
     layer.quant_method.process_weights_after_loading(layer)
     config = LoRAConfig(max_loras=1, max_lora_rank=8, fully_sharded_loras=True)
-    lora = wrap_layer(layer, config)
+    lora: Any = wrap_layer(layer, config)
     part = SubAdapter(torch.tensor([[1.0]]), torch.tensor([[1.0]]))
     lora.set_lora(0, LayerAdapter((part,), scaling=1.0))
     lora.set_batch(TokenBatch.of((0,)))
     inputs = [[[-1.0]], [[-2.0]]]  # of each rank
-    x = torch.tensor(inputs[RANKS.rank])
+    x = torch.tensor(inputs[rank])
     lora(x)
     return RANKS.log[rank]
 

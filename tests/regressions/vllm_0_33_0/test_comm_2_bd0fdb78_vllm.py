@@ -4,16 +4,14 @@ Seen, raised: rank 0 of 2: RuntimeError: einsum(): subscript i has size 8 for op
 which does not broadcast with previously seen size 16
 Found on vllm 0.33.0, torch 2.14.0+cu130. What does not matter: dtype, values, regime,
 bias, input size, number of tokens, rank of the adapter, scaling, max_loras,
-max_lora_rank.
-Proof: fails on vllm 0.33.0 in a fresh process, for this reason; the same case passes on
-reference (lora_compat 0.1.0) in a fresh process.
+max_lora_rank. Proof: fails on vllm 0.33.0 in a fresh process, for this reason; the same
+case passes on reference (lora_compat 0.1.0) in a fresh process.
 Case bd0fdb781d02
 """
 
 # ruff: noqa: E402
 
 import threading
-from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,7 +20,7 @@ import torch
 import vllm.platforms
 from vllm.platforms.cpu import CpuPlatform
 
-vllm.platforms._current_platform = CpuPlatform()  # before anything else of vLLM
+vars(vllm.platforms)["_current_platform"] = CpuPlatform()  # before the rest of vLLM
 
 from vllm.config.lora import LoRAConfig
 from vllm.distributed import parallel_state
@@ -32,53 +30,43 @@ from vllm.lora.utils import from_layer
 from vllm.model_executor.layers.linear import ColumnParallelLinear
 
 
-class Ranks:
+class Ranks(threading.local):
     """Stands in for the tensor-parallel group; every rank is a thread."""
 
-    world_size, local, parts = 2, threading.local(), [torch.empty(0)] * 2
-    log: dict[int, list[tuple[int, ...]]] = defaultdict(list)  # shapes, by rank
+    world_size, rank_in_group, parts = 2, 0, [torch.empty(0)] * 2
+    log: list[list[tuple[int, ...]]] = [[], []]  # shapes, by rank
     barrier = threading.Barrier(2, timeout=10)
-    rank_in_group = property(lambda self: self.local.rank)
 
     def all_gather(self, tensor: torch.Tensor, dim: int = -1) -> torch.Tensor:
-        self.log[self.local.rank].append(tuple(tensor.shape))
-        self.parts[self.local.rank] = tensor.clone()
+        self.log[self.rank_in_group].append(tuple(tensor.shape))
+        self.parts[self.rank_in_group] = tensor.clone()
         self.barrier.wait()
         gathered = torch.cat(self.parts, dim)
         self.barrier.wait()
         return gathered
-
-    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
-        return self.all_gather(tensor[None], 0).sum(0)
 
 
 RANKS = Ranks()
 
 
 def on_rank(rank: int) -> Any:
-    RANKS.local.rank = rank
-    layer = ColumnParallelLinear(
-        input_size=1,
-        output_size=1,
-        bias=False,
-        disable_tp=True,
+    RANKS.rank_in_group = rank
+    layer: Any = ColumnParallelLinear(
+        input_size=1, output_size=1, bias=False, disable_tp=True
     )
     layer.weight.weight_loader(layer.weight, torch.tensor([[1.0]]))
     layer.quant_method.process_weights_after_loading(layer)
     config = LoRAConfig(
-        max_loras=1,
-        max_lora_rank=8,
-        fully_sharded_loras=True,
-        lora_dtype=torch.float32,
+        max_loras=1, max_lora_rank=8, fully_sharded_loras=True, lora_dtype=torch.float32
     )
-    lora = from_layer(layer, 1, config, [], None)
+    lora: Any = from_layer(layer, 1, config, [], None)
     lora.set_lora(0, torch.tensor([[1.0]]), torch.tensor([[1.0]]))
     punica = get_punica_wrapper(8, 8, "cpu", lora_config=config)
     lora.set_mapping(punica)
     ids = (1,)  # of each token's adapter; 0: none
     punica.update_metadata(LoRAMapping(ids, ids, is_prefill=False), [1], 2, 32)
     inputs = [[[-1.0]], [[-2.0]]]  # of each rank
-    x = torch.tensor(inputs[RANKS.rank_in_group])
+    x = torch.tensor(inputs[rank])
     lora(x)
     return RANKS.log[rank]
 

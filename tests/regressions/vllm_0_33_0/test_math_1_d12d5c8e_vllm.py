@@ -4,9 +4,8 @@ merged weights.
 Seen, delta-incomplete: rank 0: out0[0, 2]=-4, but should be -2 (allowed error 0)
 Found on vllm 0.33.0, torch 2.14.0+cu130. What does not matter: dtype, values, bias,
 inheritance depth, mixins, constructor, weight loader, input size, number of tokens,
-scaling, max_loras.
-Proof: fails on vllm 0.33.0 in a fresh process, for this reason; the same case passes on
-reference (lora_compat 0.1.0) in a fresh process.
+scaling, max_loras. Proof: fails on vllm 0.33.0 in a fresh process, for this reason; the
+same case passes on reference (lora_compat 0.1.0) in a fresh process.
 Case d12d5c8ee470
 """
 
@@ -21,7 +20,7 @@ import torch
 import vllm.platforms
 from vllm.platforms.cpu import CpuPlatform
 
-vllm.platforms._current_platform = CpuPlatform()  # before anything else of vLLM
+vars(vllm.platforms)["_current_platform"] = CpuPlatform()  # before the rest of vLLM
 
 from vllm.config.lora import LoRAConfig
 from vllm.distributed import parallel_state
@@ -31,36 +30,34 @@ from vllm.lora.utils import from_layer
 from vllm.model_executor.layers.linear import MergedColumnParallelLinear
 
 
-class Ranks:
+class Ranks(threading.local):
     """Stands in for the tensor-parallel group; every rank is a thread."""
 
-    world_size, local, parts = 2, threading.local(), [torch.empty(0)] * 2
+    world_size, rank_in_group, parts = 2, 0, [torch.empty(0)] * 2
     barrier = threading.Barrier(2, timeout=10)
-    rank_in_group = property(lambda self: self.local.rank)
 
     def all_gather(self, tensor: torch.Tensor, dim: int = -1) -> torch.Tensor:
-        self.parts[self.local.rank] = tensor.clone()
+        self.parts[self.rank_in_group] = tensor.clone()
         self.barrier.wait()
         gathered = torch.cat(self.parts, dim)
         self.barrier.wait()
         return gathered
-
-    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
-        return self.all_gather(tensor[None], 0).sum(0)
 
 
 RANKS = Ranks()
 
 
 def on_rank(rank: int) -> Any:
-    RANKS.local.rank = rank
-    layer = MergedColumnParallelLinear(input_size=1, output_sizes=[4, 2], bias=False)
-    rows = [[[1.0], [0.0], [-3.0], [-1.0]], [[-2.0], [-1.0]]]
-    for shard, part in zip(range(2), rows, strict=True):
-        layer.weight.weight_loader(layer.weight, torch.tensor(part), shard)
+    RANKS.rank_in_group = rank
+    layer: Any = MergedColumnParallelLinear(
+        input_size=1, output_sizes=[4, 2], bias=False
+    )
+    weight_rows = [[[1.0], [0.0], [-3.0], [-1.0]], [[-2.0], [-1.0]]]
+    for shard, weight_part in zip(range(2), weight_rows, strict=True):
+        layer.weight.weight_loader(layer.weight, torch.tensor(weight_part), shard)
     layer.quant_method.process_weights_after_loading(layer)
     config = LoRAConfig(max_loras=1, max_lora_rank=1, lora_dtype=torch.float32)
-    lora = from_layer(layer, 1, config, ["part_0"], None)
+    lora: Any = from_layer(layer, 1, config, ["part_0"], None)
     lora.set_lora(
         0,
         torch.tensor([[1.0]]),

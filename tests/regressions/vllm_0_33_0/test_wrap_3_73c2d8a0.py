@@ -5,14 +5,12 @@ Seen, order-dependent: claimed by MergedColumnParallelLinearWithLoRA,
 MergedColumnParallelLinearWithShardedLoRA, but should be by one
 Found on vllm 0.33.0, torch 2.14.0+cu130. What does not matter: dtype, values, regime,
 bias, inheritance depth, mixins, constructor, weight loader, input size, number of
-tokens, scaling, max_loras.
-Proof: passes on reference (lora_compat 0.1.0) in a fresh process; the file for plain
-vLLM has what is known of vllm 0.33.0.
+tokens, scaling, max_loras. Proof: passes on reference (lora_compat 0.1.0) in a fresh
+process; the file for plain vLLM has what is known of vllm 0.33.0.
 Case 73c2d8a0ff02
 """
 
 import threading
-from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,41 +20,34 @@ from lora_compat import registry, tensor_parallel
 from lora_compat.layers import MergedColumnParallelLinear
 
 
-class Ranks:
+class Ranks(threading.local):
     """Stands in for the tensor-parallel group; every rank is a thread."""
 
-    size, local, parts = 2, threading.local(), [torch.empty(0)] * 2
-    log: dict[int, list[tuple[int, ...]]] = defaultdict(list)  # shapes, by rank
+    size, rank, parts = 2, 0, [torch.empty(0)] * 2
+    log: list[list[tuple[int, ...]]] = [[], []]  # shapes, by rank
     barrier = threading.Barrier(2, timeout=10)
-    rank = property(lambda self: self.local.rank)
 
     def all_gather(self, tensor: torch.Tensor, dim: int = -1) -> torch.Tensor:
-        self.log[self.local.rank].append(tuple(tensor.shape))
-        self.parts[self.local.rank] = tensor.clone()
+        self.log[self.rank].append(tuple(tensor.shape))
+        self.parts[self.rank] = tensor.clone()
         self.barrier.wait()
         gathered = torch.cat(self.parts, dim)
         self.barrier.wait()
         return gathered
-
-    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
-        return self.all_gather(tensor[None], 0).sum(0)
 
 
 RANKS = Ranks()
 
 
 def on_rank(rank: int) -> Any:
-    RANKS.local.rank = rank
+    RANKS.rank = rank
     with tensor_parallel(RANKS):
-        layer = MergedColumnParallelLinear(
-            input_size=1,
-            output_sizes=[1, 1],
-            bias=False,
-            disable_tp=True,
+        layer: Any = MergedColumnParallelLinear(
+            input_size=1, output_sizes=[1, 1], bias=False, disable_tp=True
         )
-    rows = [[[1.0]], [[0.0]]]
-    for shard, part in zip(range(2), rows, strict=True):
-        layer.weight.weight_loader(layer.weight, torch.tensor(part), shard)
+    weight_rows = [[[1.0]], [[0.0]]]
+    for shard, weight_part in zip(range(2), weight_rows, strict=True):
+        layer.weight.weight_loader(layer.weight, torch.tensor(weight_part), shard)
     layer.quant_method.process_weights_after_loading(layer)
     claimants = set(registry.families_in_any_order(type(layer)))
     return len(claimants)

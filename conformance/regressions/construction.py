@@ -1,0 +1,144 @@
+"""The lines that make a layer in a regression file: its class, constructor, weights, and the modules around it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from conformance.building import shard_id_of
+from conformance.regressions.literals import INDENT, LONGEST, call, one_line, spread, tensor_text
+from conformance.regressions.scenes import Scene
+from strategies.cases import Case, Dtype, LayerSpec, WrapperKind
+from strategies.source import BASE_CLASSES, CLASS_NAME, Library, constructor_arguments, positional_names, render
+
+_WRAPPER_NAMES = {
+    WrapperKind.BARE: "BareWrapper",
+    WrapperKind.NONE: "NoneWrapper",
+    WrapperKind.FORWARDING: "ForwardingWrapper",
+}
+_WRAPPERS = {
+    "BareWrapper": """
+class BareWrapper(torch.nn.Module):
+    def __init__(self, base_layer: torch.nn.Module) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+""",
+    "NoneWrapper": """
+class NoneWrapper(BareWrapper):
+    quant_method = None
+""",
+    "ForwardingWrapper": """
+class ForwardingWrapper(BareWrapper):
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("base_layer"), name)
+""",
+}
+
+
+def class_name(case: Case) -> str:
+    """What the file calls the class of the layer."""
+    return CLASS_NAME if case.subclass.depth else BASE_CLASSES[case.layer.family]
+
+
+def class_source(case: Case, library: Library) -> tuple[set[str], str]:
+    """Import lines, and the rendered class if it is no base class."""
+    lines = render(case.layer, case.subclass, library).splitlines()
+    imports = {line for line in lines if re.match(r"(from|import) ", line)}
+    if case.subclass.depth == 0:
+        return imports, ""
+    shorter = [one for line in lines if line not in imports for one in _broken(line)]
+    return imports, "\n".join(shorter).strip("\n")
+
+
+def _broken(line: str) -> list[str]:
+    """A rendered line as a formatter breaks it, where it ends in a call's arguments and is too long."""
+    found = re.fullmatch(r"( *)(.*?super\(\)\.\w+\()(.*)\)", line)
+    if len(line) <= LONGEST or found is None:
+        return [line]
+    indent, head, arguments = found.groups()
+    return [f"{indent}{head}", f"{indent}{INDENT}{arguments}", f"{indent})"]
+
+
+def wrapper_classes(scene: Scene) -> list[str]:
+    """The classes of the wrappers that the case is nested in."""
+    used = {_WRAPPER_NAMES[kind] for kind in scene.case.nesting} if scene.unwraps else set()
+    return [text.strip("\n") for name, text in _WRAPPERS.items() if name in used or (used and name == "BareWrapper")]
+
+
+def _told(case: Case) -> dict[str, object]:
+    """The constructor's arguments that say more than its defaults."""
+    arguments = constructor_arguments(case.layer, case.subclass)
+    plain = LayerSpec()
+    told = {name: value for name, value in arguments.items() if name == "bias" or value != getattr(plain, name, ...)}
+    told |= {name: arguments[name] for name in positional_names(case.layer.family) if name in arguments}
+    return {name: told[name] for name in arguments if name in told}
+
+
+def fresh(case: Case) -> list[str]:
+    """``layer``, a base class built alone and not loaded."""
+    return call(f"layer: Any = {class_name(case)}(", _told(case))
+
+
+def built(
+    case: Case, weights: Sequence[Tensor], biases: Sequence[Tensor], context: str | None, named: str
+) -> list[str]:
+    """``layer``, of the class ``named``, built in ``context`` and loaded."""
+    told = _told(case)
+    if context is None:
+        lines = call(f"layer: Any = {named}(", told)
+    else:
+        lines = [f"with {context}:", *call(f"layer: Any = {named}(", told, depth=1)]
+    for name, tensors in (("weight", weights), ("bias", biases)):
+        shards = [shard_id_of(case, index) for index in range(len(tensors))]
+        if len(tensors) == 1:
+            given = [f"layer.{name}", tensor_text(tensors[0]), *map(one_line, shards[0])]
+            lines += call(f"layer.{name}.weight_loader(", given)
+        elif tensors:
+            parts = "qkv" if shards[0] == ("q",) else [shard for (shard,) in shards]
+            names = one_line(parts) if isinstance(parts, str) else f"range({len(parts)})"
+            texts = [tensor_text(tensor) for tensor in tensors]
+            literal = all(text.startswith("torch.tensor(") for text in texts)
+            rows = [tensor.tolist() for tensor in tensors]
+            lines += spread(f"{name}_rows = ", rows) if literal else call(f"{name}_rows = [", texts, "]")
+            part = f"torch.tensor({name}_part)" if literal else f"{name}_part"
+            lines.append(f"for shard, {name}_part in zip({names}, {name}_rows, strict=True):")
+            lines.append(f"    layer.{name}.weight_loader(layer.{name}, {part}, shard)")
+    return [*lines, "layer.quant_method.process_weights_after_loading(layer)"]
+
+
+def declared_once(lines: Sequence[str]) -> list[str]:
+    """``layer`` said to be anything where it is made first, and made again without a word."""
+    again = False
+    told = []
+    for line in lines:
+        told.append(line.replace("layer: Any = ", "layer = ") if again else line)
+        again = again or "layer: Any = " in line
+    return told
+
+
+def nested(scene: Scene) -> list[str]:
+    """``outer``, the modules around ``lora``."""
+    outer = "lora"
+    for kind in reversed(scene.case.nesting):
+        outer = f"{_WRAPPER_NAMES[kind]}({outer})"
+    return [f"outer: Any = {outer}"]
+
+
+def default_dtype(scene: Scene) -> list[str]:
+    """A fixture that sets torch's default dtype, where the case has another."""
+    if scene.case.dtype is Dtype.FLOAT32:
+        return []
+    return [
+        "",
+        "",
+        "@pytest.fixture(autouse=True)",
+        "def narrow() -> Iterator[None]:",
+        f"{INDENT}torch.set_default_dtype(torch.{scene.case.dtype.value})",
+        f"{INDENT}yield",
+        f"{INDENT}torch.set_default_dtype(torch.float32)",
+    ]

@@ -1,0 +1,63 @@
+"""The words of `lora_compat`."""
+
+from __future__ import annotations
+
+from conformance.regressions.dialects import Dialect
+from conformance.regressions.literals import call, one_line, tensor_text
+from conformance.regressions.scenes import Scene
+from lora_compat.adapters import LayerAdapter
+from strategies.source import Library
+
+
+class LoraCompat(Dialect):
+    """For `lora_compat`."""
+
+    library = Library.LORA_COMPAT
+    suffix = ""
+    impl = "reference"
+    context = "tensor_parallel(RANKS)"
+    rank, size = "rank", "size"
+
+    def imports(self, scene: Scene) -> set[str]:
+        names = {"LoRAConfig", "wrap_layer"}
+        if scene.uses_adapters:
+            names |= {"LayerAdapter", "SubAdapter"}
+        if scene.runs:
+            names.add("TokenBatch")
+        names |= {"LoRALinear"} if scene.only_wraps else set()
+        names |= {"dense_weight"} if scene.unwraps else set()
+        names |= {"registry"} if scene.asks_claimants else set()
+        names |= {"tensor_parallel"} if scene.case.tp_size > 1 else set()
+        names -= {"LoRAConfig", "wrap_layer"} if scene.asks_claimants else set()
+        return {f"from lora_compat import {', '.join(names)}"}
+
+    def wrap(self, scene: Scene) -> list[str]:
+        case = scene.case
+        config: dict[str, object] = {"max_loras": case.max_loras, "max_lora_rank": case.max_rank}
+        if case.fully_sharded:
+            config["fully_sharded_loras"] = True
+        return [*call("config = LoRAConfig(", config), "lora: Any = wrap_layer(layer, config)"]
+
+    def wrapped(self) -> str:
+        return "isinstance(lora, LoRALinear)"
+
+    def claimants(self, scene: Scene) -> list[str]:
+        return ["claimants = set(registry.families_in_any_order(type(layer)))"]
+
+    def load(self, scene: Scene, slot: int, adapter: LayerAdapter) -> list[str]:
+        lines, names = [], []
+        for index, part in enumerate(adapter.parts):
+            if part is None:
+                names.append("None")
+                continue
+            name = f"part_{index}" if len(adapter.parts) > 1 else "part"
+            lines += call(f"{name} = SubAdapter(", [tensor_text(part.lora_a), tensor_text(part.lora_b)])
+            names.append(name)
+        parts = f"({', '.join(names)},)" if len(names) == 1 else f"({', '.join(names)})"
+        return [*lines, *call(f"lora.set_lora({slot}, LayerAdapter(", [parts, f"scaling={adapter.scaling!r}"], "))")]
+
+    def select(self, scene: Scene, slots: tuple[int, ...]) -> list[str]:
+        return call("lora.set_batch(TokenBatch.of(", [one_line(slots)], "))")
+
+    def dense_weight(self) -> str:
+        return "dense_weight(outer)"
