@@ -13,7 +13,8 @@ from conformance.certification.options import add_certify_options
 from conformance.certification.plugin import FIT, Certification, CertificationReport, deselect_others
 from conformance.checking import Budget, ClauseRun, device_lost
 from conformance.contract import CONTRACT
-from conformance.options import Options, add_options, engine_of, implementation_of, read_options
+from conformance.options import Options, add_options, engine_of, implementation_of, read_options, shared_of
+from conformance.parts import Part, keep
 from conformance.regressions.plugin import RegressionWriter
 from conformance.regressions.recorder import Recorder
 from conformance.regressions.store import Store
@@ -45,7 +46,9 @@ def pytest_configure(config: pytest.Config) -> None:
     runs_cases = is_worker or config.getoption("dist", "no") == "no"  # xdist's controller leaves them to the workers
     implementation = implementation_of(options, prepare=runs_cases)
     config.stash[SUBJECT] = Subject(implementation, engine_of(options), options.device)
-    config.stash[RECORDER] = Recorder(Store(options.regressions), options.impl, implementation.identity())
+    config.stash[RECORDER] = Recorder(
+        Store(options.regressions), options.impl, implementation.identity(), shared_of(options)
+    )
     # Imported modules are a million objects that every full collection would walk: a quarter of a case's time.
     gc.collect()
     gc.freeze()
@@ -74,9 +77,12 @@ def _certify(config: pytest.Config, options: Options) -> None:
         config.pluginmanager.register(CertificationReport(certification), "conformance-report")
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """After -k and -m, so that the parts of a run are of the tests that are left."""
     if CERTIFICATION in config.stash:
         deselect_others(config, items)
+    keep(config.stash[OPTIONS].part or Part(), config, items)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

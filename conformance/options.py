@@ -17,6 +17,8 @@ from conformance.checking import PROFILES
 from conformance.engines.ranks import Engine
 from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.protocol import REQUIRED_METHODS, Implementation, LayerLibrary, MissingPrerequisite
+from conformance.parts import Part
+from conformance.regressions.sharing import DatabaseError, SharedFindings, opened
 
 ENTRY_POINTS = "lora_compat.implementations"
 BUILT_IN = ("reference", "vllm")
@@ -44,6 +46,8 @@ class Options:
     baseline: Path | None = None
     update_baseline: bool = False
     certify: CertifyOptions | None = None
+    part: Part | None = None
+    database: str | None = None
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -60,6 +64,7 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption("--profile", default="default", help="cases per clause: quick 20, default 250, thorough 1000")
     group.addoption("--max-examples", default=None, help="cases per clause, whatever the profile says")
     group.addoption("--shards", default=None, help="into how many tests each clause is split (default: the workers)")
+    group.addoption("--shard", default=None, metavar="I/N", help="run the I-th of N parts; see lora-compat merge")
     group.addoption("--results", default=None, metavar="FILE", help="write every clause's result, as JSON")
     group.addoption(
         "--write-regressions",
@@ -67,6 +72,12 @@ def add_options(parser: pytest.Parser) -> None:
         type=Path,
         metavar="DIR",
         help="where failures are stored, replayed from, and written as test files (default: %(default)s)",
+    )
+    group.addoption(
+        "--database",
+        default=None,
+        metavar="WHERE",
+        help="share failures between machines: a directory, or redis://HOST:PORT/NUMBER",
     )
     group.addoption("--no-proof", action="store_true", help="write regression tests without running them")
     group.addoption("--conformance-seed", default="0", help="the integer all draws of the run come from")
@@ -83,8 +94,11 @@ def read_options(config: pytest.Config) -> Options:
     workers = getattr(config, "workerinput", {}).get("workercount") or _workers(config)
     given = config.getoption("--max-examples")
     layers = config.getoption("--layers")
+    part = _part(config)
     certify = read_certify_options(config)
     impl = config.getoption("--impl") or ("reference" if certify is None else "")
+    if certify is not None and config.getoption("--database"):
+        raise pytest.UsageError("--database shares failures of drawn classes: leave it out with --certify")
     if layers is not None:
         _one_of("--layers", layers, LAYERS)
         if impl != "reference":
@@ -95,7 +109,7 @@ def read_options(config: pytest.Config) -> Options:
         engine=_engine(config),
         profile=profile,
         max_examples=PROFILES[profile] if given is None else _positive("--max-examples", given),
-        shards=_positive("--shards", config.getoption("--shards") or str(workers)),
+        shards=_positive("--shards", config.getoption("--shards") or str(part.count if part else workers)),
         seed=_integer("--conformance-seed", config.getoption("--conformance-seed")),
         device=device,
         results=Path(config.getoption("--results")) if config.getoption("--results") else None,
@@ -104,7 +118,23 @@ def read_options(config: pytest.Config) -> Options:
         update_baseline=config.getoption("--update-baseline"),
         regressions=_directory("--write-regressions", config.getoption("--write-regressions")),
         certify=certify,
+        part=part,
+        database=config.getoption("--database"),
     )
+
+
+def shared_of(options: Options) -> SharedFindings | None:
+    """The failures that the run shares with others.
+
+    Raises:
+        pytest.UsageError: the database cannot be used.
+    """
+    if options.database is None:
+        return None
+    try:
+        return SharedFindings(opened(options.database), options.impl)
+    except DatabaseError as error:
+        raise pytest.UsageError(f"--database {error}") from None
 
 
 def engine_of(options: Options) -> Engine:
@@ -222,6 +252,19 @@ def _engine(config: pytest.Config) -> str:
     if engine == "torchrun" and (config.getoption("tx", None) or hasattr(config, "workerinput")):
         raise pytest.UsageError("--engine torchrun is one run on the ranks of one job: leave -n out")
     return engine
+
+
+def _part(config: pytest.Config) -> Part | None:
+    """Machines with other numbers of workers must agree on what the run is, so they are not asked."""
+    given = config.getoption("--shard")
+    if given is None:
+        return None
+    if config.getoption("--baseline"):
+        raise pytest.UsageError("--baseline judges whole runs: give it to lora-compat merge, and leave it out here")
+    try:
+        return Part.parse(given)
+    except ValueError as error:
+        raise pytest.UsageError(f"--shard {error}") from None
 
 
 def _device(given: str, engine: str) -> str:

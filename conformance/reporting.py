@@ -11,14 +11,17 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from conformance.contract import CONTRACT, Level
+from conformance.contract import CONTRACT, CONTRACT_VERSION, Level
 from conformance.options import Options
+from conformance.parts import PLACE, Coverage, Part
 from conformance.verdicts import ClauseResult, Verdict, summed
 
 RESULT_PROPERTY = "clause_result"
+RESULTS_FORMAT = 1
 
 
 class ConformanceReport:
@@ -28,6 +31,7 @@ class ConformanceReport:
         self.options = options
         self.identity = identity
         self.results: list[ClauseResult] = []
+        self.coverage = Coverage(options.part or Part())
         self._started = time.perf_counter()
         self._first_case: float | None = None
 
@@ -37,14 +41,17 @@ class ConformanceReport:
         return [
             "conformance: " + ", ".join(f"{name} {value}" for name, value in self.identity.items()),
             f"conformance: profile {options.profile} ({options.max_examples} cases a clause), "
-            f"shards {options.shards}, engine {options.engine}, device {options.device}, seed {options.seed}",
+            f"shards {options.shards}, engine {options.engine}, device {options.device}, seed {options.seed}"
+            + (f", part {options.part}" if options.part else ""),
         ]
 
     def pytest_report_header(self) -> list[str]:
         return self.header()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        found = dict(report.user_properties).get(RESULT_PROPERTY)
+        found, place = (dict(report.user_properties).get(name) for name in (RESULT_PROPERTY, PLACE))
+        if report.when == "call" and isinstance(place, list):
+            self.coverage.add(place)
         if report.when == "call" and isinstance(found, dict):
             self.results.append(ClauseResult.from_dict(found))
             return
@@ -56,8 +63,28 @@ class ConformanceReport:
     def pytest_sessionfinish(self) -> None:
         if self.options.results is not None:
             results = {clause: result.to_dict() for clause, result in self.totals().items()}
-            document = {"identity": dict(self.identity), "conclusion": conclusion(self.totals()), "clauses": results}
-            write_atomically(self.options.results, json.dumps(document, indent=2) + "\n")
+            document = {
+                "format_version": RESULTS_FORMAT,
+                "contract_version": CONTRACT_VERSION,
+                "identity": dict(self.identity),
+                "run": self.run(),
+                "conclusion": conclusion(self.totals()),
+                "clauses": results,
+            }
+            write_json(self.options.results, document)
+
+    def run(self) -> dict[str, Any]:
+        """What the run drew and how much of it, as data; ``part`` is None for a whole run."""
+        options = self.options
+        return {
+            "seed": options.seed,
+            "profile": options.profile,
+            "cases_per_clause": options.max_examples,
+            "shards": options.shards,
+            "engine": options.engine,
+            "device": options.device,
+            "part": self.coverage.to_dict() if options.part else None,
+        }
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         totals = self.totals()
@@ -68,8 +95,9 @@ class ConformanceReport:
             terminalreporter.write_line(line)
         cases = sum(result.cases for result in totals.values())
         seconds = sum(result.seconds for result in totals.values())
+        verdict = f"part {self.options.part}, for lora-compat merge" if self.options.part else conclusion(totals)
         terminalreporter.write_line(
-            f"{conclusion(totals)}: {cases} cases in {seconds:.1f} s of worker time, "
+            f"{verdict}: {cases} cases in {seconds:.1f} s of worker time, "
             f"{cases / max(seconds, 1e-9):.0f} cases/s a worker"
         )
 
@@ -77,6 +105,11 @@ class ConformanceReport:
         """The results by clause, in the order of the contract."""
         totals = summed(self.results)
         return {clause: totals[clause] for clause in CONTRACT if clause in totals}
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Writes a document as certificates are written."""
+    write_atomically(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from conformance.certification.environment import source_hash
-from conformance.certification.outcome import Conclusion, Outcome
+from conformance.certification.outcome import OF_THE_IMPLEMENTATION, Conclusion, Outcome, complete
 from conformance.contract import CONTRACT, CONTRACT_VERSION, Level
 from conformance.measuring import Evidence
-from conformance.verdicts import ClauseResult, Verdict
+from conformance.regressions.entries import Entry
+from conformance.verdicts import ClauseResult, Failure, Verdict
 
 FORMAT_VERSION = 1
 _GREEN = (Verdict.PASS.value, Verdict.NOT_APPLICABLE.value)
@@ -37,6 +40,26 @@ def certificate(outcomes: Sequence[Outcome], run: Mapping[str, Any], environment
         "subjects": [_subject(outcome) for outcome in outcomes],
     }
     return document | {"sha256": digest(document)}
+
+
+def joined(documents: Sequence[Mapping[str, Any]], run: Mapping[str, Any]) -> tuple[dict[str, Any], list[Outcome]]:
+    """The certificate of a run whose parts, of the same classes, are ``documents``, and what came of each class."""
+    outcomes, subjects = [], []
+    for parts in zip(*(document["subjects"] for document in documents), strict=True):
+        results = [_result(entry, part["class"]) for part in parts for entry in part["clauses"]]
+        outcome = Outcome(parts[0]["class"], unfit=parts[0]["unfit"])
+        if outcome.unfit is None:
+            outcome.results = complete(
+                [one for one in results if OF_THE_IMPLEMENTATION not in "".join(one.reasons)], outcome.path
+            )
+        clauses = [_clause(result) for result in outcome.results.values()]
+        subjects.append(
+            dict(parts[0])
+            | {"verdict": outcome.conclusion.value, "detection": detection(outcome.evidence), "clauses": clauses}
+        )
+        outcomes.append(outcome)
+    document = dict(documents[0]) | {"verdict": overall(outcomes).value, "run": dict(run), "subjects": subjects}
+    return document | {"sha256": digest(document)}, outcomes
 
 
 def overall(outcomes: Sequence[Outcome]) -> Conclusion:
@@ -76,6 +99,9 @@ def verify(file: Path) -> dict[str, Any]:
             f"{file} is of contract version {document['contract_version']}, this release has {CONTRACT_VERSION}: "
             "certify again"
         )
+    part = document["run"].get("part")
+    if part is not None:
+        raise CertificateError(f"{file} is part {part['part']} of a run: verify what `lora-compat merge` makes of all")
     if not document["subjects"]:
         raise CertificateError(f"{file} certifies nothing: it has no class")
     for subject in document["subjects"]:
@@ -177,3 +203,28 @@ def _clause(result: ClauseResult) -> dict[str, Any]:
         ],
         "errors": list(result.errors),
     }
+
+
+def _result(entry: Mapping[str, Any], path: str) -> ClauseResult:
+    """What `_clause` was made of, but for the evidence by rank and TP size, which a certificate has not."""
+    measured = entry["detection"]
+    smallest = math.inf if measured["smallest_relative"] is None else measured["smallest_relative"]
+    return ClauseResult(
+        entry["id"],
+        Counter(entry["counts"]),
+        Counter(entry["reasons"]),
+        [
+            Failure(
+                entry["id"],
+                one["anomaly"],
+                one["message"],
+                one["case"],
+                repr(Entry(one["case"], "", ()).spec()),
+                on_base=one["on_base"],
+            )
+            for one in entry["failures"]
+        ],
+        list(entry["errors"]),
+        evidence=Evidence(measured["exact_cases"], measured["rounded_cases"], smallest),
+        target=path,
+    )

@@ -30,6 +30,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--recipe", metavar="MODULE:FUNCTION", help="the function that builds the class")
     parser.add_argument("--profile", default="quick", help="cases per clause: quick 20 (default), default, thorough")
     parser.add_argument("--max-examples", help="cases per clause, whatever the profile says")
+    parser.add_argument("--shards", metavar="N", help="into how many tests each clause is split")
+    parser.add_argument("--shard", metavar="I/N", help="run the I-th of N parts; lora-compat merge joins them")
     parser.add_argument("--seed", default="0", help="the integer all draws of the run come from")
     parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
     parser.add_argument("--certificate", metavar="FILE", help="write the certificate, as JSON")
@@ -52,7 +54,7 @@ def pytest_arguments(arguments: argparse.Namespace) -> list[str]:
     given += ["-q", "--tb=no", "-rN"]
     for target in arguments.targets:
         given += ["--certify", target]
-    for name in ("impl", "recipe", "profile", "max_examples", "certificate", "report", "baseline"):
+    for name in ("impl", "recipe", "profile", "max_examples", "shards", "shard", "certificate", "report", "baseline"):
         value = getattr(arguments, name)
         if value is not None:
             given += [f"--{name.replace('_', '-')}", value]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from conformance.regressions.bodies import Body
 from conformance.regressions.entries import Entry, StoredFailure, UnreadableEntry
 from conformance.regressions.settling import cause_of, indifferent_parts, manner, plainest
+from conformance.regressions.sharing import SharedFindings
 from conformance.regressions.store import Store
 from conformance.subject import Subject
 from conformance.verdicts import Failure, Violation
@@ -26,6 +27,7 @@ class Recorder:
     store: Store
     impl: str
     identity: Mapping[str, str]
+    shared: SharedFindings | None = None
     _sighted: dict[str, Failure] = field(default_factory=dict)
     _stored: list[Entry] = field(init=False)
 
@@ -34,8 +36,8 @@ class Recorder:
         self._stored = self.store.load()[0]
 
     def priors(self, clause: str, test: str) -> list[Spec]:
-        """The stored cases that broke ``clause`` in function ``test`` on this implementation."""
-        found = []
+        """The stored and shared cases that broke ``clause`` in function ``test`` on this implementation."""
+        found = self.shared.specs(clause, test) if self.shared else []
         for entry in self._stored:
             keys = [(failure.clause, failure.impl, failure.test) for failure in entry.failures]
             if (clause, self.impl, test) in keys:
@@ -43,7 +45,7 @@ class Recorder:
                     found.append(entry.spec())
                 except CaseFormatError:
                     continue
-        return found
+        return list(dict.fromkeys(found))
 
     def sight(self, body: Body, clause: str, found: Violation) -> None:
         """Stores the first failure of its kind, as it was drawn."""
@@ -56,7 +58,7 @@ class Recorder:
         self._add(failure, body)
         first = self._sighted.pop(clause, None)
         if first is not None and first.case != failure.case:
-            self._discard(first)
+            self._discard(first, body)
         return failure
 
     def _explained(self, subject: Subject, body: Body, clause: str, found: Violation) -> Failure:
@@ -80,12 +82,16 @@ class Recorder:
             failure.cause,
             body.__name__,
         )
+        if self.shared is not None:
+            self.shared.save(failure.clause, body.__name__, failure.case)
         try:
             self.store.add(failure.case, failure.shown, stored)
         except UnreadableEntry:
             return  # somebody's edit of this very case: the report says so
 
-    def _discard(self, failure: Failure) -> None:
+    def _discard(self, failure: Failure, body: Body) -> None:
+        if self.shared is not None:
+            self.shared.discard(failure.clause, body.__name__, failure.case)
         try:
             self.store.discard(failure.case, (failure.clause, failure.anomaly, self.impl))
         except UnreadableEntry:

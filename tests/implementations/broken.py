@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from conformance.implementations.protocol import Deployment
 from conformance.implementations.reference import ReferenceImplementation
 from lora_compat import LoRALinear
+from lora_compat.adapters import LayerAdapter
 
 
 class SkipsACollective(ReferenceImplementation):
@@ -37,6 +38,17 @@ class KillsItsWorker(ReferenceImplementation):
 
     def dense_weight(self, module: nn.Module) -> Tensor:
         os._exit(1)
+
+
+class DropsOneAdapterOfMany(ReferenceImplementation):
+    """Does not load adapters of one shape that is seldom drawn."""
+
+    name = "drops-one-adapter-of-many"
+
+    def load(self, wrapped: nn.Module, slot: int, adapter: LayerAdapter) -> None:
+        if any(part is not None and part.lora_a.shape == (3, 4) for part in adapter.parts):
+            return
+        super().load(wrapped, slot, adapter)
 
 
 class LosesARank(ReferenceImplementation):
