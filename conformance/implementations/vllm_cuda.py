@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 
+import torch
+
 from strategies.cases import Case, Dtype, Layout
 from strategies.quantization import OF_ACTIVATIONS
 from strategies.vocabulary import VocabularyCase, VocabularyLayer
@@ -35,7 +37,15 @@ def unsupported_vocabulary_on_cuda(case: VocabularyCase) -> str | None:
         return f"vLLM's Triton ops take float16 and bfloat16, not {case.dtype.value}"
     if case.layer is VocabularyLayer.EMBEDDING and any(not 0 <= one < case.vocabulary for one in case.ids):
         return "vLLM looks ids up in LoRA A unmasked: on CUDA one outside the vocabulary ends the process"
+    if case.layer is VocabularyLayer.EMBEDDING and case.tp_size > 1 and not _looks_up():
+        return "its sharded lookup is a compiled operator on CUDA, which this installation of vLLM lacks"
     return None
+
+
+def _looks_up() -> bool:
+    """Whether a sharded embedding can run: 0.32.0 and later have an operator of their own for it."""
+    operators = importlib.import_module("vllm._custom_ops")
+    return not hasattr(operators, "vocab_parallel_embedding") or hasattr(torch.ops._C, "vocab_parallel_embedding")
 
 
 def forget_addresses() -> None:
