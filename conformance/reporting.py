@@ -18,7 +18,7 @@ import pytest
 from conformance.contract import CONTRACT, CONTRACT_VERSION, Level
 from conformance.options import Options
 from conformance.parts import PLACE, Coverage, Part
-from conformance.verdicts import ClauseResult, Verdict, summed
+from conformance.verdicts import NOT_HERE, ClauseResult, Verdict, summed
 
 RESULT_PROPERTY = "clause_result"
 RESULTS_FORMAT = 1
@@ -133,8 +133,9 @@ def table(totals: Mapping[str, ClauseResult]) -> list[str]:
         for failure in result.failures:
             lines += [f"    {failure.anomaly}: {failure.message}", f"        {failure.shown}"]
         lines += [f"    error: {error}" for error in result.errors]
+        here = [(reason, count) for reason, count in sorted(result.reasons.items()) if NOT_HERE in reason]
         said = [(reason, count) for reason, count in result.reasons.most_common() if _worth_saying(reason, result)]
-        lines += [f"    {reason} ({count})" for reason, count in said[:2]]
+        lines += [f"    {reason} ({count})" for reason, count in here + [one for one in said[:2] if one not in here]]
     return lines
 
 

@@ -56,6 +56,9 @@ class NotApplicable(Exception):
     """The implementation declares the case unsupported."""
 
 
+NOT_HERE = "on this device it cannot run"  # begins the reason where another device might serve the case
+
+
 @dataclass(slots=True)
 class Failure:
     """One distinct failure of a clause, as data."""

@@ -27,6 +27,10 @@ class Refused(Exception):
     """An implementation that will not serve a layer, and says so (WRAP-6). Never raised for what it gets wrong."""
 
 
+class Unavailable(Exception):
+    """One of an implementation's own quantization schemes that cannot run on this device; the message says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Deployment:
     """The LoRA settings a layer is wrapped under; ``packed`` as in `Case`."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from conformance.engines.ranks import RankGroup
 from conformance.implementations import vllm_cuda
 from conformance.implementations.model_protocol import ModelDeployment, ModelManager
-from conformance.implementations.protocol import Deployment, Implementation, Refused
+from conformance.implementations.protocol import Deployment, Implementation, Refused, Unavailable
 from conformance.implementations.vllm_layers import VllmLayers
 from conformance.implementations.vllm_manager import VllmManager
 from conformance.implementations.vllm_runtime import (
@@ -24,6 +24,7 @@ from conformance.implementations.vllm_runtime import (
     needs_spare_slot,
     runtime,
 )
+from conformance.implementations.vllm_schemes import scheme_layer
 from conformance.implementations.vllm_vocabulary import VllmVocabulary, unsupported_vocabulary
 from conformance.implementations.vocabulary import VocabularyServer, VocabularyWeights
 from conformance.values import torch_dtype
@@ -31,6 +32,7 @@ from lora_compat.adapters import LayerAdapter
 from lora_compat.families import Family
 from strategies.cases import Case, Dtype
 from strategies.models import ModelSpec
+from strategies.schemes import SchemeCase
 from strategies.vocabulary import VocabularyCase
 
 _LEAST_TOKENS = 64
@@ -186,6 +188,26 @@ class VllmImplementation(Implementation):
                 )
             )
         )
+
+    def scheme_outputs(
+        self, case: SchemeCase, deployment: Deployment, adapter: LayerAdapter, x: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What a layer of one of vLLM's own schemes gives, bare and with the adapter in slot 0.
+
+        Raises:
+            Unavailable: the scheme cannot run on this device.
+        """
+        if self.device != "cpu":
+            raise Unavailable("it is driven on a CPU only")
+        with self.layers.ranked(RankGroup(0, 1, lambda rank, issued, tensor: [tensor])):
+            layer = scheme_layer(case, x.dtype)
+            bare = layer(x).clone()
+            wrapped = self.wrap(layer, deployment)
+            if wrapped is None:
+                raise Refused("a column layer of its own scheme was left unwrapped")
+            self.load(wrapped, 0, adapter)
+            self.select(wrapped, case.tokens)
+            return bare, wrapped(x)
 
     def unsupported_model(self, model: ModelSpec, deployment: ModelDeployment) -> str | None:
         if deployment.dtype not in map(torch_dtype, self.dtypes(self.device)):

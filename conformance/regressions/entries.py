@@ -20,7 +20,14 @@ class UnreadableEntry(ValueError):
     """A file of the store that this release must leave alone; the message says which, and why."""
 
 
-_VOCABULARY = ("strategies.programs", "strategies.ranks", "strategies.target_questions")
+_VOCABULARY = (
+    "strategies.experts",
+    "strategies.programs",
+    "strategies.ranks",
+    "strategies.schemes",
+    "strategies.target_questions",
+    "strategies.vocabulary",
+)
 
 
 @dataclass(frozen=True, slots=True)
