@@ -56,10 +56,9 @@ class LoRAEmbedding(nn.Module):
         Raises:
             SlotError, AdapterShapeError: the slot is untouched.
         """
-        part = adapter.parts[0] if len(adapter.parts) == 1 else None
-        if part is None:
-            raise AdapterShapeError(self.name, "LoRA", expected="one part", received=f"{len(adapter.parts)} parts")
-        self._require(slot, part.lora_a, part.lora_b)
+        self._require(slot)
+        self.check(adapter)
+        part: Any = adapter.parts[0]
         base: Any = self.base_layer
         local_a = base.local_rows(part.lora_a.t())
         self.reset_lora(slot)
@@ -67,10 +66,45 @@ class LoRAEmbedding(nn.Module):
         self.lora_b[slot, :, : part.rank] = part.lora_b
         self.scaling[slot] = adapter.scaling
 
+    @property
+    def max_loras(self) -> int:
+        """How many slots there are."""
+        return len(self.scaling)
+
+    @property
+    def rank_shards(self) -> int:
+        """Into how many parts this layer cuts the LoRA rank: an embedding is cut by ids alone."""
+        return 1
+
+    @property
+    def lora_device(self) -> torch.device:
+        """Where the slots are."""
+        return self.lora_a.device
+
+    def check(self, adapter: LayerAdapter) -> None:
+        """Whether ``adapter`` would load into any slot.
+
+        Raises:
+            AdapterShapeError: it has several parts, or a tensor does not fit.
+        """
+        part = adapter.parts[0] if len(adapter.parts) == 1 else None
+        if part is None:
+            raise AdapterShapeError(self.name, "LoRA", expected="one part", received=f"{len(adapter.parts)} parts")
+        self._check(part.lora_a, part.lora_b)
+
+    def saved(self, slot: int) -> tuple[Tensor, ...]:
+        """A copy of what ``slot`` holds, for `restore`."""
+        self._require(slot)
+        return tuple(buffer[slot].clone() for buffer in (self.lora_a, self.lora_b, self.scaling))
+
+    def restore(self, slot: int, saved: tuple[Tensor, ...]) -> None:
+        """Puts back what `saved` copied."""
+        for buffer, content in zip((self.lora_a, self.lora_b, self.scaling), saved, strict=True):
+            buffer[slot] = content
+
     def reset_lora(self, slot: int) -> None:
         """Empties ``slot``."""
-        if slot not in range(len(self.scaling)):
-            raise SlotError(slot, len(self.scaling))
+        self._require(slot)
         for buffer in (self.lora_a, self.lora_b, self.scaling):
             buffer[slot] = 0
 
@@ -95,9 +129,11 @@ class LoRAEmbedding(nn.Module):
         expand(hidden, self.lora_b, self.scaling, self.batch, output.view(-1, width), slice_sizes=(width,), offset=0)
         return output
 
-    def _require(self, slot: int, lora_a: Tensor, lora_b: Tensor) -> None:
-        if slot not in range(len(self.scaling)):
-            raise SlotError(slot, len(self.scaling))
+    def _require(self, slot: int) -> None:
+        if slot not in range(self.max_loras):
+            raise SlotError(slot, self.max_loras)
+
+    def _check(self, lora_a: Tensor, lora_b: Tensor) -> None:
         rank, ids = lora_a.shape
         if rank > self.max_rank:
             expected: object = f"a rank of at most max_lora_rank={self.max_rank}"

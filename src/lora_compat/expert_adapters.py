@@ -56,7 +56,8 @@ class LoRAExperts(nn.Module):
         super().__init__()
         self.base_layer = base_layer
         self.name = name or type(base_layer).__qualname__
-        self.max_loras, self.experts = config.max_loras, base_layer.experts
+        self.max_loras, self.max_rank = config.max_loras, config.max_lora_rank
+        self.experts = base_layer.experts
         self.batch = NO_TOKENS
         slots = LoRAConfig(
             config.max_loras * len(self.experts), config.max_lora_rank, config.fully_sharded_loras, config.lora_dtype
@@ -88,25 +89,46 @@ class LoRAExperts(nn.Module):
             SlotError, AdapterShapeError, AmbiguousPartsError: the slot is untouched.
         """
         self._require(slot)
-        total = self.base_layer.global_num_experts
-        if len(adapter.experts) != total:
-            raise AdapterShapeError(
-                self.name, "LoRA", expected=f"{total} experts", received=f"{len(adapter.experts)} experts"
-            )
-        parts = [_parts(one or ExpertAdapter(), adapter.scaling) for one in adapter.experts]
-        for one in parts:
-            for weight, part in one.items():
-                self.deltas[weight].slots.check(part)
+        self.check(adapter)
         for expert in self.experts:
-            for weight, part in parts[expert].items():
+            for weight, part in _parts(adapter.experts[expert] or ExpertAdapter(), adapter.scaling).items():
                 self.deltas[weight].slots.load(self._place(slot, expert - self.experts.start), part)
+
+    @property
+    def lora_device(self) -> torch.device:
+        """Where the slots are."""
+        return self.deltas["w2_weight"].slots.lora_a.device
+
+    def check(self, adapter: ExpertsAdapter) -> None:
+        """Whether ``adapter`` would load into any slot.
+
+        Raises:
+            AdapterShapeError, AmbiguousPartsError: it has another number of experts, or a tensor does not fit.
+        """
+        total, given = self.base_layer.global_num_experts, len(adapter.experts)
+        if given != total:
+            raise AdapterShapeError(self.name, "LoRA", expected=f"{total} experts", received=f"{given} experts")
+        for one in adapter.experts:
+            for weight, part in _parts(one or ExpertAdapter(), adapter.scaling).items():
+                self.deltas[weight].slots.check(part)
+
+    def saved(self, slot: int) -> tuple[Tensor, ...]:
+        """A copy of what ``slot`` holds, for `restore`."""
+        self._require(slot)
+        return tuple(tensor for slots, place in self._slots(slot) for tensor in slots.saved(place))
+
+    def restore(self, slot: int, saved: tuple[Tensor, ...]) -> None:
+        """Puts back what `saved` copied."""
+        places = self._slots(slot)
+        each = len(saved) // len(places)
+        for index, (slots, place) in enumerate(places):
+            slots.restore(place, saved[index * each : (index + 1) * each])
 
     def reset_lora(self, slot: int) -> None:
         """Empties ``slot``."""
         self._require(slot)
-        for delta in self.deltas.values():
-            for expert in range(len(self.experts)):
-                delta.slots.reset(self._place(slot, expert))
+        for slots, place in self._slots(slot):
+            slots.reset(place)
 
     def set_batch(self, batch: TokenBatch | None) -> None:
         """Selects which slot serves each token of the next forwards; None: no adapters."""
@@ -134,6 +156,11 @@ class LoRAExperts(nn.Module):
             else self._place(slots[pair // each], expert)
             for pair, expert in enumerate(experts)
         ]
+
+    def _slots(self, slot: int) -> list[tuple[SlotBuffers, int]]:
+        """Every expert's buffers, and its place in them."""
+        experts = range(len(self.experts))
+        return [(delta.slots, self._place(slot, expert)) for delta in self.deltas.values() for expert in experts]
 
     def _place(self, slot: int, expert: int) -> int:
         return slot * len(self.experts) + expert

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from lora_compat.errors import FullHouseError
+
 
 class Places:
     """Holders of a limited number of places, least recently used first."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, place: str, setting: str, evict: bool) -> None:
         self.capacity = capacity
+        self.place, self.setting, self.evict = place, setting, evict
         self._holders: dict[int, None] = {}
 
     def __contains__(self, holder: int) -> bool:
@@ -33,6 +36,20 @@ class Places:
     def free(self, holder: int) -> None:
         """Takes the place away, if there is one."""
         self._holders.pop(holder, None)
+
+    def victim_for_one_more(self, pinned: set[int]) -> int | None:
+        """Who leaves so that one more fits; None where nobody has to.
+
+        Raises:
+            FullHouseError: every place is taken, and nobody may be evicted.
+        """
+        if not self.full:
+            return None
+        victim = self.victim(pinned) if self.evict else None
+        if victim is None:
+            why = "and all are pinned" if self.evict else "and nobody is evicted here"
+            raise FullHouseError(self.place, self.capacity, self, self.setting, why)
+        return victim
 
     def victim(self, pinned: set[int]) -> int | None:
         """The least recently used holder that is not pinned, or None."""

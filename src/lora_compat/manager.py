@@ -6,21 +6,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from torch import nn
 
-from lora_compat.adapters import LayerAdapter, LoRAConfig
+from lora_compat.adapters import LoRAConfig
 from lora_compat.errors import AdapterStateError, FullHouseError
-from lora_compat.kernels import NO_ADAPTER, TokenBatch
+from lora_compat.lora_layers import experts_in
 from lora_compat.lru import Places
-from lora_compat.model_adapters import Adapter, AdapterLayout
+from lora_compat.model_adapters import Adapter, AdapterLayout, LayerAdapters
+from lora_compat.model_slots import ModelSlots
 from lora_compat.model_wrapping import wrap_model
 from lora_compat.peft_loading import load_adapter
 from lora_compat.targets import PackedModules, TargetModules
+from lora_compat.token_maps import REST, TokenMaps
 from lora_compat.warmup import DEFAULT_RANK, dummy_adapter, warmup_rank_of
-from lora_compat.wrapper import LoRALinear
-
-REST = ""  # the tower of every module that is in no other
 
 
 class LoRAManager:
@@ -66,15 +64,15 @@ class LoRAManager:
             raise ValueError(f"max_adapters={held} is below max_loras={config.max_loras}: what is active is held too")
         packed = packed_modules or PackedModules()
         wrapped = wrap_model(model, config, TargetModules(target_modules, packed))
-        self.model, self.config, self.evict = model, config, evict
+        self.model, self.config = model, config
         self.layers = dict(wrapped.layers)
-        self._layout = AdapterLayout(wrapped.names, packed)
-        self._registered, self._active = Places(held), Places(config.max_loras)
-        self._adapters: dict[int, dict[str, LayerAdapter]] = {}
-        self._slots: list[int | None] = [None] * config.max_loras
+        self._layout = AdapterLayout(wrapped.names, packed, experts_in(self.layers))
+        self._registered = Places(held, "place for an adapter", "max_adapters", evict)
+        self._active = Places(config.max_loras, "slot", "max_loras", evict)
+        self._adapters: dict[int, LayerAdapters] = {}
+        self._slots = ModelSlots(self.layers, config.max_loras)
+        self._maps = TokenMaps(self.layers, towers)
         self._pinned: set[int] = set()
-        self._towers = {tower: self._in_tower(tower, towers) for tower in (*towers, REST)}
-        self._tokens: dict[str, tuple[int | None, ...]] = {}
 
     @property
     def registered(self) -> tuple[int, ...]:
@@ -89,7 +87,7 @@ class LoRAManager:
     @property
     def slots(self) -> tuple[int | None, ...]:
         """For each slot the adapter in it."""
-        return tuple(self._slots)
+        return tuple(self._slots.holders)
 
     @property
     def pinned(self) -> frozenset[int]:
@@ -113,9 +111,8 @@ class LoRAManager:
             return False
         loaded = adapter if isinstance(adapter, Adapter) else load_adapter(adapter)
         by_layer = self._layout.by_layer(loaded)
-        for name, part in by_layer.items():
-            self.layers[name].slots.check(part)
-        victim = self._victim(self._registered, "place for an adapter", "max_adapters")
+        self._slots.check(by_layer)
+        victim = self._registered.victim_for_one_more(self._pinned)
         if victim is not None:
             self.remove(victim)
         self._adapters[adapter_id] = by_layer
@@ -135,12 +132,12 @@ class LoRAManager:
         self._require_registered(adapter_id)
         fresh = adapter_id not in self._active
         if fresh:
-            victim = self._victim(self._active, "slot", "max_loras")
-            slot = self._slots.index(victim)
-            self._load(slot, self._adapters[adapter_id])
+            victim = self._active.victim_for_one_more(self._pinned)
+            slot = self._slots.holders.index(victim)
+            self._slots.load(slot, self._adapters[adapter_id])
             if victim is not None:
                 self._active.free(victim)
-            self._slots[slot] = adapter_id
+            self._slots.holders[slot] = adapter_id
         self._active.use(adapter_id)
         self._registered.use(adapter_id)
         self._select()
@@ -150,12 +147,11 @@ class LoRAManager:
         """Empties the adapter's slot; it stays registered. False where it is not active."""
         if adapter_id not in self._active:
             return False
-        slot = self._slots.index(adapter_id)
-        self._slots[slot] = None
+        slot = self._slots.holders.index(adapter_id)
+        self._slots.holders[slot] = None
         self._active.free(adapter_id)
         self._select()
-        for layer in self.layers.values():
-            layer.reset_lora(slot)
+        self._slots.reset(slot)
         return True
 
     def remove(self, adapter_id: int) -> bool:
@@ -194,12 +190,10 @@ class LoRAManager:
             AdapterStateError: an id is not active; the former map stays.
             ValueError: there is no such tower.
         """
-        if tower not in self._towers:
-            raise ValueError(f"no tower {tower!r}: give one of {', '.join(map(repr, self._towers))}")
         for adapter_id in dict.fromkeys(adapter_ids):
             if adapter_id is not None and adapter_id not in self._active:
                 raise AdapterStateError(adapter_id, "active", self._active, "activate it before mapping tokens to it")
-        self._tokens[tower] = tuple(adapter_ids)
+        self._maps.assign(tower, adapter_ids)
         self._select()
 
     def warmup_rank(self, *, default: int = DEFAULT_RANK) -> int:
@@ -222,72 +216,24 @@ class LoRAManager:
             FullHouseError: no slot is free.
         """
         rank = self.warmup_rank(default=default)
-        free = [slot for slot, holder in enumerate(self._slots) if holder is None]
+        free = self._slots.free
         if not free:
-            raise FullHouseError(
-                "slot", len(self._slots), self._active, "max_loras", "and a warm-up needs an empty one"
-            )
+            why = "and a warm-up needs an empty one"
+            raise FullHouseError("slot", self.config.max_loras, self._active, "max_loras", why)
         try:
-            for layer in self.layers.values():
-                for slot in free:
-                    layer.set_lora(slot, dummy_adapter(layer, rank))
-            self._set_batches(list(self.layers), [free[token % len(free)] for token in range(tokens)])
+            for slot in free:
+                self._slots.load(slot, {name: dummy_adapter(layer, rank) for name, layer in self.layers.items()})
+            self._maps.set_slots(list(self.layers), [free[token % len(free)] for token in range(tokens)])
             yield rank
         finally:
-            for layer in self.layers.values():
-                for slot in free:
-                    layer.reset_lora(slot)
-            self._set_batches(list(self.layers), ())
+            for slot in free:
+                self._slots.reset(slot)
+            self._maps.set_slots(list(self.layers), ())
             self._select()
 
-    def _load(self, slot: int, adapter: dict[str, LayerAdapter]) -> None:
-        """Writes one slot of every layer; whatever is raised half-way, all of them are as before (M3)."""
-        before: list[tuple[LoRALinear, tuple[torch.Tensor, ...]]] = []
-        try:
-            for name, layer in self.layers.items():
-                before.append((layer, layer.slots.saved(slot)))
-                if name in adapter:
-                    layer.set_lora(slot, adapter[name])
-                else:
-                    layer.reset_lora(slot)
-        except BaseException:
-            for layer, content in before:
-                layer.slots.restore(slot, content)
-            raise
-
     def _select(self) -> None:
-        """Looks the batches' ids up again: adapters may have moved since (M1)."""
-        slot_of = {holder: slot for slot, holder in enumerate(self._slots) if holder is not None}
-        for tower, ids in self._tokens.items():
-            slots = [NO_ADAPTER if one is None else slot_of.get(one, NO_ADAPTER) for one in ids]
-            self._set_batches(self._towers[tower], slots)
-
-    def _set_batches(self, names: Sequence[str], slots: Sequence[int]) -> None:
-        batches: dict[torch.device, TokenBatch] = {}
-        for name in names:
-            device = self.layers[name].slots.lora_a.device
-            if device not in batches:
-                batches[device] = TokenBatch.of(slots, device)
-            self.layers[name].set_batch(batches[device])
-
-    def _victim(self, places: Places, place: str, setting: str) -> int | None:
-        """Who leaves so that one more fits; None where nobody has to."""
-        if not places.full:
-            return None
-        victim = places.victim(self._pinned) if self.evict else None
-        if victim is None:
-            why = "and all are pinned" if self.evict else "and nobody is evicted here"
-            raise FullHouseError(place, places.capacity, places, setting, why)
-        return victim
+        self._maps.select(self._slots.holders)
 
     def _require_registered(self, adapter_id: int) -> None:
         if adapter_id not in self._registered:
             raise AdapterStateError(adapter_id, "registered", self._registered, "add it first")
-
-    def _in_tower(self, tower: str, towers: Sequence[str]) -> list[str]:
-        """The layers of ``tower``, the most specific prefix deciding."""
-        owners = {
-            name: max((t for t in towers if name == t or name.startswith(t + ".")), key=len, default=REST)
-            for name in self.layers
-        }
-        return [name for name, owner in owners.items() if owner == tower]

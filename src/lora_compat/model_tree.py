@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from lora_compat.wrapper import LoRALinear
+from lora_compat.lora_layers import LORA_LAYERS
 
 
 @dataclass(slots=True, eq=False)
@@ -47,5 +47,5 @@ def _walk(parent: nn.Module, prefix: str, found: dict[int, Site], above: frozens
             site.names.append(prefix + attribute)
         if not any(holder is parent and name == attribute for holder, name in site.places):
             site.places.append((parent, attribute))
-        if not isinstance(child, LoRALinear):
+        if not isinstance(child, LORA_LAYERS):
             _walk(child, f"{prefix}{attribute}.", found, above | {id(child)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from torch import nn
 
@@ -15,10 +16,9 @@ from lora_compat.errors import (
     UnsupportedLayerError,
     WrappedOtherwiseError,
 )
-from lora_compat.families import family_of, registry
+from lora_compat.lora_layers import LoRALayer, carries_lora, lora_layer
 from lora_compat.model_tree import Site, sites
 from lora_compat.targets import TargetModules
-from lora_compat.wrapper import LoRALinear, wrap_layer
 
 
 class UnsupportedLayerWarning(UserWarning):
@@ -29,12 +29,12 @@ class UnsupportedLayerWarning(UserWarning):
 class WrappedModel:
     """The LoRA layers of a model by the first name each has, and that name by every name it has."""
 
-    layers: Mapping[str, LoRALinear]
+    layers: Mapping[str, LoRALayer]
     names: Mapping[str, str]
 
 
 def wrap_model(model: nn.Module, config: LoRAConfig, targets: TargetModules) -> WrappedModel:
-    """Replaces every layer of ``model`` that ``targets`` names and that belongs to a linear family.
+    """Replaces every layer of ``model`` that ``targets`` names: linear layers, embeddings, LM heads and experts.
 
     Nothing is replaced before everything is known to be wrappable. A module under several names gets one wrapper,
     under all of them, if any of the names is targeted. Modules that hold layers are not layers, whatever their name.
@@ -52,25 +52,20 @@ def wrap_model(model: nn.Module, config: LoRAConfig, targets: TargetModules) -> 
     ]
     _require_known(everything, targets)
     for site, layer in wrapped:
-        site.replace(layer)
+        site.replace(cast(nn.Module, layer))
     return WrappedModel(
         {site.names[0]: layer for site, layer in wrapped},
         {name: site.names[0] for site, _ in wrapped for name in site.names},
     )
 
 
-def _wrapped(site: Site, config: LoRAConfig, targets: TargetModules) -> LoRALinear | None:
+def _wrapped(site: Site, config: LoRAConfig, targets: TargetModules) -> LoRALayer | None:
     """The LoRA layer for one module that is targeted; None for what is left alone."""
     name = site.names[0]
-    if isinstance(site.module, LoRALinear):
-        return _as_before(site.module, config, name)
-    supported = family_of(site.module) is not None
-    if not supported and (site.holds_modules or targets.names is None):
+    if not carries_lora(site.module) and (site.holds_modules or targets.names is None):
         return None
     try:
-        if not supported:
-            registry.require(site.module)
-        return _as_before(wrap_layer(site.module, config, name=name), config, name)
+        return _as_before(lora_layer(site.module, config, name=name), config, name)
     except UnsupportedLayerError as error:
         if targets.names is not None:
             raise TargetModuleError(name, site.module, targets.names, error.reason) from error
@@ -78,9 +73,9 @@ def _wrapped(site: Site, config: LoRAConfig, targets: TargetModules) -> LoRALine
         return None
 
 
-def _as_before(layer: LoRALinear, config: LoRAConfig, name: str) -> LoRALinear:
+def _as_before(layer: LoRALayer, config: LoRAConfig, name: str) -> LoRALayer:
     """``layer``, which may have been wrapped before; it must offer what ``config`` asks for."""
-    has = (layer.slots.max_loras, layer.slots.max_rank)
+    has = (layer.max_loras, layer.max_rank)
     wants = (config.max_loras, config.max_lora_rank)
     if has != wants:
         raise WrappedOtherwiseError(name, f"(max_loras, max_lora_rank)={has}", wants)
@@ -92,10 +87,6 @@ def _require_known(everything: list[Site], targets: TargetModules) -> None:
     for target in targets.names or ():
         alone = TargetModules([target], targets.packed)
         named = [site for site in everything if any(name in alone for name in site.names)]
-        if not any(map(_is_layer, named)):
-            layers = [site.names[0] for site in everything if _is_layer(site)]
+        if not any(carries_lora(site.module) for site in named):
+            layers = [site.names[0] for site in everything if carries_lora(site.module)]
             raise UnknownTargetError(target, layers, [site.names[0] for site in named])
-
-
-def _is_layer(site: Site) -> bool:
-    return isinstance(site.module, LoRALinear) or family_of(site.module) is not None

@@ -11,6 +11,7 @@ class PackedModules:
     """Which checkpoint modules a packed layer stands for, by the last part of the names.
 
     ``{"qkv_proj": ("q_proj", "k_proj", "v_proj")}`` says that ``….qkv_proj`` takes the adapters of its three children.
+    For a mixture of experts it says what gate, up and down are called: ``{"experts": ("w1", "w3", "w2")}``.
     """
 
     children: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -19,6 +20,11 @@ class PackedModules:
         """The full names of the checkpoint modules in packed module ``name``; none where it packs nothing."""
         prefix, last = split_name(name)
         return tuple(prefix + child for child in self.children.get(last, ()))
+
+    def projections(self, name: str) -> tuple[str, str, str]:
+        """The last parts of the names of gate, up and down of each expert of mixture ``name``."""
+        gate, up, down = self.children.get(split_name(name)[1], ("gate_proj", "up_proj", "down_proj"))
+        return gate, up, down
 
     def parents(self, name: str) -> tuple[str, ...]:
         """The full names that packed modules would have which take checkpoint module ``name``."""

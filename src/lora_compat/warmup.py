@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from lora_compat.adapters import LayerAdapter, SubAdapter
+from lora_compat.embeddings import LoRAEmbedding
 from lora_compat.errors import WarmupRankError
-from lora_compat.expert_adapters import LoRAExperts
+from lora_compat.expert_adapters import ExpertsAdapter, LoRAExperts, dummy_experts
+from lora_compat.lora_layers import LORA_LAYERS, LoRALayer
 from lora_compat.wrapper import LoRALinear
 
 DEFAULT_RANK = 8
@@ -40,16 +42,22 @@ def warmup_rank(*, max_lora_rank: int, shards: Iterable[int] = (), default: int 
 
 def warmup_rank_of(model: nn.Module, *, max_lora_rank: int, default: int = DEFAULT_RANK) -> int:
     """`warmup_rank` for the wrapped layers of ``model``."""
-    shards = {module.rank_shards for module in model.modules() if isinstance(module, (LoRALinear, LoRAExperts))}
+    shards = {module.rank_shards for module in model.modules() if isinstance(module, LORA_LAYERS)}
     return warmup_rank(max_lora_rank=max_lora_rank, shards=shards, default=default)
 
 
-def dummy_adapter(layer: LoRALinear, rank: int) -> LayerAdapter:
+def dummy_adapter(layer: LoRALayer, rank: int) -> LayerAdapter | ExpertsAdapter:
     """An adapter of ``rank`` for ``layer`` that loads like a real one and adds nothing: its A and B are zero."""
-    width = layer.slots.lora_width
-    dtype = layer.slots.lora_a.dtype
-    parts = tuple(
-        SubAdapter(torch.zeros(rank, width, dtype=dtype), torch.zeros(part.size, rank, dtype=dtype))
-        for part in layer.plan.slices
+    if isinstance(layer, LoRAExperts):
+        return dummy_experts(layer, rank)
+    if isinstance(layer, LoRAEmbedding):
+        columns, sizes, dtype = layer.vocabulary[-1], [layer.lora_b.shape[1]], layer.lora_a.dtype
+    else:
+        assert isinstance(layer, LoRALinear)
+        columns, dtype = layer.slots.lora_width, layer.slots.lora_a.dtype
+        sizes = [part.size for part in layer.plan.slices]
+    return LayerAdapter(
+        tuple(
+            SubAdapter(torch.zeros(rank, columns, dtype=dtype), torch.zeros(size, rank, dtype=dtype)) for size in sizes
+        )
     )
-    return LayerAdapter(parts)

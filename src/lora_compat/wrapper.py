@@ -77,6 +77,33 @@ class LoRALinear(nn.Module):
         """Into how many parts this layer cuts the LoRA rank."""
         return self.plan.rank_shards
 
+    @property
+    def max_loras(self) -> int:
+        """How many slots there are."""
+        return self.slots.max_loras
+
+    @property
+    def max_rank(self) -> int:
+        """The largest rank of an adapter."""
+        return self.slots.max_rank
+
+    @property
+    def lora_device(self) -> torch.device:
+        """Where the slots are."""
+        return self.slots.lora_a.device
+
+    def check(self, adapter: LayerAdapter) -> None:
+        """Whether ``adapter`` would load into any slot; see `SlotBuffers.check`."""
+        self.slots.check(adapter)
+
+    def saved(self, slot: int) -> tuple[torch.Tensor, ...]:
+        """A copy of what ``slot`` holds, for `restore`."""
+        return self.slots.saved(slot)
+
+    def restore(self, slot: int, saved: tuple[torch.Tensor, ...]) -> None:
+        """Puts back what `saved` copied."""
+        self.slots.restore(slot, saved)
+
     def set_lora(self, slot: int, adapter: LayerAdapter) -> None:
         """Loads ``adapter`` (unsharded) into ``slot``; this rank takes its part.
 

@@ -10,11 +10,13 @@ from unittest.mock import patch
 from lora_compat import manager, model_wrapping
 from lora_compat.lru import Places
 from lora_compat.manager import LoRAManager
+from lora_compat.model_slots import ModelSlots
 from lora_compat.model_tree import Site, sites
 from lora_compat.model_wrapping import WrappedModel
-from lora_compat.peft_loading import PeftConfig
+from lora_compat.peft_config import PeftConfig
 from lora_compat.slots import SlotBuffers
 from lora_compat.targets import PackedModules, TargetModules
+from lora_compat.token_maps import TokenMaps
 from lora_compat.wrapper import LoRALinear
 from tests.mutants.planting import Mutant, plant, plant_together
 
@@ -33,14 +35,14 @@ def slices_written_back(load: Any) -> Any:
     return loading
 
 
-@plant(LoRAManager, "_select", origin="M1, vllm #47724", clauses="LIFE-1", anomalies="stale-slot delta-dropped")
+@plant(TokenMaps, "select", origin="M1, vllm #47724", clauses="LIFE-1", anomalies="stale-slot delta-dropped")
 def same_map_same_slots(select: Any) -> Any:
     """An unchanged token map is not looked up again, though its adapters have moved to other slots."""
 
-    def selecting(self: LoRAManager) -> None:
-        if self.__dict__.get("_seen") != self._tokens:
-            self.__dict__["_seen"] = dict(self._tokens)
-            select(self)
+    def selecting(self: TokenMaps, holders: Any) -> None:
+        if self.__dict__.get("_seen") != self.ids:
+            self.__dict__["_seen"] = dict(self.ids)
+            select(self, holders)
 
     return selecting
 
@@ -55,23 +57,23 @@ def failed_activation_stays_active() -> Iterator[None]:
         try:
             return activate(self, adapter_id)
         except Exception:
-            if adapter_id in self._registered and None in self._slots:
-                self._slots[self._slots.index(None)] = adapter_id
+            if adapter_id in self._registered and None in self._slots.holders:
+                self._slots.holders[self._slots.holders.index(None)] = adapter_id
                 self._active.use(adapter_id)
             raise
 
-    with patch.object(LoRAManager, "activate", activating), patch.object(LoRAManager, "_load", _load_for_good):
+    with patch.object(LoRAManager, "activate", activating), patch.object(ModelSlots, "load", _load_for_good):
         yield
 
 
-def _load_for_good(self: LoRAManager, slot: int, adapter: Any) -> None:
+def _load_for_good(self: ModelSlots, slot: int, adapter: Any) -> None:
     for name, layer in self.layers.items():
         layer.set_lora(slot, adapter[name]) if name in adapter else layer.reset_lora(slot)
 
 
 @plant(
-    LoRAManager,
-    "_load",
+    ModelSlots,
+    "load",
     origin="M3, its other half",
     clauses="LIFE-3",
     anomalies="unexplained stale-slot delta-dropped",
@@ -131,7 +133,7 @@ def alias_wrapped_anew() -> Iterator[None]:
         planted.enter_context(patch.object(model_wrapping, "sites", one_by_one))
         planted.enter_context(
             patch.object(
-                model_wrapping, "wrap_layer", lambda layer, config, name="": LoRALinear(layer, config, name=name)
+                model_wrapping, "lora_layer", lambda layer, config, name="": LoRALinear(layer, config, name=name)
             )
         )
         yield
