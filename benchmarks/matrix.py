@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,8 @@ ROOT = Path(__file__).parent.parent
 ENVIRONMENTS = ROOT / ".matrix"
 RELEASES = ("0.19.1", "0.20.0", "0.32.0", "0.33.0")
 TOOLS = ("cattrs", "cloudpickle", "hypothesis", "jinja2", "pytest", "pytest-xdist", "safetensors")
+# Importing 0.32.0 and later would start builds in the background.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HUMMING_DISABLE_PARALLEL_BUILD": "1"}
 PAGE = ROOT / "docs" / "results" / "matrix.md"
 
 
@@ -38,13 +41,15 @@ def environment(release: str, uv: str) -> Path:
 def run(release: str, python: Path, max_examples: int, impl: str) -> dict:
     """The suite's results on that release."""
     results = ENVIRONMENTS / f"{release}-{impl}.json"
+    failures = ENVIRONMENTS / f"{release}-{impl}-failures"
     results.unlink(missing_ok=True)
+    shutil.rmtree(failures, ignore_errors=True)  # or what another run found would be tried first
     layers = ["--layers", "vllm"] if impl == "reference" else []
     command = [python, "-m", "pytest", "conformance/", "-q", "-n", "auto", "--impl", impl, *layers]
     command += ["--max-examples", str(max_examples), "--results", results, "--shards", "2", "--no-proof"]
-    command += ["--write-regressions", ENVIRONMENTS / f"{release}-{impl}-failures"]
+    command += ["--write-regressions", failures]
     finished = subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+        command, cwd=ROOT, env=os.environ | ENVIRONMENT, capture_output=True, text=True, check=False
     )
     if not results.exists():
         sys.exit(f"vLLM {release} gave no results; pytest said:\n{finished.stdout[-3000:]}{finished.stderr[-3000:]}")
