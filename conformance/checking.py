@@ -179,7 +179,7 @@ class ClauseRun:
         kept = self.recorder.settle(self.subject, body, clause, found) if self.recorder else Failure.of(clause, found)
         if self.target is not None:
             kept.on_base = self._base_has_it(body, found)
-        if kept.root not in [other.root for other in self.result.failures]:
+        if not any(kept.same_root(other) for other in self.result.failures):
             self.result.failures.append(kept)
 
     def _base_has_it(self, body: Body, found: Violation) -> bool | None:

@@ -77,6 +77,18 @@ class Failure:
         """The cause; where nobody looked for it, the anomaly."""
         return self.cause or self.anomaly
 
+    def same_root(self, other: Failure) -> bool:
+        """Whether both are of one root cause: of equal cause, or wrong numbers of one case but for its values.
+
+        One case fails in one way; with other values the same mistake may look like another.
+        """
+        if self.root == other.root:
+            return True
+        values = ("seed", "regime", "dtype")
+        mine, others = ({k: v for k, v in one.case.items() if k not in values} for one in (self, other))
+        numbers = all(" but should be " in one.message and one.anomaly != "raised" for one in (self, other))
+        return self.clause == other.clause and numbers and mine == others
+
     @classmethod
     def of(cls, clause: str, found: Violation) -> Failure:
         case = to_dict(found.case)
@@ -154,9 +166,9 @@ def summed(results: Iterable[ClauseResult]) -> dict[str, ClauseResult]:
         total.evidence.add(result.evidence)
         total.target = result.target
         for failure in result.failures:
-            same = [other for other in total.failures if other.root == failure.root]
+            same = [other for other in total.failures if other.same_root(failure)]
             if same and len(same[0].shown) <= len(failure.shown):
                 continue
-            total.failures = [other for other in total.failures if other.root != failure.root]
+            total.failures = [other for other in total.failures if not other.same_root(failure)]
             total.failures.append(failure)
     return totals

@@ -11,10 +11,8 @@ from lora_compat.families import Family
 from strategies.cases import Case
 from strategies.source import Library
 
-_RANKS = '''
-class Ranks(threading.local):
-    """Stands in for the tensor-parallel group; every rank is a thread."""
-
+_RANKS = """
+class Ranks(threading.local):  # stands in for the group; every rank is a thread
     {size}, {rank}, parts = {count}, 0, [torch.empty(0)] * {count}
     barrier = threading.Barrier({count}, timeout=10)
 
@@ -27,7 +25,7 @@ class Ranks(threading.local):
 {reduce}
 
 RANKS = Ranks()
-'''
+"""
 _REDUCE = """
     def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
         return self.all_gather(tensor[None], 0).sum(0)

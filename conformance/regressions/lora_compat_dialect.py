@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conformance.regressions.dialects import Dialect
-from conformance.regressions.literals import call, one_line, tensor_text
+from conformance.regressions.literals import WIDTH, call, one_line, tensor_text
 from conformance.regressions.scenes import Scene
 from lora_compat.adapters import LayerAdapter
 from strategies.source import Library
@@ -36,7 +36,9 @@ class LoraCompat(Dialect):
         config: dict[str, object] = {"max_loras": case.max_loras, "max_lora_rank": case.max_rank}
         if case.fully_sharded:
             config["fully_sharded_loras"] = True
-        return [*call("config = LoRAConfig(", config), "lora: Any = wrap_layer(layer, config)"]
+        (told,) = call("LoRAConfig(", config)
+        together = f"lora: Any = wrap_layer(layer, {told})"
+        return [together] if len(together) <= WIDTH else [f"config = {told}", "lora: Any = wrap_layer(layer, config)"]
 
     def wrapped(self) -> str:
         return "isinstance(lora, LoRALinear)"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from conformance.regressions.construction import built, class_name, nested
 from conformance.regressions.dialects import Dialect
-from conformance.regressions.literals import call, one_line, spread, tensor_text
+from conformance.regressions.literals import WIDTH, call, one_line, spread, tensor_text
 from conformance.regressions.scenes import (
     POISONED,
     SIBLING,
@@ -43,7 +45,19 @@ def statements(scene: Scene, dialect: Dialect) -> list[str]:
     if scene.clause in TWICE_WRAPPED:
         again = dialect.wrap(scene)[-1].replace("(layer", "(lora").replace("lora: Any", "lora")
         lines.append(again)
-    return [*lines, *_loaded(scene, dialect), *_forward(scene, dialect)]
+    return [*lines, *_loaded(scene, dialect), *_inlined(_forward(scene, dialect))]
+
+
+def _inlined(lines: list[str]) -> list[str]:
+    """An input that is short and used once needs no name."""
+    named = [line for line in lines if line.startswith("x = ")]
+    uses = [line for line in lines if re.search(r"\bx\b", line.removeprefix("x = "))]
+    if len(named) != 1 or len(uses) != 1 or "(x)" not in uses[0]:
+        return lines
+    inlined = uses[0].replace("(x)", f"({named[0].removeprefix('x = ')})")
+    if len(inlined) > WIDTH:
+        return lines
+    return [inlined if line is uses[0] else line for line in lines if line is not named[0]]
 
 
 def _loaded(scene: Scene, dialect: Dialect) -> list[str]:

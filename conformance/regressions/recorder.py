@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from conformance.regressions.bodies import Body
 from conformance.regressions.entries import Entry, StoredFailure, UnreadableEntry
-from conformance.regressions.settling import cause_of, indifferent_parts, manner, plainest
+from conformance.regressions.indifference import cause_of, indifferent_parts
+from conformance.regressions.settling import manner, plainest
 from conformance.regressions.sharing import SharedFindings
 from conformance.regressions.store import Store
 from conformance.subject import Subject
@@ -21,7 +22,9 @@ class Recorder:
     """Keeps the failures of an implementation in a store.
 
     The first sight of a failure is stored at once, so that an interrupted search loses nothing; the shrunk case takes
-    its place.
+    its place. Whoever runs clauses makes one per process and implementation, gives it to each `ClauseRun`, and need
+    not call it; by hand it is ``priors`` first, then ``sight`` for what a case raised, then ``settle`` with the same
+    clause and body, whose failure is what to report. `Handover` writes the files once every process is done.
     """
 
     store: Store

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from conformance.regressions.fewer_ranks import fewer_ranks
 from lora_compat.families import Family
 from strategies.adapters import MAX_RANKS
 from strategies.cases import AdapterSpec, Case, Dtype, Heads, LayerSpec, Layout, Quantization, Regime, SubclassSpec
@@ -15,7 +16,7 @@ def simpler(case: Case) -> Iterator[Case]:
     """Every case that is plainer than ``case`` in one part and makes sense."""
     for changed in (
         *_families(case),
-        *_groups(case),
+        *fewer_ranks(case),
         *_layers(case),
         *_classes(case),
         *_adapters(case),
@@ -54,38 +55,6 @@ def _families(case: Case) -> Iterator[Case]:
         yield replace(case, layer=replace(layer, family=Family.REPLICATED))
 
 
-def _groups(case: Case) -> Iterator[Case]:
-    """Fewer ranks, with sizes that fewer ranks can share."""
-    smaller = [size for size in (1, 2, 4, 8, 16) if size < case.tp_size]
-    for size in smaller:
-        yield replace(_cut(case, case.tp_size // size), tp_size=size, fully_sharded=case.fully_sharded and size > 1)
-        yield replace(case, tp_size=size, fully_sharded=case.fully_sharded and size > 1)
-        if case.layer.heads is not None and not case.layer.disable_tp:
-            factor, heads = case.tp_size // size, case.layer.heads
-            fewer = Heads(heads.size, max(1, heads.query // factor), max(1, heads.key_value // factor))
-            layer = replace(case.layer, heads=fewer, output_sizes=fewer.output_sizes)
-            yield replace(case, layer=layer, tp_size=size, fully_sharded=case.fully_sharded and size > 1)
-    if case.fully_sharded:
-        yield replace(case, fully_sharded=False)
-    if case.layer.disable_tp:
-        yield replace(case, layer=replace(case.layer, disable_tp=False))
-
-
-def _cut(case: Case, factor: int) -> Case:
-    """The sizes that the ranks share, divided."""
-    layer = case.layer
-    if layer.disable_tp or layer.family is Family.REPLICATED:
-        return case
-    if layer.family is Family.ROW:
-        return replace(case, layer=replace(layer, input_size=max(1, layer.input_size // factor)))
-    if layer.heads is not None:
-        heads = replace(layer.heads, query=max(1, layer.heads.query // factor))
-        heads = replace(heads, key_value=min(heads.key_value, heads.query))
-        return replace(case, layer=replace(layer, heads=heads, output_sizes=heads.output_sizes))
-    sizes = tuple(max(1, size // factor) for size in layer.output_sizes)
-    return replace(case, layer=replace(layer, output_sizes=sizes))
-
-
 def _layers(case: Case) -> Iterator[Case]:
     layer, parts = case.layer, case.layer_tp_size
     plain = LayerSpec()
@@ -109,6 +78,8 @@ def _layers(case: Case) -> Iterator[Case]:
             if 0 < less < size:
                 sizes = (*layer.output_sizes[:index], less, *layer.output_sizes[index + 1 :])
                 yield replace(case, layer=replace(layer, output_sizes=sizes))
+    if len(set(layer.output_sizes)) == 1 and layer.output_sizes[0] > unit:  # where they must be equal
+        yield replace(case, layer=replace(layer, output_sizes=(unit,) * len(layer.output_sizes)))
     yield from _fewer_outputs(case)
 
 
@@ -191,10 +162,22 @@ def _plainer(adapter: AdapterSpec) -> Iterator[AdapterSpec]:
         yield replace(adapter, present=(True,) * len(adapter.present))
 
 
+def _of_rank_two(case: Case) -> Case:
+    adapters = tuple(
+        replace(adapter, rank=2, alpha=2 * adapter.scaling, rslora=False) if adapter.rank == 1 else adapter
+        for adapter in case.adapters
+    )
+    return replace(
+        case, adapters=adapters, max_rank=max(case.max_rank, 2 * (case.tp_size if case.fully_sharded else 1))
+    )
+
+
 def _manners(case: Case) -> Iterator[Case]:
     plain = replace(case, regime=Regime.EXACT, dtype=Dtype.FLOAT32)
     if plain != case:  # small integers hide some mistakes with some seeds
         yield from (plain, *(replace(plain, seed=seed) for seed in range(6)))
+        wider = _of_rank_two(plain)  # of rank 1 every row of a small integer LoRA B is alike
+        yield from (replace(wider, seed=seed) for seed in range(6))
     yield replace(case, regime=Regime.EXACT)
     yield replace(case, dtype=Dtype.FLOAT32)
     yield replace(case, layout=Layout.TWO_D)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from torch import Tensor
+
 from conformance.regressions.dialects import Dialect
 from conformance.regressions.literals import call, one_line, tensor_text
 from conformance.regressions.scenes import Scene
@@ -84,26 +88,32 @@ class Vllm(Dialect):
         if len(adapter.parts) == 1:
             given = [tensor_text(tensors[0]), tensor_text(scaled[0])]
             return [*note, *call("lora.set_lora(", [str(slot), *given])]
-        lines = [*note, *call("a = [", list(map(tensor_text, tensors)), "]")]
-        return [*lines, *call("b = [", list(map(tensor_text, scaled)), "]"), f"lora.set_lora({slot}, a, b)"]
+        return [*note, *_listed("a", tensors), *_listed("b", scaled), f"lora.set_lora({slot}, a, b)"]
 
     def select(self, scene: Scene, slots: tuple[int, ...]) -> list[str]:
         most, known = max(8, len(slots)), self.slots(scene)
-        ids = tuple(slot + 1 for slot in slots)
+        ids = one_line(tuple(slot + 1 for slot in slots))
+        rest = [one_line(list(range(1, known + 1))), str(known + 1), "32"]
+        lines = call("punica.update_metadata(", [f"LoRAMapping({ids}, {ids}, is_prefill=False)", *rest])
+        if len(lines) > 1:
+            mapping = "LoRAMapping(ids, ids, is_prefill=False)"
+            lines = [
+                f"ids = {ids}  # of each token's adapter; 0: none",
+                *call("punica.update_metadata(", [mapping, *rest]),
+            ]
         return [
             f'punica = get_punica_wrapper({most}, {most}, "cpu", lora_config=config)',
             "lora.set_mapping(punica)",
-            f"ids = {one_line(ids)}  # of each token's adapter; 0: none",
-            *call(
-                "punica.update_metadata(",
-                [
-                    "LoRAMapping(ids, ids, is_prefill=False)",
-                    one_line(list(range(1, known + 1))),
-                    str(known + 1),
-                    "32",
-                ],
-            ),
+            *lines,
         ]
 
     def dense_weight(self) -> str:
         return "get_and_maybe_dequant_weights(outer, torch.float32)"
+
+
+def _listed(name: str, tensors: Sequence[Tensor | None]) -> list[str]:
+    """A list of tensors, those that are all alike written once."""
+    texts = [tensor_text(tensor) for tensor in tensors]
+    if len(set(texts)) == 1:
+        return [f"{name} = [{texts[0]}] * {len(texts)}"]
+    return call(f"{name} = [", texts, "]")

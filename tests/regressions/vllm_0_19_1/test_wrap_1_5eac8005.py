@@ -27,6 +27,5 @@ def test_wrap_1_not_wrapped() -> None:
     layer: Any = DrawnLinear(input_size=1, output_size=1, bias=False)
     layer.weight.weight_loader(layer.weight, torch.tensor([[1.0]]))
     layer.quant_method.process_weights_after_loading(layer)
-    config = LoRAConfig(max_loras=1, max_lora_rank=1)
-    lora: Any = wrap_layer(layer, config)
+    lora: Any = wrap_layer(layer, LoRAConfig(max_loras=1, max_lora_rank=1))
     assert isinstance(lora, LoRALinear)

@@ -32,13 +32,11 @@ def test_wrap_4_hidden_attribute() -> None:
         "output_partition_sizes",
     ]
     known = {name: getattr(layer, name) for name in names if hasattr(layer, name)}
-    config = LoRAConfig(max_loras=1, max_lora_rank=1)
-    lora: Any = wrap_layer(layer, config)
+    lora: Any = wrap_layer(layer, LoRAConfig(max_loras=1, max_lora_rank=1))
     part = SubAdapter(torch.tensor([[1.0]]), torch.tensor([[1.0]]))
     lora.set_lora(0, LayerAdapter((part,), scaling=1.0))
     lora.set_batch(TokenBatch.of((-1,)))
-    x = torch.tensor([[-1.0]])
     reached = {name: getattr(lora, name) for name in known}
     assert reached == known
-    outputs = lora(x)[0].tolist()
+    outputs = lora(torch.tensor([[-1.0]]))[0].tolist()
     assert outputs == [[-1.0]]

@@ -30,9 +30,7 @@ from vllm.lora.utils import from_layer
 from vllm.model_executor.layers.linear import MergedColumnParallelLinear
 
 
-class Ranks(threading.local):
-    """Stands in for the tensor-parallel group; every rank is a thread."""
-
+class Ranks(threading.local):  # stands in for the group; every rank is a thread
     world_size, rank_in_group, parts = 2, 0, [torch.empty(0)] * 2
     barrier = threading.Barrier(2, timeout=10)
 
@@ -58,15 +56,13 @@ def on_rank(rank: int) -> Any:
     layer.quant_method.process_weights_after_loading(layer)
     config = LoRAConfig(max_loras=1, max_lora_rank=1, lora_dtype=torch.float32)
     lora: Any = from_layer(layer, 1, config, ["part_0", "part_1"], None)
-    a = [torch.tensor([[1.0]]), torch.tensor([[1.0]])]
-    b = [torch.tensor([[1.0], [1.0]]), torch.tensor([[1.0], [1.0]])]
+    a = [torch.tensor([[1.0]])] * 2
+    b = [torch.tensor([[1.0], [1.0]])] * 2
     lora.set_lora(0, a, b)
     punica = get_punica_wrapper(8, 8, "cpu", lora_config=config)
     lora.set_mapping(punica)
-    ids = (1,)  # of each token's adapter; 0: none
-    punica.update_metadata(LoRAMapping(ids, ids, is_prefill=False), [1], 2, 32)
-    x = torch.tensor([[-1.0]])
-    return lora(x)[0].tolist()
+    punica.update_metadata(LoRAMapping((1,), (1,), is_prefill=False), [1], 2, 32)
+    return lora(torch.tensor([[-1.0]]))[0].tolist()
 
 
 def test_math_1_delta_doubled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,8 +40,6 @@ def test_math_3_adapter_leak(monkeypatch: pytest.MonkeyPatch) -> None:
     lora.set_lora(0, torch.tensor([[1.0]]), torch.tensor([[1.0]]))
     punica = get_punica_wrapper(8, 8, "cpu", lora_config=config)
     lora.set_mapping(punica)
-    ids = (0,)  # of each token's adapter; 0: none
-    punica.update_metadata(LoRAMapping(ids, ids, is_prefill=False), [1], 2, 32)
-    x = torch.tensor([[-1.0]])
-    outputs = lora(x)[0].tolist()
+    punica.update_metadata(LoRAMapping((0,), (0,), is_prefill=False), [1], 2, 32)
+    outputs = lora(torch.tensor([[-1.0]]))[0].tolist()
     assert outputs == [[-1.0]]

@@ -21,11 +21,9 @@ def test_math_3_adapter_leak() -> None:
     layer: Any = ReplicatedLinear(input_size=1, output_size=1, bias=False)
     layer.weight.weight_loader(layer.weight, torch.tensor([[1.0]]))
     layer.quant_method.process_weights_after_loading(layer)
-    config = LoRAConfig(max_loras=1, max_lora_rank=1)
-    lora: Any = wrap_layer(layer, config)
+    lora: Any = wrap_layer(layer, LoRAConfig(max_loras=1, max_lora_rank=1))
     part = SubAdapter(torch.tensor([[1.0]]), torch.tensor([[1.0]]))
     lora.set_lora(0, LayerAdapter((part,), scaling=1.0))
     lora.set_batch(TokenBatch.of((-1,)))
-    x = torch.tensor([[-1.0]])
-    outputs = lora(x)[0].tolist()
+    outputs = lora(torch.tensor([[-1.0]]))[0].tolist()
     assert outputs == [[-1.0]]

@@ -43,8 +43,7 @@ def test_math_7_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     lora.set_lora(0, torch.tensor([[1.0]]), torch.tensor([[1.0]]))
     punica = get_punica_wrapper(8, 8, "cpu", lora_config=config)
     lora.set_mapping(punica)
-    ids = ()  # of each token's adapter; 0: none
-    punica.update_metadata(LoRAMapping(ids, ids, is_prefill=False), [1], 2, 32)
+    punica.update_metadata(LoRAMapping((), (), is_prefill=False), [1], 2, 32)
     x = torch.empty((0, 1))
     x = x[None, :, None]
     outputs = lora(x)[0].flatten(0, -2).tolist()

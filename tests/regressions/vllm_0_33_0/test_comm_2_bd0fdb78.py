@@ -26,9 +26,7 @@ from lora_compat import (
 from lora_compat.layers import ColumnParallelLinear
 
 
-class Ranks(threading.local):
-    """Stands in for the tensor-parallel group; every rank is a thread."""
-
+class Ranks(threading.local):  # stands in for the group; every rank is a thread
     size, rank, parts = 2, 0, [torch.empty(0)] * 2
     log: list[list[tuple[int, ...]]] = [[], []]  # shapes, by rank
     barrier = threading.Barrier(2, timeout=10)
@@ -59,8 +57,7 @@ def on_rank(rank: int) -> Any:
     lora.set_lora(0, LayerAdapter((part,), scaling=1.0))
     lora.set_batch(TokenBatch.of((0,)))
     inputs = [[[-1.0]], [[-2.0]]]  # of each rank
-    x = torch.tensor(inputs[rank])
-    lora(x)
+    lora(torch.tensor(inputs[rank]))
     return RANKS.log[rank]
 
 

@@ -30,9 +30,7 @@ from vllm.lora.utils import from_layer
 from vllm.model_executor.layers.linear import ColumnParallelLinear
 
 
-class Ranks(threading.local):
-    """Stands in for the tensor-parallel group; every rank is a thread."""
-
+class Ranks(threading.local):  # stands in for the group; every rank is a thread
     world_size, rank_in_group, parts = 2, 0, [torch.empty(0)] * 2
     log: list[list[tuple[int, ...]]] = [[], []]  # shapes, by rank
     barrier = threading.Barrier(2, timeout=10)
@@ -63,11 +61,9 @@ def on_rank(rank: int) -> Any:
     lora.set_lora(0, torch.tensor([[1.0]]), torch.tensor([[1.0]]))
     punica = get_punica_wrapper(8, 8, "cpu", lora_config=config)
     lora.set_mapping(punica)
-    ids = (1,)  # of each token's adapter; 0: none
-    punica.update_metadata(LoRAMapping(ids, ids, is_prefill=False), [1], 2, 32)
+    punica.update_metadata(LoRAMapping((1,), (1,), is_prefill=False), [1], 2, 32)
     inputs = [[[-1.0]], [[-2.0]]]  # of each rank
-    x = torch.tensor(inputs[rank])
-    lora(x)
+    lora(torch.tensor(inputs[rank]))
     return RANKS.log[rank]
 
 

@@ -26,9 +26,7 @@ from lora_compat import (
 from lora_compat.layers import MergedColumnParallelLinear
 
 
-class Ranks(threading.local):
-    """Stands in for the tensor-parallel group; every rank is a thread."""
-
+class Ranks(threading.local):  # stands in for the group; every rank is a thread
     size, rank, parts = 2, 0, [torch.empty(0)] * 2
     barrier = threading.Barrier(2, timeout=10)
 
@@ -53,15 +51,13 @@ def on_rank(rank: int) -> Any:
     for shard, weight_part in zip(range(2), weight_rows, strict=True):
         layer.weight.weight_loader(layer.weight, torch.tensor(weight_part), shard)
     layer.quant_method.process_weights_after_loading(layer)
-    config = LoRAConfig(max_loras=1, max_lora_rank=1)
-    lora: Any = wrap_layer(layer, config)
+    lora: Any = wrap_layer(layer, LoRAConfig(max_loras=1, max_lora_rank=1))
     part = SubAdapter(
         torch.tensor([[1.0]]), torch.tensor([[1.0], [1.0], [1.0], [1.0], [1.0], [1.0]])
     )
     lora.set_lora(0, LayerAdapter((part,), scaling=1.0))
     lora.set_batch(TokenBatch.of((0,)))
-    x = torch.tensor([[2.0]])
-    return lora(x)[0].tolist()
+    return lora(torch.tensor([[2.0]]))[0].tolist()
 
 
 def test_math_1_delta_incomplete() -> None:

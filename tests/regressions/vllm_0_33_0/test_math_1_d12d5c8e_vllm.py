@@ -30,9 +30,7 @@ from vllm.lora.utils import from_layer
 from vllm.model_executor.layers.linear import MergedColumnParallelLinear
 
 
-class Ranks(threading.local):
-    """Stands in for the tensor-parallel group; every rank is a thread."""
-
+class Ranks(threading.local):  # stands in for the group; every rank is a thread
     world_size, rank_in_group, parts = 2, 0, [torch.empty(0)] * 2
     barrier = threading.Barrier(2, timeout=10)
 
@@ -65,10 +63,8 @@ def on_rank(rank: int) -> Any:
     )
     punica = get_punica_wrapper(8, 8, "cpu", lora_config=config)
     lora.set_mapping(punica)
-    ids = (1,)  # of each token's adapter; 0: none
-    punica.update_metadata(LoRAMapping(ids, ids, is_prefill=False), [1], 2, 32)
-    x = torch.tensor([[2.0]])
-    return lora(x)[0].tolist()
+    punica.update_metadata(LoRAMapping((1,), (1,), is_prefill=False), [1], 2, 32)
+    return lora(torch.tensor([[2.0]]))[0].tolist()
 
 
 def test_math_1_delta_incomplete(monkeypatch: pytest.MonkeyPatch) -> None:

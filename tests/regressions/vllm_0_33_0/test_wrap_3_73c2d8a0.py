@@ -20,9 +20,7 @@ from lora_compat import registry, tensor_parallel
 from lora_compat.layers import MergedColumnParallelLinear
 
 
-class Ranks(threading.local):
-    """Stands in for the tensor-parallel group; every rank is a thread."""
-
+class Ranks(threading.local):  # stands in for the group; every rank is a thread
     size, rank, parts = 2, 0, [torch.empty(0)] * 2
     log: list[list[tuple[int, ...]]] = [[], []]  # shapes, by rank
     barrier = threading.Barrier(2, timeout=10)

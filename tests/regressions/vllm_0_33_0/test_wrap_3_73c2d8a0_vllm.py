@@ -29,9 +29,7 @@ from vllm.lora.utils import _all_lora_classes
 from vllm.model_executor.layers.linear import MergedColumnParallelLinear
 
 
-class Ranks(threading.local):
-    """Stands in for the tensor-parallel group; every rank is a thread."""
-
+class Ranks(threading.local):  # stands in for the group; every rank is a thread
     world_size, rank_in_group, parts = 2, 0, [torch.empty(0)] * 2
     log: list[list[tuple[int, ...]]] = [[], []]  # shapes, by rank
     barrier = threading.Barrier(2, timeout=10)
