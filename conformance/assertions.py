@@ -87,10 +87,13 @@ def assert_outputs(
     *,
     subject: Subject | None = None,
     default: str = UNEXPLAINED,
+    blamed: Case | None = None,
+    after: str = "",
 ) -> None:
     """The outputs of all ranks are the expected ones, exactly or within the derived bound.
 
-    A difference is named by computing what each known mistake would give (with ``subject``), else ``default``.
+    ``blamed`` is the case to run again, where that is not the one that says what is right; ``after`` what was done
+    to it. A difference is named by computing what each known mistake would give (with ``subject``), else ``default``.
     """
     __tracebackhide__ = True
     if sums_partials(case):
@@ -112,7 +115,7 @@ def assert_outputs(
                 name = (
                     default if subject or default != UNEXPLAINED else common_trait(case, actual, expected) or default
                 )
-            raise violation(name, f"rank {rank}: {message}", case)
+            raise violation(name, f"rank {rank}: {message}{after}", blamed or case)
 
 
 def first_difference(case: Case, outputs: list[Tensor], right: Expected) -> str | None:

@@ -18,6 +18,7 @@ from conformance.assertions import (
 from conformance.checking import check
 from conformance.oracle import assembled, dense_output, flatten, keeps_columns
 from conformance.presumption import complete
+from conformance.regressions.scenes import AFTER_A_RESET
 from conformance.subject import RankSession, Subject, SubjectRefused
 from conformance.values import poisoned
 from conformance.verdicts import violation
@@ -103,7 +104,8 @@ def test_nothing_of_a_slots_former_adapter_shows(subject: Subject, case: Case) -
     seen = observed(subject, case, program)
     assert_outputs(case, [reused for reused, _ in seen], expected, subject=subject, default="stale-slot")
     emptied = replace(case, tokens=(-1,) * len(case.tokens))
-    assert_outputs(emptied, [reset for _, reset in seen], subject.expected(emptied), default="stale-slot")
+    outputs = [reset for _, reset in seen]
+    assert_outputs(emptied, outputs, subject.expected(emptied), default="stale-slot", blamed=case, after=AFTER_A_RESET)
 
 
 @check("MATH-6", cases(forwards=COLUMNWISE, tp_sizes=(2, 4, 8), disable_tp=False, without_adapter=False))

@@ -66,6 +66,8 @@ def _loaded(scene: Scene, dialect: Dialect) -> list[str]:
         lines.append("# What was in the slots before, and in their padding, must not show.")
         for spec, former in zip(scene.case.adapters, poisoned(scene.case), strict=True):
             lines += dialect.load(scene, spec.slot, former)
+    if scene.resets:
+        return [*lines, *(f"lora.reset_lora({spec.slot})" for spec in scene.case.adapters)]
     for spec, adapter in zip(scene.case.adapters, scene.adapters, strict=True):
         lines += dialect.load(scene, spec.slot, adapter)
     return lines

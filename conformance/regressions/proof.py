@@ -17,8 +17,12 @@ from conformance.regressions.store import StoredFailure
 TIMEOUT_SECONDS = 300
 _COMPARED = re.compile(r"^E\s+(?:AssertionError: )?assert (.+) == (.+)$", re.MULTILINE)
 _RAISED = re.compile(r"^E\s+(?P<type>[\w.]+): (?P<text>.*)$", re.MULTILINE)
-_SEEN = re.compile(r"^rank (\d+): out(\d+)\[([\d, ]+)\]=(\S+), but should be (\S+)")
+_SEEN = re.compile(
+    r"(?:rank (?P<rank>\d+): (?:[\w.]+: )?|tokens \[(?P<tokens>[\d, ]+)\]: )?"
+    r"out(?P<tensor>\d+)\[(?P<place>[\d, ]+)\]=(?P<got>[^\s,]+), but should be"
+)
 _TELLING = 12  # characters that an exception's text has at least, to be known by
+_MOST_RANKS = 16
 _NUMBERS = re.compile(r"\d+")
 
 
@@ -81,11 +85,18 @@ def same_reason(run: FileRun, failure: StoredFailure) -> bool:
     if failure.anomaly == "raised":
         return False
     compared = _COMPARED.search(run.output)
-    seen = _SEEN.match(failure.message)
+    seen = _SEEN.search(failure.message)
     if seen is None or compared is None:
         return "assert" in run.last_line or "Mismatched elements" in run.output
-    rank, tensor, place, got, _ = seen.groups()
-    return _holds(compared.group(1), float(got), int(rank), int(tensor), [int(one) for one in place.split(",")])
+    place = _indices(seen["place"])
+    if seen["tokens"]:  # rows are counted among these tokens
+        place[0] = _indices(seen["tokens"])[place[0]]
+    ranks = [int(seen["rank"])] if seen["rank"] else range(_MOST_RANKS)
+    return any(_holds(compared.group(1), float(seen["got"]), rank, int(seen["tensor"]), place) for rank in ranks)
+
+
+def _indices(text: str) -> list[int]:
+    return [int(one) for one in text.split(",")]
 
 
 def _plain(text: str) -> str:

@@ -28,6 +28,7 @@ SILENT = ("COMM-2",)
 ALIKE = ("COMM-1",)
 CLAIMED = ("WRAP-3",)
 UNWRAPPED = ("UNWRAP-1", "UNWRAP-2", "UNWRAP-3")
+AFTER_A_RESET = ", after its slot was reset"  # what a message of MATH-5 ends in
 RUN = (*(f"MATH-{n}" for n in range(1, 14)), *TWICE_WRAPPED, *TRANSPARENT, *SIBLING)
 LAYER_CLAUSES = (*RUN, *WRAPPED_ONLY, *SILENT, *ALIKE, *CLAIMED, *UNWRAPPED)
 
@@ -53,6 +54,7 @@ class Scene:
     paths: tuple[str, ...]
     bound: float
     counts_tensors: bool = False  # whether it is the number of tensors that is wrong
+    resets: bool = False  # whether the slots are emptied before the tokens run
 
     @property
     def only_wraps(self) -> bool:
@@ -109,7 +111,8 @@ def reference() -> Subject:
 def scene_of(clause: str, anomaly: str, case: Case, message: str = "") -> Scene:
     """The numbers of ``case``, with what the oracle expects of it."""
     tensors = values_of(case)
-    told = _told(clause, case)
+    resets = message.endswith(AFTER_A_RESET)
+    told = _told(clause, case, resets)
     right = reference().expected(told)
     by_token = right[0].by_token
     values = [[rows(value) for value in one.values] for one in right]
@@ -123,7 +126,7 @@ def scene_of(clause: str, anomaly: str, case: Case, message: str = "") -> Scene:
     if sums_partials(case):
         values, paths = [summed_over_ranks(values, by_token)[:1]], paths[:1]
     inputs = [rank_input(case, tensors, rank) for rank in range(case.tp_size)]
-    slots = told.token_slots
+    slots = (case if resets else told).token_slots
     return Scene(
         clause=clause,
         anomaly=anomaly,
@@ -136,13 +139,14 @@ def scene_of(clause: str, anomaly: str, case: Case, message: str = "") -> Scene:
         expected=values,
         paths=paths,
         bound=0.0 if case.regime is Regime.EXACT else max(bounds, default=0.0),
+        resets=resets,
         counts_tensors="tensors returned" in message or "but should return" in message,
     )
 
 
-def _told(clause: str, case: Case) -> Case:
+def _told(clause: str, case: Case, resets: bool) -> Case:
     """The case as the clause runs it."""
-    if clause in TRANSPARENT:
+    if clause in TRANSPARENT or resets:
         return replace(case, tokens=(-1,) * len(case.tokens))
     return case
 

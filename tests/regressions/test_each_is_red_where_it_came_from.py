@@ -21,7 +21,7 @@ FILES = sorted(HERE.glob("vllm_*/*_vllm.py"))
 # A release on which the bug is gone, where there is one.
 FIXED_IN = {
     "test_math_1_01fd5aac_vllm.py": "0.33.0",  # vllm #45691
-    "test_math_1_fc0521f1_vllm.py": "0.33.0",  # the same at rank 1: no error, wrong numbers
+    "test_math_1_fc0521f1_vllm.py": "0.33.0",  # at rank 1: no error
     "test_math_3_7b6c6c11_vllm.py": "0.33.0",
     "test_unwrap_1_6a4d6553_vllm.py": "0.32.0",
 }

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from conformance.regressions.lora_compat_dialect import LoraCompat
 from conformance.regressions.vllm_dialect import Vllm
 from conformance.regressions.writer import file_name, write
 from lora_compat.errors import LoRAError
+from lora_compat.wrapper import LoRALinear
 from strategies.cases import Case, SubclassSpec
 from strategies.codec import Spec
 from tests.manager.planted import MUTANTS as OF_MODELS
@@ -136,3 +138,11 @@ def test_the_docstring_says_what_a_stranger_asks(snapshot) -> None:
 def test_what_has_no_form_as_a_file_is_said_so() -> None:
     with pytest.raises(CannotWrite, match="UNWRAP-4 has no form"):
         text_of("UNWRAP-4", "unclear-refusal", Case(), LoraCompat())
+
+
+def test_a_slot_that_keeps_its_adapter_through_a_reset_is_shown_with_the_reset() -> None:
+    message = "rank 0: out0[0, 0]=nan, but should be 1, after its slot was reset"
+    text = text_of("MATH-5", "stale-slot", Case(), LoraCompat(), message)
+    run_test(text)
+    with patch.object(LoRALinear, "reset_lora", lambda self, slot: None), pytest.raises(AssertionError):
+        run_test(text)
