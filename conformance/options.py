@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from dataclasses import dataclass
-from difflib import get_close_matches
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -16,12 +13,11 @@ from conformance.certification.options import CertifyOptions, read_certify_optio
 from conformance.checking import PROFILES
 from conformance.engines.ranks import Engine
 from conformance.engines.threads import ThreadsEngine
-from conformance.implementations.protocol import REQUIRED_METHODS, Implementation, LayerLibrary, MissingPrerequisite
+from conformance.implementations.discovery import did_you_mean, implementation_named
+from conformance.implementations.protocol import Implementation
 from conformance.parts import Part
 from conformance.regressions.sharing import DatabaseError, SharedFindings, opened
 
-ENTRY_POINTS = "lora_compat.implementations"
-BUILT_IN = ("reference", "vllm")
 LAYERS = ("lora_compat", "vllm")
 ENGINES = ("threads", "gloo", "nccl", "torchrun")
 DEVICES = ("cpu", "cuda")
@@ -166,81 +162,6 @@ def implementation_of(options: Options, *, prepare: bool = True) -> Implementati
     return implementation_named(options.impl, options.layers, options.device, prepare=prepare)
 
 
-def implementation_named(
-    impl: str, layers: str = "lora_compat", device: str = "cpu", *, prepare: bool = True
-) -> Implementation:
-    """The implementation that ``--impl`` names.
-
-    Its layers are prepared, which may take many seconds; without ``prepare`` it can only say who it is.
-
-    Raises:
-        pytest.UsageError: it is unknown, lacks a method, or lacks something to be installed.
-    """
-    try:
-        implementation = _found(impl, layers, device)
-        missing = [name for name in REQUIRED_METHODS if not callable(getattr(implementation, name, None))]
-        if missing:
-            raise pytest.UsageError(
-                f"--impl {impl}: {type(implementation).__name__} lacks {', '.join(missing)}; "
-                f"an implementation has {', '.join(REQUIRED_METHODS)} "
-                "(derive from conformance.implementations.protocol.Implementation)"
-            )
-        implementation.identity()
-        if prepare:
-            implementation.layers.prepare()
-    except MissingPrerequisite as error:
-        raise pytest.UsageError(f"--impl {impl}: {error}") from None
-    return implementation
-
-
-def _found(impl: str, layers: str, device: str) -> Implementation:
-    if impl == "reference":
-        from conformance.implementations.reference import ReferenceImplementation
-
-        return ReferenceImplementation(_layers(layers, device))
-    if impl == "vllm":
-        from conformance.implementations.vllm import VllmImplementation
-
-        return VllmImplementation(device)
-    registered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-    if impl in registered:
-        return _instance(impl, registered[impl].load())
-    module, colon, attribute = impl.partition(":")
-    if not colon:
-        known = (*BUILT_IN, *sorted(registered))
-        raise pytest.UsageError(
-            f"--impl {impl!r} is unknown: give one of {', '.join(known)}, or package.module:attribute"
-            + _did_you_mean(impl, known)
-        )
-    try:
-        return _instance(impl, getattr(importlib.import_module(module), attribute))
-    except (ImportError, AttributeError) as error:
-        raise pytest.UsageError(f"--impl {impl}: {error}; give an importable package.module:attribute") from None
-
-
-def _layers(name: str, device: str) -> LayerLibrary:
-    if name == "vllm":
-        from conformance.implementations.vllm_layers import VllmLayers
-
-        return VllmLayers(device)
-    from conformance.implementations.reference import LoraCompatLayers
-
-    return LoraCompatLayers()
-
-
-def _instance(given: str, found: object) -> Implementation:
-    if not isinstance(found, type):
-        return found  # type: ignore[return-value]
-    try:
-        instance: Implementation = found()
-    except TypeError as error:
-        raise pytest.UsageError(
-            f"--impl {given}: {error}; an implementation has {', '.join(REQUIRED_METHODS)} "
-            "and is built without arguments"
-        ) from None
-    return instance
-
-
 def _workers(config: pytest.Config) -> int:
     """The number of xdist workers as the controller knows it; 1 without xdist."""
     specs = config.getoption("tx", None) or []
@@ -282,14 +203,9 @@ def _device(given: str, engine: str) -> str:
 def _one_of(option: str, given: str, accepted: tuple[str, ...]) -> str:
     if given not in accepted:
         raise pytest.UsageError(
-            f"{option} {given!r} is unknown: give one of {', '.join(accepted)}" + _did_you_mean(given, accepted)
+            f"{option} {given!r} is unknown: give one of {', '.join(accepted)}" + did_you_mean(given, accepted)
         )
     return given
-
-
-def _did_you_mean(given: str, accepted: tuple[str, ...]) -> str:
-    close = get_close_matches(given, accepted, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _integer(option: str, given: str) -> int:
