@@ -1,5 +1,5 @@
 """The conformance suite: contract, implementations under test, oracle, clause tests, certification, reports."""
 
-from conformance.certification.api import NotCertified, certify
+from conformance.certification.api import CertificationFailed, Certified, NotCertifiable, NotCertified, certify
 
-__all__ = ["NotCertified", "certify"]
+__all__ = ["CertificationFailed", "Certified", "NotCertifiable", "NotCertified", "certify"]

@@ -10,7 +10,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from conformance.certification.recipes import Geometry, recipe_of
+from conformance.certification.constructors import recipe_of
+from conformance.certification.recipes import Geometry
 from conformance.implementations.protocol import LayerLibrary
 from lora_compat.sharding import shard_id
 from strategies.cases import Case, LayerSpec, Quantization, SubclassSpec, WrapperKind

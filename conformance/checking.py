@@ -167,7 +167,7 @@ class ClauseRun:
     def _replay(self, clause: str, body: Body) -> Iterator[str]:
         """Runs the cases stored for the clause, and tells how those fail that still do."""
         for case in self.recorder.priors(clause, body.__name__) if self.recorder else []:
-            if not judges(body, case):
+            if not judges(body, case) or _target_of(case) != self.result.target:
                 continue
             try:
                 self.one(body, case)
@@ -193,6 +193,11 @@ class ClauseRun:
         except Exception:
             return None  # the base class cannot be built like this
         return False
+
+
+def _target_of(case: Spec) -> str:
+    """The existing class that the case is about; none for drawn ones."""
+    return case.subclass.target or "" if isinstance(case, Case) else ""
 
 
 def device_lost(device: str) -> bool:

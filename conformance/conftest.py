@@ -8,9 +8,10 @@ import os
 import pytest
 import torch
 
+from conformance.certification.candidates import Certification
 from conformance.certification.known_failures import KnownFailures
 from conformance.certification.options import add_certify_options
-from conformance.certification.plugin import FIT, Certification, CertificationReport, deselect_others
+from conformance.certification.plugin import FIT, CertificationReport, deselect_others
 from conformance.checking import Budget, ClauseRun, device_lost
 from conformance.contract import CONTRACT
 from conformance.options import Options, add_options, engine_of, implementation_of, read_options, shared_of
@@ -41,6 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[OPTIONS] = options
     if options.certify is not None:
         _certify(config, options)
+        _freeze()
         return
     is_worker = hasattr(config, "workerinput")
     runs_cases = is_worker or config.getoption("dist", "no") == "no"  # xdist's controller leaves them to the workers
@@ -49,9 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[RECORDER] = Recorder(
         Store(options.regressions), options.impl, implementation.identity(), shared_of(options)
     )
-    # Imported modules are a million objects that every full collection would walk: a quarter of a case's time.
-    gc.collect()
-    gc.freeze()
+    _freeze()
     if not is_worker:
         report = ConformanceReport(options, implementation.identity())
         config.pluginmanager.register(report, "conformance-report")
@@ -66,6 +66,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         subjects += config.stash[CERTIFICATION].subjects.values()
     for subject in subjects:
         subject.engine.close()
+
+
+def _freeze() -> None:
+    """Imported modules are a million objects that every full collection would walk: a quarter of a case's time."""
+    gc.collect()
+    gc.freeze()
 
 
 def _certify(config: pytest.Config, options: Options) -> None:

@@ -71,6 +71,7 @@ class Failure:
     indifferent: list[str] = field(default_factory=list)  # parts of the case that do not matter
     cause: str = ""  # equal for failures of one root cause
     on_base: bool | None = None  # of an existing class: whether the family's base class breaks the clause too
+    files: list[str] = field(default_factory=list)  # of an existing class: the names of its regression tests
 
     @property
     def root(self) -> str:

@@ -2,13 +2,52 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conformance.cli.exits import Exit
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """A class that is certified, or fails of known failures only.
+
+    ``screen`` is what the command prints, ``certificate`` the document that `lora-compat verify` checks.
+    """
+
+    screen: str
+    certificate: Mapping[str, Any]
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """The verdict on each clause."""
+        (subject,) = self.certificate["subjects"]
+        return {clause["id"]: clause["verdict"] for clause in subject["clauses"]}
+
+    def __str__(self) -> str:
+        return self.screen
 
 
 class NotCertified(AssertionError):
-    """A class that is not certified, or that could not be run; the message is the whole screen."""
+    """A class that breaks a MUST, or for which one was not exercised; the message is the whole screen."""
+
+
+class NotCertifiable(ValueError):
+    """A class or an option that nothing can be certified with; the message says what would work."""
+
+
+class CertificationFailed(RuntimeError):
+    """The harness failed, so nothing is known of the class; the message is the whole screen."""
+
+
+_ERRORS = {Exit.FAILED: NotCertified, Exit.USAGE: NotCertifiable}
 
 
 def certify(
@@ -18,27 +57,47 @@ def certify(
     impl: str | None = None,
     profile: str = "quick",
     options: Sequence[str] = (),
-) -> str:
-    """Certifies a linear layer class in a process of its own, and returns the screen that says so.
+) -> Certified:
+    """Certifies a linear layer class in a process of its own.
 
     Args:
         subject: the class, or ``package.module:Class``; it must be importable by that path.
         recipe: ``module:function`` that builds it, where its constructor says too little.
         impl: who wraps it; vLLM by default for a class of vLLM's layers, else the reference.
         profile: how many cases a clause.
-        options: further options of ``lora-compat certify``, such as ``["--certificate", "my.json"]``.
+        options: further options of ``lora-compat certify``, such as ``["--report", "my_linear.html"]``.
 
     Raises:
-        NotCertified: a MUST is broken or was not exercised, or the class cannot be certified at all.
+        NotCertified: a MUST is broken or was not exercised.
+        NotCertifiable: the class, its recipe or an option cannot be used.
+        CertificationFailed: the harness failed.
     """
     __tracebackhide__ = True
-    path = subject if isinstance(subject, str) else f"{subject.__module__}:{subject.__qualname__}"
-    command = [sys.executable, "-m", "conformance.cli", "certify", path, "--profile", profile, *options]
-    for name, value in (("--recipe", recipe), ("--impl", impl)):
-        if value is not None:
-            command += [name, value]
-    # A process of its own: the suite sets torch's and pytest's global state, and a hanging class must not stay.
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise NotCertified(f"{path} is not certified\n{done.stdout}{done.stderr}")
-    return done.stdout
+    path = subject if isinstance(subject, str) else _path_of(subject)
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "certificate.json"
+        command = [path, "--profile", profile, *options, "--certificate", str(file)]
+        for name, value in (("--recipe", recipe), ("--impl", impl)):
+            if value is not None:
+                command += [name, value]
+        done = _run(command)
+        if done.returncode != Exit.OK:
+            said = "\n".join(filter(None, (done.stdout.strip(), done.stderr.strip())))
+            raise _ERRORS.get(Exit(done.returncode), CertificationFailed)(f"{path}\n{said}")
+        return Certified(done.stdout, json.loads(file.read_text(encoding="utf-8")))
+
+
+def _path_of(cls: type) -> str:
+    path = f"{cls.__module__}:{cls.__qualname__}"
+    if cls.__module__ == "__main__" or "<locals>" in cls.__qualname__:
+        raise NotCertifiable(f"{path} cannot be imported by that path: define it at the top of a module, not in a "
+                             "function or the script itself")  # fmt: skip
+    return path
+
+
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """In a process of its own: the suite sets torch's and pytest's global state, and a hanging class must not stay."""
+    paths = os.pathsep.join(filter(None, sys.path))  # what can be imported here can be imported there
+    arguments = [sys.executable, "-m", "conformance.cli", "certify", *command]
+    environment = {**os.environ, "PYTHONPATH": paths}
+    return subprocess.run(arguments, capture_output=True, text=True, check=False, env=environment)

@@ -198,6 +198,7 @@ def _clause(result: ClauseResult) -> dict[str, Any]:
                 "message": failure.message,
                 "on_base": failure.on_base,
                 "case": failure.case,
+                "files": list(failure.files),
             }
             for failure in result.failures
         ],

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import get_type_hints
 
-from conformance.certification.subjects import SubjectError
+from conformance.certification.errors import SubjectError
 from conformance.contract import CONTRACT, Level
 from conformance.measuring import Evidence
 from conformance.regressions.bodies import Body, UnknownClause, bodies_of

@@ -12,8 +12,8 @@ import jinja2
 
 from conformance.certification.environment import class_source
 from conformance.certification.outcome import Outcome, concerns_a_class
+from conformance.certification.phrases import described, kinds, order, power, verdict
 from conformance.certification.regression import regression_test
-from conformance.certification.summary import described, kinds, order, power, verdict
 from conformance.contract import CONTRACT
 from conformance.measuring import Cell, Evidence
 from conformance.verdicts import Failure

@@ -9,73 +9,23 @@ import pkgutil
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 
 from torch import nn
 
-from conformance.certification.recipes import Recipe, argument_lines, load_recipe, recipe_of, registered_recipe
+from conformance.certification.constructors import recipe_of
+from conformance.certification.errors import (
+    MissingRecipeError,
+    NoLinearLayerError,
+    TargetImportError,
+    TargetNotFoundError,
+)
+from conformance.certification.recipes import Recipe, load_recipe, registered_recipe
 from conformance.certification.sources import modules_with_linear_classes
 from lora_compat.families import Family, registry
 from strategies.cases import SubclassSpec
-from strategies.source import BASE_CLASSES, Library
-
-
-class SubjectError(Exception):
-    """Something that cannot be certified, for a reason that its author can act on; ``title`` says it in few words."""
-
-    title = "cannot be certified"
-    is_usage = True  # a matter of how the command was given, not of what the class does
-
-
-class TargetNotFoundError(SubjectError):
-    """A target that names nothing."""
-
-    title = "not found"
-
-    def __init__(self, given: str, problem: str, valid: list[str] = []) -> None:  # noqa: B006
-        name = given.rpartition(":")[2]
-        close = get_close_matches(name, valid, n=1)
-        hint = f" Did you mean {given[: -len(name)]}{close[0]}?" if close else ""
-        choice = f" Linear layers there: {', '.join(valid[:8])}." if valid else ""
-        super().__init__(f"{given}: {problem}.{choice}{hint} Give package.module:Class, a module or a package.")
-
-
-class TargetImportError(SubjectError):
-    """A target whose module cannot be imported."""
-
-    title = "import fails"
-
-    def __init__(self, given: str, error: BaseException) -> None:
-        where = _innermost_line(error)
-        super().__init__(
-            f"{given}: importing it raised {type(error).__name__}: {error}{where}\n"
-            f"Make `python -c 'import {given.partition(':')[0]}'` work first."
-        )
-
-
-class NoLinearLayerError(SubjectError):
-    """A target that is no linear layer, or a module without one."""
-
-    title = "no linear layer"
-
-    def __init__(self, given: str, what: str) -> None:
-        families = ", ".join(BASE_CLASSES.values())
-        super().__init__(
-            f"{given} {what}.\nA certified class derives, at any depth, from one of {families} "
-            "(of vllm.model_executor.layers.linear or lora_compat), or from a class registered with "
-            "lora_compat.registry.register."
-        )
-
-
-class MissingRecipeError(SubjectError):
-    """A class that cannot be built from what its constructor says; the message has a recipe to paste."""
-
-    title = "needs a recipe"
-
-    def __init__(self, path: str, cls: type, family: Family, problem: str) -> None:
-        super().__init__(f"{path}: {problem}.\n{recipe_to_paste(path, cls, family)}")
+from strategies.source import Library
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,34 +148,3 @@ def _in_module(module: ModuleType) -> list[Found]:
             path = f"{module.__name__}:{cls.__qualname__}"
             found.append(Found(path, cls, entry[1], entry[0], registered_recipe(path)))
     return found
-
-
-def recipe_to_paste(path: str, cls: type, family: Family) -> str:
-    """A recipe for ``cls``, filled in as far as its signature's names are understood."""
-    module, _, name = path.partition(":")
-    return "\n".join(
-        [
-            "Write a recipe, and certify with --recipe my_recipes:build:",
-            "",
-            "    # my_recipes.py",
-            "    from conformance.certification.recipes import Geometry",
-            f"    from {module} import {name.partition('.')[0]}",
-            "",
-            "",
-            "    def build(geometry: Geometry):",
-            f"        return {name}(",
-            *(f"            {line}" for line in argument_lines(cls, family)),
-            "        )",
-        ]
-    )
-
-
-def _innermost_line(error: BaseException) -> str:
-    trace = error.__traceback__
-    place = ""
-    while trace is not None:
-        file = trace.tb_frame.f_code.co_filename
-        if not file.startswith("<") and "importlib" not in file:
-            place = f" (line {trace.tb_lineno} of {file.rpartition('/')[2]})"
-        trace = trace.tb_next
-    return place

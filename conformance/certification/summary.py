@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
 
 from conformance.certification.outcome import Conclusion, Outcome, concerns_a_class
+from conformance.certification.phrases import ANY_RANK, described, kinds, order, power, short, verdict
 from conformance.contract import CONTRACT
-from conformance.measuring import Evidence
 from conformance.options import Options
 from conformance.subject import Subject
 from conformance.verdicts import ClauseResult, Failure, Verdict
@@ -60,18 +59,6 @@ def one(outcome: Outcome) -> list[str]:
     return [*lines, "", *reasons(outcome)]
 
 
-def described(outcome: Outcome) -> str:
-    """The class, and what was found out about it."""
-    target = outcome.target
-    if target is None:
-        return outcome.path
-    facts = [target.family.value, "own forward" if target.subclass.changes_forward else "family's forward"]
-    facts += [f"{name}={value} only" for name, value in target.fixed.items() if value]
-    if target.subclass.recipe:
-        facts.append(f"recipe {target.subclass.recipe}")
-    return f"{outcome.path} ({', '.join(facts)})"
-
-
 def reasons(outcome: Outcome, *, shared: bool = True) -> list[str]:
     """Every kind of failure with its smallest case, what was not exercised, how sharp the run was, and the verdict.
 
@@ -94,21 +81,6 @@ def reasons(outcome: Outcome, *, shared: bool = True) -> list[str]:
     return [*lines, *_wrapped(f"{outcome.path}: {verdict(outcome)}", "", "    ")]
 
 
-def verdict(outcome: Outcome) -> str:
-    """The conclusion, what stands in its way, and whether the class is to blame."""
-    red, own = outcome.red, outcome.own_red
-    if not red:
-        return outcome.conclusion.value
-    said = f"{outcome.conclusion.value}: {', '.join(red)}"
-    if not own:
-        return f"{said}. None of them is the class's doing: its family's base class fails them too."
-    if len(own) < len(red):
-        return f"{said}. Of these its family's base class keeps {', '.join(own)}."
-    if outcome.failures and all(failure.on_base is False for failure in outcome.failures):
-        return f"{said}. Its family's base class keeps them."
-    return said
-
-
 def _unexercised(outcome: Outcome) -> list[str]:
     """MUST clauses that are red without a failure, by reason."""
     clauses: dict[str, list[str]] = {}
@@ -116,21 +88,9 @@ def _unexercised(outcome: Outcome) -> list[str]:
         result = outcome.results[clause]
         if result.verdict not in (Verdict.FAIL, Verdict.ERROR):
             reason = next((reason for reason, _ in result.reasons.most_common(1)), "not exercised: no case ran")
-            reason = _RANK.sub("a rank", reason).replace(f"what {clause} is", "what it is")
+            reason = ANY_RANK.sub("a rank", reason).replace(f"what {clause} is", "what it is")
             clauses.setdefault(reason, []).append(clause)
     return [line for reason, ids in clauses.items() for line in _wrapped(f"{', '.join(ids)} {reason}", "", "    ")]
-
-
-def kinds(failures: Sequence[Failure]) -> list[list[Failure]]:
-    """Failures of one anomaly and message together, the one with the shortest case first."""
-    groups: dict[tuple[str, str], list[Failure]] = {}
-    for failure in failures:
-        message = failure.message if failure.anomaly == "raised" else ""
-        groups.setdefault((failure.anomaly, _RANK.sub("rank", message)), []).append(failure)
-    return [sorted(group, key=lambda failure: len(failure.shown)) for group in groups.values()]
-
-
-_RANK = re.compile(r"rank \d+ of \d+")
 
 
 def _failures(failures: list[Failure], outcome: Outcome) -> list[str]:
@@ -138,6 +98,7 @@ def _failures(failures: list[Failure], outcome: Outcome) -> list[str]:
     clauses = ", ".join(_marked(failure, outcome) for failure in sorted(failures, key=lambda one: order(one.clause)))
     lines = _wrapped(f"{first.anomaly} in {clauses}: {first.message}", "", "    ")
     lines += _wrapped(_shown(first, outcome), "    ", "        ")
+    lines += [f"    {file}" for file in first.files]
     if first.on_base:
         lines.append("    the family's base class does the same: no fault of this class")
     return lines
@@ -152,21 +113,6 @@ def _shown(failure: Failure, outcome: Outcome) -> str:
     """The case without the class, which is in the line above."""
     subclass = f"subclass={outcome.target.subclass!r}" if outcome.target else ""
     return failure.shown.replace(f"{subclass}, ", "").replace(f", {subclass}", "").replace(subclass, "")
-
-
-def order(clause: str) -> int:
-    """The clause's place in the contract."""
-    return list(CONTRACT).index(clause)
-
-
-def power(evidence: Evidence) -> str:
-    """The smallest deviation that this run would have rejected."""
-    parts = []
-    if evidence.exact:
-        parts.append(f"one unit in the last place of one element ({evidence.exact} exact cases)")
-    if evidence.rounded:
-        parts.append(f"{evidence.smallest:.1e} of an element's magnitude ({evidence.rounded} rounded cases)")
-    return "would have rejected: " + (", or ".join(parts) or "nothing; no numbers were compared")
 
 
 def overview(outcomes: Sequence[Outcome]) -> list[str]:
@@ -186,13 +132,6 @@ def overview(outcomes: Sequence[Outcome]) -> list[str]:
         )
     certified = sum(outcome.conclusion is Conclusion.CERTIFIED for outcome in outcomes)
     return [*lines, f"{certified} of {len(outcomes)} classes certified"]
-
-
-def short(path: str) -> str:
-    """The class's name, after the first and last part of its module."""
-    module, _, name = path.partition(":")
-    parts = module.split(".")
-    return f"{parts[0]}…{parts[-1]}:{name}" if len(parts) > 2 else path
 
 
 def _of_others(result: ClauseResult) -> bool:

@@ -11,6 +11,10 @@ import pytest
 
 import conformance
 
+_PASSED_ON = (
+    *("impl", "recipe", "profile", "max_examples", "shards", "shard"),
+    *("certificate", "report", "baseline", "write_regressions"),
+)
 _EPILOG = """\
 exit codes: 0 certified (or known failures only, with --baseline), 1 not certified, 2 the harness failed, 4 usage
 """
@@ -36,6 +40,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
     parser.add_argument("--certificate", metavar="FILE", help="write the certificate, as JSON")
     parser.add_argument("--report", metavar="FILE.html", help="write the report, one HTML page")
+    parser.add_argument("--write-regressions", metavar="DIR", help="where failures are stored and written as tests")
     parser.add_argument("--baseline", metavar="FILE", help="known failures that do not fail the run")
     parser.add_argument("--update-baseline", action="store_true", help="write the failures of this run to --baseline")
     parser.set_defaults(run=run)
@@ -54,7 +59,7 @@ def pytest_arguments(arguments: argparse.Namespace) -> list[str]:
     given += ["-q", "--tb=no", "-rN"]
     for target in arguments.targets:
         given += ["--certify", target]
-    for name in ("impl", "recipe", "profile", "max_examples", "shards", "shard", "certificate", "report", "baseline"):
+    for name in _PASSED_ON:
         value = getattr(arguments, name)
         if value is not None:
             given += [f"--{name.replace('_', '-')}", value]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -12,15 +13,18 @@ SUBJECTS = "tests.certification.subjects"
 
 
 def lora_compat(*arguments: str) -> tuple[int, str]:
-    """Exit code and screen of ``lora-compat`` with these arguments."""
-    done = subprocess.run(
-        [sys.executable, "-m", "conformance.cli", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    """Exit code and screen of ``lora-compat`` with these arguments; regression files go to a passing directory."""
+    with tempfile.TemporaryDirectory() as directory:
+        given = arguments[0] != "certify" or "--write-regressions" in arguments
+        elsewhere = [] if given else ["--write-regressions", directory]
+        done = subprocess.run(
+            [sys.executable, "-m", "conformance.cli", *arguments, *elsewhere],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
     return done.returncode, masked(done.stdout + done.stderr)
 
 

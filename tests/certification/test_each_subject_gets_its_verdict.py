@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
+from conformance.certification.errors import SubjectError
 from conformance.certification.probing import Prober
-from conformance.certification.subjects import SubjectError, find
+from conformance.certification.subjects import find
 from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.reference import ReferenceImplementation
 from conformance.subject import Subject

@@ -1,0 +1,123 @@
+"""The classes of a certification run, each probed, on the implementation that wraps it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from conformance.certification.baseline import Baseline
+from conformance.certification.errors import SubjectError
+from conformance.certification.options import CertifyOptions
+from conformance.certification.outcome import Outcome, complete
+from conformance.certification.probing import Prober
+from conformance.certification.recipes import RecipeNotFoundError
+from conformance.certification.subjects import Found, find, mentions_vllm
+from conformance.checking import Budget, ClauseRun
+from conformance.engines.threads import ThreadsEngine
+from conformance.implementations.protocol import MissingPrerequisite
+from conformance.options import Options, engine_of, implementation_of
+from conformance.regressions.recorder import Recorder
+from conformance.regressions.store import Store
+from conformance.subject import Subject
+from conformance.verdicts import ClauseResult
+from strategies.existing import Target
+from strategies.source import Library
+
+# A class that hangs costs this once; a forward of these sizes takes a millisecond.
+WATCHDOG_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class Certification:
+    """The classes of a run, each on the implementation that wraps it."""
+
+    options: Options
+    certify: CertifyOptions
+    found: dict[str, Found] = field(default_factory=dict)
+    subjects: dict[str, Subject] = field(default_factory=dict)
+    targets: dict[str, Target] = field(default_factory=dict)
+    unfit: dict[str, SubjectError] = field(default_factory=dict)
+    _by_library: dict[Library, Subject] = field(default_factory=dict)
+    _recorders: dict[Library, Recorder] = field(default_factory=dict)
+
+    def prepare(self, fit: list[str] | None = None) -> None:
+        """Finds the classes and probes them; a worker probes those only that the controller found ``fit``.
+
+        Raises:
+            pytest.UsageError: a class that was named by itself cannot be certified.
+        """
+        for given in self.certify.targets:
+            if mentions_vllm(given):
+                _prepare_vllm()  # which must come before the first import of vLLM
+            try:
+                found = find(given, self.certify.recipe)
+            except SubjectError as error:
+                raise pytest.UsageError(f"{error.title}: {error}") from None
+            for one in found:
+                if fit is None or one.path in fit:
+                    self._probe(one, alone=":" in given)
+
+    def clause_run(self, path: str, budget: Budget) -> ClauseRun:
+        """Runs clauses on the class at ``path``."""
+        return ClauseRun(self.subjects[path], budget, self.targets[path], self._recorder_for(self.found[path]))
+
+    def _recorder_for(self, found: Found) -> Recorder | None:
+        """Keeps failures for `lora-compat replay`, which builds the layers that each implementation has by itself."""
+        impl, library = self.impl_of(found), found.library
+        if impl == "reference" and library is Library.VLLM:
+            return None
+        if library not in self._recorders:
+            identity = self.subjects[found.path].implementation.identity()
+            self._recorders[library] = Recorder(Store(self.options.regressions), impl, identity)
+        return self._recorders[library]
+
+    def _probe(self, found: Found, *, alone: bool) -> None:
+        subject = self._subject_for(found)
+        self.found[found.path], self.subjects[found.path] = found, subject
+        try:
+            prober = Prober(found, replace(subject, engine=ThreadsEngine(WATCHDOG_SECONDS)))
+            self.targets[found.path] = prober.target()
+        except RecipeNotFoundError as error:
+            raise pytest.UsageError(str(error)) from None
+        except SubjectError as error:
+            self.unfit[found.path] = error
+            if alone and error.is_usage:
+                raise pytest.UsageError(f"{error.title}: {error}") from None
+
+    def impl_of(self, found: Found) -> str:
+        """vLLM wraps what derives from its layers, the reference the rest, unless ``--impl`` says otherwise."""
+        return self.options.impl or ("vllm" if found.library is Library.VLLM else "reference")
+
+    def _subject_for(self, found: Found) -> Subject:
+        if found.library not in self._by_library:
+            impl, layers = self.impl_of(found), found.library.value
+            if impl == "vllm" and found.library is not Library.VLLM:
+                raise pytest.UsageError(f"--impl vllm cannot wrap {found.path}: it derives from none of vLLM's layers")
+            implementation = implementation_of(replace(self.options, impl=impl, layers=layers))
+            threads = self.options.engine == "threads"
+            engine = ThreadsEngine(WATCHDOG_SECONDS) if threads else engine_of(self.options)
+            self._by_library[found.library] = Subject(implementation, engine, self.options.device)
+        return self._by_library[found.library]
+
+    def outcomes(self, results: list[ClauseResult], baseline: Baseline | None) -> list[Outcome]:
+        """What became of every class."""
+        outcomes = []
+        for path, found in self.found.items():
+            outcome = Outcome(path, self.targets.get(path), self.impl_of(found), found.library.value)
+            outcome.unfit = self.unfit.get(path)
+            if outcome.unfit is None:
+                outcome.results = complete(results, path)
+            if baseline is not None:
+                outcome.known = baseline.known(path)
+            outcomes.append(outcome)
+        return outcomes
+
+
+def _prepare_vllm() -> None:
+    from conformance.implementations.vllm_layers import VllmLayers
+
+    try:
+        VllmLayers().prepare()
+    except MissingPrerequisite as error:
+        raise pytest.UsageError(str(error)) from None

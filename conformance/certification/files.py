@@ -1,0 +1,31 @@
+"""The regression files of a certification run: each failure as a test that can be committed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from conformance.certification.outcome import Outcome
+from conformance.certification.regression import regression_test
+from conformance.regressions.entries import case_id
+from conformance.regressions.store import replace_file
+from conformance.verdicts import Failure
+
+
+def write_files(outcomes: Sequence[Outcome], directory: Path) -> Iterator[str]:
+    """Writes a file for each failure, puts its name into `Failure.files`, and says which were left alone."""
+    for outcome in outcomes:
+        for failure in outcome.failures:
+            path = directory / _name(failure)
+            failure.files.append(path.name)
+            text = regression_test(failure, outcome)
+            if not path.exists():
+                directory.mkdir(parents=True, exist_ok=True)
+                replace_file(path, text)
+            elif path.read_text(encoding="utf-8") != text:
+                yield f"left alone {path}: it was edited by hand, or is of another release"
+
+
+def _name(failure: Failure) -> str:
+    stem = f"test_{failure.clause}_{failure.anomaly}_{case_id(failure.case)[:8]}"
+    return f"{stem.lower().replace('-', '_')}.py"

@@ -1,0 +1,107 @@
+"""`lora_compat.certify` is one line of somebody's test, and says what the command says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import lora_compat
+from conformance.certification.api import CertificationFailed, NotCertifiable, NotCertified, certify
+from conformance.contract import CONTRACT
+from tests.certification.screens import ROOT, SUBJECTS
+from tests.certification.subjects.foreign import ForeignLinear
+from tests.certification.subjects.plain import PlainLinear
+
+FEW = ["--max-examples", "6"]
+PASTED = """
+import lora_compat
+from lora_compat import ColumnParallelLinear
+
+
+class MyLinear(ColumnParallelLinear):
+    pass
+
+
+def test_lora_works_on_my_linear():
+    lora_compat.certify(MyLinear, options=["--max-examples", "12"])
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory that says what an installed package says of its entry points."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    ((name, reference),) = project["entry-points"]["lora_compat.certifiers"].items()
+    information = tmp_path / "installed" / "certifier-0.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: certifier\nVersion: 0\n", encoding="utf-8")
+    (information / "entry_points.txt").write_text(f"[lora_compat.certifiers]\n{name} = {reference}\n", "utf-8")
+    monkeypatch.syspath_prepend(str(information.parent))
+    return information.parent
+
+
+def test_the_test_of_the_docs_passes_as_pasted_into_a_file_with_its_class(installed: Path, tmp_path: Path) -> None:
+    file = tmp_path / "test_my_linear.py"
+    file.write_text(PASTED, encoding="utf-8")
+    paths = [str(installed), str(ROOT), str(ROOT / "src")]
+    command = [sys.executable, "-c", f"import sys; sys.path[:0] = {paths!r}; import pytest; sys.exit(pytest.main())"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+
+
+def test_the_result_has_the_screen_and_every_clauses_verdict(installed: Path, tmp_path: Path) -> None:
+    options = ["--max-examples", "12", "--write-regressions", str(tmp_path)]
+    result = lora_compat.certify(PlainLinear, options=options)
+    assert f"{SUBJECTS}.plain:PlainLinear: certified" in str(result)
+    assert list(result.verdicts) == list(CONTRACT)
+    assert set(result.verdicts.values()) == {"pass", "not applicable"}
+
+
+def test_a_class_that_is_not_certified_fails_the_test_with_the_whole_screen(tmp_path: Path) -> None:
+    options = [*FEW, "--write-regressions", str(tmp_path)]
+    with pytest.raises(NotCertified, match="MATH-1    MUST    fail"):
+        certify(f"{SUBJECTS}.scaled:ScaledLinear", impl="tests.certification.additive:Additive", options=options)
+    assert issubclass(NotCertified, AssertionError)
+
+
+@pytest.mark.parametrize(
+    ("subject", "arguments", "said"),
+    [
+        (ForeignLinear, {}, "no linear layer: "),
+        (PlainLinear, {"impl": "nobody"}, "--impl 'nobody' is unknown"),
+        (PlainLinear, {"options": ["--no-such-option"]}, "--no-such-option"),
+    ],
+)
+def test_what_cannot_be_certified_is_an_error_in_a_few_lines_and_no_failure(subject, arguments, said: str) -> None:
+    with pytest.raises(NotCertifiable) as raised:
+        certify(subject, **arguments)
+    assert said in str(raised.value)
+    assert "Traceback" not in str(raised.value)
+    assert len(str(raised.value).splitlines()) <= 10
+    assert not isinstance(raised.value, AssertionError)
+
+
+def test_a_class_inside_a_function_cannot_be_imported_by_another_process() -> None:
+    class Local(PlainLinear):
+        pass
+
+    with pytest.raises(NotCertifiable, match="define it at the top of a module"):
+        certify(Local)
+
+
+def test_a_harness_that_fails_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = subprocess.CompletedProcess([], returncode=2, stdout="collapsed", stderr="")
+    monkeypatch.setattr("conformance.certification.api._run", lambda command: failed)
+    with pytest.raises(CertificationFailed, match="collapsed"):
+        certify(PlainLinear)
+
+
+def test_without_a_suite_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lora_compat.certifying.entry_points", lambda group: [])
+    with pytest.raises(ImportError, match=r"pip install 'lora-compat\[conformance\]'"):
+        lora_compat.certify(PlainLinear)
