@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 from torch import Tensor
 
-from conformance.assertions import assert_same_bits, observed
+from conformance.assertions import assert_same_bits, observed, raised
 from conformance.checking import check
+from conformance.engines.ranks import CollectiveMismatch
+from conformance.lifecycle import ModelSession, observe_model
 from conformance.oracle import flatten
 from conformance.presumption import complete
-from conformance.subject import RankSession, Subject
+from conformance.subject import RankSession, Subject, SubjectRaised
+from conformance.trees import ProgramValues
 from conformance.verdicts import NotExercised, violation
 from strategies.cases import Case
+from strategies.choices import sampled
 from strategies.drawing import cases
+from strategies.model_drawing import models
+from strategies.program_drawing import frames
+from strategies.programs import Program
 from strategies.ranks import RankQuestion, rank_questions
 
 
@@ -116,3 +124,75 @@ def test_a_dummy_adapter_loads_everywhere_and_changes_nothing(subject: Subject, 
     for outputs in observed(subject, case, program):
         bare, warmed = outputs
         assert_same_bits(case, warmed, bare, anomaly="adapter-leak", what=f"a dummy adapter of rank {rank}")
+
+
+def warmed(program: Program, *, cut: bool) -> Program:
+    """``program`` with a largest rank that its ranks divide, and adapters that are fully sharded, or are not."""
+    ranks = program.model.tp_size
+    return replace(program, fully_sharded=cut and ranks > 1, max_rank=24 if ranks == 3 else 16)
+
+
+def cramped(program: Program) -> Program:
+    """Fully sharded, with the largest rank below the default."""
+    ranks = program.model.tp_size
+    return replace(program, fully_sharded=True, max_rank=4 if ranks == 4 else 6)
+
+
+DEFAULT = 8
+# Three ranks do not divide the default; the others are seen to change nothing.
+TREES = sampled((3, 2, 4), "ranks").flatmap(
+    lambda ranks: models(linears=(2, 4), others=(0, 1), plain=True, tp_sizes=(ranks,), towers=False)
+)
+MODELS = frames(trees=TREES, adapters=(1,), max_ranks=(4,), disk=(False,))
+
+
+def chosen_in(subject: Subject, program: Program) -> tuple[int, int]:
+    """The rank that a model is warmed up with, and what it must be a multiple of."""
+    __tracebackhide__ = True
+
+    def warm(session: ModelSession) -> tuple[int, int]:
+        manager = session.build().wrap().require_wrapped().manager
+        parts = manager.rank_parts()
+        if parts is None:
+            cut = program.fully_sharded and any(m.layer.family.shards_output for m in program.model.linears)
+            parts = [program.model.tp_size if cut else 1]
+        with subject.implementation.layers.ranked(session.group), manager.warmed_up(1, DEFAULT) as rank:
+            return rank, math.lcm(*parts)
+
+    try:
+        shown = observe_model(subject, ProgramValues(program), warm)
+    except (SubjectRaised, CollectiveMismatch) as error:
+        raise raised(error, program) from error
+    if len(set(shown)) > 1:
+        raise violation("order-dependent", f"the ranks warm up with {sorted(set(shown))}", program)
+    return shown[0]
+
+
+@check("RANK-1", MODELS.map(partial(warmed, cut=True)))
+def test_the_rank_of_a_model_divides_evenly_over_every_layer(subject: Subject, program: Program) -> None:
+    rank, multiple = chosen_in(subject, program)
+    if rank % multiple or not 0 < rank <= program.max_rank:
+        raise violation("rank-indivisible", f"rank {rank}, but should be a multiple of {multiple}", program)
+
+
+@check("RANK-2", MODELS.map(partial(warmed, cut=True)))
+def test_the_rank_of_a_model_is_the_smallest_from_the_default_up(subject: Subject, program: Program) -> None:
+    rank, multiple = chosen_in(subject, program)
+    right = -(-DEFAULT // multiple) * multiple
+    if rank != right:
+        raise violation("rank-not-smallest", f"rank {rank}, but should be {right}", program)
+
+
+@check("RANK-3", MODELS.map(partial(warmed, cut=False)))
+def test_the_rank_of_a_model_that_cuts_none_is_the_default(subject: Subject, program: Program) -> None:
+    rank, _ = chosen_in(subject, program)
+    if rank != DEFAULT:
+        raise violation("rank-not-default", f"rank {rank}, but should be {DEFAULT}", program)
+
+
+@check("RANK-4", MODELS.map(cramped))
+def test_the_rank_of_a_model_with_little_room_is_the_largest_that_fits(subject: Subject, program: Program) -> None:
+    rank, multiple = chosen_in(subject, program)
+    right = program.max_rank // multiple * multiple
+    if rank != right:
+        raise violation("rank-indivisible", f"rank {rank}, but should be {right}", program)

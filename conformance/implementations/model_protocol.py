@@ -94,6 +94,13 @@ class ModelManager(ABC):
     def failing_at(self, name: str) -> AbstractContextManager[None]:
         """Inside, loading an adapter's tensors into the module of that name raises `InjectedFault`."""
 
+    def rank_parts(self) -> Collection[int] | None:
+        """Into how many parts each module says it cuts the dummy's rank.
+
+        None: fully sharded, the layers whose outputs are sharded cut it into as many parts as there are ranks.
+        """
+        return None
+
     @abstractmethod
     def warmed_up(self, tokens: int, default: int) -> AbstractContextManager[int]:
         """Inside, a dummy adapter of the warm-up rank, which it yields, is active and serves all tokens."""

@@ -214,6 +214,10 @@ class VllmImplementation(Implementation):
             return f"vLLM's Triton ops take float16 and bfloat16, not {deployment.dtype}"
         if model.tower:
             return "towers of their own are for its multimodal models, which are not driven here"
+        try:
+            lora_config(deployment.max_loras, deployment.max_lora_rank, deployment.fully_sharded, deployment.dtype)
+        except ValueError:
+            return f"its LoRAConfig takes no max_lora_rank of {deployment.max_lora_rank}"
         for module in model.linears if deployment.fully_sharded else ():
             if module.layer.family is Family.ROW and module.layer.output_sizes[0] % model.tp_size:
                 return "fully sharded, the outputs of a row-parallel layer must be a multiple of the TP size"

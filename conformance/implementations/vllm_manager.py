@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -121,6 +121,10 @@ class VllmManager(ModelManager):
             yield
         finally:
             del layer.set_lora
+
+    def rank_parts(self) -> Collection[int] | None:
+        """Linear layers cut their slots' rank, whatever the adapter's is; only mixtures of experts declare that."""
+        return [layer.tp_size for layer in self.manager.modules.values() if getattr(layer, "fully_sharded", False)]
 
     @contextmanager
     def warmed_up(self, tokens: int, default: int) -> Iterator[int]:

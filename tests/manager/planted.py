@@ -212,4 +212,16 @@ def none_given_is_none_wanted(contains: Any) -> Any:
     return lambda self, module: self.names is not None and contains(self, module)
 
 
+@plant(LoRALinear, "rank_shards", origin="S0c, vllm #35077", clauses="RANK-1 RANK-2", anomalies="rank-indivisible")
+def layers_are_not_asked(rank_shards: Any) -> Any:
+    """The layers of a model are not asked into how many parts they cut the rank."""
+    return lambda self: 1
+
+
+@plant(LoRALinear, "rank_shards", origin="sharding is on or off", clauses="RANK-3", anomalies="rank-not-default")
+def every_rank_cuts(rank_shards: Any) -> Any:
+    """A layer is taken to cut the rank wherever there are several ranks, sharded adapters or not."""
+    return lambda self: self.plan.tp_size
+
+
 MUTANTS: tuple[Mutant, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Mutant))

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from benchmarks.power.hunting import ClauseTest, hunt, reference_subject
-from conformance import test_lifecycle, test_targets
+from conformance import test_lifecycle, test_targets, test_warmup_rank
 from conformance.subject import Subject
 from tests.manager.planted import MUTANTS
 from tests.mutants.planting import Mutant
 
 TESTS = [
     ClauseTest(test.clause, test.__name__, test.strategy, test.body)
-    for module in (test_lifecycle, test_targets)
+    for module in (test_lifecycle, test_targets, test_warmup_rank)
     for test in vars(module).values()
     if inspect.isfunction(test) and hasattr(test, "clause")
 ]
