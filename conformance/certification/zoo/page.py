@@ -1,4 +1,9 @@
-"""The zoo's results as Markdown, from certificates: ``python -m conformance.certification.zoo.page CERT... HEAD``."""
+"""The zoo's results as Markdown: a page with all classes, and a page for each that is not certified.
+
+    python -m conformance.certification.zoo.page CERT... docs/results/zoo-0.33.0
+
+The folder has ``head.md``, the page's beginning, and ``reproduced.txt``, what its ``reproduce.py`` printed.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +17,24 @@ from typing import Any
 _GREEN = ("pass", "not applicable")
 
 
-def page(documents: Sequence[Mapping[str, Any]], told: str) -> str:
-    """A table of classes by certificate, and a section for each class that the first one does not certify."""
+def page(documents: Sequence[Mapping[str, Any]], told: str, folder: str) -> str:
+    """What is ``told``, and a table of classes by certificate with links to the classes' own pages in ``folder``."""
     head = ["class", "family", *(f"wrapped by {_impl(document)}" for document in documents)]
     lines = [told.rstrip(), "", f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     subjects = [{one["class"]: one for one in document["subjects"]} for document in documents]
     for path, subject in subjects[0].items():
-        cells = [f"[`{_name(path)}`](#{_anchor(path)})", subject["family"] or "?"]
+        cells = [f"[`{_name(path)}`]({folder}/{_file(path)})", subject["family"] or "?"]
         cells += [_cell(each[path]) for each in subjects]
         lines.append(f"| {' | '.join(cells)} |")
-    for path in subjects[0]:
-        lines += _section(path, {_impl(one): each[path] for one, each in zip(documents, subjects, strict=True)})
     return "\n".join(lines) + "\n"
 
 
-def _section(path: str, by_impl: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    lines = ["", f"## {_name(path)}", "", f"`{path}`"]
-    for impl, subject in by_impl.items():
-        lines += ["", f"Wrapped by {impl}: **{subject['verdict']}**.", ""]
+def class_page(path: str, documents: Sequence[Mapping[str, Any]], reproduced: str) -> str:
+    """What each certificate says of the class at ``path``, and how to see it with nothing but vLLM."""
+    lines = [f"# {_name(path)}", "", f"`{path}`"]
+    for document in documents:
+        subject = next(one for one in document["subjects"] if one["class"] == path)
+        lines += ["", f"Wrapped by {_impl(document)}: **{subject['verdict']}**.", ""]
         if subject["unfit"]:
             lines.append(subject["unfit"])
         for anomaly, message, clauses, on_base in _kinds(subject):
@@ -37,7 +42,23 @@ def _section(path: str, by_impl: Mapping[str, Mapping[str, Any]]) -> list[str]:
             lines.append(f"- **{anomaly}** in {', '.join(clauses)}{whose}: `{_said(message)}`")
         for reason, clauses in _unexercised(subject):
             lines.append(f"- {', '.join(clauses)} {reason}")
-    return lines
+    return "\n".join([*lines, *_reproduction(path, reproduced)]) + "\n"
+
+
+def _reproduction(path: str, reproduced: str) -> list[str]:
+    """The command for this class, and what it printed; a class whose name another one has is told by its module."""
+    module, _, name = path.partition(":")
+    for line in reproduced.splitlines():
+        given = line.partition(" TP 1:")[0].strip()
+        where, _, cls = given.rpartition(" ")
+        if cls == name and (not where or where in module):
+            command = f'python reproduce.py "{given}"'
+            said = ["", "With nothing but vLLM, one adapter for each shard, sharding off:", "", f"    $ {command}"]
+            return [*said, f"    {' '.join(line.split())}", "", _SHARED]
+    return []
+
+
+_SHARED = "What the family's base class has too is reproduced in [the findings](../../findings/README.md)."
 
 
 def _said(message: str) -> str:
@@ -87,11 +108,21 @@ def _name(path: str) -> str:
     return f"{name} ({module.rpartition('.')[2]})"
 
 
-def _anchor(path: str) -> str:
-    return _name(path).lower().replace(" ", "-").replace("(", "").replace(")", "")
+def _file(path: str) -> str:
+    module, _, name = path.partition(":")
+    return f"{'-'.join((*module.split('.')[-2:], name))}.md"
+
+
+def main(files: Sequence[str], folder: Path) -> None:
+    """Writes the pages beside and into ``folder``."""
+    documents = [json.loads(Path(file).read_text(encoding="utf-8")) for file in files]
+    told, reproduced = ((folder / name).read_text(encoding="utf-8") for name in ("head.md", "reproduced.txt"))
+    folder.with_name(f"{folder.name}.md").write_text(page(documents, told, folder.name), encoding="utf-8")
+    for subject in documents[0]["subjects"]:
+        file = folder / _file(subject["class"])
+        file.write_text(class_page(subject["class"], documents, reproduced), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    *files, told = sys.argv[1:]
-    certificates = [json.loads(Path(file).read_text(encoding="utf-8")) for file in files]
-    print(page(certificates, Path(told).read_text(encoding="utf-8")), end="")
+    *certificates, target = sys.argv[1:]
+    main(certificates, Path(target))

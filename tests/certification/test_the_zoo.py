@@ -1,0 +1,36 @@
+"""The zoo's pages: a table of all classes, and a page for each that can be reproduced with nothing but vLLM."""
+
+from __future__ import annotations
+
+import re
+
+from conformance.certification.zoo import RECIPES
+from tests.certification.screens import ROOT
+
+FOLDER = ROOT / "docs" / "results" / "zoo-0.33.0"
+PAGE = FOLDER.with_name("zoo-0.33.0.md").read_text(encoding="utf-8")
+
+
+def linked() -> list[str]:
+    """The classes' own pages, as the table links to them."""
+    return re.findall(r"\]\(zoo-0\.33\.0/([\w-]+\.md)\)", PAGE)
+
+
+def test_every_class_of_the_table_has_a_page_and_every_page_a_class() -> None:
+    written = {path.name for path in FOLDER.glob("*.md")} - {"head.md"}
+    assert len(linked()) == 12
+    assert set(linked()) == written
+
+
+def test_every_class_has_a_verdict_from_both_and_a_reproduction() -> None:
+    for name in linked():
+        text = (FOLDER / name).read_text(encoding="utf-8")
+        assert "Wrapped by vllm 0.33.0: **" in text
+        assert "Wrapped by reference" in text
+        assert re.search(r'\$ python reproduce\.py "[^"]+"\n    \S.* TP 1: .* TP 2: ', text), name
+
+
+def test_no_class_is_without_a_verdict_for_lack_of_a_recipe() -> None:
+    texts = {name: (FOLDER / name).read_text(encoding="utf-8") for name in linked()}
+    assert not [name for name, text in texts.items() if "needs a recipe" in text]
+    assert all(any(f"`{path}`" in text for text in texts.values()) for path in RECIPES)
