@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torch import Tensor
 
@@ -66,8 +66,20 @@ def _broken(line: str) -> list[str]:
 
 def wrapper_classes(scene: Scene) -> list[str]:
     """The classes of the wrappers that the case is nested in."""
-    used = {_WRAPPER_NAMES[kind] for kind in scene.case.nesting} if scene.unwraps else set()
+    return wrapper_sources(set(scene.case.nesting)) if scene.unwraps else []
+
+
+def wrapper_sources(kinds: Collection[WrapperKind]) -> list[str]:
+    """The classes of wrappers of these kinds, and the one that they derive from."""
+    used = {_WRAPPER_NAMES[kind] for kind in kinds}
     return [text.strip("\n") for name, text in _WRAPPERS.items() if name in used or (used and name == "BareWrapper")]
+
+
+def nested_text(kinds: Sequence[WrapperKind], inner: str) -> str:
+    """``inner`` in wrappers of these kinds, outermost first."""
+    for kind in reversed(kinds):
+        inner = f"{_WRAPPER_NAMES[kind]}({inner})"
+    return inner
 
 
 def _told(case: Case) -> dict[str, object]:
@@ -123,10 +135,7 @@ def declared_once(lines: Sequence[str]) -> list[str]:
 
 def nested(scene: Scene) -> list[str]:
     """``outer``, the modules around ``lora``."""
-    outer = "lora"
-    for kind in reversed(scene.case.nesting):
-        outer = f"{_WRAPPER_NAMES[kind]}({outer})"
-    return [f"outer: Any = {outer}"]
+    return [f"outer: Any = {nested_text(scene.case.nesting, 'lora')}"]
 
 
 def default_dtype(scene: Scene) -> list[str]:

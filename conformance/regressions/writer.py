@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping
 
 from conformance.contract import CONTRACT
-from conformance.regressions import layer_files, model_files, questions, target_files
+from conformance.regressions import chain_files, layer_files, model_files, questions, target_files
 from conformance.regressions.dialects import CannotWrite, Dialect
 from conformance.regressions.entries import Entry, StoredFailure
 from conformance.regressions.lora_compat_dialect import LoraCompat
@@ -50,6 +50,8 @@ def _written(entry: Entry, failure: StoredFailure, dialect: Dialect, proof: str)
         return model_files.write(failure, case, dialect, told)
     if isinstance(case, TargetQuestion):
         return target_files.write(failure, case, dialect, told)
+    if isinstance(case, Case) and failure.clause == "UNWRAP-4":
+        return chain_files.write(failure, case, dialect, told)
     if not isinstance(case, Case) or failure.clause not in LAYER_CLAUSES:
         raise CannotWrite(f"{failure.clause} has no form as a single file yet; replay the case")
     scene = scene_of(failure.clause, failure.anomaly, case, failure.message)

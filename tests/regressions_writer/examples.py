@@ -59,6 +59,8 @@ CASES: tuple[tuple[str, str, Spec], ...] = (
     ("WRAP-5", "wrapped-twice", Case()),
     ("WRAP-7", "weight-stolen", Case(layer=LayerSpec(return_bias=False))),
     ("UNWRAP-2", "hidden-attribute", Case(nesting=(WrapperKind.FORWARDING, WrapperKind.NONE))),
+    ("UNWRAP-4", "unclear-refusal", Case()),
+    ("UNWRAP-4", "unclear-refusal", Case(nesting=(WrapperKind.NONE, WrapperKind.FORWARDING))),
     ("COMM-1", "collective-mismatch", Case(layer=LayerSpec(family=Family.ROW, input_size=2), tp_size=2)),
     ("COMM-2", "collective-mismatch", Case(layer=LayerSpec(family=Family.COLUMN, disable_tp=True), tp_size=2)),
     ("RANK-2", "rank-not-smallest", RankQuestion(shards=(2, 3), max_lora_rank=128)),

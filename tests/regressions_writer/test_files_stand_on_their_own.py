@@ -136,8 +136,10 @@ def test_the_docstring_says_what_a_stranger_asks(snapshot) -> None:
 
 
 def test_what_has_no_form_as_a_file_is_said_so() -> None:
-    with pytest.raises(CannotWrite, match="UNWRAP-4 has no form"):
-        text_of("UNWRAP-4", "unclear-refusal", Case(), LoraCompat())
+    with pytest.raises(CannotWrite, match="WRAP-8 has no form"):
+        text_of("WRAP-8", "weight-stolen", Case(), LoraCompat())
+    with pytest.raises(CannotWrite, match="does not end"):
+        text_of("UNWRAP-4", "endless-search", Case(seed=1), Vllm())
 
 
 def test_a_slot_that_keeps_its_adapter_through_a_reset_is_shown_with_the_reset() -> None:
