@@ -14,66 +14,20 @@ from torch import Tensor, nn
 from conformance.adapter_files import write_adapter
 from conformance.building import call
 from conformance.engines.ranks import RankFailed, RankGroup, RankHung, RankLost
-from conformance.implementations.model_protocol import InjectedFault, ModelDeployment, ModelManager
+from conformance.implementations.model_protocol import ModelDeployment, ModelManager
 from conformance.implementations.protocol import Implementation
 from conformance.oracle import flatten
+from conformance.records import LayerOutput, Problem, Record
 from conformance.shelf import Call, calls_of
 from conformance.subject import HarnessError, NotWrapped, Subject, SubjectRaised, SubjectRefused
-from conformance.trees import ProgramValues, build_tree, in_tower
+from conformance.tree_modules import build_tree
+from conformance.trees import ProgramValues, in_tower
 from conformance.values import rank_input, torch_dtype
 from conformance.verdicts import NotApplicable, Violation
 from lora_compat.model_adapters import Adapter
 from strategies.programs import Program
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class LayerOutput:
-    """What one layer returned under one of its names, flattened."""
-
-    index: int
-    name: str
-    tensors: tuple[Tensor, ...]
-
-
-# An error of these classes is a crash, whatever it says.
-_CRASHES = (AssertionError, AttributeError, IndexError, TypeError, UnboundLocalError, StopIteration)
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What was raised, as data that any engine can hand back."""
-
-    kind: str
-    message: str
-    crash: bool
-    injected: bool
-
-    @classmethod
-    def of(cls, error: Exception) -> Problem:
-        """Takes down ``error``."""
-        crash = isinstance(error, _CRASHES)
-        return cls(type(error).__name__, str(error), crash, isinstance(error, InjectedFault))
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.message.partition(chr(10))[0]}"
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What came of one call on one rank: its result or problem, who was there afterwards, and what a run returned.
-
-    ``tokens`` has, for a run, the adapter that should serve each token of each layer: the mapped one if it is active.
-    """
-
-    call: Call
-    result: bool | None
-    problem: Problem | None
-    before: tuple[frozenset[int], frozenset[int]]
-    after: tuple[frozenset[int], frozenset[int]]
-    outputs: tuple[LayerOutput, ...] = ()
-    tokens: tuple[tuple[int, ...], ...] = ()
 
 
 def deployment_for(program: Program, targets: tuple[str, ...] | None = None) -> ModelDeployment:

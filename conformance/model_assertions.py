@@ -9,8 +9,9 @@ from torch import Tensor
 
 from conformance.assertions import first_difference, raised, summed_over_ranks, sums_partials
 from conformance.engines.ranks import CollectiveMismatch
-from conformance.lifecycle import LayerOutput, ModelSession, Record, observe_model
+from conformance.lifecycle import ModelSession, observe_model
 from conformance.oracle import Expected
+from conformance.records import LayerOutput, Record
 from conformance.subject import Subject, SubjectRaised
 from conformance.trees import ProgramValues
 from conformance.verdicts import NotExercised, violation

@@ -9,7 +9,8 @@ from torch import Tensor
 from conformance.assertions import assert_same_bits, raised
 from conformance.checking import check
 from conformance.engines.ranks import CollectiveMismatch
-from conformance.lifecycle import ModelSession, Record, observe_model
+from conformance.life_machines import Breaking, Keeping, Living, Meeting
+from conformance.lifecycle import ModelSession, observe_model
 from conformance.model_assertions import (
     assert_explained,
     assert_outcome,
@@ -20,7 +21,7 @@ from conformance.model_assertions import (
     people,
     played,
 )
-from conformance.program_machines import Breaking, Keeping, Living, Meeting
+from conformance.records import Record
 from conformance.shelf import outcomes_of
 from conformance.subject import Subject, SubjectRaised
 from conformance.trees import ProgramValues

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from conformance.assertions import raised
 from conformance.checking import check
 from conformance.engines.ranks import CollectiveMismatch
-from conformance.lifecycle import ModelSession, Problem, observe_model
+from conformance.lifecycle import ModelSession, observe_model
 from conformance.model_assertions import assert_program_served
+from conformance.records import Problem
 from conformance.subject import Subject, SubjectRaised
-from conformance.trees import OTHER_WIDTH, ProgramValues
+from conformance.tree_modules import OTHER_WIDTH
+from conformance.trees import ProgramValues
 from conformance.verdicts import NotExercised, violation
 from strategies.choices import sampled
 from strategies.model_drawing import models
