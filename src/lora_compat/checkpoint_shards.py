@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
-from types import CodeType, FunctionType
 from typing import Any
 
 import torch
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 
 from lora_compat.errors import UnsupportedLayerError
 from lora_compat.quantization.protocol import stored_weight
+from lora_compat.source_names import names_in
 
 ShardId = tuple[int | str, ...]  # the loader's extra argument, if it takes one
 
@@ -56,7 +55,7 @@ class OwnLoader:
         cls: Any = type(layer)
         self._layer, self._columns = built, columns
         self._load = getattr(weight, "weight_loader", built.weight_loader)
-        self._names = _names_in(cls, base)
+        self._names = names_in(cls, base)
         self._taken: set[str] = set()
         # A scratch of the weight's class: vLLM's loaders call its methods.
         self._kind = getattr(type(weight), "_lora_kind", type(weight))
@@ -192,27 +191,6 @@ class OwnLoader:
             raise ShardingError(self._layer, f"its weight loader changes the rows of {_said(shard)}")
         numbers = (-first / factor).round().long()
         return dict(zip(held.tolist(), numbers.tolist(), strict=True))
-
-
-@lru_cache(maxsize=1024)
-def _names_in(cls: Any, base: Any) -> tuple[str, ...]:
-    """Names among the constants of the class's methods and attributes, and its ancestors' below ``base``."""
-    found: set[str] = set()
-    for ancestor in cls.__mro__[: cls.__mro__.index(base)]:
-        for value in vars(ancestor).values():
-            found.update(_strings(value.__code__ if isinstance(value, FunctionType) else value))
-    return tuple(sorted(name for name in found if name.isidentifier()))
-
-
-def _strings(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, CodeType):
-        for constant in value.co_consts:
-            yield from _strings(constant)
-    elif isinstance(value, (tuple, list, set, frozenset)):
-        for item in value:
-            yield from _strings(item)
 
 
 def _said(shard: ShardId) -> str:
