@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import json
 import resource
 import time
@@ -96,6 +97,8 @@ def main() -> None:
     torch.set_grad_enabled(False)
     subject = subject_of(arguments.impl, arguments.layers)
     measure(subject, 1, 50)
+    gc.collect()
+    gc.freeze()  # as the suite does
     rows = {size: measure(subject, size, arguments.cases) for size in arguments.tp}
     names = list(next(iter(rows.values())))
     print("| TP | " + " | ".join(names) + " |\n|" + "---|" * (len(names) + 1))

@@ -18,13 +18,13 @@ from strategies.cases import Case, LayerSpec, Quantization, SubclassSpec, Wrappe
 from strategies.source import CLASS_NAME, Library, constructor_arguments, render
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def class_of(layer: LayerSpec, subclass: SubclassSpec, library: Library) -> type[nn.Module]:
     """The rendered class, executed; its source shows in tracebacks."""
     return _executed(render(layer, subclass, library), library)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def _executed(source: str, library: Library) -> type[nn.Module]:
     file = f"<drawn {library.value} {abs(hash(source)):x}>"
     linecache.cache[file] = (len(source), None, source.splitlines(True), file)
