@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -15,13 +14,12 @@ from conformance.measuring import note
 from conformance.oracle import Expected, error_bound, flatten, signal
 from conformance.subject import RankSession, Subject, SubjectRaised
 from conformance.traits import common_trait
-from conformance.verdicts import NotExercised, violation
+from conformance.verdicts import NotExercised, Violation
 from lora_compat.families import Family
 from strategies.cases import Case, Regime
 from strategies.codec import Spec
 
 T = TypeVar("T")
-_KIND_LENGTH = 60
 
 
 def sums_partials(case: Case) -> bool:
@@ -74,10 +72,8 @@ def observed(subject: Subject, case: Case, program: Callable[[RankSession], T]) 
 def raised(error: Exception, case: Spec) -> AssertionError:
     """The violation of an implementation that raised, or whose ranks disagreed."""
     if isinstance(error, CollectiveMismatch):
-        return violation("collective-mismatch", str(error), case)
-    # Exceptions of one type that begin alike, numbers aside, are one mistake.
-    kind = re.sub(r"\d+", "", str(error))[:_KIND_LENGTH]
-    return violation("raised", str(error), case, kind=f"raised {kind}")
+        return Violation("collective-mismatch", str(error), case)
+    return Violation("raised", str(error), case)
 
 
 def assert_outputs(
@@ -115,7 +111,7 @@ def assert_outputs(
                 name = (
                     default if subject or default != UNEXPLAINED else common_trait(case, actual, expected) or default
                 )
-            raise violation(name, f"rank {rank}: {message}{after}", blamed or case)
+            raise Violation(name, f"rank {rank}: {message}{after}", blamed or case)
 
 
 def first_difference(case: Case, outputs: list[Tensor], right: Expected) -> str | None:
@@ -149,7 +145,7 @@ def assert_same_shapes(case: Case, actual: Sequence[Tensor], expected: Sequence[
     __tracebackhide__ = True
     seen, right = ([(tuple(one.shape), one.dtype) for one in each] for each in (actual, expected))
     if seen != right:
-        raise violation("base-forward-bypassed", f"returns {seen}, but should return {right}", case)
+        raise Violation("base-forward-bypassed", f"returns {seen}, but should return {right}", case)
 
 
 def assert_same_bits(
@@ -161,10 +157,10 @@ def assert_same_bits(
     """
     __tracebackhide__ = True
     if len(actual) != len(expected):
-        raise violation(anomaly, f"{what}: {len(actual)} tensors, but should be {len(expected)}", case)
+        raise Violation(anomaly, f"{what}: {len(actual)} tensors, but should be {len(expected)}", case)
     for index, (one, other) in enumerate(zip(actual, expected, strict=True)):
         if one.dtype != other.dtype or one.shape != other.shape:
-            raise violation(
+            raise Violation(
                 anomaly,
                 f"{what}: out{index} is {tuple(one.shape)} {one.dtype}, "
                 f"but should be {tuple(other.shape)} {other.dtype}",
@@ -173,7 +169,7 @@ def assert_same_bits(
         if not torch.equal(_bits(one), _bits(other)):
             where = (_bits(one) != _bits(other)).nonzero()[0].tolist()
             place = tuple(where)
-            raise violation(
+            raise Violation(
                 anomaly,
                 f"{what}: out{index}[{', '.join(map(str, where))}]={float(one[place]):g}, "
                 f"but should be {float(other[place]):g}, to the bit",

@@ -14,7 +14,7 @@ from conformance.oracle import Expected
 from conformance.records import LayerOutput, Record
 from conformance.subject import Subject, SubjectRaised
 from conformance.trees import ProgramValues
-from conformance.verdicts import NotExercised, violation
+from conformance.verdicts import NotExercised, Violation
 from strategies.cases import Case
 from strategies.programs import Misfit, Program
 
@@ -60,7 +60,7 @@ def assert_program_served(subject: Subject, program: Program) -> None:
                     "activate": record.call.number in registered and len(active) < program.max_loras}  # fmt: skip
             if record.problem is not None and free.get(record.call.method):
                 where = f"call {number + 1}, {record.call}, rank {rank}"
-                raise violation("refused-wrongly", f"{where} raised {record.problem}, with a place free", program)
+                raise Violation("refused-wrongly", f"{where} raised {record.problem}, with a place free", program)
     assert_tokens_served(subject, values, shown)
 
 
@@ -75,7 +75,7 @@ def assert_layer_served(
     for rank, (tensors, right) in enumerate(zip(actual, expected, strict=True)):
         message = first_difference(case, list(tensors), right)
         if message is not None:
-            raise violation(
+            raise Violation(
                 _mistake(subject, values, outputs, tokens),
                 f"{where}: rank {rank}: {name}: {message}; adapters {[t + 1 for t in tokens]} (0: none)",
                 values.program,
@@ -128,13 +128,13 @@ def assert_outcome(program: Program, where: str, record: Record, right: bool | N
     """The call returned, or refused, what it should."""
     __tracebackhide__ = True
     if right is not None and record.problem is not None:
-        raise violation("refused-wrongly", f"{where} raised {record.problem}, but should succeed", program)
+        raise Violation("refused-wrongly", f"{where} raised {record.problem}, but should succeed", program)
     if right is None and record.problem is None:
-        raise violation("not-refused", f"{where} succeeded, but should be refused", program)
+        raise Violation("not-refused", f"{where} succeeded, but should be refused", program)
     if right is None and record.problem is not None and record.problem.crash:
-        raise violation("unclear-refusal", f"{where} raised {record.problem}, which says nothing", program)
+        raise Violation("unclear-refusal", f"{where} raised {record.problem}, which says nothing", program)
     if right is not None and record.result != right and record.call.method != "pin":
-        raise violation("wrong-answer", f"{where} returned {record.result}, but should return {right}", program)
+        raise Violation("wrong-answer", f"{where} returned {record.result}, but should return {right}", program)
 
 
 def people(registered: frozenset[int], active: frozenset[int]) -> str:
@@ -162,6 +162,6 @@ def assert_explained(program: Program, values: ProgramValues, where: str, record
         part for name in values.adapter(record.call.number).modules for part in (name, name.rpartition(".")[2])
     } | {name for module in program.model.linears for name in module.names}
     if not any(module in said for module in modules):
-        raise violation("unclear-refusal", f"{where} does not name the module: {record.problem}", program)
+        raise Violation("unclear-refusal", f"{where} does not name the module: {record.problem}", program)
     if len(re.findall(r"\d+", said)) < 2:
-        raise violation("unclear-refusal", f"{where} does not say what was expected: {record.problem}", program)
+        raise Violation("unclear-refusal", f"{where} does not say what was expected: {record.problem}", program)

@@ -8,7 +8,7 @@ from conformance.assertions import observed
 from conformance.checking import check
 from conformance.engines.ranks import Collective
 from conformance.subject import RankSession, Subject
-from conformance.verdicts import NotExercised, violation
+from conformance.verdicts import NotExercised, Violation
 from lora_compat.families import Family
 from strategies.cases import Case
 from strategies.drawing import cases
@@ -46,7 +46,7 @@ def test_all_ranks_issue_the_same_collectives(subject: Subject, case: Case) -> N
     for rank, log in enumerate(logs):
         if [one.signature for one in log] != [one.signature for one in logs[0]]:
             message = f"rank 0 issued {[str(one) for one in logs[0]]}, rank {rank} {[str(one) for one in log]}"
-            raise violation("collective-mismatch", message, case)
+            raise Violation("collective-mismatch", message, case)
     if not logs[0]:
         raise NotExercised("no collective was issued")
 
@@ -55,4 +55,4 @@ def test_all_ranks_issue_the_same_collectives(subject: Subject, case: Case) -> N
 def test_a_layer_that_is_not_parallel_issues_none(subject: Subject, case: Case) -> None:
     for rank, log in enumerate(issued(subject, case)):
         if log:
-            raise violation("collective-mismatch", f"rank {rank} issued {log[0]}, but should issue none", case)
+            raise Violation("collective-mismatch", f"rank {rank} issued {log[0]}, but should issue none", case)

@@ -21,7 +21,7 @@ from conformance.presumption import complete
 from conformance.regressions.scenes import AFTER_A_RESET
 from conformance.subject import RankSession, Subject, SubjectRefused
 from conformance.values import poisoned
-from conformance.verdicts import violation
+from conformance.verdicts import Violation
 from lora_compat.families import Family
 from strategies.cases import Case, Dtype, Forward, Layout, Regime
 from strategies.drawing import cases
@@ -125,7 +125,7 @@ def test_the_result_depends_neither_on_tp_size_nor_on_sharding(subject: Subject,
         message = first_difference(variant, [whole], right)
         if message is not None:
             mode = f"TP {variant.tp_size}, fully_sharded={variant.fully_sharded}"
-            raise violation("tp-dependent", f"{mode}: {message}", variant)
+            raise Violation("tp-dependent", f"{mode}: {message}", variant)
 
 
 @check("MATH-7", cases(layouts=tuple(Layout), tokens=(0, 6)))
@@ -148,7 +148,7 @@ def test_any_layout_is_served_and_nothing_handed_in_is_written_to(subject: Subje
         if case.layout is Layout.TWO_D:
             raise
         outputs_of(subject, replace(case, layout=Layout.TWO_D))  # refused whatever the layout?
-        raise violation("layout-refused", f"served in 2-D, but not as {case.layout!r}: {refusal}", case) from refusal
+        raise Violation("layout-refused", f"served in 2-D, but not as {case.layout!r}: {refusal}", case) from refusal
     assert_outputs(case, seen, subject.expected(case), subject=subject)
 
 

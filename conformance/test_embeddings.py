@@ -13,7 +13,7 @@ from conformance.engines.ranks import CollectiveMismatch, RankFailed, RankGroup
 from conformance.implementations.vocabulary import VocabularyServer, VocabularyWeights
 from conformance.subject import Subject, cast_adapter
 from conformance.values import torch_dtype
-from conformance.verdicts import NotApplicable, NotExercised, violation
+from conformance.verdicts import NotApplicable, NotExercised, Violation
 from lora_compat.adapters import LayerAdapter, SubAdapter
 from strategies.vocabulary import VocabularyCase, VocabularyLayer, vocabulary_cases
 
@@ -110,12 +110,12 @@ def assert_equal(case: VocabularyCase, output: Tensor, right: Tensor, where: str
     """Equality, whatever the dimensions before the last."""
     __tracebackhide__ = True
     if output.numel() != right.numel():
-        raise violation("gather-inflated", f"{where}: {tuple(output.shape)}, but should be {tuple(right.shape)}", case)
+        raise Violation("gather-inflated", f"{where}: {tuple(output.shape)}, but should be {tuple(right.shape)}", case)
     wrong = (output.reshape(right.shape).double() != right.double()).nonzero()
     if len(wrong):
         place = tuple(wrong[0].tolist())
         got, should = float(output.reshape(right.shape)[place]), float(right[place])
-        raise violation(anomaly, f"{where}: out{list(place)}={got:g}, but should be {should:g}", case)
+        raise Violation(anomaly, f"{where}: out{list(place)}={got:g}, but should be {should:g}", case)
 
 
 @check("MATH-14", vocabulary_cases(VocabularyLayer.EMBEDDING))

@@ -14,7 +14,7 @@ from conformance.checking import check
 from conformance.engines.ranks import CollectiveMismatch, RankFailed, RankGroup
 from conformance.implementations.experts import ExpertsServer, ExpertWeights, Routed
 from conformance.subject import Subject
-from conformance.verdicts import NotApplicable, NotExercised, violation
+from conformance.verdicts import NotApplicable, NotExercised, Violation
 from lora_compat.adapters import SubAdapter
 from lora_compat.expert_adapters import ExpertAdapter, ExpertsAdapter
 from strategies.experts import ExpertsAdapterSpec, ExpertsCase, experts_cases
@@ -137,12 +137,12 @@ def assert_equal(case: ExpertsCase, output: Tensor, right: Tensor, where: str, a
     """The same numbers in the same places."""
     __tracebackhide__ = True
     if output.shape != right.shape:
-        raise violation("gather-inflated", f"{where}: {tuple(output.shape)}, but should be {tuple(right.shape)}", case)
+        raise Violation("gather-inflated", f"{where}: {tuple(output.shape)}, but should be {tuple(right.shape)}", case)
     wrong = (output.double() != right.double()).nonzero()
     if len(wrong):
         place = tuple(wrong[0].tolist())
         message = f"{where}: out{list(place)}={float(output[place]):g}, but should be {float(right[place]):g}"
-        raise violation(anomaly, message, case)
+        raise Violation(anomaly, message, case)
 
 
 @check("MATH-16", experts_cases())
@@ -178,7 +178,7 @@ def test_the_warm_up_rank_counts_experts_and_its_dummy_changes_nothing(subject: 
     for where, (rank, bare, output) in enumerate(observed(subject, case, program)):
         if rank % case.rank_shards:
             message = f"rank {rank}, but should be a multiple of {case.rank_shards}"
-            raise violation("rank-indivisible", message, case)
+            raise Violation("rank-indivisible", message, case)
         if rank != right:
-            raise violation("rank-not-smallest", f"rank {rank}, but should be {right}", case)
+            raise Violation("rank-not-smallest", f"rank {rank}, but should be {right}", case)
         assert_equal(case, output + 0.0, bare + 0.0, f"rank {where}, warmed up", "adapter-leak")

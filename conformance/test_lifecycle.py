@@ -25,7 +25,7 @@ from conformance.records import Record
 from conformance.shelf import outcomes_of
 from conformance.subject import Subject, SubjectRaised
 from conformance.trees import ProgramValues
-from conformance.verdicts import NotExercised, violation
+from conformance.verdicts import NotExercised, Violation
 from strategies.model_drawing import models
 from strategies.program_drawing import frames, programs
 from strategies.programs import Program, StepKind
@@ -49,7 +49,7 @@ def test_who_is_registered_and_active_follows_least_recent_use(subject: Subject,
             assert record.call == call
             assert_outcome(program, f"call {number + 1}, {call}, rank {rank}", record, outcome.result)
             if record.after != (outcome.registered, outcome.active):
-                raise violation(
+                raise Violation(
                     "wrong-eviction" if record.problem is None else "state-lost",
                     f"call {number + 1}, {call}: {people(*record.after)}, but should be "
                     f"{people(outcome.registered, outcome.active)}",
@@ -84,7 +84,7 @@ def assert_failures_change_nothing(subject: Subject, program: Program) -> None:
             failed = True
             if record.before != record.after:
                 message = f"raised {record.problem} and left {people(*record.after)}, but should leave "
-                raise violation("state-lost", f"{where} {message}{people(*record.before)}", program)
+                raise Violation("state-lost", f"{where} {message}{people(*record.before)}", program)
             if misfit_of(program, record) and not record.problem.injected and could_load(record):
                 assert_explained(program, values, where, record)
     with suppress(NotExercised):
@@ -98,9 +98,9 @@ def assert_nothing_passed(program: Program, where: str, record: Record) -> None:
     __tracebackhide__ = True
     number, misfit = record.call.number, misfit_of(program, record)
     if misfit and number in record.after[1]:
-        raise violation("not-refused", f"{where} activated an adapter that does not fit: {misfit}", program)
+        raise Violation("not-refused", f"{where} activated an adapter that does not fit: {misfit}", program)
     if record.call.method == "activate_failing" and number not in record.before[1]:
-        raise violation("fault-swallowed", f"{where} succeeded, though a load failed in it", program)
+        raise Violation("fault-swallowed", f"{where} succeeded, though a load failed in it", program)
 
 
 SERVE = (StepKind.USE,)
@@ -141,7 +141,7 @@ def test_in_a_model_the_warm_up_changes_nothing(subject: Subject, program: Progr
         raise raised(error, program) from error
     for bare, warmed, rank in shown:
         if not 0 < rank <= program.max_rank:
-            raise violation("rank-indivisible", f"rank {rank}, but at most {program.max_rank} fits", program)
+            raise Violation("rank-indivisible", f"rank {rank}, but at most {program.max_rank} fits", program)
         for index, (before, after) in enumerate(zip(bare, warmed, strict=True)):
             what = f"output {index} under a dummy adapter of rank {rank}"
             assert_same_bits(program, after, before, anomaly="adapter-leak", what=what)

@@ -16,7 +16,7 @@ from conformance.quantized import checkpoint_weight, probed_weight, quantization
 from conformance.subject import RankSession, Subject
 from conformance.test_wrapping import local_input, product_alone
 from conformance.values import values_of
-from conformance.verdicts import violation
+from conformance.verdicts import Violation
 from strategies.cases import Case, Forward, Quantization
 from strategies.classes import UNCHANGED
 from strategies.drawing import cases
@@ -46,7 +46,7 @@ def assert_faithful(subject: Subject, case: Case) -> None:
                 f"rank {rank}: weight[{row}, {column}]={float(probed[row, column]):g} in the kernel, "
                 f"but {float(dense[row, column]):g} in the checkpoint"
             )
-            raise violation("base-misquantized", message, case)
+            raise Violation("base-misquantized", message, case)
 
 
 @check("MATH-11", cases(forwards=DELEGATING, quantizations=WEIGHT_ONLY, without_adapter=False).map(several_words))
@@ -79,7 +79,7 @@ def test_a_sibling_that_dequantizes_the_weight_gets_the_adapter_or_is_reported(s
     if not served:
         return
     if len(served) < len(seen):
-        raise violation("weight-stolen", f"reported on {len(seen) - len(served)} of {len(seen)} ranks only", case)
+        raise Violation("weight-stolen", f"reported on {len(seen) - len(served)} of {len(seen)} ranks only", case)
     expected = subject.expected(alone, replace(values_of(case), biases=()))
     dropped = all(torch.equal(one.double(), right.base[0]) for (one,), right in zip(served, expected, strict=True))
     assert_outputs(alone, served, expected, default="weight-stolen" if dropped else "unexplained")

@@ -8,7 +8,7 @@ from torch import Tensor
 from conformance.checking import check
 from conformance.implementations.protocol import Deployment, Unavailable
 from conformance.subject import Subject, SubjectRefused
-from conformance.verdicts import NOT_HERE, NotApplicable, NotExercised, violation
+from conformance.verdicts import NOT_HERE, NotApplicable, NotExercised, Violation
 from lora_compat.adapters import LayerAdapter, SubAdapter
 from strategies.schemes import SchemeCase, scheme_cases
 
@@ -53,11 +53,11 @@ def test_adapters_are_added_to_what_a_scheme_of_its_own_gives(subject: Subject, 
         raise NotExercised("no delta stands out from rounding")
     without = ~with_adapter.expand_as(bare)
     if not torch.equal(output[without], bare[without]):
-        raise violation("adapter-leak", f"{case.scheme.value}: a token without an adapter is changed", case)
+        raise Violation("adapter-leak", f"{case.scheme.value}: a token without an adapter is changed", case)
     excess = (output.double() - bare.double() - delta).abs() - bound
     if bool((excess > 0).any()):
         row, column = divmod(int(excess.argmax()), case.rows)
         got, should = float(output[row, column]), float(bare.double()[row, column] + delta[row, column])
         anomaly = "delta-dropped" if torch.equal(output, bare) else "unexplained"
         message = f"{case.scheme.value}: out[{row}, {column}]={got:g}, but should be {should:g}"
-        raise violation(anomaly, message, case)
+        raise Violation(anomaly, message, case)

@@ -16,7 +16,7 @@ from conformance.records import Problem
 from conformance.subject import Subject, SubjectRaised
 from conformance.tree_modules import OTHER_WIDTH
 from conformance.trees import ProgramValues
-from conformance.verdicts import NotExercised, violation
+from conformance.verdicts import NotExercised, Violation
 from strategies.choices import sampled
 from strategies.model_drawing import models
 from strategies.models import ModuleKind, ModuleSpec
@@ -69,20 +69,20 @@ def assert_untouched(question: TargetQuestion, session: ModelSession, before: di
     __tracebackhide__ = True
     for name, module in before.items():
         if session.model.get_submodule(name) is not module:
-            raise violation("base-changed", f"{name} was not wrapped, but was replaced", question)
+            raise Violation("base-changed", f"{name} was not wrapped, but was replaced", question)
 
 
 def assert_exactly(question: TargetQuestion, found: list[frozenset[str]] | Problem, right: frozenset[str]) -> None:
     """The layers replaced are the right ones."""
     __tracebackhide__ = True
     if isinstance(found, Problem):
-        raise violation("refused-wrongly", f"raised {found}, but should wrap {sorted(right)}", question)
+        raise Violation("refused-wrongly", f"raised {found}, but should wrap {sorted(right)}", question)
     for rank, names in enumerate(found):
         missing, surplus = sorted(right - names), sorted(names - right)
         if missing:
-            raise violation("not-wrapped", f"rank {rank}: {', '.join(missing)} left unwrapped", question)
+            raise Violation("not-wrapped", f"rank {rank}: {', '.join(missing)} left unwrapped", question)
         if surplus:
-            raise violation(
+            raise Violation(
                 "wrapped-unasked", f"rank {rank}: {', '.join(surplus)} wrapped, but not targeted", question
             )
 
@@ -94,7 +94,7 @@ def test_a_module_is_wrapped_if_a_target_names_it_and_only_then(subject: Subject
     idle = [t for t in question.targets or () if not any(named(question, module, t) for module in linears)]
     if idle and isinstance(found, Problem):  # a target that names nothing may be refused
         if found.crash or not any(target in found.message for target in idle):
-            raise violation("refused-wrongly", f"raised {found}, which is not about {idle}", question)
+            raise Violation("refused-wrongly", f"raised {found}, which is not about {idle}", question)
         return
     right = {m.name for m in linears if any(named(question, m, target) for target in question.targets or ())}
     assert_exactly(question, found, frozenset(right))
@@ -118,14 +118,14 @@ def test_a_target_that_cannot_be_wrapped_is_an_error_that_names_it(subject: Subj
     culprits = [m for m in others if any(named(question, m, target) for target in question.targets or ())]
     if not isinstance(found, Problem):
         kinds = ", ".join(f"{m.name} ({m.kind.value})" for m in culprits)
-        raise violation(
+        raise Violation(
             "not-refused", f"targets name {kinds}, which cannot be wrapped, and nothing was said", question
         )
     said = found.message
     if found.crash or not any(m.name in said for m in culprits):
-        raise violation("unclear-refusal", f"{found} does not name {culprits[0].name}", question)
+        raise Violation("unclear-refusal", f"{found} does not name {culprits[0].name}", question)
     if not any(target in said for target in question.targets or ()):
-        raise violation("unclear-refusal", f"{found} does not name the targets", question)
+        raise Violation("unclear-refusal", f"{found} does not name the targets", question)
 
 
 @check(
@@ -144,11 +144,11 @@ def test_what_nobody_named_and_cannot_be_wrapped_is_left_as_it_is(subject: Subje
         session.wrap()
         after = [foreign_output(session, module) for module in others]
         if any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)):
-            raise violation("base-changed", "a module that is no layer gives another output", question)
+            raise Violation("base-changed", "a module that is no layer gives another output", question)
         warned = session.manager.left_alone()
         hollow = [m.name for m in question.model.modules if m.kind is ModuleKind.HOLLOW]
         if warned is not None and sorted(warned) != hollow:
-            raise violation("silent", f"warned of {sorted(warned)}, but should warn of {hollow} once", question)
+            raise Violation("silent", f"warned of {sorted(warned)}, but should warn of {hollow} once", question)
 
     try:
         observe_model(subject, values, program)
@@ -182,7 +182,7 @@ def test_a_module_with_two_names_has_one_wrapper(subject: Subject, program: Prog
         for module in filter(lambda module: module.alias, program.model.linears):
             one, other = map(session.model.get_submodule, (module.name, module.alias))
             if one is not other:
-                raise violation("wrapped-twice", f"{module.name} and {module.alias} are two modules now", program)
+                raise Violation("wrapped-twice", f"{module.name} and {module.alias} are two modules now", program)
 
     try:
         observe_model(subject, values, count)

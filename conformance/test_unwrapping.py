@@ -13,7 +13,7 @@ from conformance.building import BareWrapper, build_layer, load_weights, nest
 from conformance.checking import check
 from conformance.quantized import probed_weight
 from conformance.subject import RankSession, Subject
-from conformance.verdicts import violation
+from conformance.verdicts import Violation
 from strategies.cases import Case, Quantization, WrapperKind
 from strategies.drawing import cases
 from strategies.quantization import ANY
@@ -29,7 +29,7 @@ def found_in(subject: Subject, case: Case, search: Callable[[nn.Module], T], out
     try:
         return search(outermost)
     except subject.implementation.refusals as error:
-        raise violation("hidden-attribute", f"not found: {type(error).__name__}: {error}", case) from error
+        raise Violation("hidden-attribute", f"not found: {type(error).__name__}: {error}", case) from error
 
 
 def assert_finds_the_quant_method(subject: Subject, case: Case) -> None:
@@ -41,7 +41,7 @@ def assert_finds_the_quant_method(subject: Subject, case: Case) -> None:
         outermost = nest(rank.wrap().layer, case.nesting)
         found = found_in(subject, case, subject.implementation.quant_method_of, outermost)
         if found is not own:
-            raise violation("hidden-attribute", f"found {found!r}, but should be the base layer's {own!r}", case)
+            raise Violation("hidden-attribute", f"found {found!r}, but should be the base layer's {own!r}", case)
 
     observed(subject, case, program)
 
@@ -120,9 +120,9 @@ def test_a_chain_without_a_quant_method_or_that_loops_ends_in_a_clear_error(subj
         except (RecursionError, AttributeError, AssertionError) as error:
             kind = "loops" if loops else "has no quant method"
             message = f"a chain that {kind} ended in {type(error).__name__}, but should end in an error that says so"
-            raise violation("unclear-refusal", message, case) from error
+            raise Violation("unclear-refusal", message, case) from error
         except Endless as error:
-            raise violation("endless-search", f"a chain that loops was followed {MOST_READS} times", case) from error
-        raise violation("unclear-refusal", f"found {found!r} where there is none", case)
+            raise Violation("endless-search", f"a chain that loops was followed {MOST_READS} times", case) from error
+        raise Violation("unclear-refusal", f"found {found!r} where there is none", case)
 
     observed(subject, case, program)

@@ -16,7 +16,7 @@ from conformance.oracle import flatten
 from conformance.presumption import complete
 from conformance.subject import RankSession, Subject, SubjectRaised
 from conformance.trees import ProgramValues
-from conformance.verdicts import NotExercised, violation
+from conformance.verdicts import NotExercised, Violation
 from strategies.cases import Case
 from strategies.choices import sampled
 from strategies.drawing import cases
@@ -36,7 +36,7 @@ def chosen(subject: Subject, question: RankQuestion) -> int | Exception:
     except subject.implementation.refusals as error:
         return error
     except Exception as error:
-        raise violation("raised", f"{type(error).__name__}: {error}", question) from error
+        raise Violation("raised", f"{type(error).__name__}: {error}", question) from error
 
 
 def multiple_of(question: RankQuestion) -> int:
@@ -54,9 +54,9 @@ def test_the_rank_divides_evenly_over_every_module_that_cuts_it(subject: Subject
     if multiple > question.max_lora_rank:
         raise NotExercised("no multiple fits max_lora_rank (see RANK-4)")
     if isinstance(rank, Exception):
-        raise violation("rank-refused", f"refused though {multiple} fits: {rank}", question)
+        raise Violation("rank-refused", f"refused though {multiple} fits: {rank}", question)
     if rank % multiple or not 0 < rank <= question.max_lora_rank:
-        raise violation("rank-indivisible", f"rank {rank}, but should be a multiple of {multiple}", question)
+        raise Violation("rank-indivisible", f"rank {rank}, but should be a multiple of {multiple}", question)
 
 
 @check("RANK-2", CUTTING)
@@ -67,14 +67,14 @@ def test_it_is_the_smallest_multiple_from_the_default_up(subject: Subject, quest
         raise NotExercised("the smallest multiple above the default does not fit (see RANK-4)")
     rank = chosen(subject, question)
     if rank != right:
-        raise violation("rank-not-smallest", f"rank {rank}, but should be {right}", question)
+        raise Violation("rank-not-smallest", f"rank {rank}, but should be {right}", question)
 
 
 @check("RANK-3", rank_questions(parts=(1,), max_ranks=(8, 16, 64)))
 def test_it_is_the_default_where_nothing_cuts_the_rank(subject: Subject, question: RankQuestion) -> None:
     rank = chosen(subject, question)
     if rank != question.default:
-        raise violation("rank-not-default", f"rank {rank}, but should be {question.default}", question)
+        raise Violation("rank-not-default", f"rank {rank}, but should be {question.default}", question)
 
 
 def _without_room(question: RankQuestion) -> RankQuestion:
@@ -96,13 +96,13 @@ def test_where_nothing_from_the_default_up_fits_it_takes_less_or_says_why(
         if isinstance(rank, Exception) and _explains(rank, question):
             return  # the largest multiple below is a SHOULD; a clear error is enough
         if rank != right:
-            raise violation(
+            raise Violation(
                 "rank-indivisible", f"{rank!r}, but should be {right}, or an error that says why", question
             )
     elif not isinstance(rank, Exception):
-        raise violation("rank-indivisible", f"rank {rank}, though no multiple of {multiple} fits", question)
+        raise Violation("rank-indivisible", f"rank {rank}, though no multiple of {multiple} fits", question)
     elif not _explains(rank, question):
-        raise violation("unclear-refusal", f"the error does not name default, multiple and maximum: {rank}", question)
+        raise Violation("unclear-refusal", f"the error does not name default, multiple and maximum: {rank}", question)
 
 
 def _explains(error: Exception, question: RankQuestion) -> bool:
@@ -164,7 +164,7 @@ def chosen_in(subject: Subject, program: Program) -> tuple[int, int]:
     except (SubjectRaised, CollectiveMismatch) as error:
         raise raised(error, program) from error
     if len(set(shown)) > 1:
-        raise violation("order-dependent", f"the ranks warm up with {sorted(set(shown))}", program)
+        raise Violation("order-dependent", f"the ranks warm up with {sorted(set(shown))}", program)
     return shown[0]
 
 
@@ -172,7 +172,7 @@ def chosen_in(subject: Subject, program: Program) -> tuple[int, int]:
 def test_the_rank_of_a_model_divides_evenly_over_every_layer(subject: Subject, program: Program) -> None:
     rank, multiple = chosen_in(subject, program)
     if rank % multiple or not 0 < rank <= program.max_rank:
-        raise violation("rank-indivisible", f"rank {rank}, but should be a multiple of {multiple}", program)
+        raise Violation("rank-indivisible", f"rank {rank}, but should be a multiple of {multiple}", program)
 
 
 @check("RANK-2", MODELS.map(partial(warmed, cut=True)))
@@ -180,14 +180,14 @@ def test_the_rank_of_a_model_is_the_smallest_from_the_default_up(subject: Subjec
     rank, multiple = chosen_in(subject, program)
     right = -(-DEFAULT // multiple) * multiple
     if rank != right:
-        raise violation("rank-not-smallest", f"rank {rank}, but should be {right}", program)
+        raise Violation("rank-not-smallest", f"rank {rank}, but should be {right}", program)
 
 
 @check("RANK-3", MODELS.map(partial(warmed, cut=False)))
 def test_the_rank_of_a_model_that_cuts_none_is_the_default(subject: Subject, program: Program) -> None:
     rank, _ = chosen_in(subject, program)
     if rank != DEFAULT:
-        raise violation("rank-not-default", f"rank {rank}, but should be {DEFAULT}", program)
+        raise Violation("rank-not-default", f"rank {rank}, but should be {DEFAULT}", program)
 
 
 @check("RANK-4", MODELS.map(cramped))
@@ -195,4 +195,4 @@ def test_the_rank_of_a_model_with_little_room_is_the_largest_that_fits(subject: 
     rank, multiple = chosen_in(subject, program)
     right = program.max_rank // multiple * multiple
     if rank != right:
-        raise violation("rank-indivisible", f"rank {rank}, but should be {right}", program)
+        raise Violation("rank-indivisible", f"rank {rank}, but should be {right}", program)

@@ -14,7 +14,7 @@ from conformance.oracle import flatten
 from conformance.presumption import complete
 from conformance.subject import NotWrapped, RankSession, Subject, SubjectRefused, deployment_of
 from conformance.values import values_of
-from conformance.verdicts import violation
+from conformance.verdicts import Violation
 from lora_compat.families import Family
 from strategies.cases import Case, Forward
 from strategies.classes import OVERRIDDEN, UNCHANGED
@@ -47,7 +47,7 @@ def assert_wrapped(subject: Subject, case: Case) -> None:
     try:
         observed(subject, case, lambda rank: rank.build().wrap() and None)
     except NotWrapped as error:
-        raise violation("not-wrapped", str(error), case) from error
+        raise Violation("not-wrapped", str(error), case) from error
 
 
 @check("WRAP-1", cases(forwards=UNCHANGED, tokens=(1, 1), adapters=(1, 1)))
@@ -55,7 +55,7 @@ def test_a_subclass_that_keeps_its_forward_is_wrapped(subject: Subject, case: Ca
     try:
         assert_wrapped(subject, case)
     except SubjectRefused as error:
-        raise violation("not-wrapped", f"refused: {error}", case) from error
+        raise Violation("not-wrapped", f"refused: {error}", case) from error
 
 
 @check("WRAP-2", cases(forwards=OVERRIDDEN, tokens=(1, 1), adapters=(1, 1)))
@@ -70,7 +70,7 @@ def test_exactly_one_lora_class_claims_a_layer(subject: Subject, case: Case) -> 
 
     for claimants in observed(subject, case, program):
         if len(claimants) > 1:
-            raise violation("order-dependent", f"claimed by {', '.join(claimants)}, but should be by one", case)
+            raise Violation("order-dependent", f"claimed by {', '.join(claimants)}, but should be by one", case)
         if not claimants:
             raise NotWrapped("no class claims it (see WRAP-1)")
 
@@ -85,12 +85,12 @@ def test_a_wrapped_layer_without_active_adapters_is_transparent(subject: Subject
         rank.wrap().load()
         result = rank.run(slots=NO_TOKENS_ADAPTED * len(case.tokens))
         if shape_of(result) != shape_of(bare):
-            raise violation("base-changed", f"returns {shape_of(result)}, but should return {shape_of(bare)}", case)
+            raise Violation("base-changed", f"returns {shape_of(result)}, but should return {shape_of(bare)}", case)
         assert_same_bits(case, flatten(result), before, anomaly="base-changed", what="wrapped, no adapter active")
         assert_reachable(case, rank.layer, known)
         after = {name: tensor.data_ptr() for name, tensor in rank.base.named_parameters()}
         if after != storages:
-            raise violation("base-changed", "wrapping moved the base layer's parameters to other storages", case)
+            raise Violation("base-changed", "wrapping moved the base layer's parameters to other storages", case)
 
     observed(subject, case, program)
 
@@ -109,12 +109,12 @@ def assert_reachable(case: Case, layer: nn.Module, known: dict[str, object]) -> 
         try:
             found = getattr(layer, name)
         except AttributeError as error:
-            raise violation("hidden-attribute", f"layer.{name} is not reachable: {error}", case) from error
+            raise Violation("hidden-attribute", f"layer.{name} is not reachable: {error}", case) from error
         same = found is value or (not isinstance(value, Tensor) and found == value)
         if isinstance(value, Tensor) and isinstance(found, Tensor):
             same = found.data_ptr() == value.data_ptr() and found.shape == value.shape
         if not same:
-            raise violation("hidden-attribute", f"layer.{name}={found!r}, but should be {value!r}", case)
+            raise Violation("hidden-attribute", f"layer.{name}={found!r}, but should be {value!r}", case)
 
 
 @check("WRAP-5", cases(adapters=(1, 1), without_adapter=False).map(complete))
@@ -155,12 +155,12 @@ def test_a_module_that_is_no_linear_layer_is_left_alone_or_refused(subject: Subj
             wrapped = subject.implementation.wrap(module, deployment_of(case))
         except subject.implementation.refusals as error:
             if kind not in str(error):
-                raise violation("unclear-refusal", f"refused {kind} without naming it: {error}", case) from error
+                raise Violation("unclear-refusal", f"refused {kind} without naming it: {error}", case) from error
         else:
             if wrapped is not None and wrapped is not module:
-                raise violation("not-refused", f"{kind} was wrapped as {type(wrapped).__name__}", case)
+                raise Violation("not-refused", f"{kind} was wrapped as {type(wrapped).__name__}", case)
         if [name for name, _ in module.state_dict().items()] != [name for name, _ in before]:
-            raise violation("base-changed", f"{kind} was changed by a refused wrap", case)
+            raise Violation("base-changed", f"{kind} was changed by a refused wrap", case)
 
     observed(subject, case, program)
 

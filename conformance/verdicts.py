@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import enum
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 from conformance.measuring import Evidence
@@ -33,19 +31,8 @@ class Violation(AssertionError):
         super().__init__(f"[{anomaly}] {message}\n{case!r}")
         self.anomaly, self.message, self.case = anomaly, message, case
 
-    def __reduce__(self) -> tuple[Callable[..., Violation], tuple[str, str, Spec]]:
-        return violation, (self.anomaly, self.message, self.case)
-
-
-@cache
-def _violation_class(kind: str) -> type[Violation]:
-    # A class of its own, so that Hypothesis shrinks different mistakes apart from each other.
-    return type("Violation_" + re.sub(r"\W+", "_", kind), (Violation,), {})
-
-
-def violation(anomaly: str, message: str, case: Spec, *, kind: str = "") -> Violation:
-    """The `Violation` to raise; ``kind`` tells mistakes of one anomaly apart, as the exceptions of ``raised`` are."""
-    return _violation_class(kind or anomaly)(anomaly, message, case)
+    def __reduce__(self) -> tuple[type[Violation], tuple[str, str, Spec]]:
+        return Violation, (self.anomaly, self.message, self.case)
 
 
 class NotExercised(Exception):
