@@ -9,8 +9,8 @@ from torch import nn
 
 from conformance.certification.recipes import Recipe
 from conformance.certification.subjects import Found
+from lora_compat.bound_loaders import LOADERS
 from lora_compat.families import Family
-from lora_compat.sharding import LOADERS
 from strategies.cases import AdapterSpec, Case, Constructor, Forward, Heads, LayerSpec, Loader, SubclassSpec
 
 

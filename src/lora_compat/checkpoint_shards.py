@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lora_compat.bound_loaders import Loader
 from lora_compat.errors import UnsupportedLayerError
 from lora_compat.quantization.protocol import stored_weight
 from lora_compat.source_names import names_in
@@ -46,15 +47,15 @@ class CheckpointShard:
 
 
 class OwnLoader:
-    """The weight loader of a layer whose class has one of its own; it never writes to the layer's weight."""
+    """The weight loader of a layer that has one of its own; it never writes to the layer's weight."""
 
-    def __init__(self, layer: nn.Module, base: type, columns: int | None = None) -> None:
-        """``base`` is the family's; ``columns`` is given where each rank holds so many columns and all rows."""
+    def __init__(self, layer: nn.Module, base: type, load: Loader, columns: int | None = None) -> None:
+        """``load`` fills the weight; ``columns`` is given where each rank holds so many columns and all rows."""
         weight: Any = stored_weight(layer)
         built: Any = layer
         cls: Any = type(layer)
         self._layer, self._columns = built, columns
-        self._load = getattr(weight, "weight_loader", built.weight_loader)
+        self._load = load
         self._names = names_in(cls, base)
         self._taken: set[str] = set()
         # A scratch of the weight's class: vLLM's loaders call its methods.

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lora_compat.bound_loaders import Loader, own_loader
 from lora_compat.checkpoint_shards import OwnLoader, ShardingError
 from lora_compat.families import Family, registry
 
-# What a class may override to load its weight in its own way; vLLM's layers have both.
-LOADERS = ("weight_loader", "weight_loader_v2")
 _OF_QKV: tuple[tuple[int | str, ...], ...] = (("q",), ("k",), ("v",))
 
 
@@ -35,7 +34,7 @@ class ShardPlan:
 
     ``slices`` partitions the local output rows in order. With ``fully_sharded`` the adapters are cut once more:
     layers that shard their output cut the rank dimension of A and gather what it yields; layers that shard their
-    input cut the output rows of B. A class with a weight loader of its own has its B (and, row-parallel, its A) cut
+    input cut the output rows of B. A layer with a weight loader of its own has its B (and, row-parallel, its A) cut
     by that `loader`, which is also asked how many checkpoint rows each slice has.
     """
 
@@ -53,6 +52,7 @@ class ShardPlan:
 
         Raises:
             UnsupportedLayerError: the layer belongs to no family.
+            LoaderError: which weight loader fills its weight cannot be told.
             ShardingError: which rows of its adapters a rank needs cannot be told.
         """
         base, family, _ = registry.require(layer)
@@ -65,8 +65,9 @@ class ShardPlan:
         if family is Family.ROW:
             columns = part_of(len(columns), rank, size)
         plan = cls(family, rank, size, fully_sharded and size > 1, columns, _slices(layer, family, rank))
-        if any(getattr(type(layer), name, None) is not getattr(base, name, None) for name in LOADERS):
-            return _as_loaded(plan, layer, base)
+        load = own_loader(layer, base)
+        if load is not None:
+            return _as_loaded(plan, layer, base, load)
         declared = sum(map(int, built.output_partition_sizes))
         if sum(plan.slice_sizes) != declared:
             raise ShardingError(
@@ -163,16 +164,16 @@ def shard_id(family: Family, index: int) -> tuple[int | str, ...]:
     return _OF_QKV[index] if family is Family.QKV else ()
 
 
-def _as_loaded(plan: ShardPlan, layer: nn.Module, base: type[nn.Module]) -> ShardPlan:
-    """The plan of a class with a weight loader of its own: the slices that the loader fills, cut by it.
+def _as_loaded(plan: ShardPlan, layer: nn.Module, base: type[nn.Module], load: Loader) -> ShardPlan:
+    """The plan of a layer with a weight loader of its own: the slices that ``load`` fills, cut by it.
 
     Raises:
         ShardingError: what the loader does cannot be followed.
     """
     if plan.family is Family.ROW:
-        rows = OwnLoader(layer, base, len(plan.columns))
+        rows = OwnLoader(layer, base, load, len(plan.columns))
         return replace(plan, loader=lambda tensor, index: rows.written(tensor, ()))
-    own = OwnLoader(layer, base)
+    own = OwnLoader(layer, base, load)
     declared = {shard_id(plan.family, index): part.rows for index, part in enumerate(plan.slices)}
     usual = [*declared, *(one for one in _OF_QKV if plan.family is Family.QKV and one not in declared)]
     # A class of another family that packs several outputs all the same has names for them.

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import pytest
 import torch
 from syrupy.assertion import SnapshotAssertion
 
+from conformance.implementations.vllm_layers import VllmLayers
 from lora_compat import LoRAConfig, ShardPlan, tensor_parallel, wrap_layer
+from lora_compat.bound_loaders import LoaderError
 from lora_compat.checkpoint_shards import ShardingError
 from lora_compat.parallel import SingleGroup
+from strategies.cases import Quantization
 from tests.certification.screens import SUBJECTS, lora_compat
 from tests.certification.subjects import own_loaders as own
 
@@ -88,6 +92,55 @@ def test_a_class_that_packs_more_than_its_familys_loader_fills_is_refused(snapsh
     with pytest.raises(ShardingError) as raised:
         ShardPlan.of(built(Packing, 0, 2, 2, 4, 2))
     assert str(raised.value) == snapshot
+
+
+def test_a_loader_that_the_weight_does_not_carry_is_refused_whatever_the_ranks(snapshot: SnapshotAssertion) -> None:
+    for rank, size in RANKS:
+        layer = built(own.CarryingItsFamilysLoaderLinear, rank, size, 16)
+        with pytest.raises(LoaderError) as raised:
+            ShardPlan.of(layer)
+        layer.weight.weight_loader = layer.weight_loader
+        assert [part.size for part in ShardPlan.of(layer).slices] == [8, 4, 4]
+    assert str(raised.value) == snapshot
+
+
+@pytest.mark.parametrize(("rank", "size"), RANKS)
+def test_a_loader_that_only_the_weight_knows_of_gets_its_rows(rank: int, size: int) -> None:
+    tensor = torch.randn(8, COLUMNS)
+    layer = built(own.CarryingAnotherLoaderLinear, rank, size, 8)
+    layer.weight.weight_loader(layer.weight, tensor)
+    assert torch.equal(ShardPlan.of(layer).shard_b(tensor, 0), layer.weight.data)
+
+
+@pytest.mark.parametrize(("rank", "size"), RANKS)
+def test_nor_is_a_row_layers_input_cut_by_its_family_then(rank: int, size: int) -> None:
+    with tensor_parallel(Rank(rank, size)):
+        layer = own.CarryingAnotherRowLoaderLinear(8, COLUMNS)
+    tensor = torch.randn(COLUMNS, 8)
+    layer.weight.weight_loader(layer.weight, tensor)
+    assert torch.equal(ShardPlan.of(layer).shard_a(tensor, 4), layer.weight.data)
+
+
+def test_a_loader_that_is_wrapped_is_the_one_inside() -> None:
+    layer = built(own.ColumnParallelLinear, 1, 2, 8)
+    inside = layer.weight.weight_loader
+    layer.weight.weight_loader = functools.wraps(inside)(lambda *given: inside(*given))
+    assert ShardPlan.of(layer).loader is None
+
+
+@pytest.mark.vllm
+def test_a_class_on_vllms_layers_that_overrides_one_loader_is_refused_until_it_is_bound() -> None:
+    library = VllmLayers()
+    library.prepare()
+    from vllm.model_executor.layers.linear import ColumnParallelLinear
+
+    cls = type("Own", (ColumnParallelLinear,), {"weight_loader": own.NamedPartsLinear.weight_loader})
+    cls.__module__ = "vllm.models.drawn"  # so that it keeps what its constructor binds, as vLLM's own do
+    layer = library.build(cls, {"input_size": COLUMNS, "output_size": 16, "bias": False}, Quantization.NONE)
+    with pytest.raises(LoaderError, match=r"ColumnParallelLinear\.weight_loader_v2"):
+        ShardPlan.of(layer)
+    layer.weight.weight_loader = layer.weight_loader
+    assert [part.size for part in ShardPlan.of(layer).slices] == [8, 4, 4]
 
 
 def test_their_classes_are_certified() -> None:

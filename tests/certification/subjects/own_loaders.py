@@ -6,6 +6,7 @@ from lora_compat import (
     MergedColumnParallelLinear,
     OutputSlice,
     QKVParallelLinear,
+    RowParallelLinear,
     ShardPlan,
 )
 from lora_compat.parallel import current_group, tensor_parallel_size
@@ -138,3 +139,35 @@ class HalfLoadedLinear(MergedColumnParallelLinear):
         if shard_id == 1:
             raise ValueError("comes with another file")
         super().weight_loader(param, loaded_weight, shard_id)
+
+
+class CarryingItsFamilysLoaderLinear(NamedPartsLinear):
+    """Has a loader of its own and carries its family's, as a class on vLLM's layers that overrides one of the two."""
+
+    def __init__(self, input_size, output_size, bias=False):
+        super().__init__(input_size, output_size, bias)
+        self.weight.weight_loader = super(NamedPartsLinear, self).weight_loader
+
+
+class CarryingAnotherLoaderLinear(ColumnParallelLinear):
+    """Binds a loader to its weight that is none of those its family has a name for: the ranks' rows in reverse."""
+
+    def __init__(self, input_size, output_size, bias=False):
+        super().__init__(input_size, output_size, bias)
+        self.weight.weight_loader = self._from_the_end
+
+    def _from_the_end(self, param, loaded_weight):
+        rows = param.data.shape[0]
+        param.data.copy_(loaded_weight.narrow(0, (self.tp_size - 1 - self.tp_rank) * rows, rows))
+
+
+class CarryingAnotherRowLoaderLinear(RowParallelLinear):
+    """The same for columns."""
+
+    def __init__(self, input_size, output_size, bias=False):
+        super().__init__(input_size, output_size, bias)
+        self.weight.weight_loader = self._from_the_end
+
+    def _from_the_end(self, param, loaded_weight):
+        columns = param.data.shape[1]
+        param.data.copy_(loaded_weight.narrow(1, (self.tp_size - 1 - self.tp_rank) * columns, columns))
