@@ -136,7 +136,8 @@ def test_a_class_on_vllms_layers_that_overrides_one_loader_is_refused_until_it_i
 
     cls = type("Own", (ColumnParallelLinear,), {"weight_loader": own.NamedPartsLinear.weight_loader})
     cls.__module__ = "vllm.models.drawn"  # so that it keeps what its constructor binds, as vLLM's own do
-    layer = library.build(cls, {"input_size": COLUMNS, "output_size": 16, "bias": False}, Quantization.NONE)
+    with library.ranked(Rank(1, 2)):
+        layer = library.build(cls, {"input_size": COLUMNS, "output_size": 16, "bias": False}, Quantization.NONE)
     with pytest.raises(LoaderError, match=r"ColumnParallelLinear\.weight_loader_v2"):
         ShardPlan.of(layer)
     layer.weight.weight_loader = layer.weight_loader
