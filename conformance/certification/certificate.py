@@ -140,6 +140,13 @@ def _verify_subject(file: Path, subject: Mapping[str, Any]) -> None:
         for clause, entry in CONTRACT.items()
         if entry.level is Level.MUST and clauses[clause]["verdict"] not in _GREEN
     ]
+    red += [
+        f"{entry['id']} (refused in {entry['counts'][Verdict.REFUSED.value]} cases)"
+        for entry in clauses.values()
+        if entry["level"] == Level.MUST.value
+        and entry["verdict"] in _GREEN
+        and entry["counts"].get(Verdict.REFUSED.value)
+    ]
     if red or subject["verdict"] != Conclusion.CERTIFIED.value:
         raise CertificateError(f"{file}: {path} is {subject['verdict']}: {', '.join(red) or 'see its verdict'}")
     try:

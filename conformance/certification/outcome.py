@@ -44,7 +44,13 @@ class Conclusion(enum.Enum):
 
     CERTIFIED = "certified"
     KNOWN_FAILURES = "known failures only"
+    IN_PART = "certified in part"
     NOT_CERTIFIED = "not certified"
+
+    @property
+    def ends_well(self) -> bool:
+        """Whether a run that comes to this ends with exit code 0."""
+        return self in (Conclusion.CERTIFIED, Conclusion.KNOWN_FAILURES)
 
 
 @dataclass(slots=True)
@@ -61,12 +67,13 @@ class Outcome:
 
     @property
     def conclusion(self) -> Conclusion:
-        """Certified only if every MUST is a pass, or not applicable for a stated reason."""
-        red = self.red
-        if not red and self.unfit is None:
-            return Conclusion.CERTIFIED
-        only_known = self.unfit is None and all(self._known(clause) for clause in red)
-        return Conclusion.KNOWN_FAILURES if only_known else Conclusion.NOT_CERTIFIED
+        """Certified only if every MUST is a pass, or not applicable for a stated reason, and no case was refused."""
+        red, refused = self.red, self.refused_in_part
+        if self.unfit is not None or not all(self._known(clause) for clause in red):
+            return Conclusion.NOT_CERTIFIED
+        if refused:
+            return Conclusion.NOT_CERTIFIED if red else Conclusion.IN_PART
+        return Conclusion.KNOWN_FAILURES if red else Conclusion.CERTIFIED
 
     @property
     def on_vllms_layers(self) -> bool:
@@ -81,6 +88,17 @@ class Outcome:
             clause
             for clause, result in self.results.items()
             if CONTRACT[clause].level is Level.MUST and result.verdict not in green
+        ]
+
+    @property
+    def refused_in_part(self) -> list[str]:
+        """The MUST clauses that pass in the cases that were served, while others were refused."""
+        return [
+            clause
+            for clause, result in self.results.items()
+            if CONTRACT[clause].level is Level.MUST
+            and result.verdict is Verdict.PASS
+            and result.counts[Verdict.REFUSED.value]
         ]
 
     @property

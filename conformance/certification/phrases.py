@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from conformance.certification.outcome import Outcome
 from conformance.contract import CONTRACT
 from conformance.measuring import Evidence
-from conformance.verdicts import Failure
+from conformance.verdicts import Failure, Verdict
 
 
 def described(outcome: Outcome) -> str:
@@ -27,7 +27,7 @@ def verdict(outcome: Outcome) -> str:
     """The conclusion, what stands in its way, and whether the class is to blame."""
     red, own = outcome.red, outcome.own_red
     if not red:
-        return outcome.conclusion.value
+        return ": refused ".join(filter(None, [outcome.conclusion.value, shares(outcome)]))
     said = f"{outcome.conclusion.value}: {', '.join(red)}"
     if not own:
         return f"{said}. None of them is the class's doing: its family's base class fails them too."
@@ -36,6 +36,17 @@ def verdict(outcome: Outcome) -> str:
     if outcome.failures and all(failure.on_base is False for failure in outcome.failures):
         return f"{said}. Its family's base class keeps them."
     return said
+
+
+def shares(outcome: Outcome) -> str:
+    """How many cases of each clause were refused that passes in the others; empty where none was."""
+    return ", ".join(f"{clause} {share(outcome.results[clause].counts)}" for clause in outcome.refused_in_part)
+
+
+def share(counts: Mapping[str, int]) -> str:
+    """The refused ones of the cases that were served or refused."""
+    refused = counts[Verdict.REFUSED.value]
+    return f"{refused} of {refused + counts[Verdict.PASS.value]}"
 
 
 def kinds(failures: Sequence[Failure]) -> list[list[Failure]]:

@@ -11,7 +11,7 @@ from conformance.certification.baseline import Baseline, BaselineError
 from conformance.certification.candidates import Certification
 from conformance.certification.environment import versions
 from conformance.certification.files import write_files
-from conformance.certification.outcome import Conclusion, Outcome, concerns_a_class, judges_a_layer
+from conformance.certification.outcome import Outcome, concerns_a_class, judges_a_layer
 from conformance.reporting import ConformanceReport
 
 FIT = "certify_fit"
@@ -80,8 +80,7 @@ class CertificationReport(ConformanceReport):
             return 2
         if self.options.part is not None:  # what one part did not exercise another one may
             return int(any(outcome.unfit or outcome.failures for outcome in self._outcomes))
-        overall = certificate.overall(self._outcomes)
-        return int(overall is Conclusion.NOT_CERTIFIED or bool(self._complaints))
+        return int(not certificate.overall(self._outcomes).ends_well or bool(self._complaints))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if not self._outcomes:

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from conformance.certification.outcome import Conclusion, Outcome, concerns_a_class
-from conformance.certification.phrases import ANY_RANK, described, kinds, order, power, short, verdict
+from conformance.certification.phrases import ANY_RANK, described, kinds, order, power, shares, short, verdict
 from conformance.contract import CONTRACT
 from conformance.options import Options
 from conformance.subject import Subject
@@ -77,6 +77,7 @@ def reasons(outcome: Outcome, *, shared: bool = True) -> list[str]:
     for clause, result in outcome.results.items():
         lines += _wrapped("\n".join(f"{clause} error: {error}" for error in result.errors[:1]), "", "    ")
     lines += _unexercised(outcome)
+    lines += _refused(outcome)
     lines += _wrapped(power(outcome.evidence), "", "    ")
     return [*lines, *_wrapped(f"{outcome.path}: {verdict(outcome)}", "", "    ")]
 
@@ -91,6 +92,18 @@ def _unexercised(outcome: Outcome) -> list[str]:
             reason = ANY_RANK.sub("a rank", reason).replace(f"what {clause} is", "what it is")
             clauses.setdefault(reason, []).append(clause)
     return [line for reason, ids in clauses.items() for line in _wrapped(f"{', '.join(ids)} {reason}", "", "    ")]
+
+
+def _refused(outcome: Outcome) -> list[str]:
+    """MUST clauses that pass in part, by the reason that most of their refused cases have."""
+    clauses: dict[str, list[str]] = {}
+    for clause in outcome.refused_in_part:
+        reasons = outcome.results[clause].reasons.most_common()
+        reason = next(reason for reason, _ in reasons if reason.startswith(Verdict.REFUSED.value))
+        clauses.setdefault(ANY_RANK.sub("a rank", reason), []).append(clause)
+    return [
+        line for reason, ids in clauses.items() for line in _wrapped(f"{', '.join(ids)} in part {reason}", "", "    ")
+    ]
 
 
 def _failures(failures: list[Failure], outcome: Outcome) -> list[str]:
@@ -126,12 +139,17 @@ def overview(outcomes: Sequence[Outcome]) -> list[str]:
         passed, failed = verdicts.count(Verdict.PASS), verdicts.count(Verdict.FAIL)
         shared = [clause for clause in outcome.red if clause not in outcome.own_red]
         red = ", ".join(outcome.own_red) + (f" ({', '.join(shared)})" if shared else "")
+        if outcome.conclusion is Conclusion.IN_PART:
+            red = f"refused {shares(outcome)}"
         lines.append(
             f"{short(outcome.path):<{width}}  {outcome.conclusion.value:<20}{passed:>5}{failed:>5}"
             f"{len(verdicts) - passed - failed:>5}  {outcome.unfit.title if outcome.unfit else red.strip()}"
         )
-    certified = sum(outcome.conclusion is Conclusion.CERTIFIED for outcome in outcomes)
-    return [*lines, f"{certified} of {len(outcomes)} classes certified"]
+    certified, in_part = (
+        sum(outcome.conclusion is one for outcome in outcomes) for one in (Conclusion.CERTIFIED, Conclusion.IN_PART)
+    )
+    said = f"{certified} of {len(outcomes)} classes certified" + (f", {in_part} in part" if in_part else "")
+    return [*lines, said]
 
 
 def _of_others(result: ClauseResult) -> bool:

@@ -16,7 +16,8 @@ _PASSED_ON = (
     *("certificate", "report", "baseline", "write_regressions"),
 )
 _EPILOG = """\
-exit codes: 0 certified (or known failures only, with --baseline), 1 not certified, 2 the harness failed, 4 usage
+exit codes: 0 certified (or known failures only, with --baseline), 1 not certified or in part, 2 the harness failed,
+            4 usage
 """
 
 

@@ -30,7 +30,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Merges, prints the verdict on every clause or class, and writes the file."""
     from conformance.certification.baseline import Baseline, BaselineError
     from conformance.certification.certificate import overall
-    from conformance.certification.outcome import Conclusion
     from conformance.merging import MergeError, merged, read
     from conformance.reporting import write_json
 
@@ -50,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(line)
     if any(result.errors for outcome in outcomes for result in outcome.results.values()):
         return Exit.ERROR
-    return Exit.FAILED if complaints or overall(outcomes) is Conclusion.NOT_CERTIFIED else Exit.OK
+    return Exit.FAILED if complaints or not overall(outcomes).ends_well else Exit.OK
 
 
 def _screen(document: dict[str, Any], outcomes: list[Any]) -> list[str]:

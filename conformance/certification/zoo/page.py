@@ -14,7 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from conformance.certification.outcome import Conclusion
+from conformance.certification.phrases import share
+
 _GREEN = ("pass", "not applicable")
+_CERTIFIED, _IN_PART = Conclusion.CERTIFIED.value, Conclusion.IN_PART.value
 
 
 def page(documents: Sequence[Mapping[str, Any]], told: str, folder: str) -> str:
@@ -42,6 +46,7 @@ def class_page(path: str, documents: Sequence[Mapping[str, Any]], reproduced: st
             lines.append(f"- **{anomaly}** in {', '.join(clauses)}{whose}: `{_said(message)}`")
         for reason, clauses in _unexercised(subject):
             lines.append(f"- {', '.join(clauses)} {reason}")
+        lines += [f"- In part: {', '.join(refused)}" for refused in [_refused(subject)] if refused]
     return "\n".join([*lines, *_reproduction(path, reproduced)]) + "\n"
 
 
@@ -85,9 +90,18 @@ def _unexercised(subject: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     return list(found.items())
 
 
+def _refused(subject: Mapping[str, Any]) -> list[str]:
+    """The share of refused cases of each MUST clause that passes in the others."""
+    return [
+        f"{one['id']} refused in {share(one['counts'])}"
+        for one in subject["clauses"]
+        if one["level"] == "MUST" and one["verdict"] == "pass" and one["counts"].get("refused")
+    ]
+
+
 def _cell(subject: Mapping[str, Any]) -> str:
-    if subject["verdict"] == "certified":
-        return "certified"
+    if subject["verdict"] in (_CERTIFIED, _IN_PART):
+        return ": ".join(filter(None, [subject["verdict"], ", ".join(_refused(subject))]))
     failed = [clause for clause in subject["clauses"] if clause["verdict"] == "fail"]
     own = [one["id"] for one in failed if not all(failure["on_base"] for failure in one["failures"])]
     shared = len(failed) - len(own)
