@@ -14,17 +14,15 @@ from conformance.implementations.schemes import METHODS
 from conformance.oracle import flatten
 from conformance.quantized import checkpoint_weight, probed_weight, quantization_error
 from conformance.subject import RankSession, Subject
-from conformance.test_wrapping import local_input, product_alone
-from conformance.values import values_of
+from conformance.test_wrapping import local_input
+from conformance.values import product_alone, values_of
 from conformance.verdicts import Violation
-from strategies.cases import Case, Forward, Quantization
+from strategies.cases import Case, Forward
 from strategies.classes import UNCHANGED
 from strategies.drawing import cases
-from strategies.quantization import OF_ACTIVATIONS, WEIGHT_ONLY, several_words
+from strategies.quantization import OF_ACTIVATIONS, SCALED_BY_ROW, WEIGHT_ONLY, several_words
 
 DELEGATING = tuple(forward for forward in Forward if not forward.multiplies_itself)
-
-SCALED_BY_ROW = (Quantization.INT8, Quantization.FP8_TENSOR, Quantization.FP8_CHANNEL)
 
 
 def assert_faithful(subject: Subject, case: Case) -> None:

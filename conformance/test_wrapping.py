@@ -13,10 +13,10 @@ from conformance.checking import check
 from conformance.oracle import flatten
 from conformance.presumption import complete
 from conformance.subject import NotWrapped, RankSession, Subject, SubjectRefused, deployment_of
-from conformance.values import values_of
+from conformance.values import product_alone, values_of
 from conformance.verdicts import Violation
 from lora_compat.families import Family
-from strategies.cases import Case, Forward
+from strategies.cases import Case
 from strategies.classes import OVERRIDDEN, UNCHANGED
 from strategies.drawing import cases
 from strategies.quantization import ANY
@@ -163,12 +163,6 @@ def test_a_module_that_is_no_linear_layer_is_left_alone_or_refused(subject: Subj
             raise Violation("base-changed", f"{kind} was changed by a refused wrap", case)
 
     observed(subject, case, program)
-
-
-# The sibling's own product: no bias, nothing gathered or reduced.
-def product_alone(case: Case) -> Case:
-    layer = replace(case.layer, bias=False, gather_output=False, reduce_results=False, return_bias=False)
-    return replace(case, layer=layer, subclass=replace(case.subclass, forward=Forward.INHERITED))
 
 
 @check("WRAP-7", cases(adapters=(1, 2), forwards=UNCHANGED, disable_tp=False).map(complete))

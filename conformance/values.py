@@ -7,7 +7,7 @@ the rounded regime they are normal deviates, signed and centred, rounded to the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lora_compat.adapters import LayerAdapter, SubAdapter
 from lora_compat.families import Family
-from strategies.cases import AdapterSpec, Case, Dtype, Layout, Regime
+from strategies.cases import AdapterSpec, Case, Dtype, Forward, Layout, Regime
 
 # Integers up to here are exact: 2 to the number of significand bits.
 EXACT_LIMIT = {Dtype.FLOAT32: 2.0**24, Dtype.FLOAT16: 2.0**11, Dtype.BFLOAT16: 2.0**8}
@@ -192,3 +192,9 @@ def rank_input(case: Case, tensors: CaseTensors, rank: int) -> Tensor:
         columns = layer.input_size // case.layer_tp_size
         x = x.narrow(1, rank * columns, columns).contiguous()
     return x
+
+
+def product_alone(case: Case) -> Case:
+    """The case of a sibling that multiplies with the weight itself: no bias, nothing gathered or reduced."""
+    layer = replace(case.layer, bias=False, gather_output=False, reduce_results=False, return_bias=False)
+    return replace(case, layer=layer, subclass=replace(case.subclass, forward=Forward.INHERITED))

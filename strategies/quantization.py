@@ -10,6 +10,8 @@ SCHEMES = tuple(scheme for scheme in Quantization if scheme is not Quantization.
 # Schemes whose kernels quantize what they multiply with the weight, too.
 OF_ACTIVATIONS = (Quantization.FP8_DYNAMIC,)
 WEIGHT_ONLY = tuple(scheme for scheme in SCHEMES if scheme not in OF_ACTIVATIONS)
+# A scale for a row or for all: a product may also be scaled after it is computed.
+SCALED_BY_ROW = (Quantization.INT8, Quantization.FP8_TENSOR, Quantization.FP8_CHANNEL)
 # Unquantized layers as often as all schemes together.
 ANY = (*(Quantization.NONE for _ in SCHEMES), *SCHEMES)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from functools import partial
 
 from torch import Tensor
 
 from conformance.building import shard_id_of
-from conformance.regressions.literals import INDENT, LONGEST, call, one_line, spread, tensor_text
+from conformance.implementations.schemes import METHODS
+from conformance.regressions.literals import INDENT, LONGEST, Expression, call, one_line, spread, tensor_text
 from conformance.regressions.scenes import Scene
-from strategies.cases import Case, Dtype, LayerSpec, WrapperKind
+from strategies.cases import Case, Dtype, LayerSpec, Quantization, WrapperKind
 from strategies.source import BASE_CLASSES, CLASS_NAME, Library, constructor_arguments, positional_names, render
 
 _WRAPPER_NAMES = {
@@ -88,7 +90,18 @@ def _told(case: Case) -> dict[str, object]:
     plain = LayerSpec()
     told = {name: value for name, value in arguments.items() if name == "bias" or value != getattr(plain, name, ...)}
     told |= {name: arguments[name] for name in positional_names(case.layer.family) if name in arguments}
-    return {name: told[name] for name in arguments if name in told}
+    ordered = {name: told[name] for name in arguments if name in told}
+    if case.quantization is not Quantization.NONE:
+        name, sizes = quant_method(case)
+        given = f"partial({', '.join([name, *map(repr, sizes)])})" if sizes else name
+        ordered["quant_config"] = Expression(f"QuantConfig({given})")
+    return ordered
+
+
+def quant_method(case: Case) -> tuple[str, tuple[object, ...]]:
+    """The class of the quant method of a case that has one, and the sizes it is made with."""
+    method = METHODS[case.quantization]
+    return (method.func.__name__, method.args) if isinstance(method, partial) else (method.__name__, ())
 
 
 def fresh(case: Case) -> list[str]:

@@ -82,6 +82,10 @@ class Dialect(ABC):
         """Puts an adapter into a slot of ``lora``."""
 
     @abstractmethod
+    def load_dummies(self, scene: Scene) -> list[str]:
+        """Puts the warm-up's dummy adapter into the slots of the case's own."""
+
+    @abstractmethod
     def select(self, scene: Scene, slots: tuple[int, ...]) -> list[str]:
         """Says which slot serves each token."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -13,6 +14,8 @@ from conformance.regressions.plays import Play, Turn
 from conformance.shelf import Call
 from conformance.values import rank_input
 
+_OF_THE_RANK = ("RANK-1", "RANK-2", "RANK-3", "RANK-4")  # the warm-up's, whatever comes out of the layers
+_DEFAULT = 8  # the rank that a warm-up starts from
 _SHORT = 30  # characters of an input that needs no name
 _CRASHES = "(AssertionError, AttributeError, IndexError, TypeError, StopIteration)"
 
@@ -27,6 +30,8 @@ class Ending:
     @property
     def compares(self) -> bool:
         """Whether ``outputs`` of a layer are compared."""
+        if self.play.clause in _OF_THE_RANK:
+            return False
         return self.play.compares and self.play.anomaly not in ("raised", "wrapped-twice", "rank-indivisible")
 
     @property
@@ -42,8 +47,10 @@ class Ending:
             one, other = (play.names()[name] for name in (module.name, module.alias))
             return [f"assert model.{one} is model.{other}"]
         if play.clause == "RANK-5":
-            last = [f"assert 0 < rank <= {play.program.max_rank}", *self._forward()]
+            last = [f"assert 0 < dummy_rank <= {play.program.max_rank}", *self._forward()]
             return self.words.warmed_up(play, last)
+        if play.clause in _OF_THE_RANK:
+            return self.words.warmed_up(play, [f"assert dummy_rank {_right(play)}"])
         explains = play.clause == "LIFE-3" and play.anomaly == "unclear-refusal"
         before = [turn for turn in play.turns[:-1] if not (explains and self._same_adapter(turn))]
         lines = [line for turn in before for line in self._turn(turn)]
@@ -154,6 +161,19 @@ class Ending:
         expected = [one[0] if len(one) == 1 else one for one in ranks]
         alone = self.summed or self.play.program.model.tp_size == 1
         return spread("assert outputs == ", expected[0] if alone else expected)
+
+
+def _right(play: Play) -> str:
+    """What the rank of the warm-up must come to."""
+    program, most = play.program, play.program.max_rank
+    cut = [
+        case.layer_tp_size for case in play.values.cases if program.fully_sharded and case.layer.family.shards_output
+    ]
+    multiple = math.lcm(*cut)
+    smallest = -(-_DEFAULT // multiple) * multiple
+    if play.clause == "RANK-1":
+        return f"in range({multiple}, {most + 1}, {multiple})"
+    return f"== {smallest if smallest <= most else most // multiple * multiple}"
 
 
 def _input(inputs: list[Tensor]) -> tuple[list[str], str]:

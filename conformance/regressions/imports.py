@@ -20,6 +20,7 @@ _FOR_WORDS = {
     "ThreadPoolExecutor(": "from concurrent.futures import ThreadPoolExecutor",
     "SimpleNamespace(": "from types import SimpleNamespace",
     " Any": "from typing import Any",
+    "partial(": "from functools import partial",
     "suppress(": "from contextlib import suppress",
     "Callable[": "from collections.abc import Callable",
     "Iterator[": "from collections.abc import Iterator",

@@ -6,6 +6,7 @@ import ast
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -13,6 +14,16 @@ LONGEST = 88  # what vLLM's own tests keep to
 INDENT = "    "
 _FEW, _MANY = 8, 40  # elements: up to these every tensor is written out
 WIDTH = LONGEST - len(INDENT)  # of a line in a function's body, without its indentation
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Expression:
+    """Text that stands for itself among arguments."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text
 
 
 def number(value: float) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from conformance.regressions.construction import quant_method
 from conformance.regressions.dialects import Dialect
 from conformance.regressions.literals import WIDTH, call, one_line, tensor_text
-from conformance.regressions.scenes import Scene
+from conformance.regressions.scenes import DEQUANTIZING, WARMED, Scene
 from lora_compat.adapters import LayerAdapter
+from strategies.cases import Quantization
 from strategies.source import Library
 
 
@@ -29,7 +31,12 @@ class LoraCompat(Dialect):
         names |= {"registry"} if scene.asks_claimants else set()
         names |= {"tensor_parallel"} if scene.case.tp_size > 1 else set()
         names -= {"LoRAConfig", "wrap_layer"} if scene.asks_claimants else set()
-        return {f"from lora_compat import {', '.join(names)}"}
+        names |= {"dummy_adapter", "warmup_rank"} if scene.clause in WARMED else set()
+        names |= {"LoRAError"} if scene.clause in DEQUANTIZING else set()
+        lines = {f"from lora_compat import {', '.join(names)}"}
+        if scene.case.quantization is not Quantization.NONE:
+            lines.add(f"from lora_compat.quantization import QuantConfig, {quant_method(scene.case)[0]}")
+        return lines
 
     def wrap(self, scene: Scene) -> list[str]:
         case = scene.case
@@ -57,6 +64,13 @@ class LoraCompat(Dialect):
             names.append(name)
         parts = f"({', '.join(names)},)" if len(names) == 1 else f"({', '.join(names)})"
         return [*lines, *call(f"lora.set_lora({slot}, LayerAdapter(", [parts, f"scaling={adapter.scaling!r}"], "))")]
+
+    def load_dummies(self, scene: Scene) -> list[str]:
+        case = scene.case
+        shards = case.layer_tp_size if case.fully_sharded else 1
+        given = [f"max_lora_rank={case.max_rank}", f"shards=({shards},)"]
+        loads = [f"lora.set_lora({spec.slot}, dummy_adapter(lora, dummy_rank))" for spec in case.adapters]
+        return [*call("dummy_rank = warmup_rank(", given), *loads]
 
     def select(self, scene: Scene, slots: tuple[int, ...]) -> list[str]:
         return call("lora.set_batch(TokenBatch.of(", [one_line(slots)], "))")

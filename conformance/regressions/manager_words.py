@@ -89,7 +89,7 @@ class LoraCompatManager(ManagerWords):
 
     def warmed_up(self, play: Play, lines: list[str]) -> list[str]:
         tokens = len(play.program.batches[0])
-        return [f"with manager.warmed_up({tokens}, default=8) as rank:", *(f"    {line}" for line in lines)]
+        return [f"with manager.warmed_up({tokens}, default=8) as dummy_rank:", *(f"    {line}" for line in lines)]
 
 
 _ADAPTER = """
@@ -126,7 +126,7 @@ class VllmManager(ManagerWords):
                 "from vllm.lora.lora_model import LoRAModel",
                 "from vllm.lora.lora_weights import LoRALayerWeights",
             }
-        if any(turn.ids for turn in play.turns) or play.clause == "RANK-5":
+        if any(turn.ids for turn in play.turns) or play.clause.startswith("RANK-"):
             lines.add("from vllm.lora.layers import LoRAMapping")
         return lines
 
@@ -150,8 +150,8 @@ class VllmManager(ManagerWords):
     def warmed_up(self, play: Play, lines: list[str]) -> list[str]:
         tokens = len(play.program.batches[0])
         return [
-            f"rank = manager.get_dummy_lora_warmup_rank({min(8, play.program.max_rank)})",
-            "manager.add_adapter(manager.create_dummy_lora(99, rank, {}))",
+            f"dummy_rank = manager.get_dummy_lora_warmup_rank({min(8, play.program.max_rank)})",
+            "manager.add_adapter(manager.create_dummy_lora(99, dummy_rank, {}))",
             "manager.activate_adapter(99)",
             *self.mapped((99,) * tokens),
             *lines,

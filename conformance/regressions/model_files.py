@@ -16,6 +16,7 @@ from strategies.programs import Program
 from strategies.source import CLASS_NAME
 
 _WORDS: dict[str, ManagerWords] = {"reference": LoraCompatManager(), "vllm": VllmManager()}
+_RANKS_OF_VLLM = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
 def write(failure: StoredFailure, program: Program, dialect: Dialect, told: str) -> str:
@@ -29,6 +30,8 @@ def write(failure: StoredFailure, program: Program, dialect: Dialect, told: str)
     play, words = play_of(failure.clause, failure.anomaly, failure.message, program), _WORDS[dialect.impl]
     if program.model.tower and dialect.impl == "vllm":
         raise CannotWrite("a tower with a token map of its own, which this project's trees alone have")
+    if dialect.impl == "vllm" and program.max_rank not in _RANKS_OF_VLLM:
+        raise CannotWrite(f"vLLM's LoRAConfig takes no max_lora_rank of {program.max_rank}")
     imports, classes, names = _classes(play, dialect)
     ending = Ending(play, words)
     calls = ending.lines()

@@ -151,7 +151,7 @@ def play_of(clause: str, anomaly: str, message: str, program: Program) -> Play:
     """
     turns = _turns(program)
     found = _CALL.search(message)
-    if clause == "RANK-5" or anomaly == "wrapped-twice":
+    if clause.startswith("RANK-") or anomaly == "wrapped-twice":
         turns = []
     if found is None:
         return Play(clause, anomaly, message, program, ProgramValues(program), tuple(turns))

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import re
 
-from conformance.regressions.construction import built, class_name, nested
+from conformance.regressions.construction import built, class_name, nested, quant_method
 from conformance.regressions.dialects import Dialect
-from conformance.regressions.literals import WIDTH, call, one_line, spread, tensor_text
+from conformance.regressions.literals import WIDTH, call, indented, one_line, spread, tensor_text
 from conformance.regressions.scenes import (
+    DEQUANTIZING,
     POISONED,
     SIBLING,
     TRANSPARENT,
     TWICE_WRAPPED,
+    WARMED,
     Scene,
     gate_of,
 )
 from conformance.values import poisoned
 from strategies.cases import Layout
+from strategies.quantization import SCALED_BY_ROW
 
 _READ_BY_KERNELS = ("quant_method", "input_size", "output_size", "tp_size", "tp_rank", "output_partition_sizes")
 
@@ -68,6 +71,8 @@ def _loaded(scene: Scene, dialect: Dialect) -> list[str]:
             lines += dialect.load(scene, spec.slot, former)
     if scene.resets:
         return [*lines, *(f"lora.reset_lora({spec.slot})" for spec in scene.case.adapters)]
+    if scene.clause in WARMED:
+        return dialect.load_dummies(scene)
     for spec, adapter in zip(scene.case.adapters, scene.adapters, strict=True):
         lines += dialect.load(scene, spec.slot, adapter)
     return lines
@@ -82,6 +87,8 @@ def _forward(scene: Scene, dialect: Dialect) -> list[str]:
     extra = "" if gate is None else f", torch.tensor({one_line(gate)})"
     if scene.clause == "MATH-13":
         lines.append(f"lora(x{extra})  # the same call before")
+    if scene.clause in DEQUANTIZING:
+        return [*lines, *_dequantized(scene)]
     if scene.clause in SIBLING:
         forward, paths = "torch.nn.functional.linear(x, lora.weight)", ("result",)
         lines.append("# a fused path that goes around lora's forward")
@@ -103,6 +110,30 @@ def _forward(scene: Scene, dialect: Dialect) -> list[str]:
     whole = ".flatten(0, -2)" if case.layout in (Layout.THREE_D, Layout.FOUR_D) else ""
     values = [f"{path}{whole}.tolist()" for path in paths]
     return [*lines, f"outputs = {values[0] if len(values) == 1 else '[' + ', '.join(values) + ']'}"]
+
+
+def _dequantized(scene: Scene) -> list[str]:
+    """A product with the weight as a path beside the layer dequantizes it, in the clause's two ways; or a report."""
+    case = scene.case
+    whole = ".flatten(0, -2)" if case.layout in (Layout.THREE_D, Layout.FOUR_D) else ""
+    if case.quantization in SCALED_BY_ROW and case.seed % 2:
+        product = [
+            "product = torch.nn.functional.linear(x, lora.weight.to(x.dtype))",
+            f"outputs = (product * lora.weight_scale.flatten().to(x.dtype)){whole}.tolist()",
+        ]
+    else:
+        name, sizes = quant_method(case)
+        product = [
+            f"weight = {name}({', '.join(map(repr, sizes))}).dequantize(lora)",
+            f"outputs = torch.nn.functional.linear(x, weight){whole}.tolist()",
+        ]
+    reported = "return None" if case.tp_size > 1 else "return"
+    return [
+        "try:  # a fused path that dequantizes the weight itself, around lora's forward",
+        *indented(product),
+        "except LoRAError:  # which is reported, and that is as good",
+        f"    {reported}",
+    ]
 
 
 def _input(scene: Scene, dialect: Dialect) -> list[str]:

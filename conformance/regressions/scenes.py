@@ -14,8 +14,9 @@ from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.reference import ReferenceImplementation
 from conformance.oracle import error_bound
 from conformance.subject import RankSession, Subject
-from conformance.values import laid_out, rank_input, values_of
+from conformance.values import laid_out, product_alone, rank_input, values_of
 from lora_compat.adapters import LayerAdapter
+from lora_compat.families import Family
 from strategies.cases import Case, Forward, Regime
 
 # How a clause goes about its layer, where it does more than run it once.
@@ -23,13 +24,16 @@ WRAPPED_ONLY = ("WRAP-1", "WRAP-2")
 POISONED = ("MATH-5",)
 TWICE_WRAPPED = ("WRAP-5",)
 TRANSPARENT = ("WRAP-4",)
-SIBLING = ("WRAP-7",)
+DEQUANTIZING = ("WRAP-8",)
+SIBLING = ("WRAP-7", *DEQUANTIZING)
+WARMED = ("RANK-5",)
 SILENT = ("COMM-2",)
 ALIKE = ("COMM-1",)
 CLAIMED = ("WRAP-3",)
 UNWRAPPED = ("UNWRAP-1", "UNWRAP-2", "UNWRAP-3")
 AFTER_A_RESET = ", after its slot was reset"  # what a message of MATH-5 ends in
-RUN = (*(f"MATH-{n}" for n in range(1, 14)), *TWICE_WRAPPED, *TRANSPARENT, *SIBLING)
+MATH = (*(f"MATH-{n}" for n in range(1, 14)), "MATH-17")
+RUN = (*MATH, *TWICE_WRAPPED, *TRANSPARENT, *SIBLING, *WARMED)
 LAYER_CLAUSES = (*RUN, *WRAPPED_ONLY, *SILENT, *ALIKE, *CLAIMED, *UNWRAPPED)
 
 
@@ -53,6 +57,7 @@ class Scene:
     expected: Sequence[Sequence[Tensor]]
     paths: tuple[str, ...]
     bound: float
+    summed: bool  # whether only the sum over the ranks means something
     counts_tensors: bool = False  # whether it is the number of tensors that is wrong
     resets: bool = False  # whether the slots are emptied before the tokens run
 
@@ -84,12 +89,7 @@ class Scene:
     @property
     def uses_adapters(self) -> bool:
         """Whether adapters are loaded."""
-        return self.runs and bool(self.adapters)
-
-    @property
-    def summed(self) -> bool:
-        """Whether only the sum over the ranks means something."""
-        return sums_partials(self.case)
+        return self.runs and bool(self.adapters) and self.clause not in WARMED
 
     @property
     def same_input(self) -> bool:
@@ -113,20 +113,22 @@ def scene_of(clause: str, anomaly: str, case: Case, message: str = "") -> Scene:
     tensors = values_of(case)
     resets = message.endswith(AFTER_A_RESET)
     told = _told(clause, case, resets)
-    right = reference().expected(told)
+    right = reference().expected(told, replace(tensors, biases=()) if clause in SIBLING else tensors)
     by_token = right[0].by_token
     values = [[rows(value) for value in one.values] for one in right]
-    paths = paths_of(case)
+    paths = ("result",) if clause in SIBLING else paths_of(case)
     bounds = [
         float(error_bound(case, magnitude.abs()).max())
         for one in right
         for magnitude in one.magnitudes
         if len(magnitude)
     ]
-    if sums_partials(case):
+    if sums_partials(told):
         values, paths = [summed_over_ranks(values, by_token)[:1]], paths[:1]
     inputs = [rank_input(case, tensors, rank) for rank in range(case.tp_size)]
-    slots = (case if resets else told).token_slots
+    if clause in SIBLING and case.layer.family is Family.ROW and not case.layer.input_is_parallel:
+        inputs = [one.chunk(case.layer_tp_size, -1)[rank % case.layer_tp_size] for rank, one in enumerate(inputs)]
+    slots = (case if resets or clause in WARMED else told).token_slots
     return Scene(
         clause=clause,
         anomaly=anomaly,
@@ -139,6 +141,7 @@ def scene_of(clause: str, anomaly: str, case: Case, message: str = "") -> Scene:
         expected=values,
         paths=paths,
         bound=0.0 if case.regime is Regime.EXACT else max(bounds, default=0.0),
+        summed=sums_partials(told),
         resets=resets,
         counts_tensors="tensors returned" in message or "but should return" in message,
     )
@@ -146,9 +149,9 @@ def scene_of(clause: str, anomaly: str, case: Case, message: str = "") -> Scene:
 
 def _told(clause: str, case: Case, resets: bool) -> Case:
     """The case as the clause runs it."""
-    if clause in TRANSPARENT or resets:
+    if clause in (*TRANSPARENT, *WARMED) or resets:
         return replace(case, tokens=(-1,) * len(case.tokens))
-    return case
+    return product_alone(case) if clause in SIBLING else case
 
 
 def rows(value: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from conformance.regressions.dialects import Dialect
 from conformance.regressions.literals import call, one_line, tensor_text
-from conformance.regressions.scenes import Scene
+from conformance.regressions.scenes import WARMED, Scene
 from lora_compat.adapters import LayerAdapter
 from strategies.source import Library
 
@@ -40,6 +40,8 @@ class Vllm(Dialect):
         if scene.runs:
             lines.add("from vllm.lora.layers import LoRAMapping")
             lines.add("from vllm.lora.punica_wrapper import get_punica_wrapper")
+        if scene.clause in WARMED:
+            lines.add("from vllm.lora.model_manager import LoRAModelManager")
         if scene.unwraps:
             module = "vllm.model_executor.layers.quantization.utils.quant_utils"
             lines.add(f"from {module} import get_and_maybe_dequant_weights")
@@ -89,6 +91,17 @@ class Vllm(Dialect):
             given = [tensor_text(tensors[0]), tensor_text(scaled[0])]
             return [*note, *call("lora.set_lora(", [str(slot), *given])]
         return [*note, *_listed("a", tensors), *_listed("b", scaled), f"lora.set_lora({slot}, a, b)"]
+
+    def load_dummies(self, scene: Scene) -> list[str]:
+        """As vLLM's manager makes them: with the sizes of what the layer holds."""
+        a, b = ("a", "b") if scene.case.packed else ("a[0]", "b[0]")
+        return [
+            'manager: Any = SimpleNamespace(lora_config=config, modules={"layer": lora})',
+            "dummy_rank = LoRAModelManager.get_dummy_lora_warmup_rank(manager, 8)",
+            "a = [torch.zeros(dummy_rank, one.shape[-1]) for one in lora.lora_a_stacked]",
+            "b = [torch.zeros(one.shape[-2], dummy_rank) for one in lora.lora_b_stacked]",
+            *(f"lora.set_lora({spec.slot}, {a}, {b})" for spec in scene.case.adapters),
+        ]
 
     def select(self, scene: Scene, slots: tuple[int, ...]) -> list[str]:
         most, known = max(8, len(slots)), self.slots(scene)

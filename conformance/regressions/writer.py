@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping
 
 from conformance.contract import CONTRACT
-from conformance.regressions import chain_files, layer_files, model_files, questions, target_files
+from conformance.regressions import chain_files, foreign_files, layer_files, model_files, questions, target_files
 from conformance.regressions.dialects import CannotWrite, Dialect
 from conformance.regressions.entries import Entry, StoredFailure
 from conformance.regressions.lora_compat_dialect import LoraCompat
@@ -52,6 +52,10 @@ def _written(entry: Entry, failure: StoredFailure, dialect: Dialect, proof: str)
         return target_files.write(failure, case, dialect, told)
     if isinstance(case, Case) and failure.clause == "UNWRAP-4":
         return chain_files.write(failure, case, dialect, told)
+    if isinstance(case, Case) and failure.clause == "WRAP-6":
+        return foreign_files.write(failure, case, dialect, told)
+    if failure.anomaly == "base-misquantized":
+        raise CannotWrite("it is the base layer's kernel, without an adapter, that is wrong; replay the case")
     if not isinstance(case, Case) or failure.clause not in LAYER_CLAUSES:
         raise CannotWrite(f"{failure.clause} has no form as a single file yet; replay the case")
     scene = scene_of(failure.clause, failure.anomaly, case, failure.message)

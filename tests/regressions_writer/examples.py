@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from conformance.regressions.entries import Entry, StoredFailure
 from lora_compat.families import Family
 from strategies.cases import (
@@ -14,6 +16,7 @@ from strategies.cases import (
     LayerSpec,
     Layout,
     Mixins,
+    Quantization,
     Regime,
     SubclassSpec,
     WrapperKind,
@@ -22,9 +25,15 @@ from strategies.codec import Spec, to_dict
 from strategies.ranks import RankQuestion
 
 MERGED = LayerSpec(family=Family.MERGED_COLUMN, output_sizes=(2, 2), bias=True)
+WHOLE = (AdapterSpec(present=(True, True)),)
+TWO_COLUMNS = LayerSpec(input_size=2)
 QKV = LayerSpec(family=Family.QKV, output_sizes=(2, 1, 1), heads=Heads(query=2))
+DUMMIES = Case(
+    layer=replace(MERGED, bias=False), tp_size=2, fully_sharded=True, max_rank=32, packed=(1, 1), adapters=WHOLE
+)
 CASES: tuple[tuple[str, str, Spec], ...] = (
     ("MATH-1", "delta-dropped", Case()),
+    ("MATH-1", "delta-dropped", Case(layer=LayerSpec(input_size=48))),
     ("MATH-1", "delta-dropped", Case(subclass=SubclassSpec(depth=2, forward=Forward.EXTRA_ARGUMENT))),
     (
         "MATH-1",
@@ -59,6 +68,23 @@ CASES: tuple[tuple[str, str, Spec], ...] = (
     ("WRAP-5", "wrapped-twice", Case()),
     ("WRAP-7", "weight-stolen", Case(layer=LayerSpec(return_bias=False))),
     ("UNWRAP-2", "hidden-attribute", Case(nesting=(WrapperKind.FORWARDING, WrapperKind.NONE))),
+    ("WRAP-6", "unclear-refusal", Case()),
+    ("WRAP-6", "base-changed", Case(seed=1, max_loras=2)),
+    ("WRAP-8", "weight-stolen", Case(layer=TWO_COLUMNS, quantization=Quantization.INT8, seed=1)),
+    ("WRAP-8", "weight-stolen", Case(layer=TWO_COLUMNS, quantization=Quantization.INT4_PACKED)),
+    ("WRAP-8", "unexplained", Case(quantization=Quantization.FP8_CHANNEL, seed=1)),
+    (
+        "WRAP-8",
+        "weight-stolen",
+        Case(
+            layer=LayerSpec(family=Family.ROW, input_size=4, input_is_parallel=False),
+            tp_size=2,
+            quantization=Quantization.INT8,
+        ),
+    ),
+    ("MATH-11", "delta-dropped", Case(layer=TWO_COLUMNS, quantization=Quantization.INT4_QWEIGHT)),
+    ("RANK-5", "adapter-leak", Case(max_rank=32)),
+    ("RANK-5", "raised", DUMMIES),
     ("UNWRAP-4", "unclear-refusal", Case()),
     ("UNWRAP-4", "unclear-refusal", Case(nesting=(WrapperKind.NONE, WrapperKind.FORWARDING))),
     ("COMM-1", "collective-mismatch", Case(layer=LayerSpec(family=Family.ROW, input_size=2), tp_size=2)),
@@ -66,6 +92,12 @@ CASES: tuple[tuple[str, str, Spec], ...] = (
     ("RANK-2", "rank-not-smallest", RankQuestion(shards=(2, 3), max_lora_rank=128)),
     ("RANK-4", "unclear-refusal", RankQuestion(shards=(32,))),
 )
+
+
+def forms_of(impl: str) -> list[tuple[str, str, Spec]]:
+    """The examples with a file for ``impl``: this project's own quantization has none for vLLM."""
+    plain = [one for one in CASES if getattr(one[2], "quantization", Quantization.NONE) is Quantization.NONE]
+    return plain if impl == "vllm" else list(CASES)
 
 
 def entry_of(clause: str, anomaly: str, case: Spec, message: str = "rank 0: out0[0, 0]=2, but should be 1") -> Entry:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from conformance.regressions.entries import Entry
 from lora_compat.families import Family
@@ -50,6 +50,8 @@ def adapters(*misfits: Misfit) -> tuple[ModelAdapterSpec, ...]:
 
 
 NONE = Misfit.NONE
+THREE = replace(COLUMN, layer=LayerSpec(family=Family.COLUMN, output_sizes=(3,)))
+SHARDED = Program(ModelSpec((THREE,), tp_size=3), fully_sharded=True, max_rank=16)
 SEEN = (
     Seen(
         "LIFE-1",
@@ -130,6 +132,18 @@ SEEN = (
     ),
     Seen(
         "RANK-5", "adapter-leak", "output 0 under a dummy adapter of rank 8: out0[0, 0]=2, but should be 1", Program()
+    ),
+    Seen("RANK-1", "rank-indivisible", "rank 8, but should be a multiple of 3", SHARDED, "layers-are-not-asked"),
+    Seen("RANK-2", "rank-not-smallest", "rank 8, but should be 9", SHARDED, "layers-are-not-asked"),
+    Seen(
+        "RANK-3",
+        "rank-not-default",
+        "rank 9, but should be 8",
+        replace(SHARDED, fully_sharded=False),
+        "every-rank-cuts",
+    ),
+    Seen(
+        "RANK-4", "rank-indivisible", "rank 8, but should be 6", replace(SHARDED, max_rank=8), "layers-are-not-asked"
     ),
     Seen(
         "LIFE-1",

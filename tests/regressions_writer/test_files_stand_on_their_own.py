@@ -14,27 +14,45 @@ import pytest
 import torch
 
 from conformance.regressions.dialects import CannotWrite
+from conformance.regressions.literals import INTEGERS, tensor_text
 from conformance.regressions.lora_compat_dialect import LoraCompat
 from conformance.regressions.vllm_dialect import Vllm
 from conformance.regressions.writer import file_name, write
 from lora_compat.errors import LoRAError
 from lora_compat.wrapper import LoRALinear
-from strategies.cases import Case, SubclassSpec
+from strategies.cases import Case, LayerSpec, Quantization, SubclassSpec
 from strategies.codec import Spec
+from strategies.programs import Program
+from tests.experts import planted as of_experts
 from tests.manager.planted import MUTANTS as OF_MODELS
 from tests.mutants import MUTANTS
-from tests.regressions_writer.examples import CASES, entry_of
+from tests.mutants.planting import planted_in
+from tests.quantization import planted as of_schemes
+from tests.regressions_writer.examples import CASES, DUMMIES, entry_of, forms_of
 from tests.regressions_writer.models import SEEN, Seen
 from tests.suite import ROOT
+from tests.vocabulary import planted as of_vocabularies
 
-BY_NAME = {mutant.name: mutant for mutant in MUTANTS}
+ROOMS = (of_schemes, of_vocabularies, of_experts)
+BY_NAME = {one.name: one for one in (*MUTANTS, *(bug for room in ROOMS for bug in planted_in(room)))}
 MODEL_BUGS = {mutant.name: mutant for mutant in OF_MODELS}
 PLANTED = {
     "never-added": ("MATH-1", "delta-dropped", Case()),
     "minus-one-is-the-last-slot": ("MATH-3", "adapter-leak", Case(tokens=(0, -1))),
     "padding-of-a-not-cleared": ("MATH-5", "stale-slot", Case(max_rank=8)),
     "exact-type-dispatch": ("WRAP-1", "not-wrapped", Case(subclass=SubclassSpec(depth=1))),
-    "scaling-lost": ("MATH-12", "scale-dropped", CASES[14][2]),
+    "whatever-has-a-weight-is-a-layer": ("WRAP-6", "not-refused", Case(seed=1)),
+    "refusal-without-the-class": ("WRAP-6", "unclear-refusal", Case()),
+    "marked-before-checked": ("WRAP-6", "base-changed", Case(seed=1)),
+    "a-dummy-that-adds": ("RANK-5", "adapter-leak", Case(max_rank=32)),
+    "a-dummy-of-local-rows": ("RANK-5", "raised", DUMMIES),
+    "only-dense-weights-are-watched": ("WRAP-8", "weight-stolen", Case(quantization=Quantization.INT8, seed=1)),
+    "any-floating-point-weight-is-dense": (
+        "WRAP-8",
+        "unexplained",
+        Case(quantization=Quantization.FP8_CHANNEL, seed=1),
+    ),
+    "scaling-lost": ("MATH-12", "scale-dropped", CASES[15][2]),
 }
 
 
@@ -64,7 +82,7 @@ def test_the_file_for_lora_compat_passes_on_the_reference(clause: str, anomaly: 
 @pytest.mark.parametrize("name", PLANTED)
 def test_the_file_fails_where_the_bug_is(name: str) -> None:
     text = text_of(*PLANTED[name], LoraCompat())
-    with BY_NAME[name].patch(), pytest.raises((AssertionError, LoRAError)):
+    with BY_NAME[name].patch(), pytest.raises((AssertionError, AttributeError, LoRAError)):
         run_test(text)
     run_test(text)
 
@@ -80,7 +98,7 @@ def test_the_file_of_a_model_passes_on_the_reference_and_fails_where_the_bug_is(
 
 def written(directory: Path, dialect: LoraCompat | Vllm) -> list[Path]:
     """A file of each form."""
-    entries = [entry_of(*one) for one in CASES] + [seen.entry for seen in SEEN]
+    entries = [entry_of(*one) for one in forms_of(dialect.impl)] + [seen.entry for seen in SEEN]
     paths = []
     for number, entry in enumerate(entries):
         path = directory / f"test_{number}_{file_name(entry, entry.failures[0], dialect)}"
@@ -119,7 +137,7 @@ def strict(directory: Path) -> Path:
 
 def test_the_file_for_plain_vllm_imports_nothing_of_this_project() -> None:
     allowed = {"torch", "vllm", "pytest", *sys.stdlib_module_names}
-    entries = [entry_of(*one) for one in CASES] + [seen.entry for seen in SEEN]
+    entries = [entry_of(*one) for one in forms_of("vllm")] + [seen.entry for seen in SEEN]
     for entry in entries:
         tree = ast.parse(write(entry, entry.failures[0], Vllm(), "fails somewhere."))
         for node in ast.walk(tree):
@@ -136,8 +154,12 @@ def test_the_docstring_says_what_a_stranger_asks(snapshot) -> None:
 
 
 def test_what_has_no_form_as_a_file_is_said_so() -> None:
-    with pytest.raises(CannotWrite, match="WRAP-8 has no form"):
-        text_of("WRAP-8", "weight-stolen", Case(), LoraCompat())
+    with pytest.raises(CannotWrite, match="this project's own"):
+        text_of("WRAP-8", "weight-stolen", Case(quantization=Quantization.INT8), Vllm())
+    with pytest.raises(CannotWrite, match="max_lora_rank of 24"):
+        text_of("RANK-2", "rank-not-smallest", Program(max_rank=24), Vllm())
+    with pytest.raises(CannotWrite, match="kernel"):
+        text_of("MATH-11", "base-misquantized", Case(quantization=Quantization.INT8), LoraCompat())
     with pytest.raises(CannotWrite, match="does not end"):
         text_of("UNWRAP-4", "endless-search", Case(seed=1), Vllm())
 
@@ -147,4 +169,24 @@ def test_a_slot_that_keeps_its_adapter_through_a_reset_is_shown_with_the_reset()
     text = text_of("MATH-5", "stale-slot", Case(), LoraCompat(), message)
     run_test(text)
     with patch.object(LoRALinear, "reset_lora", lambda self, slot: None), pytest.raises(AssertionError):
+        run_test(text)
+
+
+def test_a_tensor_of_many_integers_is_a_formula_that_gives_the_same_tensor() -> None:
+    wide = torch.arange(60).remainder(9).sub(4.0).view(3, 20)
+    namespace: dict[str, object] = {"torch": torch}
+    exec(INTEGERS, namespace)
+    assert tensor_text(wide).startswith('integers("')
+    assert torch.equal(eval(tensor_text(wide), namespace), wide)
+    for plain in (wide[:, :10], wide + 1, wide / 2):  # few, too large for a digit, no integers
+        assert tensor_text(plain).startswith("torch.tensor(")
+
+
+def test_a_file_with_a_formula_passes_on_the_reference_and_fails_where_the_bug_is() -> None:
+    case = Case(layer=LayerSpec(input_size=48))
+    text = text_of("MATH-1", "delta-dropped", case, LoraCompat())
+    assert 'integers("' in text or "    integers(" in text
+    assert text.count("def integers(") == 1
+    run_test(text)
+    with BY_NAME["never-added"].patch(), pytest.raises(AssertionError):
         run_test(text)
