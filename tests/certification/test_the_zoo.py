@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 from conformance.certification.zoo import RECIPES
+from conformance.certification.zoo.findings import shown_by
+from conformance.certification.zoo.page import page
 from tests.certification.screens import ROOT
 
 FOLDER = ROOT / "docs" / "results" / "zoo-0.33.0"
@@ -28,6 +30,26 @@ def test_every_class_has_a_verdict_from_both_and_a_reproduction() -> None:
         assert "Wrapped by vllm 0.33.0: **" in text
         assert "Wrapped by reference" in text
         assert re.search(r'\$ python reproduce\.py "[^"]+"\n    \S.* TP 1: .* TP 2: ', text), name
+
+
+def test_every_script_that_is_said_to_show_a_failure_is_there() -> None:
+    for name in linked():
+        for script in re.findall(r"\]\(([^)]+\.py)\)", (FOLDER / name).read_text(encoding="utf-8")):
+            assert (FOLDER / script).is_file(), f"{name}: {script}"
+
+
+def test_what_no_script_shows_is_not_said_to_be_shown() -> None:
+    assert shown_by("not-wrapped", "a qkv layer was left unwrapped, a subclass").endswith("unwrapped.py))")
+    assert shown_by("raised", "ValueError: 'BareWrapper(") == ""
+    assert shown_by("delta-misplaced", "rank 0: out0[0, 0]=1, but should be 2") == ""
+
+
+def test_a_class_that_is_served_in_part_says_so_in_the_table() -> None:
+    clause = {"id": "MATH-5", "level": "MUST", "verdict": "pass", "counts": {"pass": 1, "refused": 5}}
+    subject = {"class": "a.b:C", "family": "row", "verdict": "certified in part", "clauses": [clause]}
+    document = {"environment": {"identity.implementation": "mine"}, "subjects": [subject]}
+    last = page([document], "", "zoo").splitlines()[-1]
+    assert last.endswith("| row | certified in part: MATH-5 refused in 5 of 6 |")
 
 
 def test_no_class_is_without_a_verdict_for_lack_of_a_recipe() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from conformance.certification.outcome import Conclusion
 from conformance.certification.phrases import share
+from conformance.certification.zoo.findings import shown_by
 
 _GREEN = ("pass", "not applicable")
 _CERTIFIED, _IN_PART = Conclusion.CERTIFIED.value, Conclusion.IN_PART.value
@@ -43,7 +44,9 @@ def class_page(path: str, documents: Sequence[Mapping[str, Any]], reproduced: st
             lines.append(subject["unfit"])
         for anomaly, message, clauses, on_base in _kinds(subject):
             whose = "; the family's base class has it too" if on_base else ""
-            lines.append(f"- **{anomaly}** in {', '.join(clauses)}{whose}: `{_said(message)}`")
+            lines.append(
+                f"- **{anomaly}** in {', '.join(clauses)}{whose}: `{_said(message)}`{shown_by(anomaly, message)}"
+            )
         for reason, clauses in _unexercised(subject):
             lines.append(f"- {', '.join(clauses)} {reason}")
         lines += [f"- In part: {', '.join(refused)}" for refused in [_refused(subject)] if refused]
@@ -105,10 +108,13 @@ def _cell(subject: Mapping[str, Any]) -> str:
     failed = [clause for clause in subject["clauses"] if clause["verdict"] == "fail"]
     own = [one["id"] for one in failed if not all(failure["on_base"] for failure in one["failures"])]
     shared = len(failed) - len(own)
-    others = sum(1 for one in subject["clauses"] if one["level"] == "MUST" and one["verdict"] not in (*_GREEN, "fail"))
+    rest = [one["verdict"] for one in subject["clauses"] if one["level"] == "MUST"]
+    errors = rest.count("error")
+    others = len([verdict for verdict in rest if verdict not in (*_GREEN, "fail", "error")])
     said = [f"fails {', '.join(own)}"] if own else []
     said += [f"{shared} shared with its base class"] if shared else []
     said += [f"{others} refused or in vain"] if others else []
+    said += [f"{errors} in error"] if errors else []
     return "; ".join(said)
 
 
