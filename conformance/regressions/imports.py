@@ -77,9 +77,9 @@ def _from(module: str, names: list[str]) -> str:
     return "\n".join([f"from {module} import (", *(f"{INDENT}{name}," for name in names), ")"])
 
 
-def _kind(name: str) -> tuple[int, str]:
+def _kind(name: str) -> tuple[int, str, str]:
     """Constants, classes, functions."""
-    return 0 if name.isupper() else 1 if name.lstrip("_")[0].isupper() else 2, name
+    return 0 if name.isupper() else 1 if name.lstrip("_")[0].isupper() else 2, name.lower(), name
 
 
 def _order(line: str) -> tuple[bool, str]:

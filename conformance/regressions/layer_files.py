@@ -13,19 +13,35 @@ from conformance.regressions.vllm_dialect import Vllm
 
 def write(scene: Scene, dialect: Dialect, told: str) -> str:
     """The file."""
-    body = _body(scene, dialect)
-    class_imports, definition = class_source(scene.case, dialect.library)
-    parts = [*wrapper_classes(scene), *([TENSORS] if scene.counts_tensors else [])]
+    imports, definition = class_source(scene.case, dialect.library)
+    parts = [definition, *wrapper_classes(scene), *([TENSORS] if scene.counts_tensors else [])]
+    imports |= dialect.imports(scene)
+    lines = statements(scene, dialect)
+    return assembled(scene, dialect, told, lines, imports, parts, reduces=layer_reduces(scene.case))
+
+
+def assembled(
+    scene: Scene,
+    dialect: Dialect,
+    told: str,
+    lines: list[str],
+    imports: set[str],
+    parts: list[str],
+    *,
+    reduces: bool,
+) -> str:
+    """The file in which every rank does ``lines``, below the definitions ``parts``."""
+    body = _body(scene, dialect, lines)
     if scene.case.tp_size > 1:
-        ranks = dialect.ranks(scene.case.tp_size, reduces=layer_reduces(scene.case))
+        ranks = dialect.ranks(scene.case.tp_size, reduces=reduces)
         parts.append(ranks if scene.compares else _logging(ranks, dialect.rank, scene.case.tp_size))
     name = f"test_{scene.clause}_{scene.anomaly}".lower().replace("-", "_")
     functions = ["\n".join(lines) for lines in body(name)]
-    text = "\n\n\n".join(part for part in [definition, *parts, *functions] if part)
+    text = "\n\n\n".join(part for part in [*parts, *functions] if part)
     fixture = "\n".join(default_dtype(scene)).strip("\n")
     if fixture:
         text = text.replace("\n\n\ndef ", f"\n\n\n{fixture}\n\n\ndef ", 1)
-    return whole_file(told, {*class_imports, *dialect.imports(scene)}, text)
+    return whole_file(told, imports, text)
 
 
 def _logging(ranks: str, rank: str, count: int) -> str:
@@ -37,9 +53,8 @@ def _logging(ranks: str, rank: str, count: int) -> str:
     return f"{head}        self.log[self.{rank}].append(tuple(tensor.shape))\n{gather}{tail}"
 
 
-def _body(scene: Scene, dialect: Dialect):  # type: ignore[no-untyped-def]
+def _body(scene: Scene, dialect: Dialect, lines: list[str]):  # type: ignore[no-untyped-def]
     """The functions of the file, given the test's name."""
-    lines = statements(scene, dialect)
     several = scene.case.tp_size > 1
 
     def functions(name: str) -> list[list[str]]:

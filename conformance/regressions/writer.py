@@ -8,16 +8,26 @@ import threading
 from collections.abc import Mapping
 
 from conformance.contract import CONTRACT
-from conformance.regressions import chain_files, foreign_files, layer_files, model_files, questions, target_files
+from conformance.regressions import (
+    chain_files,
+    foreign_files,
+    layer_files,
+    model_files,
+    questions,
+    target_files,
+    vocabulary_files,
+)
 from conformance.regressions.dialects import CannotWrite, Dialect
 from conformance.regressions.entries import Entry, StoredFailure
 from conformance.regressions.lora_compat_dialect import LoraCompat
 from conformance.regressions.scenes import LAYER_CLAUSES, scene_of
 from conformance.regressions.vllm_dialect import Vllm
 from strategies.cases import Case
+from strategies.experts import ExpertsCase
 from strategies.programs import Program
 from strategies.ranks import RankQuestion
 from strategies.target_questions import TargetQuestion
+from strategies.vocabulary import VocabularyCase
 
 _MACHINE = re.compile(r"/\S*/site-packages/")  # where one machine has its packages
 DIALECTS: tuple[Dialect, ...] = (LoraCompat(), Vllm())
@@ -50,6 +60,10 @@ def _written(entry: Entry, failure: StoredFailure, dialect: Dialect, proof: str)
         return model_files.write(failure, case, dialect, told)
     if isinstance(case, TargetQuestion):
         return target_files.write(failure, case, dialect, told)
+    if isinstance(case, VocabularyCase):
+        return vocabulary_files.write(failure, case, dialect, told)
+    if isinstance(case, ExpertsCase):
+        raise CannotWrite(f"a mixture of experts has no form as a single file yet ({failure.clause}); replay the case")
     if isinstance(case, Case) and failure.clause == "UNWRAP-4":
         return chain_files.write(failure, case, dialect, told)
     if isinstance(case, Case) and failure.clause == "WRAP-6":

@@ -23,6 +23,7 @@ from strategies.cases import (
 )
 from strategies.codec import Spec, to_dict
 from strategies.ranks import RankQuestion
+from strategies.vocabulary import VocabularyCase, VocabularyLayer
 
 MERGED = LayerSpec(family=Family.MERGED_COLUMN, output_sizes=(2, 2), bias=True)
 WHOLE = (AdapterSpec(present=(True, True)),)
@@ -31,6 +32,9 @@ QKV = LayerSpec(family=Family.QKV, output_sizes=(2, 1, 1), heads=Heads(query=2))
 DUMMIES = Case(
     layer=replace(MERGED, bias=False), tp_size=2, fully_sharded=True, max_rank=32, packed=(1, 1), adapters=WHOLE
 )
+LM_HEAD = VocabularyLayer.LM_HEAD
+SCALED_IDS = VocabularyCase(original=2, width=2, multiplier=2, ids=(1,), seed=1)
+SCALED_LOGITS = VocabularyCase(LM_HEAD, original=2, width=2, multiplier=2, seed=1)
 CASES: tuple[tuple[str, str, Spec], ...] = (
     ("MATH-1", "delta-dropped", Case()),
     ("MATH-1", "delta-dropped", Case(layer=LayerSpec(input_size=48))),
@@ -85,6 +89,12 @@ CASES: tuple[tuple[str, str, Spec], ...] = (
     ("MATH-11", "delta-dropped", Case(layer=TWO_COLUMNS, quantization=Quantization.INT4_QWEIGHT)),
     ("RANK-5", "adapter-leak", Case(max_rank=32)),
     ("RANK-5", "raised", DUMMIES),
+    ("MATH-14", "unexplained", SCALED_IDS),
+    ("MATH-14", "input-written", VocabularyCase(original=5, tp_size=2, ids=(4,))),
+    ("MATH-14", "base-changed", VocabularyCase(two_dimensions=True, dtype=Dtype.BFLOAT16)),
+    ("MATH-15", "unexplained", SCALED_LOGITS),
+    ("MATH-15", "base-changed", replace(SCALED_LOGITS, bias=True)),
+    ("MATH-15", "adapter-leak", VocabularyCase(LM_HEAD, original=5, tp_size=2, tokens=(-1, 0), ids=(0, 0))),
     ("UNWRAP-4", "unclear-refusal", Case()),
     ("UNWRAP-4", "unclear-refusal", Case(nesting=(WrapperKind.NONE, WrapperKind.FORWARDING))),
     ("COMM-1", "collective-mismatch", Case(layer=LayerSpec(family=Family.ROW, input_size=2), tp_size=2)),
@@ -95,8 +105,9 @@ CASES: tuple[tuple[str, str, Spec], ...] = (
 
 
 def forms_of(impl: str) -> list[tuple[str, str, Spec]]:
-    """The examples with a file for ``impl``: this project's own quantization has none for vLLM."""
+    """The examples with a file for ``impl``: vLLM has none of this project's quantization or LM heads."""
     plain = [one for one in CASES if getattr(one[2], "quantization", Quantization.NONE) is Quantization.NONE]
+    plain = [one for one in plain if getattr(one[2], "layer", None) is not LM_HEAD]
     return plain if impl == "vllm" else list(CASES)
 
 

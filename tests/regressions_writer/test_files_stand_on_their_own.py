@@ -22,13 +22,15 @@ from lora_compat.errors import LoRAError
 from lora_compat.wrapper import LoRALinear
 from strategies.cases import Case, LayerSpec, Quantization, SubclassSpec
 from strategies.codec import Spec
+from strategies.experts import ExpertsCase
 from strategies.programs import Program
+from strategies.vocabulary import VocabularyCase
 from tests.experts import planted as of_experts
 from tests.manager.planted import MUTANTS as OF_MODELS
 from tests.mutants import MUTANTS
 from tests.mutants.planting import planted_in
 from tests.quantization import planted as of_schemes
-from tests.regressions_writer.examples import CASES, DUMMIES, entry_of, forms_of
+from tests.regressions_writer.examples import CASES, DUMMIES, SCALED_IDS, SCALED_LOGITS, entry_of, forms_of
 from tests.regressions_writer.models import SEEN, Seen
 from tests.suite import ROOT
 from tests.vocabulary import planted as of_vocabularies
@@ -52,6 +54,9 @@ PLANTED = {
         "unexplained",
         Case(quantization=Quantization.FP8_CHANNEL, seed=1),
     ),
+    "ids-are-masked-in-place": ("MATH-14", "input-written", VocabularyCase(original=5, tp_size=2, ids=(4,))),
+    "the-contribution-is-not-scaled": ("MATH-14", "unexplained", SCALED_IDS),
+    "the-scale-is-dropped": ("MATH-15", "unexplained", SCALED_LOGITS),
     "scaling-lost": ("MATH-12", "scale-dropped", CASES[15][2]),
 }
 
@@ -158,6 +163,12 @@ def test_what_has_no_form_as_a_file_is_said_so() -> None:
         text_of("WRAP-8", "weight-stolen", Case(quantization=Quantization.INT8), Vllm())
     with pytest.raises(CannotWrite, match="max_lora_rank of 24"):
         text_of("RANK-2", "rank-not-smallest", Program(max_rank=24), Vllm())
+    with pytest.raises(CannotWrite, match="mixture of experts"):
+        text_of("MATH-16", "unexplained", ExpertsCase(), LoraCompat())
+    with pytest.raises(CannotWrite, match="logits processor"):
+        text_of("MATH-15", "unexplained", SCALED_LOGITS, Vllm())
+    with pytest.raises(CannotWrite, match="id that was added"):
+        text_of("MATH-14", "unexplained", VocabularyCase(added=1), Vllm())
     with pytest.raises(CannotWrite, match="kernel"):
         text_of("MATH-11", "base-misquantized", Case(quantization=Quantization.INT8), LoraCompat())
     with pytest.raises(CannotWrite, match="does not end"):

@@ -1,0 +1,149 @@
+"""Regression files of embeddings and LM heads over a vocabulary (MATH-14, MATH-15)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from conformance.regressions.dialects import CannotWrite, Dialect
+from conformance.regressions.entries import StoredFailure
+from conformance.regressions.layer_files import assembled
+from conformance.regressions.literals import call, one_line, tensor_text
+from conformance.regressions.scenes import Scene
+from conformance.vocabulary_values import VocabularyTensors, dense, tensors_of
+from strategies.cases import AdapterSpec, Case
+from strategies.vocabulary import VocabularyCase, VocabularyLayer
+
+_CLASSES = {VocabularyLayer.EMBEDDING: "VocabParallelEmbedding", VocabularyLayer.LM_HEAD: "ParallelLMHead"}
+_SCALED = """
+class ScaledEmbedding(VocabParallelEmbedding):
+    def forward(self, input_: torch.Tensor) -> Any:
+        return super().forward(input_) * {multiplier}
+""".strip("\n")
+_VLLM_LAYERS = "vllm.model_executor.layers"
+
+
+def write(failure: StoredFailure, case: VocabularyCase, dialect: Dialect, told: str) -> str:
+    """The file.
+
+    Raises:
+        CannotWrite: nothing of this library is judged by such a case.
+    """
+    tensors = tensors_of(case)
+    if dialect.impl == "vllm" and case.added:
+        raise CannotWrite("vLLM's loaders load no id that was added")
+    if dialect.impl == "vllm" and case.layer is VocabularyLayer.LM_HEAD:
+        raise CannotWrite("vLLM's logits processor asks for an engine's configuration; replay the case")
+    form = _Form(failure, case, tensors, dialect)
+    scaled = case.layer is VocabularyLayer.EMBEDDING and case.multiplier != 1
+    parts = [_SCALED.format(multiplier=case.multiplier)] if scaled else []
+    return assembled(form.scene, dialect, told, form.lines(), form.imports(), parts, reduces=form.embeds)
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    failure: StoredFailure
+    case: VocabularyCase
+    tensors: VocabularyTensors
+    dialect: Dialect
+
+    @property
+    def embeds(self) -> bool:
+        return self.case.layer is VocabularyLayer.EMBEDDING
+
+    @property
+    def bare(self) -> bool:
+        """Whether it is the layer without adapters that is wrong."""
+        return self.failure.anomaly == "base-changed"
+
+    @property
+    def given(self) -> Tensor:
+        given = torch.tensor(self.case.ids) if self.embeds else self.tensors.hidden
+        return given[None] if self.case.two_dimensions else given
+
+    @property
+    def scene(self) -> Scene:
+        """The case in the words that the dialects know."""
+        case = self.case
+        right = dense(case, self.tensors, adapted=not self.bare)
+        expected = (
+            self.given if self.failure.anomaly == "input-written" else right[None] if case.two_dimensions else right
+        )
+        as_layer = Case(
+            tp_size=case.tp_size,
+            fully_sharded=case.fully_sharded,
+            max_loras=case.max_loras,
+            max_rank=8 if self.dialect.impl == "vllm" else case.max_rank,
+            adapters=tuple(AdapterSpec(slot, rank) for slot, rank in case.adapters),
+            tokens=case.tokens,
+            dtype=case.dtype,
+        )
+        return Scene(
+            clause=self.failure.clause,
+            anomaly=self.failure.anomaly,
+            case=as_layer,
+            weights=[self.tensors.weights.weight],
+            biases=[],
+            adapters=[] if self.bare else self.tensors.adapters,
+            inputs=[self.given] * case.tp_size,
+            slots=case.token_slots,
+            expected=[[expected]] * case.tp_size,
+            paths=("result",),
+            bound=0.0,
+            summed=False,
+        )
+
+    def lines(self) -> list[str]:
+        """From the layer to ``outputs``."""
+        loads = []
+        if not self.bare:
+            loads = self._wrapped()
+            for (slot, _), adapter in zip(self.case.adapters, self.tensors.adapters, strict=True):
+                loads += self.dialect.load(self.scene, slot, adapter)
+            loads += self.dialect.select(self.scene, self.case.token_slots)
+        layer = "layer" if self.bare else "lora"
+        forward = f"{layer}(x)" if self.embeds else f"processor({layer}, x)"
+        asked = f"torch.tensor({one_line(self.given)})" if self.embeds else tensor_text(self.given)
+        run = [*call("x = ", [asked], ""), f"outputs = {forward}.tolist()"]
+        if self.failure.anomaly == "input-written":
+            run = [run[0], forward, "outputs = x.tolist()"]
+        return [*self._built(), *loads, *run]
+
+    def _built(self) -> list[str]:
+        case, context = self.case, self.dialect.context if self.case.tp_size > 1 else None
+        name = "ScaledEmbedding" if self.embeds and case.multiplier != 1 else _CLASSES[case.layer]
+        given: dict[str, object] = {"num_embeddings": case.vocabulary, "embedding_dim": case.width}
+        given |= {"bias": True} if case.bias else {}
+        given |= {"org_num_embeddings": case.original} if case.added else {}
+        given |= {"padding_size": case.padding_size}
+        lines = [f"with {context}:"] if context else []
+        lines += call(f"layer: Any = {name}(", given, depth=1 if context else 0)
+        for what, tensor in (("weight", self.tensors.weights.weight), ("bias", self.tensors.weights.bias)):
+            if tensor is not None:
+                lines += call("layer.weight_loader(", [f"layer.{what}", tensor_text(tensor)])
+        if self.dialect.impl == "vllm":
+            lines.append("layer.quant_method.process_weights_after_loading(layer)")
+        if not self.embeds:
+            factor = f", scale={float(case.multiplier)}" if case.multiplier != 1 else ""
+            lines.append(f"processor: Any = LogitsProcessor({case.vocabulary}{factor})")
+        return lines
+
+    def _wrapped(self) -> list[str]:
+        wrapping = self.dialect.wrap(self.scene)
+        return [line.replace("wrap_layer(", "wrap_embedding(") if self.embeds else line for line in wrapping]
+
+    def imports(self) -> set[str]:
+        """Import lines."""
+        heads, names = not self.embeds, {_CLASSES[self.case.layer]}
+        if self.dialect.impl == "vllm":
+            lines = self.dialect.imports(self.scene)
+            lines |= {f"from {_VLLM_LAYERS}.vocab_parallel_embedding import {', '.join(names)}"}
+            unused = {"LoRAConfig", "from_layer", "LoRAMapping", "get_punica_wrapper"} if self.bare else set()
+            return {line for line in lines if line.rpartition(" ")[2] not in unused}
+        names |= {"LogitsProcessor"} if heads else set()
+        names |= {"tensor_parallel"} if self.case.tp_size > 1 else set()
+        wrap = "wrap_layer" if heads else "wrap_embedding"
+        names |= set() if self.bare else {"LayerAdapter", "LoRAConfig", "SubAdapter", "TokenBatch", wrap}
+        return {f"from lora_compat import {', '.join(names)}"}

@@ -1,0 +1,62 @@
+"""The numbers of a case over a vocabulary, and what merged weights give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from conformance.implementations.vocabulary import VocabularyWeights
+from lora_compat.adapters import LayerAdapter, SubAdapter
+from strategies.vocabulary import VocabularyCase, VocabularyLayer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VocabularyTensors:
+    """The unsharded tensors of a case, float64."""
+
+    weights: VocabularyWeights
+    adapters: tuple[LayerAdapter, ...]
+    hidden: Tensor
+
+
+def tensors_of(case: VocabularyCase) -> VocabularyTensors:
+    """Integers of -1, 0 and 1: at most 5 columns, rank 4 and a factor of 4 stay exact in bfloat16."""
+    generator = torch.Generator().manual_seed(case.seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randint(-1, 2, shape, generator=generator).double()
+
+    embeds = case.layer is VocabularyLayer.EMBEDDING
+    adapters = []
+    for _, rank in case.adapters:
+        ids = case.original if case.for_original else case.vocabulary
+        a, b = (draw(rank, ids), draw(case.width, rank)) if embeds else (draw(rank, case.width), draw(ids, rank))
+        adapters.append(LayerAdapter((SubAdapter(a, b),), scaling=2.0))
+    bias = draw(case.vocabulary) if case.bias else None
+    return VocabularyTensors(
+        VocabularyWeights(draw(case.vocabulary, case.width), bias),
+        tuple(adapters),
+        draw(len(case.tokens), case.width),
+    )
+
+
+def dense(case: VocabularyCase, tensors: VocabularyTensors, *, adapted: bool = True) -> Tensor:
+    """What merged weights give, without any layer: rows of ``W + s·B·A``, zeros outside the vocabulary, or logits."""
+    rows = []
+    for index, (adapter, token_id) in enumerate(zip(case.tokens, case.ids, strict=True)):
+        weight = tensors.weights.weight.clone()
+        if adapter >= 0 and adapted:
+            part = tensors.adapters[adapter].parts[0]
+            assert part is not None
+            delta = 2.0 * (part.lora_b @ part.lora_a)
+            delta = delta.t() if case.layer is VocabularyLayer.EMBEDDING else delta
+            weight[: delta.shape[0]] += delta
+        if case.layer is VocabularyLayer.EMBEDDING:
+            known = 0 <= token_id < case.vocabulary
+            rows.append(weight[token_id] if known else torch.zeros(case.width, dtype=torch.float64))
+        else:
+            bias = 0.0 if tensors.weights.bias is None else tensors.weights.bias
+            rows.append(weight @ tensors.hidden[index] + bias)
+    return torch.stack(rows) * case.multiplier
