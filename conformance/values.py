@@ -68,7 +68,7 @@ def largest_sum(case: Case, tensors: CaseTensors) -> float:
     base = x @ weight.t()
     if tensors.biases:
         base = base + torch.cat(tensors.biases).abs()
-    largest = float(base.amax())
+    largest = _largest(base)
     unit = 1.0
     for adapter in tensors.adapters:
         unit = min(unit, adapter.scaling)
@@ -76,9 +76,13 @@ def largest_sum(case: Case, tensors: CaseTensors) -> float:
             if part is not None:
                 hidden = x @ part.lora_a.abs().t()
                 delta = hidden @ part.lora_b.abs().t() * max(adapter.scaling, 1.0)
-                largest = max(largest, float(base.amax()) + float(delta.amax()), float(hidden.amax()))
+                largest = max(largest, _largest(base) + _largest(delta), _largest(hidden))
     # A forward may scale (×2) or gate (×3) what it computes.
     return largest / unit * 4
+
+
+def _largest(values: Tensor) -> float:
+    return float(values.amax()) if values.numel() else 0.0  # an existing class may have an output without rows
 
 
 def part_sizes(case: Case, adapter: AdapterSpec) -> tuple[int, ...]:
