@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -19,6 +21,8 @@ from conformance.contract import CONTRACT
 from conformance.engines.threads import WATCHDOG_SECONDS, ThreadsEngine
 from conformance.implementations.reference import ReferenceImplementation
 from conformance.measuring import measuring
+from conformance.regressions.recorder import Recorder
+from conformance.regressions.store import Store
 from conformance.subject import HarnessError, Subject
 from conformance.values import part_sizes
 from conformance.verdicts import ClauseResult, Violation
@@ -146,9 +150,11 @@ def hunt(
 
 
 def shrunk(test: ClauseTest, subject: Subject, *, seed: int, patch: Patch = nullcontext) -> ClauseResult:
-    """What the suite reports of the clause while ``patch`` is alive, shrunk as it shrinks it."""
-    with patch():
-        return ClauseRun(subject, Budget(CASES, seed)).check(test.clause, test.name, test.strategy, test.body)
+    """What the suite reports of the clause while ``patch`` is alive, shrunk and named as it does."""
+    with tempfile.TemporaryDirectory() as folder, patch():
+        recorder = Recorder(Store(Path(folder)), "reference", subject.implementation.identity())
+        run = ClauseRun(subject, Budget(CASES, seed), recorder=recorder)
+        return run.check(test.clause, test.name, test.strategy, test.body)
 
 
 def elements(case: Spec) -> int | None:
