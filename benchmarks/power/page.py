@@ -140,7 +140,7 @@ def _names(data: dict[str, Any]) -> Iterator[str]:
     yield ""
     planted = {mutant.name: mutant for mutant in PLANTED}
     wrong = [row for row in data["mutants"] if not _is_named(row, planted[row["mutant"]])]
-    yield "No mistake of an embedding, an LM head or a mixture of experts is computed yet, so theirs are `unexplained`."
+    yield "Mistakes of embeddings, LM heads and mixtures of experts are not computed yet: theirs are `unexplained`."
     yield ""
     for row in wrong:
         called = ", ".join(row["reported"]) or "nothing at the first seed"
