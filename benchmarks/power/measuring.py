@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Any
 
 from benchmarks.power.ablations import ABLATIONS, Ablation
@@ -43,11 +42,6 @@ class Measurement:
     elements: int | None = None
     shown: str = ""
     without: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def median_cases(self) -> float:
-        """Seeds that did not catch it count as one case more than there were."""
-        return median(count or CASES + 1 for count in self.cases)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
