@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from conformance.contract import CONTRACT
 from conformance.regressions import (
     chain_files,
+    experts_files,
     foreign_files,
     layer_files,
     model_files,
@@ -63,7 +64,7 @@ def _written(entry: Entry, failure: StoredFailure, dialect: Dialect, proof: str)
     if isinstance(case, VocabularyCase):
         return vocabulary_files.write(failure, case, dialect, told)
     if isinstance(case, ExpertsCase):
-        raise CannotWrite(f"a mixture of experts has no form as a single file yet ({failure.clause}); replay the case")
+        return experts_files.write(failure, case, dialect, told)
     if isinstance(case, Case) and failure.clause == "UNWRAP-4":
         return chain_files.write(failure, case, dialect, told)
     if isinstance(case, Case) and failure.clause == "WRAP-6":

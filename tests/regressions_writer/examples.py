@@ -22,6 +22,7 @@ from strategies.cases import (
     WrapperKind,
 )
 from strategies.codec import Spec, to_dict
+from strategies.experts import ExpertsAdapterSpec, ExpertsCase
 from strategies.ranks import RankQuestion
 from strategies.vocabulary import VocabularyCase, VocabularyLayer
 
@@ -35,6 +36,18 @@ DUMMIES = Case(
 LM_HEAD = VocabularyLayer.LM_HEAD
 SCALED_IDS = VocabularyCase(original=2, width=2, multiplier=2, ids=(1,), seed=1)
 SCALED_LOGITS = VocabularyCase(LM_HEAD, original=2, width=2, multiplier=2, seed=1)
+WHOLE_EXPERTS = ExpertsCase(
+    experts=2, tp_size=2, expert_parallel=True, adapters=(ExpertsAdapterSpec(experts=(True, False)),)
+)
+SHARDED_EXPERTS = replace(WHOLE_EXPERTS, fully_sharded=True, max_rank=3)
+CUT_EXPERTS = ExpertsCase(intermediate_size=2, tp_size=2, fully_sharded=True, max_rank=3, seed=8)
+FUSED_EXPERTS = ExpertsCase(
+    experts=2,
+    intermediate_size=2,
+    adapters=(ExpertsAdapterSpec(experts=(True, True), fused=True, parts=(True, True, False)),),
+    tokens=(0, -1),
+    routing=((0, 1), (1, 0)),
+)
 CASES: tuple[tuple[str, str, Spec], ...] = (
     ("MATH-1", "delta-dropped", Case()),
     ("MATH-1", "delta-dropped", Case(layer=LayerSpec(input_size=48))),
@@ -95,6 +108,13 @@ CASES: tuple[tuple[str, str, Spec], ...] = (
     ("MATH-15", "unexplained", SCALED_LOGITS),
     ("MATH-15", "base-changed", replace(SCALED_LOGITS, bias=True)),
     ("MATH-15", "adapter-leak", VocabularyCase(LM_HEAD, original=5, tp_size=2, tokens=(-1, 0), ids=(0, 0))),
+    ("MATH-16", "unexplained", ExpertsCase(seed=3)),
+    ("MATH-16", "unexplained", FUSED_EXPERTS),
+    ("MATH-16", "base-changed", WHOLE_EXPERTS),
+    ("MATH-16", "unexplained", WHOLE_EXPERTS),
+    ("MATH-16", "raised", CUT_EXPERTS),
+    ("RANK-6", "rank-indivisible", CUT_EXPERTS),
+    ("RANK-6", "adapter-leak", ExpertsCase()),
     ("UNWRAP-4", "unclear-refusal", Case()),
     ("UNWRAP-4", "unclear-refusal", Case(nesting=(WrapperKind.NONE, WrapperKind.FORWARDING))),
     ("COMM-1", "collective-mismatch", Case(layer=LayerSpec(family=Family.ROW, input_size=2), tp_size=2)),
@@ -105,9 +125,10 @@ CASES: tuple[tuple[str, str, Spec], ...] = (
 
 
 def forms_of(impl: str) -> list[tuple[str, str, Spec]]:
-    """The examples with a file for ``impl``: vLLM has none of this project's quantization or LM heads."""
+    """The examples with a file for ``impl``: vLLM has none of this project's quantization, LM heads or experts."""
     plain = [one for one in CASES if getattr(one[2], "quantization", Quantization.NONE) is Quantization.NONE]
     plain = [one for one in plain if getattr(one[2], "layer", None) is not LM_HEAD]
+    plain = [one for one in plain if not isinstance(one[2], ExpertsCase)]
     return plain if impl == "vllm" else list(CASES)
 
 

@@ -30,7 +30,17 @@ from tests.manager.planted import MUTANTS as OF_MODELS
 from tests.mutants import MUTANTS
 from tests.mutants.planting import planted_in
 from tests.quantization import planted as of_schemes
-from tests.regressions_writer.examples import CASES, DUMMIES, SCALED_IDS, SCALED_LOGITS, entry_of, forms_of
+from tests.regressions_writer.examples import (
+    CASES,
+    CUT_EXPERTS,
+    DUMMIES,
+    FUSED_EXPERTS,
+    SCALED_IDS,
+    SCALED_LOGITS,
+    SHARDED_EXPERTS,
+    entry_of,
+    forms_of,
+)
 from tests.regressions_writer.models import SEEN, Seen
 from tests.suite import ROOT
 from tests.vocabulary import planted as of_vocabularies
@@ -57,6 +67,13 @@ PLANTED = {
     "ids-are-masked-in-place": ("MATH-14", "input-written", VocabularyCase(original=5, tp_size=2, ids=(4,))),
     "the-contribution-is-not-scaled": ("MATH-14", "unexplained", SCALED_IDS),
     "the-scale-is-dropped": ("MATH-15", "unexplained", SCALED_LOGITS),
+    "down-is-not-scaled": ("MATH-16", "unexplained", ExpertsCase(seed=3)),
+    "fused-halves-are-interleaved": ("MATH-16", "unexplained", FUSED_EXPERTS),
+    "only-the-first-expert-of-a-token": ("MATH-16", "unexplained", FUSED_EXPERTS),
+    "hidden-of-down-is-not-summed": ("MATH-16", "unexplained", CUT_EXPERTS),
+    "experts-are-not-counted": ("RANK-6", "rank-indivisible", CUT_EXPERTS),
+    "whole-experts-are-counted": ("RANK-6", "rank-not-smallest", SHARDED_EXPERTS),
+    "a-dummy-of-ones": ("RANK-6", "adapter-leak", ExpertsCase()),
     "scaling-lost": ("MATH-12", "scale-dropped", CASES[15][2]),
 }
 
@@ -163,8 +180,8 @@ def test_what_has_no_form_as_a_file_is_said_so() -> None:
         text_of("WRAP-8", "weight-stolen", Case(quantization=Quantization.INT8), Vllm())
     with pytest.raises(CannotWrite, match="max_lora_rank of 24"):
         text_of("RANK-2", "rank-not-smallest", Program(max_rank=24), Vllm())
-    with pytest.raises(CannotWrite, match="mixture of experts"):
-        text_of("MATH-16", "unexplained", ExpertsCase(), LoraCompat())
+    with pytest.raises(CannotWrite, match="mixtures of experts"):
+        text_of("MATH-16", "unexplained", ExpertsCase(), Vllm())
     with pytest.raises(CannotWrite, match="logits processor"):
         text_of("MATH-15", "unexplained", SCALED_LOGITS, Vllm())
     with pytest.raises(CannotWrite, match="id that was added"):
