@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from conformance.regressions.experts_simplifications import simpler_experts
 from lora_compat.families import Family
 from strategies.adapters import MAX_RANKS
 from strategies.cases import AdapterSpec, LayerSpec, SubclassSpec
 from strategies.codec import Spec
+from strategies.experts import ExpertsCase
 from strategies.models import ModelSpec, ModuleKind, ModuleSpec
 from strategies.programs import Misfit, ModelAdapterSpec, Program, Step, StepKind
 from strategies.target_questions import TargetQuestion
@@ -17,7 +19,9 @@ _SEEDS = 3
 
 
 def simpler_whole(spec: Spec) -> Iterator[Spec]:
-    """Every program, or question, that is plainer than ``spec`` in one part and makes sense."""
+    """Every program, question or mixture that is plainer than ``spec`` in one part and makes sense."""
+    if isinstance(spec, ExpertsCase):
+        yield from simpler_experts(spec)
     if isinstance(spec, TargetQuestion):
         yield from _questions(spec)
     if isinstance(spec, Program):
