@@ -28,7 +28,7 @@ def write(failure: StoredFailure, case: ExpertsCase, dialect: Dialect, told: str
         CannotWrite: it is for a library whose mixtures are not driven.
     """
     if dialect.impl == "vllm":
-        raise CannotWrite("vLLM's mixtures of experts are not driven, as they ask for an engine's configuration")
+        raise CannotWrite("vLLM's mixtures of experts are not driven: on a CPU its wheel lacks an operator of theirs")
     form = _Form(failure, case, tensors_of(case), dialect)
     return assembled(form.scene, dialect, told, form.lines(), form.imports(), [], reduces=not form.asks_rank)
 

@@ -13,7 +13,7 @@ _SEEDS = 5
 
 def simpler_experts(case: ExpertsCase) -> Iterator[ExpertsCase]:
     """Every case plainer than ``case`` in one part, with its own values and with others that may hide less."""
-    for changed in (*_sizes(case), *_tokens(case), *_adapters(case)):
+    for changed in (*_fewer_adapters(case), *_fewer_tokens(case), *_sizes(case), *_tokens(case), *_adapters(case)):
         if changed != case:
             yield from (replace(changed, seed=seed) for seed in dict.fromkeys((case.seed, *range(_SEEDS))))
     yield from (replace(case, seed=seed) for seed in range(min(case.seed, _SEEDS)))
@@ -21,23 +21,37 @@ def simpler_experts(case: ExpertsCase) -> Iterator[ExpertsCase]:
 
 def _sizes(case: ExpertsCase) -> Iterator[ExpertsCase]:
     """Fewer ranks and experts, and smaller ones."""
+    shared = case.tp_size if case.expert_parallel else 1
+    for count in (shared, 2 * shared):
+        if count < case.experts:
+            first = tuple(tuple(range(min(count, len(chosen)))) for chosen in case.routing)
+            yield replace(case, experts=count, adapters=_whole(case, count), routing=first)
     for size in (1, 2):
         if size < case.tp_size:
-            alone = {"expert_parallel": case.expert_parallel and size > 1}
-            alone |= {"fully_sharded": case.fully_sharded and size > 1}
-            yield replace(case, tp_size=size, **alone)
-            if not case.expert_parallel:
-                inner = max(1, case.intermediate_size * size // case.tp_size)
-                yield replace(case, tp_size=size, intermediate_size=inner, **alone)
+            several = size > 1
+            fewer = replace(case, tp_size=size, fully_sharded=case.fully_sharded and several)
+            fewer = replace(fewer, expert_parallel=case.expert_parallel and several)
+            yield fewer
+            if case.expert_parallel:
+                yield replace(fewer, adapters=_whole(case, case.experts))
+            else:
+                yield replace(fewer, intermediate_size=case.intermediate_size * size // case.tp_size)
     yield replace(case, expert_parallel=False)
     yield replace(case, fully_sharded=False)
-    yield replace(case, intermediate_size=1 if case.expert_parallel else case.tp_size)
+    unit = 1 if case.expert_parallel else case.tp_size
+    for inner in sorted({unit, 2 * unit, case.intermediate_size - unit}):
+        if 0 < inner < case.intermediate_size:
+            yield replace(case, intermediate_size=inner)
     yield replace(case, hidden_size=1)
-    shared = case.tp_size if case.expert_parallel else 1
     unused = sorted(set(range(case.experts)) - {expert for chosen in case.routing for expert in chosen})
     for gone in (unused[: len(unused) // shared * shared], unused[:shared], unused[-shared:]):
         if gone and len(gone) < case.experts:
             yield _without(case, gone)
+
+
+def _whole(case: ExpertsCase, count: int) -> tuple[ExpertsAdapterSpec, ...]:
+    """The adapters, for each of the first ``count`` experts."""
+    return tuple(replace(one, experts=(True,) * count) for one in case.adapters)
 
 
 def _without(case: ExpertsCase, gone: list[int]) -> ExpertsCase:
@@ -51,31 +65,43 @@ def _without(case: ExpertsCase, gone: list[int]) -> ExpertsCase:
     )
 
 
-def _tokens(case: ExpertsCase) -> Iterator[ExpertsCase]:
-    """Fewer tokens, of the first adapter, with fewer experts each and the first ones."""
-    for at in range(len(case.tokens)):
-        before, after = slice(at), slice(at + 1, None)
-        if len(case.tokens) > 1:
+def _fewer_tokens(case: ExpertsCase) -> Iterator[ExpertsCase]:
+    count = len(case.tokens)
+    for length in sorted({count // 2, 2, 1}, reverse=True):
+        for at in range(count - length + 1 if 0 < length < count else 0):
+            before, after = slice(at), slice(at + length, None)
             tokens = (*case.tokens[before], *case.tokens[after])
             yield replace(case, tokens=tokens, routing=(*case.routing[before], *case.routing[after]))
-        if case.tokens[at] > 0:
+
+
+def _tokens(case: ExpertsCase) -> Iterator[ExpertsCase]:
+    """Tokens of the first adapter or of none, with fewer experts each and the first ones."""
+    for at, (token, chosen) in enumerate(zip(case.tokens, case.routing, strict=True)):
+        before, after = slice(at), slice(at + 1, None)
+        if token > 0:
             yield from (replace(case, tokens=(*case.tokens[before], other, *case.tokens[after])) for other in (0, -1))
-        first = tuple(range(len(case.routing[at])))
-        yield replace(case, routing=(*case.routing[before], first, *case.routing[after]))
+        yield replace(case, routing=(*case.routing[before], tuple(range(len(chosen))), *case.routing[after]))
     if len(case.routing[0]) > 1:
         yield from (replace(case, routing=tuple(one[at : at + 1] for one in case.routing)) for at in (0, 1))
 
 
-def _adapters(case: ExpertsCase) -> Iterator[ExpertsCase]:
-    """Fewer adapters, in the first slots, plainer, with fewer slots and a smaller greatest rank around them."""
-    for index, adapter in enumerate(case.adapters):
-        before, after = case.adapters[:index], case.adapters[index + 1 :]
+def _fewer_adapters(case: ExpertsCase) -> Iterator[ExpertsCase]:
+    for index in range(len(case.adapters)):
         if len(case.adapters) > 1 and index not in case.tokens:
             moved = tuple(token - (token > index) for token in case.tokens)
-            yield replace(case, adapters=(*before, *after), tokens=moved)
+            yield replace(case, adapters=(*case.adapters[:index], *case.adapters[index + 1 :]), tokens=moved)
+
+
+def _adapters(case: ExpertsCase) -> Iterator[ExpertsCase]:
+    """Adapters in the first slots, plainer, with fewer slots and a smaller greatest rank around them."""
+    for index, adapter in enumerate(case.adapters):
+        before, after = case.adapters[:index], case.adapters[index + 1 :]
         yield from (replace(case, adapters=(*before, plainer, *after)) for plainer in _plainer(adapter))
     first = tuple(replace(one, slot=slot) for slot, one in enumerate(case.adapters))
     yield replace(case, adapters=first, max_loras=len(first))
+    if first != case.adapters:
+        whole = replace(case, adapters=first, max_loras=len(first))
+        yield replace(whole, adapters=_whole(whole, case.experts))
     yield replace(case, max_loras=max(one.slot for one in case.adapters) + 1)
     needed = max(one.rank for one in case.adapters)
     yield from (replace(case, max_rank=rank) for rank in MAX_RANKS if needed <= rank < case.max_rank)
