@@ -8,31 +8,19 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from conformance.anomalies import UNEXPLAINED, explain
+from conformance.anomalies import UNEXPLAINED
+from conformance.anomalies.layers import explain
+from conformance.anomalies.partial_sums import together
+from conformance.anomalies.traits import common_trait
 from conformance.engines.ranks import CollectiveMismatch
 from conformance.measuring import note
 from conformance.oracle import Expected, error_bound, flatten, signal
 from conformance.subject import RankSession, Subject, SubjectRaised
-from conformance.traits import common_trait
 from conformance.verdicts import NotExercised, Violation
-from lora_compat.families import Family
 from strategies.cases import Case, Regime
 from strategies.codec import Spec
 
 T = TypeVar("T")
-
-
-def sums_partials(case: Case) -> bool:
-    """Whether each rank returns a partial sum, so that only the sum over the ranks has a meaning."""
-    return case.layer.family is Family.ROW and not case.layer.reduce_results and case.layer_tp_size > 1
-
-
-def summed_over_ranks(parts: Sequence[Sequence[Tensor]], by_token: Sequence[bool]) -> list[Tensor]:
-    """Partial outputs added up in float64; an output bias is taken once."""
-    return [
-        torch.stack([part.double() for part in same]).sum(0) if counts else same[0]
-        for same, counts in zip(zip(*parts, strict=True), by_token, strict=True)
-    ]
 
 
 def assert_merged_equivalence(subject: Subject, case: Case, *, needs_signal: bool = True) -> list[list[Tensor]]:
@@ -92,17 +80,7 @@ def assert_outputs(
     to it. A difference is named by computing what each known mistake would give (with ``subject``), else ``default``.
     """
     __tracebackhide__ = True
-    if sums_partials(case):
-        by_token = expected[0].by_token
-        actual = [summed_over_ranks(actual, by_token)]
-        expected = [
-            Expected(
-                tuple(summed_over_ranks([e.values for e in expected], by_token)),
-                tuple(summed_over_ranks([e.magnitudes for e in expected], by_token)) if expected[0].magnitudes else (),
-                tuple(summed_over_ranks([e.base for e in expected], by_token)),
-                by_token,
-            )
-        ]
+    actual, expected = together(case, actual, expected)
     for rank, (outputs, right) in enumerate(zip(actual, expected, strict=True)):
         message = first_difference(case, outputs, right)
         if message is not None:

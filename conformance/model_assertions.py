@@ -5,17 +5,15 @@ from __future__ import annotations
 import re
 
 import torch
-from torch import Tensor
 
-from conformance.assertions import first_difference, raised, summed_over_ranks, sums_partials
+from conformance.anomalies.partial_sums import together
+from conformance.assertions import first_difference, raised
 from conformance.engines.ranks import CollectiveMismatch
 from conformance.lifecycle import ModelSession, observe_model
-from conformance.oracle import Expected
 from conformance.records import LayerOutput, Record
 from conformance.subject import Subject, SubjectRaised
 from conformance.trees import ProgramValues
 from conformance.verdicts import NotExercised, Violation
-from strategies.cases import Case
 from strategies.programs import Misfit, Program
 
 Shown = list[list[Record]]
@@ -80,20 +78,6 @@ def assert_layer_served(
                 f"{where}: rank {rank}: {name}: {message}; adapters {[t + 1 for t in tokens]} (0: none)",
                 values.program,
             )
-
-
-def together(
-    case: Case, actual: list[tuple[Tensor, ...]], expected: list[Expected]
-) -> tuple[list[tuple[Tensor, ...]], list[Expected]]:
-    """Partial sums added up over the ranks, where only their sum has a meaning; all as it was elsewhere."""
-    if not sums_partials(case):
-        return actual, expected
-    by_token = expected[0].by_token
-    values, base = (
-        tuple(summed_over_ranks(parts, by_token))
-        for parts in ([e.values for e in expected], [e.base for e in expected])
-    )
-    return [tuple(summed_over_ranks(actual, by_token))], [Expected(values, (), base, by_token)]
 
 
 def _mistake(

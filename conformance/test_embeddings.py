@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from conformance.anomalies import UNEXPLAINED
+from conformance.anomalies.vocabulary import explain
 from conformance.assertions import raised
 from conformance.checking import check
 from conformance.engines.ranks import CollectiveMismatch, RankFailed, RankGroup
@@ -12,7 +14,7 @@ from conformance.implementations.vocabulary import VocabularyServer
 from conformance.subject import Subject, cast_adapter
 from conformance.values import torch_dtype
 from conformance.verdicts import NotApplicable, NotExercised, Violation
-from conformance.vocabulary_values import dense, tensors_of
+from conformance.vocabulary_values import VocabularyTensors, dense, tensors_of
 from strategies.vocabulary import VocabularyCase, VocabularyLayer, vocabulary_cases
 
 
@@ -42,16 +44,29 @@ def assert_serves_the_vocabulary(subject: Subject, case: VocabularyCase) -> None
         seen = subject.engine.run(case.tp_size, program)
     except (CollectiveMismatch, RankFailed) as error:
         raise raised(error, case) from error
-    right = dense(case, tensors)
+    right, plain = dense(case, tensors), dense(case, tensors, adapted=False)
     without = [index for index, adapter in enumerate(case.tokens) if adapter < 0]
-    for rank, (bare, output, mine) in enumerate(seen):
+    for rank, (_, _, mine) in enumerate(seen):
         assert_equal(case, mine, given, f"rank {rank}, what was handed in", "input-written")
-        assert_equal(case, output, right, f"rank {rank}", "unexplained")
-        assert_equal(case, bare, dense(case, tensors, adapted=False), f"rank {rank}, bare", "base-changed")
+    name = named(case, tensors, [output for _, output, _ in seen], right)
+    if name == UNEXPLAINED:  # then it may be the layer without adapters that is wrong
+        for rank, (bare, _, _) in enumerate(seen):
+            assert_equal(case, bare, plain, f"rank {rank}, bare", "base-changed")
+    for rank, (bare, output, _) in enumerate(seen):
+        assert_equal(case, output, right, f"rank {rank}", name)
+        assert_equal(case, bare, plain, f"rank {rank}, bare", "base-changed")
         flat = output.reshape(right.shape)
         assert_equal(case, flat[without], bare.reshape(right.shape)[without], f"rank {rank}", "adapter-leak")
-    if torch.equal(right, dense(case, tensors, adapted=False)) and not without:
+    if torch.equal(right, plain) and not without:
         raise NotExercised("the adapters change nothing")
+
+
+def named(case: VocabularyCase, tensors: VocabularyTensors, outputs: list[Tensor], right: Tensor) -> str:
+    """What is wrong with the outputs of all ranks, if anything is."""
+    if any(output.numel() != right.numel() for output in outputs):
+        return "gather-inflated"
+    flat = [output.double().reshape(right.shape) for output in outputs]
+    return UNEXPLAINED if all(torch.equal(one, right) for one in flat) else explain(case, tensors, flat)
 
 
 def assert_equal(case: VocabularyCase, output: Tensor, right: Tensor, where: str, anomaly: str) -> None:

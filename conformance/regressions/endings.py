@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from conformance.assertions import sums_partials
+from conformance.anomalies.partial_sums import sums_partials
 from conformance.regressions.literals import INDENT, call, one_line, spread, tensor_text
 from conformance.regressions.manager_words import ManagerWords
 from conformance.regressions.plays import Play, Turn

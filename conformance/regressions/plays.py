@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from conformance.assertions import summed_over_ranks, sums_partials
+from conformance.anomalies.partial_sums import summed_over_ranks, sums_partials
 from conformance.regressions.dialects import CannotWrite
 from conformance.regressions.scenes import paths_of, reference, rows
 from conformance.shelf import Call, Shelf, calls_of

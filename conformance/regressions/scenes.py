@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from conformance.assertions import summed_over_ranks, sums_partials
+from conformance.anomalies.partial_sums import summed_over_ranks, sums_partials
 from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.reference import ReferenceImplementation
 from conformance.oracle import error_bound

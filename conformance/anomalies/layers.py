@@ -7,18 +7,20 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from conformance.anomalies import UNEXPLAINED, unexplained_if_it_fails
+from conformance.anomalies.mistakes import PerRank, bias_mistakes, rank_mistakes, reordered, scaled, without_adapters
+from conformance.anomalies.partial_sums import summed_over_ranks, sums_partials
+from conformance.anomalies.traits import common_trait, tolerance
 from conformance.engines.ranks import RankGroup
-from conformance.mistakes import PerRank, bias_mistakes, rank_mistakes, reordered, scaled, without_adapters
 from conformance.oracle import Expected, expected_on
 from conformance.subject import HarnessError, Subject
-from conformance.traits import common_trait, tolerance
 from conformance.values import CaseTensors, values_of
 from strategies.cases import Case, Forward
 
 Outputs = list[list[Tensor]]
-UNEXPLAINED = "unexplained"
 
 
+@unexplained_if_it_fails
 def explain(
     case: Case, actual: Outputs, expected: list[Expected], subject: Subject, tensors: CaseTensors | None = None
 ) -> str:
@@ -131,8 +133,6 @@ def _single(case: Case, tensors: CaseTensors, subject: Subject, adapter: int) ->
 
 
 def _combined(case: Case, runs: list[Expected]) -> list[tuple[Tensor, ...]]:
-    from conformance.assertions import summed_over_ranks, sums_partials
-
     if sums_partials(case):
         return [tuple(summed_over_ranks([run.values for run in runs], runs[0].by_token))]
     return [run.values for run in runs]

@@ -75,23 +75,35 @@ def rank_mistakes(case: Case, tensors: CaseTensors) -> Iterator[tuple[str, PerRa
             yield "gather-skipped", lambda rank: _changed(tensors, _own_rows(rows, ranks, rank))
             yield "shard-misplaced", lambda rank: _changed(tensors, _first_rows(rows, ranks))
     elif case.fully_sharded:
-        local = -(-case.max_rank // ranks)
-        yield "gather-skipped", lambda rank: _changed(tensors, _blocks(local, ranks, lambda index: rank))
-        yield "gather-misordered", lambda rank: _changed(tensors, _blocks(local, ranks, lambda i: ranks - 1 - i))
-        for shift in range(1, min(ranks, 4)):
-            yield (
-                "gather-misordered",
-                lambda rank: _changed(tensors, _blocks(local, ranks, lambda i: (i + shift) % ranks)),
-            )
-        yield "shard-misplaced", lambda rank: _changed(tensors, _cut_by_its_own_rank(local, ranks))
+        for name, adapters_of in gathered_mistakes(case.max_rank, ranks, tensors.adapters):
+            yield name, lambda rank, adapters_of=adapters_of: replace(tensors, adapters=adapters_of(rank))
+
+
+def gathered_mistakes(
+    max_rank: int, ranks: int, adapters: tuple[LayerAdapter, ...]
+) -> Iterator[tuple[str, Callable[[int], tuple[LayerAdapter, ...]]]]:
+    """Mistakes of a LoRA rank that is cut over the ranks, and of gathering what its parts yield."""
+    local = -(-max_rank // ranks)
+    yield "gather-skipped", lambda rank: changed(adapters, _blocks(local, ranks, lambda index: rank))
+    yield "gather-misordered", lambda rank: changed(adapters, _blocks(local, ranks, lambda i: ranks - 1 - i))
+    for shift in range(1, min(ranks, 4)):
+        yield (
+            "gather-misordered",
+            lambda rank, shift=shift: changed(adapters, _blocks(local, ranks, lambda i: (i + shift) % ranks)),
+        )
+    yield "shard-misplaced", lambda rank: changed(adapters, _cut_by_its_own_rank(local, ranks))
 
 
 def _changed(tensors: CaseTensors, change: Change) -> CaseTensors:
-    adapters = tuple(
+    return replace(tensors, adapters=changed(tensors.adapters, change))
+
+
+def changed(adapters: tuple[LayerAdapter, ...], change: Change) -> tuple[LayerAdapter, ...]:
+    """The adapters with every part that is there changed."""
+    return tuple(
         LayerAdapter(tuple(None if part is None else change(part) for part in adapter.parts), adapter.scaling)
-        for adapter in tensors.adapters
+        for adapter in adapters
     )
-    return replace(tensors, adapters=adapters)
 
 
 def _own_columns(ranks: int, rank: int, source: int) -> Change:
