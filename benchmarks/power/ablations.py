@@ -11,7 +11,8 @@ import torch
 from hypothesis import Phase
 from torch import Tensor
 
-from conformance import assertions, oracle, searching, traits, values
+from conformance import assertions, oracle, searching, values
+from conformance.anomalies import traits
 from strategies.cases import Case, Layout, Regime, SubclassSpec
 
 # What vLLM's layer tests allow, absolute and relative.
