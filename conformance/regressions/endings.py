@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from conformance.anomalies.partial_sums import sums_partials
-from conformance.regressions.literals import INDENT, call, one_line, spread, tensor_text
+from conformance.regressions.literals import INDENT, assertion, call, one_line, spread, tensor_text
 from conformance.regressions.manager_words import ManagerWords
 from conformance.regressions.plays import Play, Turn
 from conformance.shelf import Call
@@ -160,7 +160,7 @@ class Ending:
         ranks = [[value.tolist() for value in one] for one in self.play.expected()]
         expected = [one[0] if len(one) == 1 else one for one in ranks]
         alone = self.summed or self.play.program.model.tp_size == 1
-        return spread("assert outputs == ", expected[0] if alone else expected)
+        return spread("assert outputs == ", expected[0]) if alone else assertion("outputs", expected)
 
 
 def _right(play: Play) -> str:

@@ -66,6 +66,19 @@ def spread(head: str, value: object, tail: str = "", *, depth: int = 0) -> list[
     return [f"{indent}{head}{left}", *inner, f"{indent}{right}{tail}"]
 
 
+def assertion(name: str, ranks: Sequence[object]) -> list[str]:
+    """An assertion that ``name`` equals ``ranks``; where all of them are alike, one is written."""
+    whole = spread(f"assert {name} == ", list(ranks))
+    if len(whole) == 1 or any(one != ranks[0] for one in ranks):
+        return whole
+    alike = f"assert {name} == [{one_line(ranks[0])}] * {len(ranks)}"
+    return (
+        [alike]
+        if len(alike) <= WIDTH
+        else [*spread("expected = ", ranks[0]), f"assert {name} == [expected] * {len(ranks)}"]
+    )
+
+
 def call(head: str, arguments: Sequence[str] | Mapping[str, object], tail: str = ")", *, depth: int = 0) -> list[str]:
     """A call as lines: ``head`` ends in its opening bracket; too long, its arguments have a line, or one each."""
     if isinstance(arguments, Mapping):

@@ -125,9 +125,8 @@ CASES: tuple[tuple[str, str, Spec], ...] = (
 
 
 def forms_of(impl: str) -> list[tuple[str, str, Spec]]:
-    """The examples with a file for ``impl``: vLLM has none of this project's quantization, LM heads or experts."""
+    """The examples with a file for ``impl``: vLLM has none of this project's quantization or experts."""
     plain = [one for one in CASES if getattr(one[2], "quantization", Quantization.NONE) is Quantization.NONE]
-    plain = [one for one in plain if getattr(one[2], "layer", None) is not LM_HEAD]
     plain = [one for one in plain if not isinstance(one[2], ExpertsCase)]
     return plain if impl == "vllm" else list(CASES)
 

@@ -182,8 +182,6 @@ def test_what_has_no_form_as_a_file_is_said_so() -> None:
         text_of("RANK-2", "rank-not-smallest", Program(max_rank=24), Vllm())
     with pytest.raises(CannotWrite, match="mixtures of experts"):
         text_of("MATH-16", "unexplained", ExpertsCase(), Vllm())
-    with pytest.raises(CannotWrite, match="logits processor"):
-        text_of("MATH-15", "unexplained", SCALED_LOGITS, Vllm())
     with pytest.raises(CannotWrite, match="id that was added"):
         text_of("MATH-14", "unexplained", VocabularyCase(added=1), Vllm())
     with pytest.raises(CannotWrite, match="kernel"):
