@@ -69,11 +69,12 @@ def rank_mistakes(case: Case, tensors: CaseTensors) -> Iterator[tuple[str, PerRa
     if case.layer.family is Family.ROW:
         yield "shard-misplaced", lambda rank: _changed(tensors, _own_columns(ranks, rank, 0))
         yield "shard-misplaced", lambda rank: _changed(tensors, _own_columns(ranks, rank, (rank + 1) % ranks))
-        yield "shard-misplaced", lambda rank: _changed(tensors, _dealt_columns(ranks))
+        yield "shard-misplaced", lambda rank: _changed(tensors, dealt_columns(ranks))
         if case.fully_sharded:
             rows = sum(case.layer.output_sizes)
             yield "gather-skipped", lambda rank: _changed(tensors, _own_rows(rows, ranks, rank))
-            yield "shard-misplaced", lambda rank: _changed(tensors, _first_rows(rows, ranks))
+            yield "shard-misplaced", lambda rank: _changed(tensors, first_rows(rows, ranks, of_each=True))
+            yield "shard-misplaced", lambda rank: _changed(tensors, first_rows(rows, ranks, of_each=False))
     elif case.fully_sharded:
         for name, adapters_of in gathered_mistakes(case.max_rank, ranks, tensors.adapters):
             yield name, lambda rank, adapters_of=adapters_of: replace(tensors, adapters=adapters_of(rank))
@@ -84,12 +85,12 @@ def gathered_mistakes(
 ) -> Iterator[tuple[str, Callable[[int], tuple[LayerAdapter, ...]]]]:
     """Mistakes of a LoRA rank that is cut over the ranks, and of gathering what its parts yield."""
     local = -(-max_rank // ranks)
-    yield "gather-skipped", lambda rank: changed(adapters, _blocks(local, ranks, lambda index: rank))
-    yield "gather-misordered", lambda rank: changed(adapters, _blocks(local, ranks, lambda i: ranks - 1 - i))
+    yield "gather-skipped", lambda rank: changed(adapters, blocks(local, ranks, lambda index: rank))
+    yield "gather-misordered", lambda rank: changed(adapters, blocks(local, ranks, lambda i: ranks - 1 - i))
     for shift in range(1, min(ranks, 4)):
         yield (
             "gather-misordered",
-            lambda rank, shift=shift: changed(adapters, _blocks(local, ranks, lambda i: (i + shift) % ranks)),
+            lambda rank, shift=shift: changed(adapters, blocks(local, ranks, lambda i: (i + shift) % ranks)),
         )
     yield "shard-misplaced", lambda rank: changed(adapters, _cut_by_its_own_rank(local, ranks))
 
@@ -117,7 +118,7 @@ def _own_columns(ranks: int, rank: int, source: int) -> Change:
     return change
 
 
-def _dealt_columns(ranks: int) -> Change:
+def dealt_columns(ranks: int) -> Change:
     """Every rank takes each ``ranks``-th column of A."""
 
     def change(part: SubAdapter) -> SubAdapter:
@@ -138,20 +139,20 @@ def _own_rows(rows: int, ranks: int, rank: int) -> Change:
     return change
 
 
-def _first_rows(rows: int, ranks: int) -> Change:
-    """Every rank adds its rows of B into the first rank's output rows."""
+def first_rows(rows: int, ranks: int, *, of_each: bool) -> Change:
+    """Every rank adds its rows of B, or also the first rank's, into the first rank's output rows."""
 
     def change(part: SubAdapter) -> SubAdapter:
         lora_b = torch.zeros_like(part.lora_b)
         for rank in range(ranks):
             own = part.lora_b[rank * rows // ranks : (rank + 1) * rows // ranks]
-            lora_b[: len(own)] += own
+            lora_b[: len(own)] += own if of_each else part.lora_b[: len(own)]
         return SubAdapter(part.lora_a, lora_b)
 
     return change
 
 
-def _blocks(local: int, ranks: int, source: Callable[[int], int]) -> Change:
+def blocks(local: int, ranks: int, source: Callable[[int], int]) -> Change:
     """The blocks of A's rows that the ranks hold, gathered in another order or from another rank."""
 
     def change(part: SubAdapter) -> SubAdapter:

@@ -62,13 +62,18 @@ def _exact(answers: Answers, seen: Outputs, tokens: list[int]) -> str | None:
 
 
 def _mistakes(answers: Answers) -> Iterator[tuple[str, Callable[[int], Tensor]]]:
-    """Each known mistake with what a rank would have returned."""
+    """Each known mistake with what a rank would have returned.
+
+    First those that need ranks or added ids: what needs neither shrinks to cases without them.
+    """
     case, base, right, scale = answers.case, answers.base, answers.right, answers.scale
     added = answers.added(answers.deltas)
 
     def same(output: Tensor) -> Callable[[int], Tensor]:
         return lambda rank: output
 
+    for name, sources in cut_mistakes(case):
+        yield name, same(answers.with_deltas([_from(delta, sources) for delta in answers.deltas]))
     yield "delta-dropped", same(base)
     if scale != 1:  # before mistakes of the adapter's scaling, which may look alike with one multiplier, not with all
         yield "delta-outside-forward", same(base + added)
@@ -80,8 +85,6 @@ def _mistakes(answers: Answers) -> Iterator[tuple[str, Callable[[int], Tensor]]]
         bias = scale * answers.tensors.weights.bias
         yield "bias-dropped", same(right - bias)
         yield "bias-doubled", same(right + bias)
-    for name, sources in cut_mistakes(case):
-        yield name, same(answers.with_deltas([_from(delta, sources) for delta in answers.deltas]))
     if answers.embeds:
         yield from _mistakes_of_lookups(answers)
         return

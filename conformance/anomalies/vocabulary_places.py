@@ -32,14 +32,14 @@ def _padded(case: VocabularyCase, count: int) -> int:
 def cut_mistakes(case: VocabularyCase) -> Iterator[tuple[str, Sources]]:
     """Ways in which an adapter's rows are cut wrongly among the ranks."""
     ranks = case.tp_size
-    for other in _other_ranks(ranks):
-        yield "shard-misplaced", _sources(case, lambda rank, row, other=other: held(case)[other(rank)][row])
     rows = case.original if case.for_original else case.vocabulary
     part = -(-rows // ranks)
     yield (
         "padding-overlooked",
         _sources(case, lambda rank, row: rank * part + row if row < part and rank * part + row < rows else None),
     )
+    for other in _other_ranks(ranks):
+        yield "shard-misplaced", _sources(case, lambda rank, row, other=other: held(case)[other(rank)][row])
     yield from lookup_mistakes(case)
 
 

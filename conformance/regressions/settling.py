@@ -18,6 +18,8 @@ from conformance.subject import HarnessError, Subject
 from conformance.verdicts import NotApplicable, Violation
 from strategies.cases import Case
 from strategies.codec import Spec
+from strategies.experts import ExpertsCase
+from strategies.vocabulary import VocabularyCase
 
 MAX_STEPS = 600
 _VOTES = 12
@@ -97,7 +99,7 @@ def _with_other_values(case: Case) -> Iterator[Case]:
 def renamed(subject: Subject, clause: str, body: Body, found: Violation) -> Violation:
     """The same failure by the name that most values give it: on a small case two mistakes may look alike."""
     case = found.case
-    if not isinstance(case, Case) or found.anomaly == "raised":
+    if not isinstance(case, (Case, VocabularyCase, ExpertsCase)) or found.anomaly == "raised":
         return found
     seen: dict[str, list[Violation]] = {}
     for seed in range(_VOTES):

@@ -14,16 +14,14 @@ from lora_compat.expert_adapters import LoRAExperts
 from lora_compat.kernels import NO_ADAPTER
 from tests.mutants.planting import plant
 
-WRONG = "unexplained"
 
-
-@plant(LoRAExperts, "_place", origin="expert parallelism", clauses="MATH-16", anomalies=WRONG)
+@plant(LoRAExperts, "_place", origin="expert parallelism", clauses="MATH-16", anomalies="wrong-slot")
 def slots_of_experts_overlap(original):
     """Adapters are spaced by one expert less than a rank holds."""
     return lambda self, slot, expert: slot * max(1, len(self.experts) - 1) + expert
 
 
-@plant(LoRAExperts, "_places", origin="top-k routing", clauses="MATH-16", anomalies=WRONG)
+@plant(LoRAExperts, "_places", origin="top-k routing", clauses="MATH-16", anomalies="expert-skipped")
 def only_the_first_expert_of_a_token(original):
     """A token's adapter serves the first of its experts."""
 
@@ -34,7 +32,7 @@ def only_the_first_expert_of_a_token(original):
     return places
 
 
-@plant(LoRAExperts, "_places", origin="pairs and tokens", clauses="MATH-16", anomalies=WRONG)
+@plant(LoRAExperts, "_places", origin="pairs and tokens", clauses="MATH-16", anomalies="wrong-slot")
 def pairs_counted_the_other_way(original):
     """The adapter of a pair is looked up as if all first experts came before all second ones."""
 
@@ -44,13 +42,13 @@ def pairs_counted_the_other_way(original):
     return places
 
 
-@plant(LoRAExperts, "_places", origin="adapter-less tokens", clauses="MATH-16", anomalies=WRONG)
+@plant(LoRAExperts, "_places", origin="adapter-less tokens", clauses="MATH-16", anomalies="adapter-leak")
 def no_adapter_is_the_first(original):
     """A token without an adapter is served the first slot's."""
     return lambda self, slots, experts, each: original(self, [max(slot, 0) for slot in slots], experts, each)
 
 
-@plant(expert_adapters, "_parts", origin="w1 and w3", clauses="MATH-16", anomalies=WRONG)
+@plant(expert_adapters, "_parts", origin="w1 and w3", clauses="MATH-16", anomalies="slices-swapped")
 def gate_and_up_change_places(original):
     """Gate's adapter is loaded as up's where they come apart."""
 
@@ -60,7 +58,7 @@ def gate_and_up_change_places(original):
     return parts
 
 
-@plant(expert_adapters, "_parts", origin="fused gate and up", clauses="MATH-16", anomalies=WRONG)
+@plant(expert_adapters, "_parts", origin="fused gate and up", clauses="MATH-16", anomalies="slices-interleaved")
 def fused_halves_are_interleaved(original):
     """A fused B is read as if rows of gate and up alternated, as gpt-oss stores them."""
 
@@ -75,7 +73,7 @@ def fused_halves_are_interleaved(original):
     return parts
 
 
-@plant(expert_adapters, "_parts", origin="scaling", clauses="MATH-16", anomalies=WRONG)
+@plant(expert_adapters, "_parts", origin="scaling", clauses="MATH-16", anomalies="scale-dropped")
 def down_is_not_scaled(original):
     """The scaling is lost for the down projection."""
 
@@ -85,7 +83,7 @@ def down_is_not_scaled(original):
     return parts
 
 
-@plant(expert_adapters, "plans_of", origin="row-parallel columns", clauses="MATH-16", anomalies=WRONG)
+@plant(expert_adapters, "plans_of", origin="row-parallel columns", clauses="MATH-16", anomalies="shard-misplaced")
 def every_rank_has_the_first_columns_of_down(original):
     """A of the down projection is cut on every rank as on the first."""
 
@@ -97,7 +95,7 @@ def every_rank_has_the_first_columns_of_down(original):
     return plans_of
 
 
-@plant(expert_adapters, "plans_of", origin="fully sharded experts", clauses="MATH-16", anomalies=WRONG)
+@plant(expert_adapters, "plans_of", origin="fully sharded experts", clauses="MATH-16", anomalies="shard-misplaced")
 def every_rank_has_the_first_rows_of_gate(original):
     """B of gate and up is cut on every rank as on the first."""
 
@@ -109,7 +107,7 @@ def every_rank_has_the_first_rows_of_gate(original):
     return plans_of
 
 
-@plant(LoRADelta, "_collect", origin="fully sharded down", clauses="MATH-16", anomalies=WRONG)
+@plant(LoRADelta, "_collect", origin="fully sharded down", clauses="MATH-16", anomalies="gather-skipped")
 def hidden_of_down_is_not_summed(original):
     """What a rank's columns of A yield is not summed before B is applied."""
 

@@ -1,4 +1,4 @@
-"""Every planted bug of mixtures of experts is seen by its clause within the default profile."""
+"""Every planted bug of mixtures of experts is seen by its clause, and called by its name in most runs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from tests.mutants.planting import Mutant, planted_in
 
 TESTS = {test.clause: test for test in vars(test_experts).values() if hasattr(test, "clause")}
 PAIRS = [(mutant, clause) for mutant in planted_in(planted) for clause in mutant.clauses]
+SEEDS = range(5)  # one case alone may look like another mistake
 
 
 @pytest.mark.parametrize(("mutant", "clause"), PAIRS, ids=[f"{mutant.name}-{clause}" for mutant, clause in PAIRS])
 def test_its_clause_sees_it(mutant: Mutant, clause: str) -> None:
     test = TESTS[clause]
     one = ClauseTest(clause, test.__name__, test.strategy, test.body)
-    caught = hunt(one, reference_subject(), seed=0, patch=mutant.patch)
-    assert caught is not None, mutant.story
-    assert caught.anomaly in mutant.anomalies
+    caught = [hunt(one, reference_subject(), seed=seed, patch=mutant.patch) for seed in SEEDS]
+    assert None not in caught, mutant.story
+    names = [catch.anomaly for catch in caught if catch]
+    assert sum(name in mutant.anomalies for name in names) > len(SEEDS) / 2, names

@@ -1,4 +1,4 @@
-"""Every planted bug of embeddings and LM heads is seen by its clause, and called by its name in several runs."""
+"""Every planted bug of embeddings and LM heads is seen by its clause, and called by its name in most runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.vocabulary import planted
 
 TESTS = {test.clause: test for test in vars(test_embeddings).values() if hasattr(test, "clause")}
 PAIRS = [(mutant, clause) for mutant in planted_in(planted) for clause in mutant.clauses]
-SEEDS = range(5)  # one case alone may look like another mistake: rows that are padding give no contribution
+SEEDS = range(5)  # one case alone may look like another mistake
 
 
 @pytest.mark.parametrize(("mutant", "clause"), PAIRS, ids=[f"{mutant.name}-{clause}" for mutant, clause in PAIRS])
@@ -21,4 +21,4 @@ def test_its_clause_sees_it(mutant: Mutant, clause: str) -> None:
     caught = [hunt(one, reference_subject(), seed=seed, patch=mutant.patch) for seed in SEEDS]
     assert None not in caught, mutant.story
     names = [catch.anomaly for catch in caught if catch]
-    assert sum(name in mutant.anomalies for name in names) >= 2, names
+    assert sum(name in mutant.anomalies for name in names) > len(SEEDS) / 2, names
