@@ -6,6 +6,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from conformance.anomalies import UNEXPLAINED
+from conformance.anomalies.layers import explain
+from conformance.anomalies.partial_sums import together
 from conformance.assertions import (
     assert_merged_equivalence,
     assert_outputs,
@@ -19,7 +22,7 @@ from conformance.checking import check
 from conformance.oracle import assembled, dense_output, flatten, keeps_columns
 from conformance.presumption import complete
 from conformance.regressions.scenes import AFTER_A_RESET
-from conformance.subject import RankSession, Subject, SubjectRefused
+from conformance.subject import HarnessError, RankSession, Subject, SubjectRefused
 from conformance.values import poisoned
 from conformance.verdicts import Violation
 from lora_compat.families import Family
@@ -121,11 +124,24 @@ def test_the_result_depends_neither_on_tp_size_nor_on_sharding(subject: Subject,
         if not case.subclass.keeps_layout:  # nobody can put its ranks together: each must be right by itself
             assert_merged_equivalence(subject, variant, needs_signal=False)
             continue
-        whole = assembled(variant, [outputs[0] for outputs in outputs_of(subject, variant)])
+        seen = outputs_of(subject, variant)
+        whole = assembled(variant, [outputs[0] for outputs in seen])
         message = first_difference(variant, [whole], right)
         if message is not None:
             mode = f"TP {variant.tp_size}, fully_sharded={variant.fully_sharded}"
-            raise Violation("tp-dependent", f"{mode}: {message}", variant)
+            raise Violation(_sharding_mistake(subject, variant, seen), f"{mode}: {message}", variant)
+
+
+def _sharding_mistake(subject: Subject, case: Case, seen: list[list[Tensor]]) -> str:
+    """The known mistake that gives what the ranks returned; ``tp-dependent`` for none, or one of the base layer."""
+    try:
+        actual, expected = together(case, seen, subject.expected(case))
+    except HarnessError:
+        return "tp-dependent"
+    if all(first_difference(case, *rank) is None for rank in zip(actual, expected, strict=True)):
+        return "tp-dependent"
+    name = explain(case, actual, expected, subject)
+    return "tp-dependent" if name == UNEXPLAINED else name
 
 
 @check("MATH-7", cases(layouts=tuple(Layout), tokens=(0, 6)))

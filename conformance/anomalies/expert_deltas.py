@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from conformance.anomalies.mistakes import Change, blocks, dealt_columns, first_rows
+from conformance.anomalies.rank_mistakes import Change, blocks, dealt_columns, first_rows
 from conformance.experts_values import SCALING
 from lora_compat.adapters import SubAdapter
 from lora_compat.expert_adapters import ExpertAdapter

@@ -8,8 +8,9 @@ from dataclasses import replace
 from torch import Tensor
 
 from conformance.anomalies import UNEXPLAINED, unexplained_if_it_fails
-from conformance.anomalies.mistakes import PerRank, bias_mistakes, rank_mistakes, reordered, scaled, without_adapters
+from conformance.anomalies.mistakes import bias_mistakes, reordered, scaled, without_adapters
 from conformance.anomalies.partial_sums import summed_over_ranks, sums_partials
+from conformance.anomalies.rank_mistakes import PerRank, rank_mistakes
 from conformance.anomalies.traits import common_trait, tolerance
 from conformance.engines.ranks import RankGroup
 from conformance.oracle import Expected, expected_on

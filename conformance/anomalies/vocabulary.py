@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from conformance.anomalies import UNEXPLAINED, unexplained_if_it_fails
-from conformance.anomalies.mistakes import gathered_mistakes
+from conformance.anomalies.rank_mistakes import gathered_mistakes
 from conformance.anomalies.traits import common_trait
 from conformance.anomalies.vocabulary_answers import Answers
 from conformance.anomalies.vocabulary_places import Sources, cut_mistakes, gathering_mistakes, held, lookup_mistakes
