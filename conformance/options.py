@@ -192,6 +192,11 @@ def _device(given: str, engine: str) -> str:
     device = _one_of("--device", given, DEVICES)
     if engine == "nccl" and device != "cuda":
         raise pytest.UsageError("--engine nccl runs on GPUs only: add --device cuda, or use --engine gloo")
+    if engine == "gloo" and device == "cuda":
+        raise pytest.UsageError(
+            "--engine gloo forks its ranks, which CUDA does not survive, so it takes no --device cuda: "
+            "use --engine nccl (a GPU for each rank) or --engine threads (all ranks on one GPU)"
+        )
     if device == "cuda" and not torch.cuda.is_available():
         raise pytest.UsageError(
             "--device cuda: torch sees no GPU here (torch.cuda.is_available() is False); "

@@ -67,7 +67,7 @@ class _Pool:
     """The processes of one group size."""
 
     def __init__(self, backend: str, size: int) -> None:
-        # A forked rank has everything imported already; CUDA does not survive a fork.
+        # A forked rank has everything imported already; CUDA does not survive a fork, so gloo serves no GPU.
         context: Any = multiprocessing.get_context("fork" if backend == "gloo" else "spawn")
         self._meeting = tempfile.NamedTemporaryFile(prefix="lora_compat_ranks_")  # noqa: SIM115 - lives as the pool does
         self._processes: list[Any] = []

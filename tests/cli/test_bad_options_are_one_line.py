@@ -7,6 +7,7 @@ import pytest
 from tests.suite import run_suite, shown
 
 WITHOUT_VLLM = ("-p", "tests.cli.without_vllm")
+GPU = ("-p", "tests.devices.emulated_gpu")
 BROKEN = "tests.implementations.broken"
 
 
@@ -31,6 +32,8 @@ BROKEN = "tests.implementations.broken"
         (["--shard", "3/2"], ["'3/2' is no part of a run", "for instance 1/3"]),
         (["--shard", "1/2", "--baseline", "known.json"], ["give it to lora-compat merge"]),
         (["--database", "redis://localhost:1/0"], ["redis://localhost:1/0 does not answer", "start redis-server"]),
+        (["--engine", "gloo", "--device", "cuda"], ["forks its ranks", "--engine nccl", "--engine threads"]),
+        ([*GPU, "--engine", "gloo", "--device", "cuda"], ["forks its ranks", "--engine nccl", "--engine threads"]),
         (["--engine", "torchrun", "-n", "2"], ["one run on the ranks of one job: leave -n out"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
