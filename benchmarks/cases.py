@@ -20,6 +20,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from conformance.assertions import assert_outputs
+from conformance.drawing import BACKEND
 from conformance.engines.threads import ThreadsEngine
 from conformance.oracle import flatten
 from conformance.subject import NotWrapped, Subject, SubjectRefused
@@ -57,6 +58,7 @@ def measure(subject: Subject, tp_size: int, count: int) -> dict[str, float]:
         database=None,
         deadline=None,
         phases=(Phase.generate,),
+        backend=BACKEND,
         suppress_health_check=list(HealthCheck),
     )
     @given(cases(tp_sizes=(tp_size,)))

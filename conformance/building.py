@@ -6,6 +6,8 @@ import linecache
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from types import CodeType
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -21,18 +23,25 @@ from strategies.source import CLASS_NAME, Library, constructor_arguments, render
 @lru_cache(maxsize=512)
 def class_of(layer: LayerSpec, subclass: SubclassSpec, library: Library) -> type[nn.Module]:
     """The rendered class, executed; its source shows in tracebacks."""
-    return _executed(render(layer, subclass, library), library)
+    return _executed(render(layer, subclass, library))
 
 
 @lru_cache(maxsize=512)
-def _executed(source: str, library: Library) -> type[nn.Module]:
-    file = f"<drawn {library.value} {abs(hash(source)):x}>"
-    linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+def _executed(source: str) -> type[nn.Module]:
     namespace: dict[str, object] = {"__name__": "drawn"}
-    exec(compile(source, file, "exec"), namespace)
+    for block in source.split("\n\n\n"):
+        exec(_compiled(block), namespace)
     found = namespace[CLASS_NAME]
     assert isinstance(found, type)
     return found
+
+
+@lru_cache(maxsize=4096)
+def _compiled(block: str) -> CodeType:
+    """A class or function of a rendered source: other sources have it too, and compiling is most of making a class."""
+    file = f"<drawn {crc32(block.encode()):x}>"
+    linecache.cache[file] = (len(block), None, block.splitlines(True), file)
+    return compile(block, file, "exec")
 
 
 @contextmanager

@@ -15,10 +15,11 @@ from conformance.program_machines import ProgramMachine
 from strategies.codec import Spec
 
 # Hypothesis draws a first tenth of small cases, and follows each later one with up to five in which one draw is copied
-# over another that looks like it: as all rules look alike, most programs would be near copies of each other. Cases of
-# another backend are drawn independently, and shrunk as usual; this one is Hypothesis's own under another name.
-_INDEPENDENT = "independent"
-AVAILABLE_PROVIDERS[_INDEPENDENT] = HypothesisProvider
+# over another that looks like it: most would be near copies of each other, and finding what looks alike costs a tenth
+# of a case. Cases of another backend are drawn independently, and shrunk as usual; this one is Hypothesis's own under
+# another name.
+BACKEND = "independent"
+AVAILABLE_PROVIDERS[BACKEND] = HypothesisProvider
 Source = SearchStrategy[Any] | type[ProgramMachine]
 
 
@@ -40,6 +41,7 @@ def draw_cases(
         report_multiple_bugs=False,
         verbosity=Verbosity.quiet,
         phases=phases,
+        backend=BACKEND,
         suppress_health_check=list(HealthCheck),
     )
     if isinstance(source, SearchStrategy):
@@ -52,5 +54,5 @@ def draw_cases(
 
         run()
         return
-    stepwise = settings(options, stateful_step_count=source.max_steps, backend=_INDEPENDENT)
+    stepwise = settings(options, stateful_step_count=source.max_steps)
     run_state_machine_as_test(hypothesis.seed(seed)(lambda: source(judge)), settings=stepwise)

@@ -27,8 +27,8 @@ Sight = Callable[[Violation], object]
 class Search:
     """Draws ``examples`` cases from ``source`` with ``seed``, as often as there are ways of failing.
 
-    ``judge`` runs a case and raises `Violation`; ``sight`` is told of a failure before it is shrunk. A case that an
-    earlier search has judged is not judged again, so that another search costs little more than drawing.
+    ``judge`` runs a case and raises `Violation`; ``sight`` is told of a failure before it is shrunk. A case that was
+    drawn before and passed is not judged again: it counts once, and another search costs little more than drawing.
     """
 
     def __init__(self, source: Source, judge: Judge, sight: Sight, *, examples: int, seed: int) -> None:
@@ -62,12 +62,11 @@ class Search:
 
     def _next(self) -> Violation | None:
         wanted: str | None = None
-        judged = dict(self._judged)
 
         def run(case: Spec) -> None:
             nonlocal wanted
-            before = judged.get(case)
-            if before is not None and (not before or before in self.known):
+            before = self._judged.get(case)
+            if before == "" or before in self.known:
                 return
             try:
                 self._judge(case)

@@ -62,7 +62,8 @@ class RankSession:
         with library.ranked(self.group):
             self.base = self.layer = build_layer(case, library, torch_dtype(case.dtype), case.quantization)
             load_weights(case, library, self.base, self.tensors.weights, self.tensors.biases)
-            self.base.to(case.device)
+            if case.device != "cpu":  # where it was built
+                self.base.to(case.device)
             library.finish(self.base)
         return self
 

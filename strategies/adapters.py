@@ -131,20 +131,8 @@ def slot_sets(*, sizes: tuple[int, int], max_loras: int = 3) -> SearchStrategy[t
     )
 
 
-@composite
-def adapter_sets(
-    draw: DrawFn,
-    *,
-    packed: tuple[int, ...],
-    outputs: int,
-    max_rank: int,
-    slots: tuple[int, ...],
-    scalings: tuple[float, ...] = SCALINGS,
-    ranks: tuple[int, ...] = (),
-    exact: bool = True,
-) -> tuple[AdapterSpec, ...]:
-    """One adapter for each of ``slots``."""
-    terms = Terms(packed, outputs, max_rank, 1, scalings, ranks, exact)
+def draw_adapters(draw: DrawFn, slots: tuple[int, ...], terms: Terms) -> tuple[AdapterSpec, ...]:
+    """One adapter for each of ``slots``; drawn here and now, as a strategy for each case's terms would cost more."""
     return tuple(_adapter(draw, index, slot, terms) for index, slot in enumerate(slots))
 
 

@@ -15,6 +15,9 @@ from strategies.codec import Spec
 
 
 class _Named(enum.Enum):
+    # Members are singletons: their identity is a hash, and one that costs no call of Python.
+    __hash__ = object.__hash__
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}.{self.name}"
 

@@ -20,8 +20,7 @@ T = TypeVar("T")
 @cache
 def numbers(count: int, what: str) -> SearchStrategy[int]:
     """An integer from 0 to ``count - 1``; shrinks to 0."""
-    # Hypothesis tells samplings apart by what they sample from.
-    start = crc32(what.encode()) << 32
+    start = _start(what)
     return st.sampled_from(range(start, start + count)).map(lambda number: number - start)
 
 
@@ -30,7 +29,10 @@ def sampled(choices: tuple[T, ...], what: str = "") -> SearchStrategy[T]:
     """One of ``choices``; shrinks to the first. A single choice costs no draw."""
     if len(choices) == 1:
         return st.just(choices[0])
-    return numbers(len(choices), what).map(choices.__getitem__) if what else st.sampled_from(choices)
+    if not what:
+        return st.sampled_from(choices)
+    start = _start(what)
+    return st.sampled_from(range(start, start + len(choices))).map(lambda number: choices[number - start])
 
 
 @cache
@@ -46,11 +48,19 @@ def sequences(choices: tuple[T, ...], *, min_size: int, max_size: int, what: str
 
 @cache
 def _of_size(choices: tuple[T, ...], size: int, what: str) -> SearchStrategy[tuple[T, ...]]:
-    def decoded(code: int) -> tuple[T, ...]:
+    start = _start(what)
+
+    def decoded(number: int) -> tuple[T, ...]:
+        code = number - start
         items = []
         for _ in range(size):
             code, index = divmod(code, len(choices))
             items.append(choices[index])
         return tuple(items)
 
-    return numbers(len(choices) ** size, what).map(decoded)
+    return st.sampled_from(range(start, start + len(choices) ** size)).map(decoded)
+
+
+def _start(what: str) -> int:
+    """Hypothesis tells samplings apart by what they sample from."""
+    return crc32(what.encode()) << 32

@@ -60,21 +60,22 @@ def subclasses(
         min_depth: levels of inheritance at least; 0 allows the base class itself.
         max_depth: levels of inheritance at most.
     """
-    return _subclasses(layer, forwards, min_depth, max_depth)
-
-
-@composite
-def _subclasses(
-    draw: DrawFn, layer: LayerSpec, forwards: tuple[Forward, ...], min_depth: int, max_depth: int
-) -> SubclassSpec:
     possible = possible_forwards(layer, forwards) or UNCHANGED
     if Forward.INHERITED not in possible:
         min_depth = max(1, min_depth)
+    return _subclasses(possible_loaders(layer), possible, min_depth, max_depth)
+
+
+@cache
+@composite
+def _subclasses(
+    draw: DrawFn, loaders: tuple[Loader, ...], forwards: tuple[Forward, ...], min_depth: int, max_depth: int
+) -> SubclassSpec:
     depth = draw(sampled(tuple(range(min_depth, max_depth + 1))))
     if depth == 0:
         return SubclassSpec()
     mixins, dynamic, constructor = draw(_makings)
-    loader, forward = draw(_overrides(possible_loaders(layer), possible))
+    loader, forward = draw(_overrides(loaders, forwards))
     return SubclassSpec(
         depth=depth, mixins=mixins, dynamic=dynamic, constructor=constructor, loader=loader, forward=forward
     )

@@ -13,7 +13,8 @@ from strategies.adapters import (
     MAX_RANKS,
     ROUNDED_SCALINGS,
     SCALINGS,
-    adapter_sets,
+    Terms,
+    draw_adapters,
     packed_lists,
     slot_sets,
     token_maps,
@@ -136,17 +137,9 @@ def _cases(draw: DrawFn, options: Options) -> Case:
     max_loras, slots = draw(slot_sets(sizes=options.adapters))
     layout, dtype, regime, quantization, fully_sharded = draw(_manners(options))
     exact = regime is Regime.EXACT or options.scalings is not SCALINGS
-    chosen = draw(
-        adapter_sets(
-            packed=packed,
-            outputs=len(layer.output_sizes),
-            max_rank=max_rank,
-            slots=slots,
-            scalings=options.scalings if exact else ROUNDED_SCALINGS,
-            ranks=options.ranks,
-            exact=exact,
-        )
-    )
+    scalings = options.scalings if exact else ROUNDED_SCALINGS
+    terms = Terms(packed, len(layer.output_sizes), max_rank, 1, scalings, options.ranks, exact)
+    chosen = draw_adapters(draw, slots, terms)
     least, most = options.tokens
     if subclass.forward.multiplies_itself:  # it would multiply with a weight that means nothing without its scales
         quantization = Quantization.NONE

@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="the rest is kept from power.json")
     parser.add_argument("--only", nargs="*", help="measure these planted bugs and print them; writes nothing")
     arguments = parser.parse_args()
-    with multiprocessing.get_context("spawn").Pool(arguments.processes, single_threaded) as pool:
+    with multiprocessing.get_context("spawn").Pool(arguments.processes, single_threaded, maxtasksperchild=20) as pool:
         if arguments.only:
             chosen = [index for index, one in enumerate(PLANTED) if one.name in arguments.only]
             print(json.dumps(told(pool.imap(partial(mutant_row, seeds=arguments.seeds), chosen)), indent=2))

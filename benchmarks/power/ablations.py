@@ -11,7 +11,7 @@ import torch
 from hypothesis import Phase
 from torch import Tensor
 
-from conformance import assertions, oracle, searching, values
+from conformance import assertions, drawing, oracle, searching, values
 from conformance.anomalies import traits
 from strategies.cases import Case, Layout, Regime, SubclassSpec
 
@@ -87,8 +87,11 @@ def _uniform_values() -> Iterator[None]:
         yield
 
 
-def _targeting() -> AbstractContextManager[object]:
-    return patch.object(searching, "PHASES", (Phase.generate, Phase.target, Phase.shrink))
+@contextmanager
+def _targeting() -> Iterator[None]:
+    phases = (Phase.generate, Phase.target, Phase.shrink)
+    with patch.object(searching, "PHASES", phases), patch.object(drawing, "BACKEND", "hypothesis"):
+        yield
 
 
 ABLATIONS = (

@@ -21,6 +21,9 @@ class Family(enum.Enum):
     QKV = "qkv"
     ROW = "row"
 
+    # Members are singletons: their identity is a hash, and one that costs no call of Python.
+    __hash__ = object.__hash__
+
     def __repr__(self) -> str:
         return f"Family.{self.name}"
 

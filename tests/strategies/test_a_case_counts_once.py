@@ -1,0 +1,38 @@
+"""What is drawn twice is judged once."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import strategies as st
+
+from conformance.searching import Search
+from conformance.verdicts import Violation
+from strategies.cases import AdapterSpec, Case
+from strategies.codec import Spec
+
+FEW = st.sampled_from([Case(adapters=(AdapterSpec(rank=rank),)) for rank in (1, 2, 3)])
+
+
+def test_a_case_that_passes_is_judged_once_however_often_it_is_drawn() -> None:
+    judged: Counter[Spec] = Counter()
+
+    def judge(case: Spec) -> None:
+        judged[case] += 1
+
+    assert list(Search(FEW, judge, lambda found: None, examples=50, seed=0).failures()) == []
+    assert sorted(judged.values()) == [1, 1, 1]
+
+
+def test_a_case_that_fails_is_judged_again_while_it_is_shrunk() -> None:
+    judged: Counter[Spec] = Counter()
+
+    def judge(case: Case) -> None:
+        judged[case] += 1
+        if case.adapters[0].rank > 1:
+            raise Violation("raised", "too many ranks", case)
+
+    (found,) = Search(FEW, judge, lambda found: None, examples=50, seed=0).failures()
+    assert isinstance(found.case, Case)
+    assert found.case.adapters[0].rank == 2
+    assert judged[found.case] > 1
