@@ -70,12 +70,12 @@ def _experts_cases(draw: DrawFn, tp_sizes: tuple[int, ...]) -> ExpertsCase:
     expert_parallel = tp_size > 1 and draw(sampled(_EITHER, "expert parallel"))
     units = draw(sampled((1, 2, 3), "experts"))
     experts = units * tp_size if expert_parallel else units + draw(sampled((0, 1), "one more"))
-    inner = draw(sampled((1, 2, 3), "intermediate")) * (1 if expert_parallel else tp_size)
+    inner = draw(sampled((1, 2, 3, 4), "intermediate")) * (1 if expert_parallel else tp_size)
     max_loras, slots = draw(_slots)
     max_rank = draw(sampled((4, 3, 1, 8), "largest rank"))
     adapters = tuple(draw(_adapter(index, slot, experts, max_rank)) for index, slot in enumerate(slots))
-    tokens = draw(sequences((*range(len(slots)), -1), min_size=1, max_size=4, what="tokens"))
-    top_k = min(experts, draw(sampled((1, 2), "top k")))
+    tokens = draw(sequences((*range(len(slots)), *range(len(slots)), -1), min_size=1, max_size=4, what="tokens"))
+    top_k = min(experts, draw(sampled((1, 2, 2), "top k")))
     choices = tuple(combinations(range(experts), top_k))
     return ExpertsCase(
         experts=experts,
@@ -103,13 +103,16 @@ def _adapter(draw: DrawFn, index: int, slot: int, experts: int, max_rank: int) -
         slot=slot,
         rank=draw(sampled(tuple(range(1, max_rank + 1)), f"{name}, rank")),
         fused=fused and parts[0] and parts[1],
-        experts=draw(sequences((True, False), min_size=experts, max_size=experts, what=f"{name}, experts")),
+        experts=draw(sequences(_MOSTLY, min_size=experts, max_size=experts, what=f"{name}, experts")),
         parts=parts,
     )
 
 
 _EITHER = (False, True)
-_PARTS = tuple(parts for parts in product((True, False), repeat=3) if any(parts))
+_MOSTLY = (True, True, True, True, True, False)
+# All three more often: what a lone one changes is often cancelled by a gate that is shut.
+_ALL = (True, True, True)
+_PARTS = (_ALL, _ALL, *(parts for parts in product((True, False), repeat=3) if any(parts)))
 _slots = sampled(
     tuple((total, slots) for total in (1, 2, 3) for count in (1, 2) for slots in permutations(range(total), count)),
     "slots",

@@ -28,8 +28,12 @@ def summed_over_ranks(parts: Sequence[Sequence[Tensor]], by_token: Sequence[bool
 def together(
     case: Case, actual: Sequence[Sequence[Tensor]], expected: list[Expected]
 ) -> tuple[list[list[Tensor]], list[Expected]]:
-    """Partial sums added up over the ranks, as if of one rank; all as it was elsewhere."""
-    if not sums_partials(case):
+    """Partial sums added up over the ranks, as if of one rank; all as it was elsewhere, and where they do not fit."""
+    fits = all(
+        [output.numel() for output in outputs] == [value.numel() for value in right.values]
+        for outputs, right in zip(actual, expected, strict=True)
+    )
+    if not sums_partials(case) or not fits:
         return [list(outputs) for outputs in actual], expected
     by_token = expected[0].by_token
     magnitudes = tuple(summed_over_ranks([e.magnitudes for e in expected], by_token)) if expected[0].magnitudes else ()
