@@ -11,7 +11,7 @@ from conformance.anomalies import UNEXPLAINED, unexplained_if_it_fails
 from conformance.anomalies.mistakes import bias_mistakes, reordered, scaled, without_adapters
 from conformance.anomalies.partial_sums import summed_over_ranks, sums_partials
 from conformance.anomalies.rank_mistakes import PerRank, rank_mistakes
-from conformance.anomalies.traits import common_trait, tolerance
+from conformance.anomalies.traits import common_trait, misshapen, tolerance
 from conformance.engines.ranks import RankGroup
 from conformance.oracle import Expected, expected_on
 from conformance.subject import HarnessError, Subject
@@ -30,7 +30,7 @@ def explain(
     First come the mistakes whose whole outcome can be computed, then tokens that were served another adapter, then
     what the wrong elements have in common. ``tensors`` are the case's own unless given.
     """
-    if any(_misshapen(outputs, right) for outputs, right in zip(actual, expected, strict=True)):
+    if any(map(misshapen, actual, expected)):
         return "gather-inflated" if case.tp_size > 1 and case.tokens else "base-forward-bypassed"
     values = tensors or values_of(case)
     for name, would_be in _mistakes(case, values, actual, expected, subject):
@@ -38,12 +38,6 @@ def explain(
             return name
     by_row = _by_row(case, values, actual, expected, subject)
     return by_row if by_row != UNEXPLAINED else common_trait(case, actual, expected) or UNEXPLAINED
-
-
-def _misshapen(outputs: list[Tensor], right: Expected) -> bool:
-    return len(outputs) != len(right.values) or any(
-        output.numel() != value.numel() for output, value in zip(outputs, right.values, strict=True)
-    )
 
 
 def _mistakes(

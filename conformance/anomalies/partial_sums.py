@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from conformance.anomalies.traits import misshapen
 from conformance.oracle import Expected
 from lora_compat.families import Family
 from strategies.cases import Case
@@ -29,11 +30,7 @@ def together(
     case: Case, actual: Sequence[Sequence[Tensor]], expected: list[Expected]
 ) -> tuple[list[list[Tensor]], list[Expected]]:
     """Partial sums added up over the ranks, as if of one rank; all as it was elsewhere, and where they do not fit."""
-    fits = all(
-        [output.numel() for output in outputs] == [value.numel() for value in right.values]
-        for outputs, right in zip(actual, expected, strict=True)
-    )
-    if not sums_partials(case) or not fits:
+    if not sums_partials(case) or any(map(misshapen, actual, expected)):
         return [list(outputs) for outputs in actual], expected
     by_token = expected[0].by_token
     magnitudes = tuple(summed_over_ranks([e.magnitudes for e in expected], by_token)) if expected[0].magnitudes else ()

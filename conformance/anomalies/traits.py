@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +33,13 @@ def tolerance(case: Case, right: Expected, index: int) -> Tensor:
     return error_bound(case, right.magnitudes[index].abs())
 
 
+def misshapen(outputs: Sequence[Tensor], right: Expected) -> bool:
+    """Whether a rank returned another number of tensors, or tensors of other sizes, than it should."""
+    return len(outputs) != len(right.values) or any(
+        output.numel() != value.numel() for output, value in zip(outputs, right.values, strict=True)
+    )
+
+
 def common_trait(case: Case, actual: list[list[Tensor]], expected: list[Expected]) -> str | None:
     """The name of what all wrong elements have in common, or None.
 
@@ -40,6 +47,8 @@ def common_trait(case: Case, actual: list[list[Tensor]], expected: list[Expected
     the right one times a number of its adapter's. ``delta-imprecise``: they are off by little.
     ``delta-misplaced``: each got a contribution that belongs to another element of the same token.
     """
+    if any(map(misshapen, actual, expected)):
+        return None
     outputs = list(_outputs(case, actual, expected))
     if not outputs:
         return None
