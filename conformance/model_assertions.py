@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import torch
 
+from conformance.anomalies import UNEXPLAINED
+from conformance.anomalies.layers import explain
 from conformance.anomalies.partial_sums import together
 from conformance.assertions import first_difference, raised
 from conformance.engines.ranks import CollectiveMismatch
@@ -83,14 +86,19 @@ def assert_layer_served(
 def _mistake(
     subject: Subject, values: ProgramValues, outputs: tuple[LayerOutput, ...], tokens: tuple[int, ...]
 ) -> str:
-    """Whether the wrong tokens have no adapter's part, or another adapter's."""
+    """Whether the wrong tokens have no adapter's part, or another adapter's; else the layer's own mistake."""
     numbers = (-1, *range(len(values.program.adapters)))
     names = set()
     for token, own in enumerate(tokens):
         served = [n for n in dict.fromkeys((own, *numbers)) if _row_is(subject, values, outputs, token, n)]
         if own not in served:
-            names.add("unexplained" if not served else "delta-dropped" if served[0] < 0 else "stale-slot")
-    return next((name for name in ("unexplained", "stale-slot", "delta-dropped") if name in names), "unexplained")
+            names.add(UNEXPLAINED if not served else "delta-dropped" if served[0] < 0 else "stale-slot")
+    if UNEXPLAINED not in names:
+        return "stale-slot" if "stale-slot" in names else "delta-dropped"
+    index = outputs[0].index
+    case, right = replace(values.cases[index], tokens=tokens), values.expected(subject, index, tokens)
+    actual, expected = together(case, [output.tensors for output in outputs], right)
+    return explain(case, actual, expected, subject, values.tensors[index])
 
 
 def _row_is(

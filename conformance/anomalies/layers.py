@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from conformance.anomalies import UNEXPLAINED, unexplained_if_it_fails
-from conformance.anomalies.mistakes import bias_mistakes, reordered, scaled, without_adapters
+from conformance.anomalies.mistakes import bias_mistakes, reordered, scaled, scaling_mistakes, without_adapters
 from conformance.anomalies.partial_sums import summed_over_ranks, sums_partials
 from conformance.anomalies.rank_mistakes import PerRank, rank_mistakes
 from conformance.anomalies.traits import common_trait, misshapen, tolerance
@@ -73,6 +73,8 @@ def _mistakes(
         bypassed = oracle(tensors, plain)
         yield "base-forward-bypassed", bypassed
         yield "delta-outside-forward", _outside(bypassed, oracle(without_adapters(tensors), plain), expected)
+    for other in scaling_mistakes(case, tensors):
+        yield "scale-wrong", oracle(other)
     for swapped in reordered(case, tensors):
         yield "slices-swapped", oracle(swapped)
     for name, per_rank in rank_mistakes(case, tensors):

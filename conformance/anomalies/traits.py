@@ -44,8 +44,8 @@ def common_trait(case: Case, actual: list[list[Tensor]], expected: list[Expected
     """The name of what all wrong elements have in common, or None.
 
     ``delta-incomplete``: they got no contribution, while others did. ``scale-wrong``: every token's contribution is
-    the right one times a number of its adapter's. ``delta-imprecise``: they are off by little.
-    ``delta-misplaced``: each got a contribution that belongs to another element of the same token.
+    the right one times a number of its adapter's, or that of each wrong element is subtracted. ``delta-imprecise``:
+    they are off by little. ``delta-misplaced``: each got a contribution that belongs to another element of the token.
     """
     if any(map(misshapen, actual, expected)):
         return None
@@ -58,6 +58,8 @@ def common_trait(case: Case, actual: list[list[Tensor]], expected: list[Expected
         return "scale-wrong"
     if all(bool(((one.seen - one.right).abs() <= IMPRECISE * one.magnitude)[one.wrong].all()) for one in outputs):
         return "delta-imprecise"
+    if _is_negated(outputs):
+        return "scale-wrong"
     return "delta-misplaced" if _is_misplaced(case, outputs) else None
 
 
@@ -93,6 +95,12 @@ def _is_scaled(case: Case, outputs: list[_Output]) -> bool:
             return False
         found = True
     return found
+
+
+def _is_negated(outputs: list[_Output]) -> bool:
+    """Whether each of several wrong elements got its right contribution with the other sign."""
+    wrong = sum(int(one.wrong.sum()) for one in outputs)
+    return wrong > 1 and all(bool(((one.seen + one.right).abs() <= 2 * one.bound)[one.wrong].all()) for one in outputs)
 
 
 def _last_place(case: Case, values: Tensor) -> Tensor:

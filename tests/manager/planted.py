@@ -95,7 +95,7 @@ def victim_leaves_first(activate: Any) -> Any:
     return activating
 
 
-@plant(PeftConfig, "scaling_of", origin="M9, vllm #6909", clauses="MATH-12", anomalies="unexplained")
+@plant(PeftConfig, "scaling_of", origin="M9, vllm #6909", clauses="MATH-12", anomalies="scale-wrong")
 def rslora_as_lora(scaling_of: Any) -> Any:
     """Rank-stabilised adapters are scaled by alpha / r instead of alpha / √r."""
 
@@ -106,7 +106,7 @@ def rslora_as_lora(scaling_of: Any) -> Any:
     return scaling
 
 
-@plant(PeftConfig, "scaling_of", origin="patterns are easily forgotten", clauses="MATH-12", anomalies="unexplained")
+@plant(PeftConfig, "scaling_of", origin="patterns are easily forgotten", clauses="MATH-12", anomalies="scale-wrong")
 def alpha_pattern_ignored(scaling_of: Any) -> Any:
     """Every module is scaled with the adapter's own alpha, whatever its pattern says."""
 

@@ -235,7 +235,9 @@ def interceptions_pile_up() -> Iterator[None]:
         yield
 
 
-@plant(FamilyRegistry, "require", origin="D13, vllm #52313", clauses="WRAP-6", anomalies="raised")
+# It serves what is no layer, which the clause calls `not-refused`; what it cannot build ends in an error that says
+# nothing of a module, a class or targets.
+@plant(FamilyRegistry, "require", origin="D13, vllm #52313", clauses="WRAP-6", anomalies="not-refused unclear-refusal")
 def whatever_has_a_weight_is_a_layer(original):
     """Anything with a weight is taken for a replicated linear layer."""
 
@@ -247,7 +249,8 @@ def whatever_has_a_weight_is_a_layer(original):
     return require
 
 
-@plant(FamilyRegistry, "require", origin="vllm #52313", clauses="WRAP-6", anomalies="raised")
+# An assertion in place of a refusal is a refusal that says nothing: `raised` is for what should be served.
+@plant(FamilyRegistry, "require", origin="vllm #52313", clauses="WRAP-6", anomalies="unclear-refusal")
 def an_assertion_for_a_refusal(original):
     """A layer without a family trips an assertion."""
 

@@ -1,0 +1,25 @@
+"""A wrong scaling is called so, of one layer and in a model."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.power.hunting import hunt, noticing, reference_subject
+from tests.manager import planted
+from tests.mutants import numbers, wrapping
+from tests.mutants.planting import Mutant
+
+NAMED = [
+    (numbers.subtracted, "scale-wrong"),
+    (numbers.scaling_over_the_rank_once_more, "scale-wrong"),
+    (planted.rslora_as_lora, "scale-wrong"),
+    (planted.alpha_pattern_ignored, "scale-wrong"),
+    (wrapping.interceptions_pile_up, "delta-doubled"),
+]
+
+
+@pytest.mark.parametrize(("mutant", "name"), NAMED, ids=[mutant.name for mutant, _ in NAMED])
+def test_the_scaling_is_named(mutant: Mutant, name: str) -> None:
+    tests = noticing(mutant)  # of one layer, and of models
+    seen = [hunt(test, reference_subject(), seed=seed, patch=mutant.patch) for test in tests for seed in range(5)]
+    assert name in [caught.anomaly for caught in seen if caught is not None]
