@@ -140,8 +140,6 @@ def _names(data: dict[str, Any]) -> Iterator[str]:
     yield ""
     planted = {mutant.name: mutant for mutant in PLANTED}
     wrong = [row for row in data["mutants"] if not _is_named(row, planted[row["mutant"]])]
-    yield "Mistakes of embeddings, LM heads and mixtures of experts are not computed yet: theirs are `unexplained`."
-    yield ""
     for row in wrong:
         called = ", ".join(row["reported"]) or "nothing at the first seed"
         right = " or ".join(sorted(right_names(planted[row["mutant"]]))) or "any known name"
