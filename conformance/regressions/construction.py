@@ -15,6 +15,7 @@ from conformance.regressions.scenes import Scene
 from strategies.cases import Case, Dtype, LayerSpec, Quantization, WrapperKind
 from strategies.source import BASE_CLASSES, CLASS_NAME, Library, constructor_arguments, positional_names, render
 
+_BETWEEN = re.compile(r", (?![^\[({]*[\])}])")  # arguments, not items of a list among them
 _WRAPPER_NAMES = {
     WrapperKind.BARE: "BareWrapper",
     WrapperKind.NONE: "NoneWrapper",
@@ -58,12 +59,16 @@ def class_source(case: Case, library: Library) -> tuple[set[str], str]:
 
 
 def _broken(line: str) -> list[str]:
-    """A rendered line as a formatter breaks it, where it ends in a call's arguments and is too long."""
-    found = re.fullmatch(r"( *)(.*?super\(\)\.\w+\()(.*)\)", line)
+    """A rendered line as a formatter breaks it, where it ends in a call's arguments, or a head's, and is too long."""
+    found = re.fullmatch(r"( *)(.*?super\([^)]*\)\.\w+\(|def \w+\(|\w+ = type\()(.*?)(\)(?: -> \w+:)?)", line)
     if len(line) <= LONGEST or found is None:
         return [line]
-    indent, head, arguments = found.groups()
-    return [f"{indent}{head}", f"{indent}{INDENT}{arguments}", f"{indent})"]
+    indent, head, arguments, tail = found.groups()
+    together = f"{indent}{INDENT}{arguments}"
+    inside = (
+        [together] if len(together) <= LONGEST else [f"{indent}{INDENT}{one}," for one in _BETWEEN.split(arguments)]
+    )
+    return [f"{indent}{head}", *inside, f"{indent}{tail}"]
 
 
 def wrapper_classes(scene: Scene) -> list[str]:

@@ -17,11 +17,10 @@ class Ranks(threading.local):  # stands in for the group; every rank is a thread
     barrier = threading.Barrier({count}, timeout=10)
 
     def all_gather(self, tensor: torch.Tensor, dim: int = -1) -> torch.Tensor:
+        self.barrier.wait()  # until all have read what was gathered before
         self.parts[self.{rank}] = tensor.clone()
         self.barrier.wait()
-        gathered = torch.cat(self.parts, dim)
-        self.barrier.wait()
-        return gathered
+        return torch.cat(self.parts, dim)
 {reduce}
 
 RANKS = Ranks()

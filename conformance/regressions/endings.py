@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from conformance.anomalies.partial_sums import sums_partials
-from conformance.regressions.literals import INDENT, assertion, call, one_line, spread, tensor_text
+from conformance.regressions.literals import INDENT, assertion, assigned, call, one_line, spread, tensor_text
 from conformance.regressions.manager_words import ManagerWords
 from conformance.regressions.plays import Play, Turn
 from conformance.shelf import Call
@@ -179,7 +179,7 @@ def _right(play: Play) -> str:
 def _input(inputs: list[Tensor]) -> tuple[list[str], str]:
     text = tensor_text(inputs[0])
     if all((one == inputs[0]).all() for one in inputs):
-        return ([], text) if len(text) <= _SHORT else (call("x = ", [text], ""), "x")
+        return ([], text) if len(text) <= _SHORT else (assigned("x", inputs[0]), "x")
     lines = spread("inputs = ", [one.tolist() for one in inputs], "  # of each rank")
     return [*lines, "x = torch.tensor(inputs[rank])"], "x"
 

@@ -11,7 +11,7 @@ from conformance.experts_values import SCALING, ExpertsTensors, dense, tensors_o
 from conformance.regressions.dialects import CannotWrite, Dialect
 from conformance.regressions.entries import StoredFailure
 from conformance.regressions.layer_files import assembled
-from conformance.regressions.literals import INDENT, call, one_line, spread, tensor_text
+from conformance.regressions.literals import INDENT, assigned, call, one_line, spread, tensor_text
 from conformance.regressions.scenes import Scene
 from lora_compat.adapters import SubAdapter
 from lora_compat.expert_adapters import ExpertAdapter, ExpertsAdapter
@@ -100,9 +100,9 @@ class _Form:
         routed = self.tensors.routed
         return [
             *lines,
-            *call("x = ", [tensor_text(routed.hidden)], ""),
+            *assigned("x", routed.hidden),
             *spread("ids = torch.tensor(", routed.ids, ")  # of each token's experts"),
-            *call("weights = ", [tensor_text(routed.weights)], ""),
+            *assigned("weights", routed.weights),
             f"outputs = {'layer' if self.bare else 'lora'}(x, weights, ids).tolist()",
         ]
 

@@ -14,7 +14,7 @@ from conformance.regressions.proof import run_file, run_replay, same_reason
 from conformance.regressions.scenes import reference
 from conformance.regressions.store import Store, replace_file
 from conformance.regressions.vllm_dialect import Vllm
-from conformance.regressions.writer import DIALECTS, file_name, write
+from conformance.regressions.writer import DIALECTS, MOST_LINES, file_name, write
 
 WORKERS = 2
 BUILT_IN = ("reference", "vllm")
@@ -68,7 +68,7 @@ class Handover:
             failure = self._put(entry, failure, path, text, _NO_RUN)
             proof = told = self._proof(entry, failure, dialect, path, told) if prove else _NO_RUN
             failure = self._put(entry, failure, path, write(entry, failure, dialect, proof), proof)
-            yield Handed(path, "wrote", proof)
+            yield Handed(path, "wrote", f"{proof}{_length(text)}")
 
     def _put(self, entry: Entry, failure: StoredFailure, path: Path, text: str, proof: str) -> StoredFailure:
         """Writes a file that the store knows already: whoever is interrupted in between has edited nothing."""
@@ -103,6 +103,12 @@ class Handover:
         if run.code == 1 and any(line.startswith("STILL FAILS") and "  now " not in line for line in lines):
             return f"the case fails on {found_on} when it is replayed in one"
         return f"{UNPROVED} that the case fails on {found_on} when it is replayed in one"
+
+
+def _length(text: str) -> str:
+    """What is said of a file that is longer than a reviewer reads."""
+    lines = text.count("\n")
+    return "" if lines < MOST_LINES else f" It has {lines} lines: its case is as small as shrinking made it."
 
 
 def _passes(other: str) -> str:

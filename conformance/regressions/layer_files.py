@@ -48,7 +48,7 @@ def _logging(ranks: str, rank: str, count: int) -> str:
     """A group that keeps what every rank issues."""
     lists = ", ".join(["[]"] * count)
     log = f"log: list[list[tuple[int, ...]]] = [{lists}]  # shapes, by rank"
-    head, gather, tail = ranks.partition(f"        self.parts[self.{rank}]")
+    head, gather, tail = ranks.partition("        self.barrier.wait()")
     head = head.replace("    barrier = ", f"    {log}\n    barrier = ")
     return f"{head}        self.log[self.{rank}].append(tuple(tensor.shape))\n{gather}{tail}"
 
@@ -135,6 +135,5 @@ def _compared(name: str, expected: object, scene: Scene) -> list[str]:
     return [
         *lines,
         f"most = {bound}  # the largest error that rounding explains",
-        f"actual = torch.tensor({name})",
-        "torch.testing.assert_close(actual, torch.tensor(expected), rtol=0, atol=most)",
+        f"torch.testing.assert_close({name}, expected, rtol=0, atol=most)",
     ]

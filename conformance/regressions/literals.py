@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -13,6 +15,7 @@ from torch import Tensor
 LONGEST = 88  # what vLLM's own tests keep to
 INDENT = "    "
 _FEW, _MANY = 8, 40  # elements: up to these every tensor is written out
+_written_out = ContextVar("written_out", default=_MANY)
 WIDTH = LONGEST - len(INDENT)  # of a line in a function's body, without its indentation
 
 
@@ -24,6 +27,16 @@ class Expression:
 
     def __repr__(self) -> str:
         return self.text
+
+
+@contextmanager
+def compactly() -> Iterator[None]:
+    """Inside the block only small tensors are written out: for files that were too long."""
+    token = _written_out.set(_FEW)
+    try:
+        yield
+    finally:
+        _written_out.reset(token)
 
 
 def number(value: float) -> str:
@@ -109,10 +122,12 @@ def _argument(text: str, depth: int) -> list[str]:
 
 def _digits(text: str, depth: int) -> list[str]:
     """A formula whose digits are longer than a line."""
-    _, digits, shape = text.split('"')
+    _, digits, rest = text.split('"')
+    shape, _, step = rest.removeprefix(", ").removesuffix(")").partition("), ")
+    given = [f"{shape.removesuffix(')')})", *([step] if step else [])]
     outer, inner, most = INDENT * depth, INDENT * (depth + 1), WIDTH - len(INDENT) * (depth + 1) - 3
     parts = [f'{inner}"{digits[at : at + most]}"' for at in range(0, len(digits), most)]
-    return [f"{outer}integers(", *parts[:-1], f"{parts[-1]},", f"{inner}{shape.strip(', )')}),", f"{outer}),"]
+    return [f"{outer}integers(", *parts[:-1], f"{parts[-1]},", *(f"{inner}{one}," for one in given), f"{outer}),"]
 
 
 def tensor_text(tensor: Tensor | None) -> str:
@@ -126,16 +141,33 @@ def tensor_text(tensor: Tensor | None) -> str:
         return f"torch.full({shape}, torch.nan)"
     if tensor.numel() > _FEW and bool((tensor == tensor.flatten()[0]).all()):
         return f"torch.full({shape}, {number(float(tensor.flatten()[0]))})"
-    if tensor.numel() > _MANY and bool((tensor == tensor.round()).all()) and float(tensor.abs().max()) <= _LARGEST:
-        digits = "".join(str(int(value) + _LARGEST) for value in tensor.flatten().tolist())
-        return f"integers({digits!r}, {shape})".replace("'", '"')
+    if tensor.numel() > _written_out.get():
+        step = float(tensor[tensor != 0].abs().min())  # were all of them zero, they would be alike
+        steps = tensor / step
+        if bool((steps == steps.round()).all()) and steps.abs().max() <= _LARGEST:
+            digits = "".join(str(int(one) + _LARGEST) for one in steps.flatten().tolist())
+            return f'integers("{digits}", {shape}{"" if step == 1 else f", {step!r}"})'
     return f"torch.tensor({one_line(tensor)})"
+
+
+def assigned(name: str, tensor: Tensor) -> list[str]:
+    """``name = `` and an expression that makes the tensor, as lines."""
+    text = tensor_text(tensor)
+    if len(f"{name} = {text}") <= WIDTH:
+        return [f"{name} = {text}"]
+    made, _, given = text.removesuffix(")").partition("(")
+    if made == "torch.tensor":
+        inside = spread("", tensor, depth=1)
+    else:
+        together = f"{INDENT}{given}"
+        inside = [together] if len(together) <= WIDTH else _digits(text, 0)[1:-1]
+    return [f"{name} = {made}(", *inside, ")"]
 
 
 # What a file with such a formula defines.
 INTEGERS = """
-def integers(digits: str, shape: tuple[int, ...]) -> torch.Tensor:
-    return torch.tensor([int(digit) - 4.0 for digit in digits]).view(shape)
+def integers(digits: str, shape: tuple[int, ...], step: float = 1.0) -> torch.Tensor:
+    return torch.tensor([(int(one) - 4) * step for one in digits]).view(shape)
 """.strip("\n")
 _LARGEST = 4  # in absolute value, of the integers that are digits less 4
 

@@ -6,7 +6,7 @@ import re
 
 from conformance.regressions.construction import built, class_name, nested, quant_method
 from conformance.regressions.dialects import Dialect
-from conformance.regressions.literals import WIDTH, call, indented, one_line, spread, tensor_text
+from conformance.regressions.literals import WIDTH, assigned, indented, one_line, spread
 from conformance.regressions.scenes import (
     DEQUANTIZING,
     POISONED,
@@ -55,7 +55,7 @@ def _inlined(lines: list[str]) -> list[str]:
     """An input that is short and used once needs no name."""
     named = [line for line in lines if line.startswith("x = ")]
     uses = [line for line in lines if re.search(r"\bx\b", line.removeprefix("x = "))]
-    if len(named) != 1 or len(uses) != 1 or "(x)" not in uses[0]:
+    if len(named) != 1 or named[0].endswith("(") or len(uses) != 1 or "(x)" not in uses[0]:
         return lines
     inlined = uses[0].replace("(x)", f"({named[0].removeprefix('x = ')})")
     if len(inlined) > WIDTH:
@@ -141,7 +141,7 @@ def _input(scene: Scene, dialect: Dialect) -> list[str]:
     case = scene.case
     tensors = [tensor.flip(0) if scene.reversed else tensor for tensor in scene.inputs]
     if scene.same_input:
-        lines = call("x = ", [tensor_text(tensors[0])], "")
+        lines = assigned("x", tensors[0])
     else:
         lines = [
             *spread("inputs = ", [tensor.tolist() for tensor in tensors], "  # of each rank"),

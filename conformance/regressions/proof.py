@@ -74,6 +74,9 @@ def run_fresh(command: Sequence[str], directory: Path) -> FileRun:
         return FileRun(done.returncode, output.read())
 
 
+_NOT_CLOSE = ("Mismatched elements", "are not close")  # as torch.testing has it
+
+
 def same_reason(run: FileRun, failure: StoredFailure) -> bool:
     """Whether a failed run shows what the failure says: the same exception, or the same wrong number."""
     if run.code != 1:
@@ -87,7 +90,7 @@ def same_reason(run: FileRun, failure: StoredFailure) -> bool:
     compared = _COMPARED.search(run.output)
     seen = _SEEN.search(failure.message)
     if seen is None or compared is None:
-        return "assert" in run.last_line or "Mismatched elements" in run.output
+        return "assert" in run.last_line or any(told in run.output for told in _NOT_CLOSE)
     place = _indices(seen["place"])
     if seen["tokens"]:  # rows are counted among these tokens
         place[0] = _indices(seen["tokens"])[place[0]]

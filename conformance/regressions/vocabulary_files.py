@@ -10,7 +10,7 @@ from torch import Tensor
 from conformance.regressions.dialects import CannotWrite, Dialect
 from conformance.regressions.entries import StoredFailure
 from conformance.regressions.layer_files import assembled
-from conformance.regressions.literals import INDENT, call, one_line, tensor_text
+from conformance.regressions.literals import INDENT, assigned, call, one_line, tensor_text
 from conformance.regressions.scenes import Scene
 from conformance.regressions.vllm_dialect import Vllm
 from conformance.vocabulary_values import VocabularyTensors, dense, tensors_of
@@ -127,10 +127,10 @@ class _Form:
                 loads += self.dialect.load(self.scene, slot, adapter)
             loads += self.dialect.select(self.scene, self.case.token_slots)
         forward = self._forward()
-        asked = f"torch.tensor({one_line(self.given)})" if self.embeds else tensor_text(self.given)
-        run = [*call("x = ", [asked], ""), f"outputs = {forward}.tolist()"]
+        asked = [f"x = torch.tensor({one_line(self.given)})"] if self.embeds else assigned("x", self.given)
+        run = [*asked, f"outputs = {forward}.tolist()"]
         if self.failure.anomaly == "input-written":
-            run = [run[0], forward, "outputs = x.tolist()"]
+            run = [*asked, forward, "outputs = x.tolist()"]
         return [*self._built(), *loads, *run]
 
     def _forward(self) -> str:

@@ -20,6 +20,7 @@ from conformance.regressions import (
 )
 from conformance.regressions.dialects import CannotWrite, Dialect
 from conformance.regressions.entries import Entry, StoredFailure
+from conformance.regressions.literals import compactly
 from conformance.regressions.lora_compat_dialect import LoraCompat
 from conformance.regressions.scenes import LAYER_CLAUSES, scene_of
 from conformance.regressions.vllm_dialect import Vllm
@@ -30,6 +31,7 @@ from strategies.ranks import RankQuestion
 from strategies.target_questions import TargetQuestion
 from strategies.vocabulary import VocabularyCase
 
+MOST_LINES = 80  # of a file that a reviewer reads; a case that could not be shrunk may take more
 _MACHINE = re.compile(r"/\S*/site-packages/")  # where one machine has its packages
 DIALECTS: tuple[Dialect, ...] = (LoraCompat(), Vllm())
 # The oracle's engine serves one case at a time.
@@ -49,7 +51,11 @@ def write(entry: Entry, failure: StoredFailure, dialect: Dialect, proof: str) ->
         CannotWrite: there is no such file for this clause, or for this library.
     """
     with _one_at_a_time:
-        return _written(entry, failure, dialect, proof)
+        text = _written(entry, failure, dialect, proof)
+        if text.count("\n") < MOST_LINES:
+            return text
+        with compactly():
+            return _written(entry, failure, dialect, proof)
 
 
 def _written(entry: Entry, failure: StoredFailure, dialect: Dialect, proof: str) -> str:

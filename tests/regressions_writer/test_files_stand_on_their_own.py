@@ -204,7 +204,8 @@ def test_a_tensor_of_many_integers_is_a_formula_that_gives_the_same_tensor() -> 
     exec(INTEGERS, namespace)
     assert tensor_text(wide).startswith('integers("')
     assert torch.equal(eval(tensor_text(wide), namespace), wide)
-    for plain in (wide[:, :10], wide + 1, wide / 2):  # few, too large for a digit, no integers
+    assert torch.equal(eval(tensor_text(wide / 2), namespace), wide / 2)
+    for plain in (wide[:, :10], wide + 1, wide + 0.3):  # few, too large for a digit, no multiples of one number
         assert tensor_text(plain).startswith("torch.tensor(")
 
 
