@@ -1,38 +1,32 @@
-"""KERNEL-1 under launches that the rules do not choose: numbers do not hang on how the work is cut."""
+"""How K is split over the multiprocessors of a GPU."""
 
 from __future__ import annotations
 
 import pytest
-import torch
-from kernel_cases import IMPLEMENTATIONS, KernelCase, bits, dense_expand, dense_shrink, operands, token_scaling
 
-from lora_compat.kernels.launch import ExpandLaunch, ShrinkLaunch
-from lora_compat.kernels.triton_expand import launch_expand
-from lora_compat.kernels.triton_shrink import launch_shrink
+from lora_compat.kernels.launch import MAX_SPLIT, MIN_SHARE, shares_of_k
 
-SLOTS = tuple((5 * token // 3) % 4 - 1 for token in range(70))
-CASE = KernelCase(SLOTS, 3, 600, 20, (130, 16, 63), 0, 0, torch.bfloat16, ("contiguous",) * 4, seed=3)
+H100 = 132  # multiprocessors
 
 
 @pytest.mark.parametrize(
-    ("shrink", "expand"),
+    ("tiles", "small", "shares"),
     [
-        (ShrinkLaunch(32, 16, 64, 3, 4, 4), ExpandLaunch(64, 64, 32, 64, 4)),
-        (ShrinkLaunch(64, 64, 64, 6, 4, 4), ExpandLaunch(32, 128, 32, 128, 4)),
-        (ShrinkLaunch(64, 128, 64, 5, 8, 4), ExpandLaunch(64, 256, 16, 256, 8)),
-        (ShrinkLaunch(32, 64, 128, 7, 4, 6), ExpandLaunch(128, 128, 32, 256, 8)),
-        (ShrinkLaunch(16, 32, 256, 8, 4, 4), ExpandLaunch(16, 64, 16, 64, 4)),
+        (1, False, MAX_SPLIT),
+        (40, False, 3),
+        (60, True, 2),
+        (74, False, 1),
+        (74, True, 3),
+        (132, True, 1),
+        (500, True, 1),
     ],
 )
-def test_any_launch_gives_dense_mathematics(shrink: ShrinkLaunch, expand: ExpandLaunch) -> None:
-    given, twin = operands(CASE, "signed"), IMPLEMENTATIONS[1]
-    before = given.output.double()
-    hidden = dense_shrink(given.x, given.lora_a, SLOTS)
-    expected = twin.narrow(before + token_scaling(given, CASE) * dense_expand(hidden, given.lora_b, CASE), CASE.dtype)
-    partial = launch_shrink(given.x, given.lora_a, given.batch, launch=shrink)
-    assert len(partial) == shrink.split
-    launch_expand(partial, given.lora_b, given.scaling, given.batch, given.output, CASE.slice_sizes, launch=expand)
-    served = [token for token, slot in enumerate(SLOTS) if slot >= 0]
-    assert torch.equal(bits(given.output[served]), bits(expected[served]))
-    others = [token for token, slot in enumerate(SLOTS) if slot < 0]
-    assert torch.equal(bits(given.output[others]), bits(before[others].to(CASE.dtype)))
+def test_shares_of_k_fill_the_gpu_once_and_small_tiles_twice_where_once_is_too_few(
+    tiles: int, small: bool, shares: int
+) -> None:
+    assert shares_of_k(8 * MIN_SHARE, tiles, H100, small=small) == shares
+
+
+def test_no_share_of_k_is_so_short_that_starting_costs_more() -> None:
+    assert shares_of_k(2 * MIN_SHARE, 1, H100, small=True) == 2
+    assert shares_of_k(MIN_SHARE - 1, 1, H100, small=True) == 1

@@ -6,7 +6,7 @@ parameter           values                 chosen by
 shrink ``block_m``  16, 32, 64             tokens of the busiest slot, smaller where tiles are few
 shrink ``block_n``  16, 32, 64             slices × rank
 shrink ``block_k``  32, 64, 128, 256       tile size and number of tiles
-``split``           1, 2, 4, 8             what keeps half of the multiprocessors busy
+``split``           1 to 8                 `shares_of_k`
 expand ``block_m``  16, 32, 64             tokens of the busiest slot
 expand ``block_n``  64, 128                number of tiles
 expand ``block_r``  16, 32, 64             rank
@@ -70,9 +70,7 @@ def shrink_launch(batch: TokenBatch, columns: int, k_size: int, dtype: torch.dty
         block_m //= 2
     block_n = power_of_two(columns, 16, 64 if block_m == 64 else 32)
     tiles = len(batch.tiles(block_m).slots) * -(-columns // block_n)
-    split = 1
-    while split < MAX_SPLIT and tiles * split < 0.55 * programs and k_size >= 2 * MIN_SHARE * split:
-        split *= 2
+    split = shares_of_k(k_size, tiles, programs, small=block_m * block_n <= 1024)
     if wide:
         block_k = 32
     elif block_m * block_n <= 1024 and tiles < programs:
@@ -80,6 +78,18 @@ def shrink_launch(batch: TokenBatch, columns: int, k_size: int, dtype: torch.dty
     else:
         block_k = 64 if block_m * block_n >= 4096 and tiles >= 2 * programs else 128
     return ShrinkLaunch(block_m, block_n, block_k, split, num_warps=4, num_stages=4)
+
+
+def shares_of_k(k_size: int, tiles: int, programs: int, *, small: bool) -> int:
+    """Into how many shares K is split, so that ``tiles`` keep ``programs`` multiprocessors busy.
+
+    The kernel that sums the shares pays for each, so they fill the GPU once; only where that leaves K whole and
+    multiprocessors idle, and tiles are so ``small`` that two programs share one, twice.
+    """
+    shares = programs // max(1, tiles)
+    if shares == 1 and small and tiles < programs:
+        shares = 2 * programs // tiles
+    return max(1, min(MAX_SPLIT, shares, k_size // MIN_SHARE))
 
 
 def expand_launch(batch: TokenBatch, slice_sizes: tuple[int, ...], rank: int, dtype: torch.dtype) -> ExpandLaunch:
