@@ -20,6 +20,7 @@ MATRIX = Path(os.environ.get("VLLM_MATRIX", HERE.parent.parent / ".matrix"))
 FILES = sorted(HERE.glob("vllm_*/*_vllm.py"))
 # A release on which the bug is gone, where there is one.
 FIXED_IN = {
+    "test_life_1_1dc87df9_vllm.py": "0.33.0",  # vllm #47724
     "test_math_1_01fd5aac_vllm.py": "0.33.0",  # vllm #45691
     "test_math_1_fc0521f1_vllm.py": "0.33.0",  # at rank 1: no error
     "test_math_3_7b6c6c11_vllm.py": "0.33.0",
