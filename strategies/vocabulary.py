@@ -84,10 +84,16 @@ def _vocabulary_cases(draw: DrawFn, layer: VocabularyLayer, tp_sizes: tuple[int,
     ranks = draw(
         sequences(tuple(range(1, MAX_RANK + 1)), min_size=len(slots), max_size=len(slots), what="adapter ranks")
     )
-    tokens = draw(sequences((*range(len(slots)), -1), min_size=1, max_size=6, what="tokens"))
+    # With an adapter, and with an id, more often than without: else a case in eight shows nothing.
+    tokens = draw(sequences((*range(len(slots)), *range(len(slots)), -1), min_size=1, max_size=6, what="tokens"))
     # One below, the first beyond, and one far beyond: the padding of some rank, or nobody's.
     vocabulary = original + added
-    ids = (*range(vocabulary), *((-1, vocabulary, vocabulary + 40) if embeds else ()))
+    ids = (
+        *range(vocabulary),
+        *range(vocabulary),
+        *range(vocabulary),
+        *((-1, vocabulary, vocabulary + 40) if embeds else ()),
+    )
     return VocabularyCase(
         layer=layer,
         original=original,

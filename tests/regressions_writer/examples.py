@@ -35,7 +35,7 @@ DUMMIES = Case(
 )
 LM_HEAD = VocabularyLayer.LM_HEAD
 SCALED_IDS = VocabularyCase(original=2, width=2, multiplier=2, ids=(1,), seed=1)
-SCALED_LOGITS = VocabularyCase(LM_HEAD, original=2, width=2, multiplier=2, seed=1)
+SCALED_LOGITS = VocabularyCase(LM_HEAD, original=2, width=2, multiplier=2, seed=2)
 WHOLE_EXPERTS = ExpertsCase(
     experts=2, tp_size=2, expert_parallel=True, adapters=(ExpertsAdapterSpec(experts=(True, False)),)
 )
