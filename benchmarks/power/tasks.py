@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import nullcontext
 from typing import Any
 
@@ -16,7 +17,9 @@ from tests.mutants.variants import VARIANTS
 
 
 def single_threaded() -> None:
-    """Prepares a process."""
+    """Prepares a process, as the suite prepares its workers."""
+    gc.collect()
+    gc.freeze()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
 
