@@ -97,7 +97,8 @@ def one_name_per_slice(original):
     return assign_parts
 
 
-@plant(slots, "assign_parts", origin="T14, vllm #51409", clauses="MATH-8 MATH-1", anomalies="raised")
+# Of a whole model, whose manager passes on why an adapter cannot be loaded, it is `refused-wrongly`.
+@plant(slots, "assign_parts", origin="T14, vllm #51409", clauses="MATH-8 MATH-1", anomalies="raised refused-wrongly")
 def no_fused_tensors(original):
     """One tensor for the whole packed layer is an IndexError."""
 
@@ -109,7 +110,13 @@ def no_fused_tensors(original):
     return assign_parts
 
 
-@plant(slots, "assign_parts", origin="over-strict checks", clauses="MATH-8 MATH-1", anomalies="raised adapter-refused")
+@plant(
+    slots,
+    "assign_parts",
+    origin="over-strict checks",
+    clauses="MATH-8 MATH-1",
+    anomalies="raised adapter-refused refused-wrongly",
+)
 def absent_members_refused(original):
     """An adapter for some members only is refused as ambiguous."""
 
