@@ -17,7 +17,8 @@ from conformance.certification.recipes import Geometry
 from conformance.implementations.protocol import LayerLibrary
 from lora_compat.sharding import shard_id
 from strategies.cases import Case, LayerSpec, Quantization, SubclassSpec, WrapperKind
-from strategies.source import CLASS_NAME, Library, constructor_arguments, render
+from strategies.constructors import constructor_arguments
+from strategies.source import CLASS_NAME, Library, render
 
 
 @lru_cache(maxsize=512)

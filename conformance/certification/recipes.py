@@ -19,7 +19,7 @@ from conformance.certification.zoo import RECIPES
 from lora_compat.families import Family
 from lora_compat.sharding import shard_id
 from strategies.cases import Heads, LayerSpec
-from strategies.source import base_arguments
+from strategies.constructors import base_arguments
 
 ENTRY_POINTS = "lora_compat.recipes"
 _RETURNING = ("bias", "skip_bias_add", "return_bias")

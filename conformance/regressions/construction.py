@@ -13,7 +13,8 @@ from conformance.implementations.schemes import METHODS
 from conformance.regressions.literals import INDENT, LONGEST, Expression, call, one_line, spread, tensor_text
 from conformance.regressions.scenes import Scene
 from strategies.cases import Case, Dtype, LayerSpec, Quantization, WrapperKind
-from strategies.source import BASE_CLASSES, CLASS_NAME, Library, constructor_arguments, positional_names, render
+from strategies.constructors import constructor_arguments, positional_names
+from strategies.source import BASE_CLASSES, CLASS_NAME, Library, render
 
 _BETWEEN = re.compile(r", (?![^\[({]*[\])}])")  # arguments, not items of a list among them
 _WRAPPER_NAMES = {
