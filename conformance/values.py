@@ -90,8 +90,13 @@ def part_sizes(case: Case, adapter: AdapterSpec) -> tuple[int, ...]:
     sizes = case.layer.output_sizes
     if adapter.fused or len(case.packed) <= 1:
         return (sum(sizes),)
+    return tuple(map(sum, packed_outputs(case)))
+
+
+def packed_outputs(case: Case) -> list[tuple[int, ...]]:
+    """The sizes of the outputs that each packed name covers."""
     starts = [sum(case.packed[:i]) for i in range(len(case.packed) + 1)]
-    return tuple(sum(sizes[a:b]) for a, b in pairwise(starts))
+    return [case.layer.output_sizes[a:b] for a, b in pairwise(starts)]
 
 
 def poisoned(case: Case) -> list[LayerAdapter]:

@@ -7,6 +7,7 @@ alike: each says ``what`` it is. (The suite itself has every case drawn independ
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import TypeVar
 from zlib import crc32
@@ -20,8 +21,7 @@ T = TypeVar("T")
 @cache
 def numbers(count: int, what: str) -> SearchStrategy[int]:
     """An integer from 0 to ``count - 1``; shrinks to 0."""
-    start = _start(what)
-    return st.sampled_from(range(start, start + count)).map(lambda number: number - start)
+    return _told_apart(count, what, lambda number: number)
 
 
 @cache
@@ -29,10 +29,7 @@ def sampled(choices: tuple[T, ...], what: str = "") -> SearchStrategy[T]:
     """One of ``choices``; shrinks to the first. A single choice costs no draw."""
     if len(choices) == 1:
         return st.just(choices[0])
-    if not what:
-        return st.sampled_from(choices)
-    start = _start(what)
-    return st.sampled_from(range(start, start + len(choices))).map(lambda number: choices[number - start])
+    return _told_apart(len(choices), what, choices.__getitem__) if what else st.sampled_from(choices)
 
 
 @cache
@@ -48,19 +45,17 @@ def sequences(choices: tuple[T, ...], *, min_size: int, max_size: int, what: str
 
 @cache
 def _of_size(choices: tuple[T, ...], size: int, what: str) -> SearchStrategy[tuple[T, ...]]:
-    start = _start(what)
-
-    def decoded(number: int) -> tuple[T, ...]:
-        code = number - start
+    def decoded(code: int) -> tuple[T, ...]:
         items = []
         for _ in range(size):
             code, index = divmod(code, len(choices))
             items.append(choices[index])
         return tuple(items)
 
-    return st.sampled_from(range(start, start + len(choices) ** size)).map(decoded)
+    return _told_apart(len(choices) ** size, what, decoded)
 
 
-def _start(what: str) -> int:
-    """Hypothesis tells samplings apart by what they sample from."""
-    return crc32(what.encode()) << 32
+def _told_apart(count: int, what: str, value: Callable[[int], T]) -> SearchStrategy[T]:
+    """``value`` of a number from 0 to ``count - 1``, in one draw; Hypothesis tells draws apart by their elements."""
+    start = crc32(what.encode()) << 32
+    return st.sampled_from(range(start, start + count)).map(lambda number: value(number - start))

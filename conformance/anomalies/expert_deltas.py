@@ -68,18 +68,14 @@ def _rank_mistakes(case: ExpertsCase) -> Iterator[tuple[str, Mistake]]:
         yield "shard-misplaced", _with(case, down=_changed(first_rows(hidden, ranks, of_each=of_each)))
     local = -(-case.max_rank // ranks)
     yield "gather-skipped", _with(case, inner=lambda part: _by_rank(part, ranks, local, lambda rank, index: rank))
-    for shift in range(1, ranks):
+    for order in (*moved, lambda index: ranks - 1 - index):
         yield (
             "gather-misordered",
             _with(
                 case,
-                inner=lambda part, shift=shift: _by_rank(part, ranks, local, lambda rank, i: (i + shift) % ranks),
+                inner=lambda part, order=order: _by_rank(part, ranks, local, lambda rank, index: order(index)),
             ),
         )
-    yield (
-        "gather-misordered",
-        _with(case, inner=lambda part: _by_rank(part, ranks, local, lambda rank, index: ranks - 1 - index)),
-    )
 
 
 def _with(

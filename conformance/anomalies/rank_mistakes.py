@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from conformance.values import CaseTensors
+from conformance.values import CaseTensors, packed_outputs
 from lora_compat.adapters import LayerAdapter, SubAdapter
 from lora_compat.families import Family
 from strategies.cases import Case
@@ -57,7 +56,7 @@ def _rows_of_other_ranks(case: Case, tensors: CaseTensors, source: Callable[[int
         return None
     adapters = []
     for adapter in tensors.adapters:
-        covered = [sizes] if len(adapter.parts) == 1 else _outputs_of_parts(case)
+        covered = [sizes] if len(adapter.parts) == 1 else packed_outputs(case)
         parts = []
         for part, outputs in zip(adapter.parts, covered, strict=True):
             if part is None:
@@ -68,12 +67,6 @@ def _rows_of_other_ranks(case: Case, tensors: CaseTensors, source: Callable[[int
             parts.append(SubAdapter(part.lora_a, torch.cat(moved)))
         adapters.append(LayerAdapter(tuple(parts), adapter.scaling))
     return replace(tensors, adapters=tuple(adapters))
-
-
-def _outputs_of_parts(case: Case) -> list[tuple[int, ...]]:
-    """The sizes of the outputs that each packed name covers."""
-    starts = [sum(case.packed[:index]) for index in range(len(case.packed) + 1)]
-    return [case.layer.output_sizes[start:end] for start, end in pairwise(starts)]
 
 
 def gathered_mistakes(
