@@ -61,7 +61,7 @@ class Ending:
 
     def _turn(self, turn: Turn) -> list[str]:
         if turn.call.method == "run":
-            return self.words.mapped(turn.ids)
+            return self.words.mapped(self.play, turn.ids)
         if turn.call.method == "rerun":
             return []
         done = self._does(turn)
@@ -89,8 +89,14 @@ class Ending:
         """The call that failed, and the assertion about it."""
         play = self.play
         if turn.call.method in ("run", "rerun"):
-            mapped = self.words.mapped(turn.ids) if turn.call.method == "run" else []
+            mapped = self.words.mapped(play, turn.ids) if turn.call.method == "run" else []
             return [*mapped, *(self._forward() if self.compares else self._every_forward())]
+        if play.refused_rightly:
+            before = play.turns[-2]
+            return [
+                "# The next call is refused rightly: what is wrong is who is there already.",
+                *self._people(before),
+            ]
         done = self._does(turn)
         if play.shows_state:
             return self._keeps_state(done) if play.clause == "LIFE-3" else self._reaches_state(turn, done)
@@ -114,6 +120,12 @@ class Ending:
     def _reaches_state(self, turn: Turn, done: list[str]) -> list[str]:
         return [
             *(_inside("pytest.raises(Exception)", done) if turn.result is None else done),
+            *self._people(turn),
+        ]
+
+    def _people(self, turn: Turn) -> list[str]:
+        """Who must be there after ``turn``."""
+        return [
             f"assert {self.words.registered} == {_set(turn.registered)}",
             f"assert {self.words.active} == {_set(turn.active)}",
         ]

@@ -32,8 +32,8 @@ class ManagerWords(ABC):
         """The manager of ``model``, called so if it is ``named``."""
 
     @abstractmethod
-    def mapped(self, ids: tuple[int, ...]) -> list[str]:
-        """Says which adapter serves each token, 0 for none."""
+    def mapped(self, play: Play, ids: tuple[int, ...]) -> list[str]:
+        """Says which adapter serves each token, 0 for none; the tokens of a tower are the others in reverse."""
 
     @abstractmethod
     def warmed_up(self, play: Play, lines: list[str]) -> list[str]:
@@ -81,8 +81,10 @@ class LoraCompatManager(ManagerWords):
         arguments += [] if program.evict else ["evict=False"]
         return [*call("config = LoRAConfig(", config), *call(f"{_name(named)}LoRAManager(", arguments)]
 
-    def mapped(self, ids: tuple[int, ...]) -> list[str]:
-        return [f"manager.map_tokens({one_line([one or None for one in ids])})"]
+    def mapped(self, play: Play, ids: tuple[int, ...]) -> list[str]:
+        told, tower = [one or None for one in ids], play.program.model.tower
+        of_tower = call("manager.map_tokens(", [one_line(told[::-1]), f"tower={one_line(tower)}"]) if tower else []
+        return [f"manager.map_tokens({one_line(told)})", *of_tower]
 
     def added(self, identity: int) -> str:
         return f"{identity}, adapter({identity})"
@@ -143,7 +145,7 @@ class VllmManager(ManagerWords):
         given = ["model", "8", "8", "32", "config", 'torch.device("cpu")', "VllmConfig()"]
         return [*call("config = LoRAConfig(", config), *call(f"{_name(named)}{_manager(play)}(", given)]
 
-    def mapped(self, ids: tuple[int, ...]) -> list[str]:
+    def mapped(self, play: Play, ids: tuple[int, ...]) -> list[str]:
         told = one_line(ids)
         return call("manager.set_adapter_mapping(", [f"LoRAMapping({told}, {told}, is_prefill=False)"])
 
@@ -153,7 +155,7 @@ class VllmManager(ManagerWords):
             f"dummy_rank = manager.get_dummy_lora_warmup_rank({min(8, play.program.max_rank)})",
             "manager.add_adapter(manager.create_dummy_lora(99, dummy_rank, {}))",
             "manager.activate_adapter(99)",
-            *self.mapped((99,) * tokens),
+            *self.mapped(play, (99,) * tokens),
             *lines,
         ]
 

@@ -68,6 +68,11 @@ class Play:
         return self.anomaly in _OF_STATE
 
     @property
+    def refused_rightly(self) -> bool:
+        """Whether the contract has a full house here: a place was free only because somebody was lost."""
+        return self.anomaly == "refused-wrongly" and bool(self.turns) and self.turns[-1].result is None
+
+    @property
     def layer(self) -> tuple[int, str]:
         """The layer whose output is wrong, by number and name; the first where none is named."""
         numbered = _WARMED.match(self.message)
@@ -84,11 +89,14 @@ class Play:
         """What the file calls each module: the last part of its name, which is what packing and adapters go by."""
         found: dict[str, str] = {}
         tower = self.program.model.tower
+        children = {child for module in self.program.model.linears for child in module.children}
         for module in self.program.model.linears:
             for name in module.names:
                 start = f"{tower}." if tower and name.startswith(f"{tower}.") else ""
-                short = start + ("shared." if name == module.alias else "") + name.rpartition(".")[2]
-                found[name] = f"{short}_{len(found)}" if short in found.values() else short
+                last = name.rpartition(".")[2]
+                short = start + ("shared." if name == module.alias else "") + last
+                taken = short in found.values() or (last in children and not module.children)
+                found[name] = f"{short}_{len(found)}" if taken else short
         return found
 
     def packing(self) -> dict[str, list[str]]:
@@ -173,7 +181,7 @@ def _mattering(turns: Sequence[Turn], clause: str) -> list[Turn]:
 
 def _turns(program: Program) -> list[Turn]:
     shelf = Shelf(program.max_adapters, program.max_loras, program.evict)
-    turns, ids = [], ()
+    turns, mapped = [], ()
     for call in calls_of(program):
         fault = call.method == "activate_failing" and call.number not in shelf.active
         misfit = call.method in ("add", "activate", "pin") and program.adapters[call.number].misfit is not Misfit.NONE
@@ -184,9 +192,8 @@ def _turns(program: Program) -> list[Turn]:
             result = outcome.result
         active = frozenset(number + 1 for number in shelf.active)
         if call.method == "run":
-            ids = tuple(n + 1 if n + 1 in active else 0 for n in program.batches[call.number])
-        elif call.method == "rerun":
-            ids = tuple(one if one in active else 0 for one in ids)
+            mapped = tuple(n + 1 if n + 1 in active else 0 for n in program.batches[call.number])
+        ids = tuple(one if one in active else 0 for one in mapped)
         registered = frozenset(number + 1 for number in shelf.registered)
         may_fail = result is None or misfit
         turns.append(Turn(call, result, may_fail, registered, active, ids if "run" in call.method else ()))

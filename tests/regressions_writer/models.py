@@ -147,6 +147,16 @@ SEEN = (
     ),
     Seen(
         "LIFE-1",
+        "refused-wrongly",
+        "call 6, activate(1), rank 0 raised RuntimeError: All items are pinned, with a place free",
+        Program(
+            steps=steps((StepKind.ACTIVATE, 1), (USE, 1), (StepKind.PIN, 1), (USE, 0)),
+            adapters=adapters(NONE, NONE),
+            max_adapters=2,
+        ),
+    ),
+    Seen(
+        "LIFE-1",
         "raised",
         "rank 0 of 1: RuntimeError: no such thing",
         Program(TWO, steps((USE, 0)), (ModelAdapterSpec((AdapterSpec(), AdapterSpec())),)),
