@@ -58,7 +58,7 @@ class ReferenceImplementation(Implementation):
 
     def identity(self) -> Mapping[str, str]:
         return {
-            "implementation": f"reference (lora_compat {_version()})",
+            "implementation": f"reference (lora_compat {lora_compat.__version__})",
             "layers": self.layers.identity(),
             "torch": torch.__version__,
             "python": platform.python_version(),
@@ -116,12 +116,3 @@ class ReferenceImplementation(Implementation):
 def _lora(module: nn.Module) -> lora_compat.LoRALinear:
     assert isinstance(module, lora_compat.LoRALinear), f"not a LoRA layer: {type(module).__qualname__}"
     return module
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("lora-compat")
-    except PackageNotFoundError:
-        return "uninstalled"

@@ -78,3 +78,5 @@ __all__ = [
     "wrap_experts",
     "wrap_layer",
 ]
+
+__version__ = "0.1.0"

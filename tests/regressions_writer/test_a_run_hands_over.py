@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+import lora_compat
+from conformance.regressions import handover
+from conformance.regressions.handover import Handover
+from conformance.regressions.proof import FileRun
 from conformance.regressions.store import Store
+from strategies.cases import Case
+from tests.regressions_writer.examples import entry_of
 from tests.suite import run_suite, shown
 
 BROKEN = ("--impl", "tests.implementations.broken:DropsTheBias", "--profile", "quick", "-k", "MATH-9")
@@ -33,3 +43,18 @@ def test_shards_that_find_the_same_write_one_file_and_the_next_run_knows_it(tmp_
     assert edited.read_text().endswith("# mine\n")
     assert (tmp_path / "cases" / "newer.json").exists()
     assert "bias-dropped" in second
+
+
+def test_a_proof_names_the_version_of_the_source_where_the_package_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    monkeypatch.setattr(handover, "run_file", lambda path: FileRun(0, "1 passed"))
+    entry = entry_of("MATH-1", "delta-dropped", Case())
+    failure = replace(entry.failures[0], impl="vllm", identity={"implementation": "vllm 0.33.0"})
+    first, *_ = Handover(Store(tmp_path)).failures([(entry, failure)])
+    told = " ".join(first.path.read_text().split())
+    assert f"Proof: passes on reference (lora_compat {lora_compat.__version__}) in a fresh process" in told

@@ -120,7 +120,7 @@ def _cell(subject: Mapping[str, Any]) -> str:
 
 def _impl(document: Mapping[str, Any]) -> str:
     implementation: str = document["environment"]["identity.implementation"]
-    return implementation.replace(" (lora_compat uninstalled)", "")
+    return implementation
 
 
 def _name(path: str) -> str:

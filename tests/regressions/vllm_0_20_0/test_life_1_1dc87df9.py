@@ -4,9 +4,8 @@ are active.
 
 Seen, stale-slot: call 9, run(0): rank 0: layers.0.mlp.gate: out0[0, 0]=-2, but should
 be -5 (allowed error 0); adapters [2] (0: none)
-Found on vllm 0.20.0, torch 2.11.0+cu130. Proof: passes on reference (lora_compat
-uninstalled) in a fresh process; the file for plain vLLM has what is known of vllm
-0.20.0.
+Found on vllm 0.20.0, torch 2.11.0+cu130. Proof: passes on reference (lora_compat 0.1.0)
+in a fresh process; the file for plain vLLM has what is known of vllm 0.20.0.
 Case 1dc87df9af4f
 """
 
