@@ -47,13 +47,11 @@ def pytest_configure(config: pytest.Config) -> None:
     is_worker = hasattr(config, "workerinput")
     runs_cases = is_worker or config.getoption("dist", "no") == "no"  # xdist's controller leaves them to the workers
     implementation = implementation_of(options, prepare=runs_cases)
-    config.stash[SUBJECT] = Subject(implementation, engine_of(options), options.device)
-    config.stash[RECORDER] = Recorder(
-        Store(options.regressions), options.impl, implementation.identity(), shared_of(options)
-    )
+    subject = config.stash[SUBJECT] = Subject(implementation, engine_of(options), options.device)
+    config.stash[RECORDER] = Recorder(Store(options.regressions), options.impl, subject.identity(), shared_of(options))
     _freeze()
     if not is_worker:
-        report = ConformanceReport(options, implementation.identity())
+        report = ConformanceReport(options, subject.identity())
         config.pluginmanager.register(report, "conformance-report")
         config.pluginmanager.register(KnownFailures(report, options), "known-failures")
         writer = RegressionWriter(report, Store(options.regressions), options.impl, prove=options.prove)

@@ -21,7 +21,7 @@ from conformance.implementations.protocol import LayerLibrary
 from conformance.quantized import KernelBase, probed_weight, quantized_layer
 from conformance.values import CaseTensors, part_sizes, rank_input, torch_dtype, values_of
 from lora_compat.families import Family
-from strategies.cases import Case, Forward, Loader, Quantization, Regime
+from strategies.cases import Case, Dtype, Forward, Loader, Quantization, Regime
 from strategies.quantization import OF_ACTIVATIONS
 
 
@@ -157,13 +157,18 @@ def error_bound(case: Case, magnitude: Tensor) -> Tensor:
     ``in + rank`` terms, and the tree over slices. Terms in ``u²`` are under a per cent as long as the count times
     ``u`` is under a tenth, which the 1.01 covers; narrower than that the bound is honest but loose, and the signal
     gate keeps such cases from passing unseen.
+
+    A product in TF32 cuts both factors to eleven significant bits, by up to ``2⁻¹⁰`` of each, and a tensor core adds
+    without rounding to nearest, which doubles what a term of the sum may lose. No value passes more than two products,
+    shrink and expand: four factors.
     """
     unit = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}[torch_dtype(case.dtype)]
+    cut, term = (4 * 2.0**-10, 2.0**-23) if case.dtype is Dtype.TF32 else (0.0, 2.0**-24)
     ranks = case.layer_tp_size if case.layer.family is Family.ROW or case.fully_sharded else 1
     rounded = 8 + 2 * (ranks - 1)
     summed = case.layer.input_size + case.max_rank
     smallest = 2.0**-24 if case.dtype.value == "float16" else 0.0  # subnormals of float16 round absolutely
-    return 1.01 * (rounded * unit + summed * 2.0**-24) * magnitude + rounded * smallest
+    return 1.01 * (rounded * unit + cut + summed * term) * magnitude + rounded * smallest
 
 
 def keeps_columns(forward: Forward) -> bool:

@@ -17,7 +17,7 @@ from conformance.oracle import Expected, expected_on
 from conformance.values import CaseTensors, laid_out, rank_input, torch_dtype, values_of
 from conformance.verdicts import Violation
 from lora_compat.adapters import LayerAdapter, SubAdapter
-from strategies.cases import Case
+from strategies.cases import Case, Dtype
 from strategies.codec import Spec
 from strategies.programs import Program
 from strategies.vocabulary import VocabularyCase
@@ -143,13 +143,19 @@ class Subject:
     engine: Engine
     device: str = "cpu"
 
+    def identity(self) -> dict[str, str]:
+        """What is tested, and under which declaration about its products."""
+        declared = Dtype.TF32 in self.implementation.dtypes(self.device)
+        return dict(self.implementation.identity()) | ({"float32 products": "TF32"} if declared else {})
+
     def fitted(self, case: Spec) -> Spec:
         """``case`` as it can be run here: on this device, in a dtype that the implementation serves on it."""
         if isinstance(case, Case) and case.device != self.device:
             case = replace(case, device=self.device)
         served = self.implementation.dtypes(self.device)
         if isinstance(case, (Case, Program, VocabularyCase)) and case.dtype not in served:
-            case = replace(case, dtype=served[case.seed % len(served)])
+            in_tf32 = case.dtype is Dtype.FLOAT32 and Dtype.TF32 in served
+            case = replace(case, dtype=Dtype.TF32 if in_tf32 else served[case.seed % len(served)])
         return case
 
     def observe(self, case: Case, program: Callable[[RankSession], T]) -> list[T]:

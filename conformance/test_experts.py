@@ -17,6 +17,7 @@ from conformance.experts_values import ExpertsTensors, dense, tensors_of
 from conformance.implementations.experts import ExpertsServer
 from conformance.subject import Subject
 from conformance.verdicts import NotApplicable, NotExercised, Violation
+from strategies.cases import Dtype
 from strategies.experts import ExpertsCase, experts_cases
 
 T = TypeVar("T")
@@ -33,6 +34,8 @@ def observed(subject: Subject, case: ExpertsCase, program: Callable[[ExpertsServ
     if serve is None:
         why = getattr(subject.implementation, "why_no_experts", "it is not driven on mixtures of experts")
         raise NotApplicable(why)
+    if Dtype.FLOAT32 not in subject.implementation.dtypes(subject.device):
+        raise NotApplicable("its products keep fewer bits than float32 has, and the numbers of experts need them")
     tensors = tensors_of(case).to(subject.device)
 
     def on_rank(group: RankGroup) -> T:

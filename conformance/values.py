@@ -19,7 +19,7 @@ from lora_compat.families import Family
 from strategies.cases import AdapterSpec, Case, Dtype, Forward, Layout, Regime
 
 # Integers up to here are exact: 2 to the number of significand bits.
-EXACT_LIMIT = {Dtype.FLOAT32: 2.0**24, Dtype.FLOAT16: 2.0**11, Dtype.BFLOAT16: 2.0**8}
+EXACT_LIMIT = {Dtype.FLOAT32: 2.0**24, Dtype.FLOAT16: 2.0**11, Dtype.BFLOAT16: 2.0**8, Dtype.TF32: 2.0**11}
 _MAX_THINNING = 40
 
 
@@ -39,8 +39,8 @@ class CaseTensors:
 
 
 def torch_dtype(dtype: Dtype) -> torch.dtype:
-    """The torch dtype of that name."""
-    found: torch.dtype = getattr(torch, dtype.value)
+    """The torch dtype of its tensors."""
+    found: torch.dtype = getattr(torch, dtype.of_tensors)
     return found
 
 

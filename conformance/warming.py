@@ -8,7 +8,7 @@ from itertools import product
 from conformance.oracle import flatten
 from conformance.subject import NotWrapped, Subject, SubjectRefused
 from lora_compat.families import Family
-from strategies.cases import AdapterSpec, Case, Dtype, LayerSpec
+from strategies.cases import DTYPES, AdapterSpec, Case, LayerSpec
 
 _LAYERS = (
     LayerSpec(family=Family.REPLICATED, input_size=7, output_sizes=(3,)),
@@ -23,7 +23,7 @@ def warm_up(subject: Subject) -> int:
     implementation does not serve are passed over: the clauses will say so.
     """
     served = 0
-    for layer, dtype, rank, tokens in product(_LAYERS, Dtype, (1, 16, 64), ((0,), (0, -1, 1, 0, 0))):
+    for layer, dtype, rank, tokens in product(_LAYERS, DTYPES, (1, 16, 64), ((0,), (0, -1, 1, 0, 0))):
         packed = (1,) * len(layer.output_sizes) if len(layer.output_sizes) > 1 else ()
         present = (True,) * max(1, len(packed))
         adapters = tuple(AdapterSpec(slot=slot, rank=rank, alpha=float(rank), present=present) for slot in (0, 1))

@@ -89,11 +89,20 @@ class Layout(_Named):
 
 
 class Dtype(_Named):
-    """The dtype of weights and activations, named as torch names it."""
+    """The dtype of weights and activations, named as torch names it, and what products make of it."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
+    TF32 = "tf32"  # float32 whose products keep eleven bits of each factor; declared, never drawn
+
+    @property
+    def of_tensors(self) -> str:
+        """The dtype that tensors have, as torch names it."""
+        return "float32" if self is Dtype.TF32 else self.value
+
+
+DTYPES = (Dtype.FLOAT32, Dtype.BFLOAT16, Dtype.FLOAT16)
 
 
 class Regime(_Named):

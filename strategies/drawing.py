@@ -20,6 +20,7 @@ from strategies.adapters import (
     token_maps,
 )
 from strategies.cases import (
+    DTYPES,
     Case,
     Dtype,
     Forward,
@@ -52,7 +53,7 @@ class Options:
     tokens: tuple[int, int] = (1, 6)
     without_adapter: bool = True
     layouts: tuple[Layout, ...] = (Layout.TWO_D,)
-    dtypes: tuple[Dtype, ...] = tuple(Dtype)
+    dtypes: tuple[Dtype, ...] = DTYPES
     regimes: tuple[Regime, ...] = tuple(Regime)
     quantizations: tuple[Quantization, ...] = (Quantization.NONE,)
     sharding: tuple[bool, ...] = (False, True)
@@ -78,7 +79,7 @@ def cases(
     tokens: tuple[int, int] = (1, 6),
     without_adapter: bool = True,
     layouts: tuple[Layout, ...] = (Layout.TWO_D,),
-    dtypes: tuple[Dtype, ...] = tuple(Dtype),
+    dtypes: tuple[Dtype, ...] = DTYPES,
     regimes: tuple[Regime, ...] = tuple(Regime),
     quantizations: tuple[Quantization, ...] = (Quantization.NONE,),
     sharding: tuple[bool, ...] = (False, True),

@@ -162,8 +162,8 @@ def _alarms(data: dict[str, Any]) -> Iterator[str]:
         yield f"| {name} | {len(runs)} | {cases} | {vain / cases:.2%} | {sum(len(run['found']) for run in runs)} |"
     yield ""
     yield (
-        "Each run has a seed of its own and draws all clauses. TF32 is declared by no implementation here and does "
-        "not exist on a CPU; undeclared, it is the planted bug `operands-of-ten-bits`."
+        "Each run has a seed of its own and draws all clauses. TF32 is emulated here and real in "
+        "[gpu.md](gpu.md); undeclared, it is the planted bug `operands-of-ten-bits`."
     )
     for row in data["alarms"]:
         for found in row["found"]:

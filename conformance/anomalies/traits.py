@@ -105,7 +105,7 @@ def _is_negated(outputs: list[_Output]) -> bool:
 
 def _last_place(case: Case, values: Tensor) -> Tensor:
     """What rounding the sum to the case's dtype may hide; in the exact regime nothing else rounds."""
-    digits = {"float32": 22, "float16": 9, "bfloat16": 6}[case.dtype.value]
+    digits = {"float32": 22, "float16": 9, "bfloat16": 6}[case.dtype.of_tensors]
     return values.abs().amax() * 2.0**-digits
 
 

@@ -68,7 +68,7 @@ class Certification:
         if impl == "reference" and library is Library.VLLM:
             return None
         if library not in self._recorders:
-            identity = self.subjects[found.path].implementation.identity()
+            identity = self.subjects[found.path].identity()
             self._recorders[library] = Recorder(Store(self.options.regressions), impl, identity)
         return self._recorders[library]
 

@@ -11,13 +11,13 @@ from types import FunctionType
 import torch
 
 from conformance.certification.recipes import load_class, load_recipe
-from conformance.implementations.protocol import Implementation
+from conformance.subject import Subject
 from lora_compat.families import registry
 
 _PACKAGES = ("torch", "vllm", "triton", "lora-compat", "hypothesis")
 
 
-def versions(implementation: Implementation) -> dict[str, str]:
+def versions(subject: Subject) -> dict[str, str]:
     """Versions of everything that takes part; ``none`` where it is not installed."""
     found = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
     for package in _PACKAGES:
@@ -26,7 +26,7 @@ def versions(implementation: Implementation) -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "none"
     found["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return found | {f"identity.{name}": value for name, value in implementation.identity().items()}
+    return found | {f"identity.{name}": value for name, value in subject.identity().items()}
 
 
 def source_hash(path: str, recipe: str | None = None) -> str:

@@ -67,7 +67,7 @@ class CertificationReport(ConformanceReport):
         if certify.certificate is None and certify.report is None:
             return
         subject = next(iter(self.certification.subjects.values()))
-        document = certificate.certificate(self._outcomes, self.run(), versions(subject.implementation))
+        document = certificate.certificate(self._outcomes, self.run(), versions(subject))
         if certify.certificate is not None:
             certificate.write(document, certify.certificate)
         if certify.report is not None:

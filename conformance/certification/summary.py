@@ -18,7 +18,7 @@ WIDTH = 110
 def header(subjects: Mapping[str, Subject], options: Options) -> list[str]:
     """What is certified, on what, with which options."""
     lines = []
-    identities = {tuple(subject.implementation.identity().items()) for subject in subjects.values()}
+    identities = {tuple(subject.identity().items()) for subject in subjects.values()}
     for identity in sorted(identities):
         lines.append("certify: " + ", ".join(f"{name} {value}" for name, value in identity))
     lines.append(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.model_protocol import ModelDeployment, ModelManager
 from lora_compat.adapters import LayerAdapter
-from strategies.cases import Case, Dtype, Quantization
+from strategies.cases import DTYPES, Case, Dtype, Quantization
 from strategies.models import ModelSpec
 from strategies.source import Library
 
@@ -102,8 +102,12 @@ class Implementation(ABC):
         """Name and versions of what is tested, for the header and the certificate."""
 
     def dtypes(self, device: str) -> tuple[Dtype, ...]:
-        """What it serves on ``device``; cases of other dtypes are run in one of these."""
-        return tuple(Dtype)
+        """What it serves on ``device``; cases of other dtypes are run in one of these.
+
+        ``Dtype.TF32`` in place of ``Dtype.FLOAT32`` declares that products of float32 may be taken in TF32: its cases
+        are of float32 tensors, and judged with the bits that TF32 keeps.
+        """
+        return DTYPES
 
     def unsupported(self, case: Case) -> str | None:
         """Why this case is declared *not applicable*, or None."""

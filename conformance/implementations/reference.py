@@ -22,7 +22,7 @@ from lora_compat.errors import LoRAError
 from lora_compat.families import registry
 from lora_compat.kernels import TokenBatch
 from lora_compat.quantization import QuantConfig
-from strategies.cases import Quantization
+from strategies.cases import DTYPES, Dtype, Quantization
 from strategies.experts import ExpertsCase
 from strategies.models import ModelSpec
 from strategies.source import Library
@@ -63,6 +63,11 @@ class ReferenceImplementation(Implementation):
             "torch": torch.__version__,
             "python": platform.python_version(),
         }
+
+    def dtypes(self, device: str) -> tuple[Dtype, ...]:
+        """The base layer's products of float32 are torch's, in TF32 where torch is told so."""
+        in_tf32 = device == "cuda" and torch.backends.cuda.matmul.fp32_precision == "tf32"
+        return (Dtype.TF32, Dtype.BFLOAT16, Dtype.FLOAT16) if in_tf32 else DTYPES
 
     def vocabulary(self, case: VocabularyCase, weights: VocabularyWeights, group: RankGroup) -> VocabularyServer:
         """An embedding or LM head with its adapters, on one rank."""

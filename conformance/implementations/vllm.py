@@ -30,7 +30,7 @@ from conformance.implementations.vocabulary import VocabularyServer, VocabularyW
 from conformance.values import torch_dtype
 from lora_compat.adapters import LayerAdapter
 from lora_compat.families import Family
-from strategies.cases import Case, Dtype
+from strategies.cases import DTYPES, Case, Dtype
 from strategies.models import ModelSpec
 from strategies.schemes import SchemeCase
 from strategies.vocabulary import VocabularyCase
@@ -71,7 +71,7 @@ class VllmImplementation(Implementation):
         }
 
     def dtypes(self, device: str) -> tuple[Dtype, ...]:
-        return vllm_cuda.DTYPES if device == "cuda" else tuple(Dtype)
+        return vllm_cuda.DTYPES if device == "cuda" else DTYPES
 
     def unsupported(self, case: Case) -> str | None:
         if case.device != self.device:

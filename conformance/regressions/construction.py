@@ -159,14 +159,14 @@ def nested(scene: Scene) -> list[str]:
 
 def default_dtype(scene: Scene) -> list[str]:
     """A fixture that sets torch's default dtype, where the case has another."""
-    if scene.case.dtype is Dtype.FLOAT32:
+    if scene.case.dtype in (Dtype.FLOAT32, Dtype.TF32):
         return []
     return [
         "",
         "",
         "@pytest.fixture(autouse=True)",
         "def narrow() -> Iterator[None]:",
-        f"{INDENT}torch.set_default_dtype(torch.{scene.case.dtype.value})",
+        f"{INDENT}torch.set_default_dtype(torch.{scene.case.dtype.of_tensors})",
         f"{INDENT}yield",
         f"{INDENT}torch.set_default_dtype(torch.float32)",
     ]

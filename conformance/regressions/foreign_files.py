@@ -35,7 +35,7 @@ def write(failure: StoredFailure, case: Case, dialect: Dialect, told: str) -> st
     lines = [f"module: Any = {made}", "names = list(module.state_dict())"]
     if dialect.impl == "vllm":
         imports = {"from vllm.config.lora import LoRAConfig", "from vllm.lora.utils import from_layer"}
-        lines += call("config = LoRAConfig(", [*sizes, f"lora_dtype=torch.{case.dtype.value}"])
+        lines += call("config = LoRAConfig(", [*sizes, f"lora_dtype=torch.{case.dtype.of_tensors}"])
         lines += [f"lora: Any = from_layer(module, {case.max_loras}, config, [], None)", "assert lora is module"]
     else:
         imports = {"from lora_compat import LoRAConfig, LoRAError, wrap_layer"}

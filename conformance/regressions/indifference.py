@@ -12,7 +12,7 @@ from dataclasses import replace
 from conformance.regressions.settling import Still, manner
 from conformance.verdicts import Violation
 from lora_compat.families import Family
-from strategies.cases import AdapterSpec, Case, Constructor, Dtype, Loader, Mixins, Regime
+from strategies.cases import DTYPES, AdapterSpec, Case, Constructor, Loader, Mixins, Regime
 from strategies.classes import possible_forwards
 
 
@@ -38,7 +38,7 @@ def _alternatives(case: Case) -> Iterator[tuple[str, list[Case]]]:
     """Each part of a case by its name, with the case changed in that part."""
     layer, subclass = case.layer, case.subclass
     derived = subclass if subclass.depth else replace(subclass, depth=1)
-    yield "dtype", [replace(case, dtype=dtype) for dtype in Dtype if dtype is not case.dtype]
+    yield "dtype", [replace(case, dtype=dtype) for dtype in DTYPES if dtype is not case.dtype]
     yield "values", [replace(case, seed=case.seed + 1), replace(case, seed=case.seed + 2)]
     yield "regime", [replace(case, regime=Regime.ROUNDED)] if case.regime is Regime.EXACT else []
     yield "family", [replace(case, layer=one) for one in _other_families(case)]

@@ -58,7 +58,7 @@ class Vllm(Dialect):
         config = [f"max_loras={self.slots(scene)}", f"max_lora_rank={case.max_rank}"]
         if case.fully_sharded:
             config.append("fully_sharded_loras=True")
-        return call("config = LoRAConfig(", [*config, f"lora_dtype=torch.{case.dtype.value}"])
+        return call("config = LoRAConfig(", [*config, f"lora_dtype=torch.{case.dtype.of_tensors}"])
 
     def slots(self, scene: Scene) -> int:
         """The slots of the layer; one more, left empty, keeps vllm #48421 out of what other clauses show."""

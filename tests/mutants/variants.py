@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import torch
 
+from conformance.implementations.reference import ReferenceImplementation
 from lora_compat import delta
 from lora_compat.delta import LoRADelta
 from lora_compat.families import FamilyRegistry
-from tests.mutants.planting import plant, planted_in
+from lora_compat.quantization.protocol import UnquantizedLinearMethod
+from strategies.cases import DTYPES, Dtype
+from tests.mutants.planting import plant, plant_together, planted_in
 
 
 @plant(delta, "shrink", origin="summation order", clauses="", anomalies="")
@@ -107,6 +112,37 @@ def a_gather_nobody_reads(original):
         return original(self, output, x)
 
     return add_to
+
+
+def _cut(tensor):
+    """What TF32 keeps of float32: eleven significant bits, the others cut off, as the hardware may."""
+    return (tensor.view(torch.int32) & ~0x1FFF).view(torch.float32) if tensor.dtype is torch.float32 else tensor
+
+
+@plant_together(origin="TF32 where it is declared", clauses="", anomalies="")
+@contextmanager
+def tf32_where_it_is_declared():
+    """The factors of float32 products are cut to the bits of TF32, both of each of the adapters' and the input of the
+    base layer's, and the implementation declares it: its cases are drawn so that the cut is exact, or judged by a
+    bound that counts it."""
+    apply, shrink, expand = UnquantizedLinearMethod.apply, delta.shrink, delta.expand
+
+    def apply_to_cut(self, layer, x, bias=None):
+        return apply(self, layer, _cut(x), bias)
+
+    def shrink_of_cut(x, lora_a, batch):
+        return shrink(_cut(x), _cut(lora_a), batch)
+
+    def expand_of_cut(hidden, lora_b, *arguments, **options):
+        return expand(_cut(hidden), _cut(lora_b), *arguments, **options)
+
+    with (
+        patch.object(ReferenceImplementation, "dtypes", lambda self, device: (Dtype.TF32, *DTYPES[1:])),
+        patch.object(UnquantizedLinearMethod, "apply", apply_to_cut),
+        patch.object(delta, "shrink", shrink_of_cut),
+        patch.object(delta, "expand", expand_of_cut),
+    ):
+        yield
 
 
 @plant(FamilyRegistry, "lookup", origin="caches", clauses="", anomalies="")

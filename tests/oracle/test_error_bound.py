@@ -24,7 +24,8 @@ PLAIN = Case(
 
 
 @pytest.mark.parametrize(
-    ("dtype", "smallest"), [(Dtype.FLOAT32, 2.0**-19), (Dtype.FLOAT16, 2.0**-7.5), (Dtype.BFLOAT16, 2.0**-4.9)]
+    ("dtype", "smallest"),
+    [(Dtype.FLOAT32, 2.0**-19), (Dtype.TF32, 2.0**-7.9), (Dtype.FLOAT16, 2.0**-7.5), (Dtype.BFLOAT16, 2.0**-4.9)],
 )
 def test_the_smallest_relative_mistake_that_is_always_rejected(dtype: Dtype, smallest: float) -> None:
     case = replace(PLAIN, dtype=dtype)

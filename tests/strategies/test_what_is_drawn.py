@@ -13,7 +13,7 @@ from benchmarks.power.hunting import CASES, clause_tests, reference_subject
 from benchmarks.power.pairs import dimensions, pairs_of
 from conformance.checking import Budget, ClauseRun
 from conformance.verdicts import Verdict
-from strategies.cases import Case, Constructor, Dtype, Forward, Layout, Loader, Mixins, Regime
+from strategies.cases import DTYPES, Case, Constructor, Forward, Layout, Loader, Mixins, Regime
 from strategies.drawing import cases
 from strategies.layers import FAMILIES
 
@@ -57,7 +57,7 @@ def test_every_value_of_every_dimension_is_drawn(drawn: list[Case]) -> None:
     assert values["adapter's rank"] >= {"1", "below", "cut unevenly", "the largest"}
     assert values["batch"] >= {"empty", "base only", "one", "several", "one and base", "several and base"}
     for name, choices in (
-        ("mixins", Mixins), ("constructor", Constructor), ("loader", Loader), ("layout", Layout), ("dtype", Dtype),
+        ("mixins", Mixins), ("constructor", Constructor), ("loader", Loader), ("layout", Layout), ("dtype", DTYPES),
         ("regime", Regime),
     ):  # fmt: skip
         assert values[name] == {choice.value for choice in choices}
