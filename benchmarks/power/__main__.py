@@ -47,17 +47,18 @@ def main() -> None:
             chosen = [index for index, one in enumerate(PLANTED) if one.name in arguments.only]
             print(json.dumps(told(pool.imap(partial(mutant_row, seeds=arguments.seeds), chosen)), indent=2))
             return
-        write({**measured(pool, arguments), "torch": torch.__version__, "cases": CASES})
+        write({**measured(pool, arguments), "cases": CASES})
 
 
 def measured(pool: Pool, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The parts asked for, each with its seconds, and the others as they were."""
+    """The parts asked for, each with what it was made on, and the others as they were."""
     data = {} if set(arguments.parts) == set(PARTS) else json.loads((RESULTS / "power.json").read_text())
-    seconds = data.setdefault("seconds", {})
+    made = data.setdefault("made", {})
     for part in arguments.parts:
         started = time.perf_counter()
         data[part] = _part(part, pool, arguments)
-        seconds[part] = time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        made[part] = {"torch": torch.__version__, "processes": arguments.processes, "seconds": seconds}
     if "mutants" in arguments.parts:
         data["seeds"] = arguments.seeds
     return data

@@ -63,10 +63,10 @@ def _summary(data: dict[str, Any]) -> Iterator[str]:
     found = summary(data)
     yield "# Detection power"
     yield ""
-    seconds = sum(data["seconds"].values())
+    made = data["made"]["mutants"]
     yield (
-        f"Written by `make power` (`python -m benchmarks.power`), torch {data['torch']}, {data['cases']} cases a "
-        f"clause (the default profile), {data['seeds']} seeds a bug, {seconds:.0f} s of two shared cores. The "
+        f"Written by `make power` (`python -m benchmarks.power`), torch {made['torch']}, {data['cases']} cases a "
+        f"clause (the default profile), {data['seeds']} seeds a bug, {_on(made)}. The "
         "planted bugs are those of the reference; the kernels' (`tests/kernels`) and those in vLLM's own code "
         "(`tests/mutants/vllm_planted.py`) are caught by tests of their own."
     )
@@ -148,6 +148,10 @@ def _names(data: dict[str, Any]) -> Iterator[str]:
         yield "None."
 
 
+def _on(made: dict[str, Any]) -> str:
+    return f"{made['seconds']:.0f} s of {made['processes']} processes"
+
+
 def _alarms(data: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield "## False alarms"
@@ -162,7 +166,8 @@ def _alarms(data: dict[str, Any]) -> Iterator[str]:
         yield f"| {name} | {len(runs)} | {cases} | {vain / cases:.2%} | {sum(len(run['found']) for run in runs)} |"
     yield ""
     yield (
-        "Each run has a seed of its own and draws all clauses. TF32 is emulated here and real in "
+        f"Each run has a seed of its own and draws all clauses; torch {data['made']['alarms']['torch']}, "
+        f"{_on(data['made']['alarms'])}. TF32 is emulated here and real in "
         "[gpu.md](gpu.md); undeclared, it is the planted bug `operands-of-ten-bits`."
     )
     for row in data["alarms"]:
