@@ -6,7 +6,8 @@ from conformance.regressions.construction import nested_text, wrapper_sources
 from conformance.regressions.dialects import CannotWrite, Dialect
 from conformance.regressions.entries import StoredFailure
 from conformance.regressions.imports import whole_file
-from conformance.regressions.literals import INDENT, indented
+from conformance.regressions.literals import indented
+from conformance.regressions.margins import INDENT
 from strategies.cases import Case, WrapperKind
 
 _QUANT_UTILS = "vllm.model_executor.layers.quantization.utils.quant_utils"

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from conformance.building import shard_id_of
 from conformance.implementations.schemes import METHODS
-from conformance.regressions.literals import INDENT, LONGEST, Expression, call, one_line, spread, tensor_text
+from conformance.regressions.literals import Expression, call, one_line, spread, tensor_text
+from conformance.regressions.margins import INDENT, LONGEST
 from conformance.regressions.scenes import Scene
 from strategies.cases import Case, Dtype, LayerSpec, Quantization, WrapperKind
 from strategies.constructors import constructor_arguments, positional_names

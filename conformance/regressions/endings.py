@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from conformance.anomalies.partial_sums import sums_partials
-from conformance.regressions.literals import INDENT, assertion, assigned, call, one_line, spread, tensor_text
+from conformance.regressions.literals import assertion, assigned, call, one_line, spread, tensor_text
 from conformance.regressions.manager_words import ManagerWords
+from conformance.regressions.margins import INDENT
 from conformance.regressions.plays import Play, Turn
 from conformance.shelf import Call
 from conformance.values import rank_input

@@ -11,7 +11,8 @@ from conformance.experts_values import SCALING, ExpertsTensors, dense, tensors_o
 from conformance.regressions.dialects import CannotWrite, Dialect
 from conformance.regressions.entries import StoredFailure
 from conformance.regressions.layer_files import assembled
-from conformance.regressions.literals import INDENT, assigned, call, one_line, spread, tensor_text
+from conformance.regressions.literals import assigned, call, one_line, spread, tensor_text
+from conformance.regressions.margins import INDENT
 from conformance.regressions.scenes import Scene
 from lora_compat.adapters import SubAdapter
 from lora_compat.expert_adapters import ExpertAdapter, ExpertsAdapter

@@ -5,7 +5,8 @@ from __future__ import annotations
 from conformance.regressions.dialects import Dialect
 from conformance.regressions.entries import StoredFailure
 from conformance.regressions.imports import whole_file
-from conformance.regressions.literals import INDENT, call, indented
+from conformance.regressions.literals import call, indented
+from conformance.regressions.margins import INDENT
 from strategies.cases import Case
 
 _FOREIGN = '''

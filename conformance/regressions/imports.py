@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
-from conformance.regressions.literals import INDENT, INTEGERS, LONGEST
+from conformance.regressions.margins import INDENT, LONGEST
+from conformance.regressions.number_strings import INTEGERS, NUMBERS
 
 _CPU_PLATFORM = """import vllm.platforms
 from vllm.platforms.cpu import CpuPlatform
@@ -29,8 +30,9 @@ _FOR_WORDS = {
 
 def whole_file(told: str, given: Iterable[str], text: str) -> str:
     """The docstring, the imports, and ``text``: after one empty line if it is a statement, else after two."""
-    if "integers(" in text:
-        text = f"{INTEGERS}\n\n\n{text}"
+    for word, definition in (("numbers(", NUMBERS), ("integers(", INTEGERS)):
+        if word in text:
+            text = f"{definition}\n\n\n{text}"
     gap = "\n" if text.startswith(("class ", "def ", "@")) else ""
     return f"{told}\n\n{import_lines(given, text)}\n{gap}\n{text}\n"
 

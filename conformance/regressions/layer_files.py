@@ -5,7 +5,8 @@ from __future__ import annotations
 from conformance.regressions.construction import class_source, default_dtype, wrapper_classes
 from conformance.regressions.dialects import Dialect, layer_reduces
 from conformance.regressions.imports import whole_file
-from conformance.regressions.literals import INDENT, assertion, indented, spread
+from conformance.regressions.literals import assertion, indented, spread
+from conformance.regressions.margins import INDENT
 from conformance.regressions.program import TENSORS, expected_outputs, statements
 from conformance.regressions.scenes import DEQUANTIZING, SILENT, Scene
 from conformance.regressions.vllm_dialect import Vllm

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-LONGEST = 88  # what vLLM's own tests keep to
-INDENT = "    "
+from conformance.regressions.margins import INDENT, WIDTH
+from conformance.regressions.number_strings import LARGEST, digits, is_matrix, matrix
+
 _FEW, _MANY = 8, 40  # elements: up to these every tensor is written out
 _written_out = ContextVar("written_out", default=_MANY)
-WIDTH = LONGEST - len(INDENT)  # of a line in a function's body, without its indentation
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -31,7 +31,7 @@ class Expression:
 
 @contextmanager
 def compactly() -> Iterator[None]:
-    """Inside the block only small tensors are written out: for files that were too long."""
+    """Inside the block only small tensors are written out, row by row, as lists: for files that were too long."""
     token = _written_out.set(_FEW)
     try:
         yield
@@ -74,6 +74,8 @@ def spread(head: str, value: object, tail: str = "", *, depth: int = 0) -> list[
         return [f"{indent}{head}{{", *inside, f"{indent}}}{tail}"]
     if len(line) <= WIDTH or not isinstance(items, (list, tuple)) or not items:
         return [line]
+    if _written_out.get() == _FEW and is_matrix(items):
+        return matrix(f"{indent}{head}", items, tail, depth)
     left, right = "[]" if isinstance(items, list) else "()"
     inner = [text for item in items for text in spread("", item, ",", depth=depth + 1)]
     return [f"{indent}{head}{left}", *inner, f"{indent}{right}{tail}"]
@@ -111,23 +113,13 @@ def _argument(text: str, depth: int) -> list[str]:
     """One argument of a call, with a comma; a tensor too long for a line has a row a line."""
     line = f"{INDENT * depth}{text},"
     if len(line) > WIDTH and text.startswith('integers("'):
-        return _digits(text, depth)
+        return digits(text, depth)
     if len(line) <= WIDTH or not text.startswith("torch.tensor("):
         return [line]
     rows = spread("", ast.literal_eval(text.removeprefix("torch.tensor(").removesuffix(")")), ",", depth=depth + 1)
     indent = INDENT * depth
     rows[-1] = rows[-1].removesuffix(",")
     return [f"{indent}torch.tensor(", *rows, f"{indent}),"]
-
-
-def _digits(text: str, depth: int) -> list[str]:
-    """A formula whose digits are longer than a line."""
-    _, digits, rest = text.split('"')
-    shape, _, step = rest.removeprefix(", ").removesuffix(")").partition("), ")
-    given = [f"{shape.removesuffix(')')})", *([step] if step else [])]
-    outer, inner, most = INDENT * depth, INDENT * (depth + 1), WIDTH - len(INDENT) * (depth + 1) - 3
-    parts = [f'{inner}"{digits[at : at + most]}"' for at in range(0, len(digits), most)]
-    return [f"{outer}integers(", *parts[:-1], f"{parts[-1]},", *(f"{inner}{one}," for one in given), f"{outer}),"]
 
 
 def tensor_text(tensor: Tensor | None) -> str:
@@ -144,9 +136,9 @@ def tensor_text(tensor: Tensor | None) -> str:
     if tensor.numel() > _written_out.get():
         step = float(tensor[tensor != 0].abs().min())  # were all of them zero, they would be alike
         steps = tensor / step
-        if bool((steps == steps.round()).all()) and steps.abs().max() <= _LARGEST:
-            digits = "".join(str(int(one) + _LARGEST) for one in steps.flatten().tolist())
-            return f'integers("{digits}", {shape}{"" if step == 1 else f", {step!r}"})'
+        if bool((steps == steps.round()).all()) and steps.abs().max() <= LARGEST:
+            told = "".join(str(int(one) + LARGEST) for one in steps.flatten().tolist())
+            return f'integers("{told}", {shape}{"" if step == 1 else f", {step!r}"})'
     return f"torch.tensor({one_line(tensor)})"
 
 
@@ -160,16 +152,8 @@ def assigned(name: str, tensor: Tensor) -> list[str]:
         inside = spread("", tensor, depth=1)
     else:
         together = f"{INDENT}{given}"
-        inside = [together] if len(together) <= WIDTH else _digits(text, 0)[1:-1]
+        inside = [together] if len(together) <= WIDTH else digits(text, 0)[1:-1]
     return [f"{name} = {made}(", *inside, ")"]
-
-
-# What a file with such a formula defines.
-INTEGERS = """
-def integers(digits: str, shape: tuple[int, ...], step: float = 1.0) -> torch.Tensor:
-    return torch.tensor([(int(one) - 4) * step for one in digits]).view(shape)
-""".strip("\n")
-_LARGEST = 4  # in absolute value, of the integers that are digits less 4
 
 
 def indented(lines: Sequence[str]) -> list[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from conformance.regressions.construction import quant_method
 from conformance.regressions.dialects import Dialect
-from conformance.regressions.literals import WIDTH, call, one_line, tensor_text
+from conformance.regressions.literals import call, one_line, tensor_text
+from conformance.regressions.margins import WIDTH
 from conformance.regressions.scenes import DEQUANTIZING, WARMED, Scene
 from lora_compat.adapters import LayerAdapter
 from strategies.cases import Quantization

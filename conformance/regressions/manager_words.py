@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
-from conformance.regressions.literals import LONGEST, call, one_line
+from conformance.regressions.literals import call, one_line
+from conformance.regressions.margins import LONGEST
 from conformance.regressions.plays import Play
 from conformance.shelf import Call
 

@@ -9,8 +9,9 @@ from conformance.regressions.dialects import CannotWrite, Dialect, layer_reduces
 from conformance.regressions.endings import Ending
 from conformance.regressions.entries import StoredFailure
 from conformance.regressions.imports import whole_file
-from conformance.regressions.literals import INDENT, LONGEST, call, indented, spread, tensor_text
+from conformance.regressions.literals import call, indented, spread, tensor_text
 from conformance.regressions.manager_words import LoraCompatManager, ManagerWords, VllmManager
+from conformance.regressions.margins import INDENT, LONGEST
 from conformance.regressions.plays import Play, play_of
 from strategies.programs import Program
 from strategies.source import CLASS_NAME

@@ -6,7 +6,8 @@ import re
 
 from conformance.regressions.construction import built, class_name, nested, quant_method
 from conformance.regressions.dialects import Dialect
-from conformance.regressions.literals import WIDTH, assigned, indented, one_line, spread
+from conformance.regressions.literals import assigned, indented, one_line, spread
+from conformance.regressions.margins import WIDTH
 from conformance.regressions.scenes import (
     DEQUANTIZING,
     POISONED,

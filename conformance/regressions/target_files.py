@@ -6,8 +6,9 @@ from conformance.regressions.construction import class_source, declared_once, fr
 from conformance.regressions.dialects import CannotWrite, Dialect
 from conformance.regressions.entries import StoredFailure
 from conformance.regressions.imports import whole_file
-from conformance.regressions.literals import INDENT, call, indented, one_line, spread
+from conformance.regressions.literals import call, indented, one_line, spread
 from conformance.regressions.manager_words import vllm_model
+from conformance.regressions.margins import INDENT
 from strategies.cases import Case
 from strategies.models import ModuleKind, ModuleSpec
 from strategies.target_questions import TargetQuestion

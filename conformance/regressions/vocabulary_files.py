@@ -10,7 +10,8 @@ from torch import Tensor
 from conformance.regressions.dialects import CannotWrite, Dialect
 from conformance.regressions.entries import StoredFailure
 from conformance.regressions.layer_files import assembled
-from conformance.regressions.literals import INDENT, assigned, call, one_line, tensor_text
+from conformance.regressions.literals import assigned, call, one_line, tensor_text
+from conformance.regressions.margins import INDENT
 from conformance.regressions.scenes import Scene
 from conformance.regressions.vllm_dialect import Vllm
 from conformance.vocabulary_values import VocabularyTensors, dense, tensors_of

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from conformance.regressions.dialects import CannotWrite
-from conformance.regressions.literals import INTEGERS, tensor_text
+from conformance.regressions.literals import tensor_text
 from conformance.regressions.lora_compat_dialect import LoraCompat
+from conformance.regressions.number_strings import INTEGERS
 from conformance.regressions.vllm_dialect import Vllm
 from conformance.regressions.writer import file_name, write
 from lora_compat.errors import LoRAError

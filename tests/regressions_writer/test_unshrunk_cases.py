@@ -1,4 +1,4 @@
-"""A case that nobody shrank has files that run, formatted like all others, with formulas for tensors.
+"""A case that nobody shrank has files that run, formatted like all others, with tensors and rows as strings.
 
 Layers of a class of depth four, three adapters of rank 60 and six tokens do not fit into eighty lines: what the tests
 pin is how long such a file may get.
@@ -6,8 +6,10 @@ pin is how long such a file may get.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -15,15 +17,19 @@ import hypothesis
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
+from conformance.regressions.entries import StoredFailure
 from conformance.regressions.handover import _length
+from conformance.regressions.literals import compactly, spread
 from conformance.regressions.lora_compat_dialect import LoraCompat
+from conformance.regressions.number_strings import NUMBERS
+from conformance.regressions.proof import run_file, same_reason
 from conformance.regressions.vllm_dialect import Vllm
 from strategies.cases import Case, Regime
 from strategies.drawing import cases
 from tests.regressions_writer.test_files_stand_on_their_own import run_test, text_of
 
 COUNT = 12
-MOST_OF_INTEGERS = 400
+MOST_LINES = {Regime.EXACT: 200, Regime.ROUNDED: 700}
 
 
 @cache
@@ -63,7 +69,7 @@ def test_it_is_formatted_and_not_longer_than_it_must_be(tmp_path: Path, dialect:
         for number, case in enumerate(drawn(regime)):
             written = text(case, dialect)
             (tmp_path / f"test_{regime.value}_{number}.py").write_text(written)
-            assert regime is Regime.ROUNDED or written.count("\n") < MOST_OF_INTEGERS, written
+            assert written.count("\n") < MOST_LINES[regime], written
     ruff = [sys.executable, "-m", "ruff", "--isolated", "--config", 'lint.isort.known-first-party=["lora_compat"]']
     for tool in (["format", "--check", "--diff", "--line-length", "88"], ["check", "--select", "E,F,W,I"]):
         done = subprocess.run([*ruff, *tool, str(tmp_path)], capture_output=True, text=True, check=False)
@@ -73,3 +79,33 @@ def test_it_is_formatted_and_not_longer_than_it_must_be(tmp_path: Path, dialect:
 def test_a_run_says_how_long_such_a_file_is() -> None:
     assert _length("\n" * 79) == ""
     assert "It has 200 lines" in _length("\n" * 200)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_many_rows_are_a_string_that_gives_the_same_rows_only_in_a_file_that_was_too_long(count: int) -> None:
+    rows = [[1.0, -0.0, 0.1, -2.5, 1e-20]] * 9
+    value = rows if count == 1 else [rows] * count
+    assert "numbers(" not in "".join(spread("", value))
+    with compactly():
+        written = "\n".join(spread("", value))
+    assert written.count("numbers(") == count
+    namespace: dict[str, object] = {}
+    exec(NUMBERS, namespace)
+    assert repr(eval(written, namespace)) == repr(value)
+
+
+def test_a_file_with_rows_as_strings_fails_with_the_numbers_that_were_seen(tmp_path: Path) -> None:
+    case = next(
+        case for case in drawn(Regime.EXACT) if "numbers(" in text(case, LoraCompat()).partition("def test_")[2]
+    )
+    shown = text(case, LoraCompat())
+    head, test, expected = shown.partition("def test_")
+    right = re.search(r'numbers\(\s*"(\S+?)[ ;]', expected)
+    assert right is not None
+    wrong = right[0].replace(right[1], "1000")
+    path = tmp_path / "test_changed.py"
+    path.write_text(head + test + expected.replace(right[0], wrong, 1))
+    run = run_file(path)
+    place = StoredFailure("MATH-1", "unexplained", f"rank 0: out0[0, 0]={right[1]}, but should be 1000", "reference")
+    assert same_reason(run, place), run.output
+    assert not same_reason(run, replace(place, message="rank 0: out0[0, 0]=999, but should be 1000"))
