@@ -45,6 +45,9 @@ class ForwardingWrapper(BareWrapper):
 }
 
 
+DECLARED = ("layer: Any", "layer")  # said to be anything where it is made first, and made again without a word
+
+
 def class_name(case: Case) -> str:
     """What the file calls the class of the layer."""
     return CLASS_NAME if case.subclass.depth else BASE_CLASSES[case.layer.family]
@@ -111,20 +114,25 @@ def quant_method(case: Case) -> tuple[str, tuple[object, ...]]:
     return (method.func.__name__, method.args) if isinstance(method, partial) else (method.__name__, ())
 
 
-def fresh(case: Case) -> list[str]:
+def fresh(case: Case, declared: str) -> list[str]:
     """``layer``, a base class built alone and not loaded."""
-    return call(f"layer: Any = {class_name(case)}(", _told(case))
+    return call(f"{declared} = {class_name(case)}(", _told(case))
 
 
 def built(
-    case: Case, weights: Sequence[Tensor], biases: Sequence[Tensor], context: str | None, named: str
+    case: Case,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    context: str | None,
+    named: str,
+    declared: str = DECLARED[0],
 ) -> list[str]:
     """``layer``, of the class ``named``, built in ``context`` and loaded."""
     told = _told(case)
     if context is None:
-        lines = call(f"layer: Any = {named}(", told)
+        lines = call(f"{declared} = {named}(", told)
     else:
-        lines = [f"with {context}:", *call(f"layer: Any = {named}(", told, depth=1)]
+        lines = [f"with {context}:", *call(f"{declared} = {named}(", told, depth=1)]
     for name, tensors in (("weight", weights), ("bias", biases)):
         shards = [shard_id_of(case, index) for index in range(len(tensors))]
         if len(tensors) == 1:
@@ -141,16 +149,6 @@ def built(
             lines.append(f"for shard, {name}_part in zip({names}, {name}_rows, strict=True):")
             lines.append(f"    layer.{name}.weight_loader(layer.{name}, {part}, shard)")
     return [*lines, "layer.quant_method.process_weights_after_loading(layer)"]
-
-
-def declared_once(lines: Sequence[str]) -> list[str]:
-    """``layer`` said to be anything where it is made first, and made again without a word."""
-    again = False
-    told = []
-    for line in lines:
-        told.append(line.replace("layer: Any = ", "layer = ") if again else line)
-        again = again or "layer: Any = " in line
-    return told
 
 
 def nested(scene: Scene) -> list[str]:

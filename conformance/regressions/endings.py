@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -12,11 +11,11 @@ from conformance.regressions.literals import assertion, assigned, call, one_line
 from conformance.regressions.manager_words import ManagerWords
 from conformance.regressions.margins import INDENT
 from conformance.regressions.plays import Play, Turn
+from conformance.regressions.questions import warm_up_rank
 from conformance.shelf import Call
 from conformance.values import rank_input
 
 _OF_THE_RANK = ("RANK-1", "RANK-2", "RANK-3", "RANK-4")  # the warm-up's, whatever comes out of the layers
-_DEFAULT = 8  # the rank that a warm-up starts from
 _SHORT = 30  # characters of an input that needs no name
 _CRASHES = "(AssertionError, AttributeError, IndexError, TypeError, StopIteration)"
 
@@ -51,7 +50,7 @@ class Ending:
             last = [f"assert 0 < dummy_rank <= {play.program.max_rank}", *self._forward()]
             return self.words.warmed_up(play, last)
         if play.clause in _OF_THE_RANK:
-            return self.words.warmed_up(play, [f"assert dummy_rank {_right(play)}"])
+            return self.words.warmed_up(play, [f"assert dummy_rank {warm_up_rank(play)}"])
         explains = play.clause == "LIFE-3" and play.anomaly == "unclear-refusal"
         before = [turn for turn in play.turns[:-1] if not (explains and self._same_adapter(turn))]
         lines = [line for turn in before for line in self._turn(turn)]
@@ -174,19 +173,6 @@ class Ending:
         expected = [one[0] if len(one) == 1 else one for one in ranks]
         alone = self.summed or self.play.program.model.tp_size == 1
         return spread("assert outputs == ", expected[0]) if alone else assertion("outputs", expected)
-
-
-def _right(play: Play) -> str:
-    """What the rank of the warm-up must come to."""
-    program, most = play.program, play.program.max_rank
-    cut = [
-        case.layer_tp_size for case in play.values.cases if program.fully_sharded and case.layer.family.shards_output
-    ]
-    multiple = math.lcm(*cut)
-    smallest = -(-_DEFAULT // multiple) * multiple
-    if play.clause == "RANK-1":
-        return f"in range({multiple}, {most + 1}, {multiple})"
-    return f"== {smallest if smallest <= most else most // multiple * multiple}"
 
 
 def _input(inputs: list[Tensor]) -> tuple[list[str], str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from conformance.regressions.construction import built, class_name, class_source, declared_once
+from conformance.regressions.construction import DECLARED, built, class_name, class_source
 from conformance.regressions.dialects import CannotWrite, Dialect, layer_reduces
 from conformance.regressions.endings import Ending
 from conformance.regressions.entries import StoredFailure
@@ -86,17 +86,17 @@ def _model(play: Play, dialect: Dialect, names: Sequence[str]) -> list[str]:
     lines, made = [f"model: Any = {plain}"], set()
     context = dialect.context if play.program.model.tp_size > 1 else None
     short = play.names()
-    for case, tensors, module, named in zip(
-        play.values.cases, play.values.tensors, play.program.model.linears, names, strict=True
+    for index, (case, tensors, module, named) in enumerate(
+        zip(play.values.cases, play.values.tensors, play.program.model.linears, names, strict=True)
     ):
-        lines += built(case, tensors.weights, tensors.biases, context, named)
+        lines += built(case, tensors.weights, tensors.biases, context, named, DECLARED[index > 0])
         for name in module.names:
             parts = short[name].split(".")
             for above in (".".join(parts[:count]) for count in range(1, len(parts))):
                 lines += [f"model.{above} = torch.nn.Module()"] if above not in made else []
                 made.add(above)
             lines.append(f"model.{short[name]} = layer")
-    return declared_once(lines)
+    return lines
 
 
 def _functions(play: Play, dialect: Dialect, lines: list[str], ending: Ending) -> list[str]:

@@ -1,4 +1,4 @@
-"""Regression files of the warm-up rank, which need no layer (RANK-1 to RANK-4)."""
+"""The warm-up rank (RANK-1 to RANK-4): regression files that need no layer, and what it must be for a model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import math
 
 from conformance.regressions.dialects import Dialect
 from conformance.regressions.lora_compat_dialect import LoraCompat
+from conformance.regressions.plays import Play
 from strategies.ranks import RankQuestion
+
+_DEFAULT = 8  # the rank that a model's warm-up starts from
 
 _VLLM = """from types import SimpleNamespace
 
@@ -72,3 +75,16 @@ def _verdict(clause: str, question: RankQuestion) -> list[str]:
         f"    for number in {(question.default, multiple, most)}:",
         "        assert str(number) in str(caught.value)",
     ]
+
+
+def warm_up_rank(play: Play) -> str:
+    """What the rank of a model's warm-up must come to, after ``dummy_rank``."""
+    program, most = play.program, play.program.max_rank
+    cut = [
+        case.layer_tp_size for case in play.values.cases if program.fully_sharded and case.layer.family.shards_output
+    ]
+    multiple = math.lcm(*cut)
+    smallest = -(-_DEFAULT // multiple) * multiple
+    if play.clause == "RANK-1":
+        return f"in range({multiple}, {most + 1}, {multiple})"
+    return f"== {smallest if smallest <= most else most // multiple * multiple}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conformance.regressions.construction import class_source, declared_once, fresh
+from conformance.regressions.construction import DECLARED, class_source, fresh
 from conformance.regressions.dialects import CannotWrite, Dialect
 from conformance.regressions.entries import StoredFailure
 from conformance.regressions.imports import whole_file
@@ -92,17 +92,17 @@ def _tree(question: TargetQuestion, dialect: Dialect) -> list[str]:
     lines = [f"model: Any = {'Model()' if is_vllm else 'torch.nn.Module()'}"]
     if size > 1 and not is_vllm:
         lines.append(f"first: Any = SimpleNamespace(rank=0, size={size})  # of the ranks")
-    for module in question.model.modules:
-        made = [f"layer: Any = {_OTHERS.get(module.kind)}"]
+    for index, module in enumerate(question.model.modules):
+        made = [f"{DECLARED[index > 0]} = {_OTHERS.get(module.kind)}"]
         if module.kind in (ModuleKind.LINEAR, ModuleKind.HOLLOW):
-            made = fresh(_case(module))
+            made = fresh(_case(module), DECLARED[index > 0])
             if size > 1 and not is_vllm:
                 made = ["with tensor_parallel(first):", *indented(made)]
             made += ["layer.quant_method.process_weights_after_loading(layer)"] if is_vllm else []
         if module.kind is ModuleKind.HOLLOW:
             made.append("layer.weight = layer.quant_method = None")
         lines += [*made, *(f'hang(model, "{name}", layer)' for name in module.names)]
-    return declared_once(lines)
+    return lines
 
 
 def _wrapped(

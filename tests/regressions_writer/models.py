@@ -16,6 +16,7 @@ from tests.regressions_writer.examples import entry_of
 USE, LEAVE = StepKind.USE, StepKind.DEACTIVATE
 ALIASED = ModuleSpec(alias="layers.0.mlp.shared.gate")
 TWO = ModelSpec(modules=(ModuleSpec(), ModuleSpec(name="layers.1.mlp.gate")))
+SKIPPING = ModuleSpec(name="layers.1.mlp.gate", layer=LayerSpec(output_sizes=(2,), bias=True, skip_bias_add=True))
 COLUMN = ModuleSpec("layers.0.mlp.fc1", layer=LayerSpec(family=Family.COLUMN, input_size=2, output_sizes=(2,)))
 PACKED = ModuleSpec(
     name="layers.0.mlp.gate_up_proj",
@@ -159,7 +160,11 @@ SEEN = (
         "LIFE-1",
         "raised",
         "rank 0 of 1: RuntimeError: no such thing",
-        Program(TWO, steps((USE, 0)), (ModelAdapterSpec((AdapterSpec(), AdapterSpec())),)),
+        Program(
+            ModelSpec((ModuleSpec(), SKIPPING)),
+            steps((USE, 0)),
+            (ModelAdapterSpec((AdapterSpec(), AdapterSpec())),),
+        ),
     ),
     Seen(
         "TARGET-1",
