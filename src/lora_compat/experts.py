@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lora_compat.layers import copy_into, divide
+from lora_compat.layers.base import copy_into, divide
 from lora_compat.parallel import TensorParallelGroup, current_group
 from lora_compat.quantization import set_loading
 from lora_compat.sharding import part_of, take

@@ -119,7 +119,7 @@ def the_family_forward_for_the_class_forward(original):
 
     def forward(self, x, *args, **kwargs):
         base = self.base_layer
-        own = next(cls for cls in type(base).__mro__ if cls.__module__ == "lora_compat.layers")
+        own = next(cls for cls in type(base).__mro__ if cls.__module__.startswith("lora_compat.layers."))
         return own.forward(base, x)
 
     return forward
