@@ -10,11 +10,12 @@ from types import FunctionType
 
 import torch
 
+import lora_compat
 from conformance.certification.recipes import load_class, load_recipe
 from conformance.subject import Subject
 from lora_compat.families import registry
 
-_PACKAGES = ("torch", "vllm", "triton", "lora-compat", "hypothesis")
+_PACKAGES = ("torch", "vllm", "triton", "hypothesis")
 
 
 def versions(subject: Subject) -> dict[str, str]:
@@ -25,6 +26,7 @@ def versions(subject: Subject) -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "none"
+    found["lora-compat"] = lora_compat.__version__  # of the source that runs, which need not be installed
     found["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return found | {f"identity.{name}": value for name, value in subject.identity().items()}
 

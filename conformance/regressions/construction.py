@@ -17,7 +17,12 @@ from strategies.cases import Case, Dtype, LayerSpec, Quantization, WrapperKind
 from strategies.constructors import constructor_arguments, positional_names
 from strategies.source import BASE_CLASSES, CLASS_NAME, Library, render
 
-_BETWEEN = re.compile(r", (?![^\[({]*[\])}])")  # arguments, not items of a list among them
+_CALL = re.compile(
+    r"(?P<indent> *)(?P<head>.*?super\([^)]*\)\.\w+\(|.*\.copy_\(|def \w+\(|\w+ = type\()"
+    r"(?P<arguments>.*?)(?P<tail>\)(?: -> \w+:)?)"
+)
+_BRACKET = re.compile(r"(, |[\[({]|[\])}])")
+_OPENING, _CLOSING = ("[", "(", "{"), ("]", ")", "}")
 _WRAPPER_NAMES = {
     WrapperKind.BARE: "BareWrapper",
     WrapperKind.NONE: "NoneWrapper",
@@ -53,9 +58,9 @@ def class_name(case: Case) -> str:
     return CLASS_NAME if case.subclass.depth else BASE_CLASSES[case.layer.family]
 
 
-def class_source(case: Case, library: Library) -> tuple[set[str], str]:
-    """Import lines, and the rendered class if it is no base class."""
-    lines = render(case.layer, case.subclass, library).splitlines()
+def class_source(case: Case, library: Library, number: str = "") -> tuple[set[str], str]:
+    """Import lines, and the rendered class, with ``number`` after its name, if it is no base class."""
+    lines = render(case.layer, case.subclass, library).replace(CLASS_NAME, CLASS_NAME + number).splitlines()
     imports = {line for line in lines if re.match(r"(from|import) ", line)}
     if case.subclass.depth == 0:
         return imports, ""
@@ -65,15 +70,25 @@ def class_source(case: Case, library: Library) -> tuple[set[str], str]:
 
 def _broken(line: str) -> list[str]:
     """A rendered line as a formatter breaks it, where it ends in a call's arguments, or a head's, and is too long."""
-    found = re.fullmatch(r"( *)(.*?super\([^)]*\)\.\w+\(|def \w+\(|\w+ = type\()(.*?)(\)(?: -> \w+:)?)", line)
+    found = _CALL.fullmatch(line)
     if len(line) <= LONGEST or found is None:
         return [line]
     indent, head, arguments, tail = found.groups()
     together = f"{indent}{INDENT}{arguments}"
-    inside = (
-        [together] if len(together) <= LONGEST else [f"{indent}{INDENT}{one}," for one in _BETWEEN.split(arguments)]
-    )
+    inside = [together] if len(together) <= LONGEST else [f"{indent}{INDENT}{one}," for one in _items(arguments)]
     return [f"{indent}{head}", *inside, f"{indent}{tail}"]
+
+
+def _items(arguments: str) -> list[str]:
+    """The arguments of a call: what stands between the commas that are in no brackets."""
+    found, depth = [""], 0
+    for part in _BRACKET.split(arguments):
+        if part == ", " and depth == 0:
+            found.append("")
+            continue
+        depth += (part in _OPENING) - (part in _CLOSING)
+        found[-1] += part
+    return found
 
 
 def wrapper_classes(scene: Scene) -> list[str]:
@@ -114,9 +129,9 @@ def quant_method(case: Case) -> tuple[str, tuple[object, ...]]:
     return (method.func.__name__, method.args) if isinstance(method, partial) else (method.__name__, ())
 
 
-def fresh(case: Case, declared: str) -> list[str]:
+def fresh(case: Case, declared: str, *, depth: int = 0) -> list[str]:
     """``layer``, a base class built alone and not loaded."""
-    return call(f"{declared} = {class_name(case)}(", _told(case))
+    return call(f"{declared} = {class_name(case)}(", _told(case), depth=depth)
 
 
 def built(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from conformance.anomalies.partial_sums import sums_partials
-from conformance.regressions.literals import assertion, assigned, call, one_line, spread, tensor_text
+from conformance.regressions.literals import assertion, assigned, call, names_one_of, spread, tensor_text
 from conformance.regressions.manager_words import ManagerWords
 from conformance.regressions.margins import INDENT
 from conformance.regressions.plays import Play, Turn
@@ -47,8 +47,9 @@ class Ending:
             one, other = (play.names()[name] for name in (module.name, module.alias))
             return [f"assert model.{one} is model.{other}"]
         if play.clause == "RANK-5":
-            last = [f"assert 0 < dummy_rank <= {play.program.max_rank}", *self._forward()]
-            return self.words.warmed_up(play, last)
+            *given, last = self._forward()
+            served = [f"assert 0 < dummy_rank <= {play.program.max_rank}", last]
+            return [*given, *self.words.warmed_up(play, served)]
         if play.clause in _OF_THE_RANK:
             return self.words.warmed_up(play, [f"assert dummy_rank {warm_up_rank(play)}"])
         explains = play.clause == "LIFE-3" and play.anomaly == "unclear-refusal"
@@ -143,7 +144,7 @@ class Ending:
             "with pytest.raises(Exception) as caught:",
             *inside,
             "said = str(caught.value)  # names the module, and what was expected",
-            f"assert any(name in said for name in {one_line(tuple(dict.fromkeys(names)))})",
+            *names_one_of("name", tuple(dict.fromkeys(names))),
             'assert len(re.findall(r"\\d+", said)) >= 2',
         ]
 

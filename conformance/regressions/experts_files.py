@@ -11,7 +11,7 @@ from conformance.experts_values import SCALING, ExpertsTensors, dense, tensors_o
 from conformance.regressions.dialects import CannotWrite, Dialect
 from conformance.regressions.entries import StoredFailure
 from conformance.regressions.layer_files import assembled
-from conformance.regressions.literals import assigned, call, one_line, spread, tensor_text
+from conformance.regressions.literals import Expression, assigned, call, passed, spread, tensor_text
 from conformance.regressions.margins import INDENT
 from conformance.regressions.scenes import Scene
 from lora_compat.adapters import SubAdapter
@@ -158,8 +158,8 @@ def _loaded(slot: int, adapter: ExpertsAdapter) -> list[str]:
     for index, expert in enumerate(adapter.experts):
         names.append("None" if expert is None else f"expert_{index}")
         lines += [] if expert is None else _expert(names[-1], expert)
-    every = one_line(tuple(names)).replace('"', "")
-    return [*lines, *call(f"lora.set_lora({slot}, ExpertsAdapter(", [every, f"scaling={SCALING}"], "))")]
+    every = [Expression(name) for name in names]
+    return [*lines, *passed("lora.set_lora(", slot, "ExpertsAdapter(", every, f"scaling={SCALING}")]
 
 
 def _expert(name: str, expert: ExpertAdapter) -> list[str]:

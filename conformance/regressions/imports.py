@@ -8,15 +8,16 @@ from collections.abc import Iterable
 from conformance.regressions.margins import INDENT, LONGEST
 from conformance.regressions.number_strings import INTEGERS, NUMBERS
 
-_CPU_PLATFORM = """import vllm.platforms
-from vllm.platforms.cpu import CpuPlatform
-
-vars(vllm.platforms)["_current_platform"] = CpuPlatform()  # before the rest of vLLM"""
+_OF_THE_PLATFORM = ("import vllm.platforms", "from vllm.platforms.cpu import CpuPlatform")
+_CPU_PLATFORM = 'vars(vllm.platforms)["_current_platform"] = CpuPlatform()  # before the rest of vLLM'
 # What a file imports for words that its text has.
 _FOR_WORDS = {
     "torch.": "import torch",
     "pytest.": "import pytest",
     "re.findall(": "import re",
+    "json.dumps(": "import json",
+    "Path(": "from pathlib import Path",
+    "TemporaryDirectory(": "from tempfile import TemporaryDirectory",
     "threading.": "import threading",
     "ThreadPoolExecutor(": "from concurrent.futures import ThreadPoolExecutor",
     "SimpleNamespace(": "from types import SimpleNamespace",
@@ -46,11 +47,12 @@ def import_lines(given: Iterable[str], text: str) -> str:
     groups: dict[str, list[str]] = {"standard": [], "others": [], "lora_compat": [], "vllm": []}
     for line in sorted(_merged(lines), key=_order):
         groups[_group(line.split()[1].partition(".")[0])].append(line)
+    if groups["vllm"]:
+        groups["others"] = sorted([*groups["others"], *_OF_THE_PLATFORM], key=_order)
     standard, others, ours, late = ("\n".join(group) for group in groups.values())
     if not late:
         return "\n\n".join(group for group in (standard, others, ours) if group)
-    first = f"{others}\n{_CPU_PLATFORM}" if others else _CPU_PLATFORM
-    return "\n\n".join(group for group in ("# ruff: noqa: E402", standard, first, late) if group)
+    return "\n\n".join(group for group in ("# ruff: noqa: E402", standard, others, _CPU_PLATFORM, late) if group)
 
 
 def _group(package: str) -> str:
@@ -64,10 +66,13 @@ def _merged(lines: Iterable[str]) -> list[str]:
     names: dict[str, set[str]] = {}
     whole = []
     for line in lines:
-        if not line.startswith("from ") or " as " in line:
+        module, _, listed = line.removeprefix("from ").partition(" import ")
+        if not line.startswith("from "):
             whole.append(line)
             continue
-        module, _, listed = line.removeprefix("from ").partition(" import ")
+        if " as " in line:
+            whole.append(_from(module, [listed]))
+            continue
         names.setdefault(module, set()).update(name.strip() for name in listed.split(","))
     return [*whole, *(_from(module, sorted(given, key=_kind)) for module, given in names.items())]
 

@@ -47,8 +47,7 @@ def assembled(
 
 def _logging(ranks: str, rank: str, count: int) -> str:
     """A group that keeps what every rank issues."""
-    lists = ", ".join(["[]"] * count)
-    log = f"log: list[list[tuple[int, ...]]] = [{lists}]  # shapes, by rank"
+    log = f"log: list[list[tuple[int, ...]]] = [[] for _ in range({count})]  # shapes, by rank"
     head, gather, tail = ranks.partition("        self.barrier.wait()")
     head = head.replace("    barrier = ", f"    {log}\n    barrier = ")
     return f"{head}        self.log[self.{rank}].append(tuple(tensor.shape))\n{gather}{tail}"

@@ -94,31 +94,55 @@ def assertion(name: str, ranks: Sequence[object]) -> list[str]:
     )
 
 
-def call(head: str, arguments: Sequence[str] | Mapping[str, object], tail: str = ")", *, depth: int = 0) -> list[str]:
+def names_one_of(kind: str, names: Sequence[str]) -> list[str]:
+    """An assertion that ``said`` names one of the modules or targets, whichever ``kind`` they are."""
+    given = tuple(names)
+    line = f"assert any({kind} in said for {kind} in {one_line(given)})"
+    if len(line) <= WIDTH:
+        return [line]
+    return [*spread(f"{kind}s = ", given), f"assert any({kind} in said for {kind} in {kind}s)"]
+
+
+def call(
+    head: str,
+    arguments: Sequence[str] | Mapping[str, object],
+    tail: str = ")",
+    *,
+    depth: int = 0,
+    width: int = WIDTH,
+) -> list[str]:
     """A call as lines: ``head`` ends in its opening bracket; too long, its arguments have a line, or one each."""
     if isinstance(arguments, Mapping):
         arguments = [f"{name}={one_line(value)}" for name, value in arguments.items()]
     indent = INDENT * depth
     line = f"{indent}{head}{', '.join(arguments)}{tail}"
-    if len(line) <= WIDTH:
+    if len(line) <= width:
         return [line]
     together = f"{indent}{INDENT}{', '.join(arguments)}"
-    if re.search(r"\w\($", head) and tail == ")" and len(together) <= WIDTH:
+    if re.search(r"\w\($", head) and tail == ")" and len(together) <= width:
         return [f"{indent}{head}", together, f"{indent}{tail}"]
-    inner = [line for argument in arguments for line in _argument(argument, depth + 1)]
+    inner = [line for argument in arguments for line in _argument(argument, depth + 1, width)]
     return [f"{indent}{head}", *inner, f"{indent}{tail}"]
 
 
-def _argument(text: str, depth: int) -> list[str]:
+def passed(head: str, slot: int, inner: str, items: Sequence[object], *others: str) -> list[str]:
+    """``head`` called with a slot and with the call ``inner`` of a tuple; too long, every argument has a line."""
+    line = f"{head}{slot}, {', '.join([f'{inner}{one_line(tuple(items))}', *others])}))"
+    if len(line) <= WIDTH:
+        return [line]
+    told = [*spread("", tuple(items), ",", depth=2), *(f"{INDENT * 2}{one}," for one in others)]
+    return [head, f"{INDENT}{slot},", f"{INDENT}{inner}", *told, f"{INDENT}),", ")"]
+
+
+def _argument(text: str, depth: int, width: int) -> list[str]:
     """One argument of a call, with a comma; a tensor too long for a line has a row a line."""
     line = f"{INDENT * depth}{text},"
-    if len(line) > WIDTH and text.startswith('integers("'):
-        return digits(text, depth)
-    if len(line) <= WIDTH or not text.startswith("torch.tensor("):
+    if len(line) > width and text.startswith('integers("'):
+        return digits(text, depth, width)
+    if len(line) <= width or not text.startswith("torch.tensor("):
         return [line]
-    rows = spread("", ast.literal_eval(text.removeprefix("torch.tensor(").removesuffix(")")), ",", depth=depth + 1)
+    rows = spread("", ast.literal_eval(text.removeprefix("torch.tensor(").removesuffix(")")), depth=depth + 1)
     indent = INDENT * depth
-    rows[-1] = rows[-1].removesuffix(",")
     return [f"{indent}torch.tensor(", *rows, f"{indent}),"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from conformance.regressions.construction import quant_method
 from conformance.regressions.dialects import Dialect
-from conformance.regressions.literals import call, one_line, tensor_text
+from conformance.regressions.literals import Expression, call, one_line, passed, tensor_text
 from conformance.regressions.margins import WIDTH
 from conformance.regressions.scenes import DEQUANTIZING, WARMED, Scene
 from lora_compat.adapters import LayerAdapter
@@ -63,8 +63,8 @@ class LoraCompat(Dialect):
             name = f"part_{index}" if len(adapter.parts) > 1 else "part"
             lines += call(f"{name} = SubAdapter(", [tensor_text(part.lora_a), tensor_text(part.lora_b)])
             names.append(name)
-        parts = f"({', '.join(names)},)" if len(names) == 1 else f"({', '.join(names)})"
-        return [*lines, *call(f"lora.set_lora({slot}, LayerAdapter(", [parts, f"scaling={adapter.scaling!r}"], "))")]
+        parts = [Expression(name) for name in names]
+        return [*lines, *passed("lora.set_lora(", slot, "LayerAdapter(", parts, f"scaling={adapter.scaling!r}")]
 
     def load_dummies(self, scene: Scene) -> list[str]:
         case = scene.case

@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
+from conformance.regressions import adapter_sources
 from conformance.regressions.literals import call, one_line
-from conformance.regressions.margins import LONGEST
 from conformance.regressions.plays import Play
 from conformance.shelf import Call
 
@@ -60,13 +60,15 @@ class LoraCompatManager(ManagerWords):
 
     def imports(self, play: Play) -> set[str]:
         names = ["LoRAConfig", "LoRAManager"]
-        names += ["Adapter", "ModuleAdapter"] if play.adds else []
+        from_disk = play.adds and play.program.from_disk
+        names += ["Adapter", "load_adapter" if from_disk else "ModuleAdapter"] if play.adds else []
         names += ["PackedModules"] if play.packing() else []
         names += ["tensor_parallel"] if play.program.model.tp_size > 1 else []
-        return {f"from lora_compat import {', '.join(names)}"}
+        return {f"from lora_compat import {', '.join(names)}", *([adapter_sources.SAVING] if from_disk else [])}
 
     def definitions(self, play: Play) -> list[str]:
-        return [_ADAPTER] if play.adds else []
+        adapter = adapter_sources.LORA_COMPAT_SAVED if play.program.from_disk else adapter_sources.LORA_COMPAT
+        return [adapter] if play.adds else []
 
     def made(self, play: Play, *, named: bool) -> list[str]:
         program = play.program
@@ -95,15 +97,6 @@ class LoraCompatManager(ManagerWords):
         return [f"with manager.warmed_up({tokens}, default=8) as dummy_rank:", *(f"    {line}" for line in lines)]
 
 
-_ADAPTER = """
-def adapter(number: int) -> Adapter:
-    modules = {}
-    for name, (a, b, scaling) in ADAPTERS[number].items():
-        modules[name] = ModuleAdapter(a.clone(), b.clone(), scaling)
-    return Adapter(modules)
-""".strip("\n")
-
-
 class VllmManager(ManagerWords):
     """vLLM's own, driven as its worker does: what is activated is looked up first, which counts as a use."""
 
@@ -125,17 +118,19 @@ class VllmManager(ManagerWords):
             f"from vllm.lora.model_manager import {_manager(play)}",
         }
         if play.adds:
-            lines |= {
-                "from vllm.lora.lora_model import LoRAModel",
-                "from vllm.lora.lora_weights import LoRALayerWeights",
-            }
+            lines.add("from vllm.lora.lora_model import LoRAModel")
+        if play.adds and play.program.from_disk:
+            lines |= {"from vllm.lora.peft_helper import PEFTHelper", adapter_sources.SAVING}
+        elif play.adds:
+            lines.add("from vllm.lora.lora_weights import LoRALayerWeights")
         if any(turn.ids for turn in play.turns) or play.clause.startswith("RANK-"):
             lines.add("from vllm.lora.layers import LoRAMapping")
         return lines
 
     def definitions(self, play: Play) -> list[str]:
         model = vllm_model("PACKED" if play.packing() else "{}")
-        return [model, _VLLM_ADAPTER.replace("RANK", str(play.program.max_rank))] if play.adds else [model]
+        adapter = adapter_sources.VLLM_SAVED if play.program.from_disk else adapter_sources.VLLM
+        return [model, adapter.replace("RANK", str(play.program.max_rank))] if play.adds else [model]
 
     def made(self, play: Play, *, named: bool) -> list[str]:
         program = play.program
@@ -180,8 +175,6 @@ def _manager(play: Play) -> str:
 def vllm_model(packed: str) -> str:
     """A class with all that vLLM's managers read of a model."""
     mapping = f"    packed_modules_mapping: dict[str, list[str]] = {packed}"
-    if len(mapping) > LONGEST:
-        mapping = mapping.replace(" = {", " = {\n        ").removesuffix("}") + "\n    }"
     return "\n".join(["class Model(torch.nn.Module):", mapping, *_LOOKS])
 
 
@@ -190,12 +183,3 @@ _LOOKS = (
     "    embedding_modules: dict[str, str] = {}",
     "    supports_lora, is_3d_moe_weight, is_non_gated_moe = True, False, False",
 )
-
-_VLLM_ADAPTER = """
-def adapter(number: int) -> LoRAModel:
-    weights = {}
-    for name, (a, b, scaling) in ADAPTERS[number].items():
-        rank, tensors = len(a), (a.clone(), b.clone())
-        weights[name] = LoRALayerWeights(name, rank, rank, *tensors, scaling)
-    return LoRAModel(number, RANK, weights)
-""".strip("\n")

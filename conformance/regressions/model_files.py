@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from conformance.regressions.adapter_sources import configs
 from conformance.regressions.construction import DECLARED, built, class_name, class_source
 from conformance.regressions.dialects import CannotWrite, Dialect, layer_reduces
 from conformance.regressions.endings import Ending
@@ -14,7 +15,6 @@ from conformance.regressions.manager_words import LoraCompatManager, ManagerWord
 from conformance.regressions.margins import INDENT, LONGEST
 from conformance.regressions.plays import Play, play_of
 from strategies.programs import Program
-from strategies.source import CLASS_NAME
 
 _WORDS: dict[str, ManagerWords] = {"reference": LoraCompatManager(), "vllm": VllmManager()}
 _RANKS_OF_VLLM = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -26,8 +26,6 @@ def write(failure: StoredFailure, program: Program, dialect: Dialect, told: str)
     Raises:
         CannotWrite: the program has no such form.
     """
-    if program.from_disk:
-        raise CannotWrite("its adapters arrive as PEFT directories, which no file of one piece holds; replay the case")
     play, words = play_of(failure.clause, failure.anomaly, failure.message, program), _WORDS[dialect.impl]
     if program.model.tower and dialect.impl == "vllm":
         raise CannotWrite("a tower with a token map of its own, which this project's trees alone have")
@@ -48,36 +46,39 @@ def _constants(play: Play) -> list[str]:
     lines = spread("PACKED = ", {**play.packing()}) if play.packing() else []
     added = sorted({turn.call.number for turn in play.turns if turn.call.method == "add"})
     if added:
-        lines.append("ADAPTERS = {  # by id: LoRA A, LoRA B and scaling of each module")
+        from_disk = play.program.from_disk
+        told = "LoRA A and LoRA B" if from_disk else "LoRA A, LoRA B and scaling"
+        lines.append(f"ADAPTERS = {{  # by id: {told} of each module")
         for number in added:
-            parts = [
-                (f'"{name}": (', [tensor_text(part.lora_a), tensor_text(part.lora_b), repr(part.scaling)])
-                for name, part in play.adapter(number).items()
-            ]
+            parts = []
+            for name, part in play.adapter(number).items():
+                scaling = [] if from_disk else [repr(part.scaling)]
+                parts.append((f'"{name}": (', [tensor_text(part.lora_a), tensor_text(part.lora_b), *scaling]))
             alone = f"{INDENT}{number + 1}: {{{', '.join(head + ', '.join(given) + ')' for head, given in parts)}}},"
             if len(alone) <= LONGEST:
                 lines.append(alone)
                 continue
-            inner = [line for head, given in parts for line in call(head, given, "),", depth=2)]
+            inner = [line for head, given in parts for line in call(head, given, "),", depth=2, width=LONGEST)]
             lines += [f"{INDENT}{number + 1}: {{", *inner, f"{INDENT}}},"]
         lines.append("}")
+        lines += configs(play, added) if from_disk else []
     return ["\n".join(lines)] if lines else []
 
 
 def _classes(play: Play, dialect: Dialect) -> tuple[set[str], list[str], list[str]]:
     """Import lines, rendered classes, and the class name of each layer."""
     imports: set[str] = set()
+    numbers: dict[str, str] = {"": ""}  # of each class, by its source, "" for the first
     sources: list[str] = []
     names = []
     for case in play.values.cases:
         of_class, source = class_source(case, dialect.library)
         imports |= of_class
-        if source and source not in sources:
-            sources.append(source)
-        number = sources.index(source) if source else 0
-        names.append(class_name(case) + (str(number + 1) if number else ""))
-    numbered = [s.replace(CLASS_NAME, f"{CLASS_NAME}{n + 1}") if n else s for n, s in enumerate(sources)]
-    return imports, numbered, names
+        if source not in numbers:
+            numbers[source] = str(len(sources) + 1) if sources else ""
+            sources.append(class_source(case, dialect.library, numbers[source])[1])
+        names.append(class_name(case) + numbers[source])
+    return imports, sources, names
 
 
 def _model(play: Play, dialect: Dialect, names: Sequence[str]) -> list[str]:

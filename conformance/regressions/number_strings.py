@@ -32,16 +32,18 @@ def matrix(head: str, rows: Sequence[Sequence[float]], tail: str, depth: int) ->
     if len(line) <= WIDTH:
         return [line]
     inner = INDENT * (depth + 1)
-    parts = textwrap.wrap(text, WIDTH - len(inner) - 3, break_on_hyphens=False)
+    parts = [text]
+    if len(f'{inner}"{text}"') > WIDTH:  # a formatter joins what fits
+        parts = textwrap.wrap(text, WIDTH - len(inner) - 3, break_on_hyphens=False)
     told = [f'{inner}"{part} "' for part in parts[:-1]]
     return [f"{head}numbers(", *told, f'{inner}"{parts[-1]}"', f"{INDENT * depth}){tail}"]
 
 
-def digits(text: str, depth: int) -> list[str]:
+def digits(text: str, depth: int, width: int = WIDTH) -> list[str]:
     """A formula whose digits are longer than a line."""
     _, told, rest = text.split('"')
     shape, _, step = rest.removeprefix(", ").removesuffix(")").partition("), ")
     given = [f"{shape.removesuffix(')')})", *([step] if step else [])]
-    outer, inner, most = INDENT * depth, INDENT * (depth + 1), WIDTH - len(INDENT) * (depth + 1) - 3
+    outer, inner, most = INDENT * depth, INDENT * (depth + 1), width - len(INDENT) * (depth + 1) - 3
     parts = [f'{inner}"{told[at : at + most]}"' for at in range(0, len(told), most)]
     return [f"{outer}integers(", *parts[:-1], f"{parts[-1]},", *(f"{inner}{one}," for one in given), f"{outer}),"]

@@ -111,6 +111,11 @@ class Play:
 
     def adapter(self, number: int) -> dict[str, ModuleAdapter]:
         """The adapter's modules, by what the file calls them."""
+        names = self.checkpoint_names()
+        return {names[name]: part for name, part in self.values.adapter(number).modules.items()}
+
+    def checkpoint_names(self) -> dict[str, str]:
+        """What the file calls each module of a checkpoint: layers, and the parts of packed ones."""
         names = self.names()
         parents = {
             f"{name.rpartition('.')[0]}.{child}".lstrip("."): f"{names[name].rpartition('.')[0]}.{child}".lstrip(".")
@@ -118,7 +123,7 @@ class Play:
             for name in module.names
             for child in module.children
         }
-        return {(names | parents)[name]: part for name, part in self.values.adapter(number).modules.items()}
+        return names | parents
 
     def inputs(self) -> list[Tensor]:
         """Every rank's input of the layer."""

@@ -117,6 +117,8 @@ def _adapters(program: Program) -> Iterator[Program]:
         if len(program.adapters) > 1:
             yield _without_adapter(program, number)
         for changed in _plainer_adapter(adapter):
+            if program.from_disk and len({part.rslora for part in changed.parts if part}) > 1:
+                continue  # a config says it of all modules
             adapters = (*program.adapters[:number], changed, *program.adapters[number + 1 :])
             yield replace(program, adapters=adapters)
 
@@ -144,6 +146,8 @@ def _plainer_adapter(adapter: ModelAdapterSpec) -> Iterator[ModelAdapterSpec]:
         yield replace(adapter, misfit=Misfit.NONE)
     if adapter.by_alias:
         yield replace(adapter, by_alias=False)
+    unrooted = (part and replace(part, alpha=part.scaling * part.rank, rslora=False) for part in adapter.parts)
+    yield replace(adapter, parts=tuple(unrooted))
     for at, part in enumerate(adapter.parts):
         if part is None:
             continue

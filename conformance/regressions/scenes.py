@@ -121,7 +121,7 @@ def scene_of(clause: str, anomaly: str, case: Case, message: str = "") -> Scene:
         float(error_bound(case, magnitude.abs()).max())
         for one in right
         for magnitude in one.magnitudes
-        if len(magnitude)
+        if magnitude.numel()
     ]
     if sums_partials(told):
         values, paths = [summed_over_ranks(values, by_token)[:1]], paths[:1]

@@ -51,7 +51,7 @@ class Vllm(Dialect):
         case = scene.case
         lines = self._config(scene)
         names = one_line([f"part_{index}" for index in range(len(case.packed))])
-        return [*lines, f"lora: Any = from_layer(layer, {self.slots(scene)}, config, {names}, None)"]
+        return [*lines, *call("lora: Any = from_layer(", ["layer", str(self.slots(scene)), "config", names, "None"])]
 
     def _config(self, scene: Scene) -> list[str]:
         case = scene.case

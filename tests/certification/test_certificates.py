@@ -10,6 +10,7 @@ import pytest
 
 from conformance.certification.certificate import CertificateError, digest, verify
 from conformance.contract import CONTRACT
+from lora_compat import __version__
 from tests.certification.screens import SUBJECTS, lora_compat
 
 PLAIN = f"{SUBJECTS}.plain:PlainLinear"
@@ -48,6 +49,7 @@ def test_it_has_every_clause_and_what_it_holds_for(file: Path) -> None:
     (subject,) = document["subjects"]
     assert [clause["id"] for clause in subject["clauses"]] == list(CONTRACT)
     assert {"torch", "vllm", "triton", "python", "gpu"} <= set(document["environment"])
+    assert document["environment"]["lora-compat"] == __version__, "installed or not"
     assert document["run"]["seed"] == 0
     assert subject["detection"]["exact_cases"] > 0
     assert 0 < subject["detection"]["smallest_relative"] < 1e-3

@@ -53,6 +53,8 @@ def adapters(*misfits: Misfit) -> tuple[ModelAdapterSpec, ...]:
 NONE = Misfit.NONE
 THREE = replace(COLUMN, layer=LayerSpec(family=Family.COLUMN, output_sizes=(3,)))
 SHARDED = Program(ModelSpec((THREE,), tp_size=3), fully_sharded=True, max_rank=16)
+OTHER_ALPHA = (ModelAdapterSpec((AdapterSpec(), AdapterSpec(alpha=4.0))),)
+ROOTED = (ModelAdapterSpec((AdapterSpec(rank=4, alpha=2.0, rslora=True),)),)
 SEEN = (
     Seen(
         "LIFE-1",
@@ -123,6 +125,20 @@ SEEN = (
             max_adapters=2,
         ),
         "failed-load-is-not-undone",
+    ),
+    Seen(
+        "LIFE-1",
+        "scale-dropped",
+        "call 3, run(0): rank 0: layers.1.mlp.gate: out0[0, 0]=-2, but should be 1; adapters [1] (0: none)",
+        Program(TWO, steps((USE, 0)), OTHER_ALPHA, from_disk=True),
+        "alpha-pattern-ignored",
+    ),
+    Seen(
+        "LIFE-1",
+        "unexplained",
+        "call 3, run(0): rank 0: layers.0.mlp.gate: out0[0, 0]=-1, but should be -2",
+        Program(steps=steps((USE, 0)), adapters=ROOTED, from_disk=True),
+        "rslora-as-lora",
     ),
     Seen("WRAP-5", "wrapped-twice", "gate and shared.gate are two modules now", Program(ModelSpec((ALIASED,)))),
     Seen(

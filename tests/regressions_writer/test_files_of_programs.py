@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from functools import cache
 from typing import Any
 from unittest.mock import patch
@@ -19,6 +18,7 @@ from conformance.records import Record
 from conformance.regressions.bodies import bodies_of, violation_of
 from conformance.regressions.lora_compat_dialect import LoraCompat
 from conformance.regressions.plays import play_of
+from conformance.regressions.program_simplifications import simpler_whole
 from conformance.regressions.scenes import reference
 from conformance.regressions.writer import write
 from conformance.shelf import calls_of
@@ -34,6 +34,7 @@ from strategies.program_drawing import frames, programs
 from strategies.programs import ModelAdapterSpec, Program, Step, StepKind
 from tests.manager.planted import MUTANTS
 from tests.regressions_writer.examples import entry_of
+from tests.regressions_writer.models import TWO
 from tests.regressions_writer.test_files_stand_on_their_own import run_test
 
 USE, PIN, LEAVE, RERUN = StepKind.USE, StepKind.PIN, StepKind.DEACTIVATE, StepKind.RERUN
@@ -48,7 +49,7 @@ COUNT = 40
 def drawn(source: Source) -> list[Program]:
     found: list[Program] = []
     draw_cases(source, found.append, examples=COUNT, seed=1, phases=(Phase.generate,))
-    return [replace(program, from_disk=False) for program in found]
+    return found
 
 
 def written(clause: str, anomaly: str, message: str, program: Program) -> str:
@@ -113,6 +114,7 @@ def test_the_file_expects_each_token_to_be_served_by_whom_the_suite_expects() ->
     [
         ("LIFE-1", Living, "slices-written-back"),
         ("LIFE-1", Living, "same-map-same-slots"),
+        ("LIFE-1", Living, "alpha-pattern-ignored"),
         ("LIFE-2", Keeping, "newest-leaves"),
         ("LIFE-2", Keeping, "pins-forgotten"),
         ("LIFE-2", Keeping, "victim-leaves-first"),
@@ -169,6 +171,14 @@ def test_a_refusal_that_is_right_by_the_contract_has_a_file_of_whom_the_manager_
     assert found.anomaly == "refused-wrongly"
     assert "call 4, activate(1), rank 0 raised FullHouseError" in found.message
     assert_proved("LIFE-1", found, pins_without_a_slot)
+
+
+def test_a_plainer_directory_is_rank_stabilised_as_a_whole_or_not_at_all() -> None:
+    parts = (AdapterSpec(rank=4, alpha=2.0, rslora=True), AdapterSpec(rank=4, alpha=4.0, rslora=True))
+    program = Program(TWO, (Step(USE),), (ModelAdapterSpec(parts),), from_disk=True)
+    told = [{part.rslora for part in one.adapters[0].parts if part} for one in simpler_whole(program) if one.from_disk]
+    assert {False} in told, "its config says it of all modules, so that a plainer one says it of none"
+    assert {False, True} not in told, "no config says it of some"
 
 
 def test_a_layer_that_is_named_like_a_part_of_a_packed_one_has_another_name_in_the_file() -> None:

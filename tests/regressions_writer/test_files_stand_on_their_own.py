@@ -133,7 +133,9 @@ def written(directory: Path, dialect: LoraCompat | Vllm) -> list[Path]:
 @pytest.mark.parametrize("dialect", [LoraCompat(), Vllm()], ids=["lora_compat", "vllm"])
 def test_files_are_formatted_typed_and_short(tmp_path: Path, dialect: LoraCompat | Vllm) -> None:
     for path in written(tmp_path, dialect):
-        assert path.read_text().count("\n") < 80, path.read_text()
+        text = path.read_text()
+        # A PEFT directory takes a config, and lines that save and load it.
+        assert text.count("\n") < (100 if "CONFIGS" in text else 80), text
     ours = 'lint.isort.known-first-party=["lora_compat"]'
     ruff = ["-m", "ruff", "--isolated", "--config", ours]
     for tool in (
@@ -159,7 +161,7 @@ def strict(directory: Path) -> Path:
 
 
 def test_the_file_for_plain_vllm_imports_nothing_of_this_project() -> None:
-    allowed = {"torch", "vllm", "pytest", *sys.stdlib_module_names}
+    allowed = {"torch", "vllm", "pytest", "safetensors", *sys.stdlib_module_names}
     entries = [entry_of(*one) for one in forms_of("vllm")] + [seen.entry for seen in SEEN]
     for entry in entries:
         tree = ast.parse(write(entry, entry.failures[0], Vllm(), "fails somewhere."))

@@ -24,7 +24,7 @@ from conformance.regressions.lora_compat_dialect import LoraCompat
 from conformance.regressions.number_strings import NUMBERS
 from conformance.regressions.proof import run_file, same_reason
 from conformance.regressions.vllm_dialect import Vllm
-from strategies.cases import Case, Regime
+from strategies.cases import Case, Dtype, Layout, Regime
 from strategies.drawing import cases
 from tests.regressions_writer.test_files_stand_on_their_own import run_test, text_of
 
@@ -74,6 +74,12 @@ def test_it_is_formatted_and_not_longer_than_it_must_be(tmp_path: Path, dialect:
     for tool in (["format", "--check", "--diff", "--line-length", "88"], ["check", "--select", "E,F,W,I"]):
         done = subprocess.run([*ruff, *tool, str(tmp_path)], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("dialect", [LoraCompat(), Vllm()], ids=["lora_compat", "vllm"])
+def test_a_case_without_tokens_has_a_file_whatever_its_dtype(dialect: LoraCompat | Vllm) -> None:
+    case = Case(dtype=Dtype.BFLOAT16, regime=Regime.ROUNDED, tokens=(), layout=Layout.THREE_D)
+    assert "def test_math_7_raised(" in text_of("MATH-7", "raised", case, dialect)
 
 
 def test_a_run_says_how_long_such_a_file_is() -> None:
