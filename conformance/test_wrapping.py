@@ -65,6 +65,22 @@ def test_a_subclass_with_its_own_forward_is_wrapped(subject: Subject, case: Case
 
 @check("WRAP-3", cases(tokens=(1, 1), adapters=(1, 1)))
 def test_exactly_one_lora_class_claims_a_layer(subject: Subject, case: Case) -> None:
+    assert_one_claimant(subject, case)
+
+
+# Most claims that overlap are about packed layers; a class that derives deeper hides them where none claims it.
+@check(
+    "WRAP-3",
+    cases(families=(Family.MERGED_COLUMN, Family.QKV), min_outputs=2, max_depth=1, tokens=(1, 1), adapters=(1, 1)),
+)
+def test_exactly_one_lora_class_claims_a_packed_layer(subject: Subject, case: Case) -> None:
+    assert_one_claimant(subject, case)
+
+
+def assert_one_claimant(subject: Subject, case: Case) -> None:
+    """Of all LoRA layer classes one, and no other, would take the layer."""
+    __tracebackhide__ = True
+
     def program(rank: RankSession) -> tuple[str, ...]:
         return subject.implementation.claimants(rank.build().base, deployment_of(case))
 
