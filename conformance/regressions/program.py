@@ -19,10 +19,11 @@ from conformance.regressions.scenes import (
     gate_of,
 )
 from conformance.values import poisoned
-from strategies.cases import Layout
+from strategies.cases import Case, Layout
 from strategies.quantization import SCALED_BY_ROW
 
 _READ_BY_KERNELS = ("quant_method", "input_size", "output_size", "tp_size", "tp_rank", "output_partition_sizes")
+_INLINE = 40  # characters of an argument that the longest call has place for
 
 TENSORS = """
 def tensors(result: Any) -> list[torch.Tensor]:
@@ -79,13 +80,22 @@ def _loaded(scene: Scene, dialect: Dialect) -> list[str]:
     return lines
 
 
+def _extra_argument(case: Case) -> tuple[list[str], str]:
+    """Lines that name the argument of an extra-argument forward where a call has no place for it, and the argument."""
+    gate = gate_of(case)
+    if gate is None:
+        return [], ""
+    given = f", torch.tensor({one_line(gate)})"
+    return ([], given) if len(given) <= _INLINE else (assigned("gate", gate), ", gate")
+
+
 def _forward(scene: Scene, dialect: Dialect) -> list[str]:
     case = scene.case
     slots = scene.slots[::-1] if scene.reversed else scene.slots
     lines = dialect.select(scene, slots)
     lines += _input(scene, dialect)
-    gate = gate_of(case)
-    extra = "" if gate is None else f", torch.tensor({one_line(gate)})"
+    named, extra = _extra_argument(case)
+    lines += named
     if scene.clause == "MATH-13":
         lines.append(f"lora(x{extra})  # the same call before")
     if scene.clause in DEQUANTIZING:

@@ -15,7 +15,7 @@ from conformance.regressions.dialects import CannotWrite
 from conformance.regressions.lora_compat_dialect import LoraCompat
 from conformance.regressions.vllm_dialect import Vllm
 from lora_compat.families import Family
-from strategies.cases import AdapterSpec, Case, Constructor, LayerSpec, Loader, SubclassSpec
+from strategies.cases import AdapterSpec, Case, Constructor, Forward, LayerSpec, Loader, SubclassSpec
 from strategies.codec import Spec
 from strategies.drawing import cases
 from strategies.experts import experts_cases
@@ -49,7 +49,9 @@ LOADER = Case(
     packed=(1, 1, 1, 1),
     adapters=(AdapterSpec(present=(True, True, True, True)),),
 )
-RARE: dict[str, tuple[Spec, ...]] = {"layers": (LOADER,), "nested": (LOADER,)}
+# An argument of its forward that is too long for the call.
+GATED = Case(subclass=SubclassSpec(depth=1, forward=Forward.EXTRA_ARGUMENT), tokens=(0,) * 6)
+RARE: dict[str, tuple[Spec, ...]] = {"layers": (LOADER, GATED), "nested": (LOADER,)}
 # What was once written in another way than ruff does, by kind.
 LONG = {
     "experts": "    lora.set_lora(\n        0,\n        ExpertsAdapter(\n",
