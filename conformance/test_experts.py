@@ -36,9 +36,10 @@ def observed(subject: Subject, case: ExpertsCase, program: Callable[[ExpertsServ
         raise NotApplicable(why)
     if Dtype.FLOAT32 not in subject.implementation.dtypes(subject.device):
         raise NotApplicable("its products keep fewer bits than float32 has, and the numbers of experts need them")
-    tensors = tensors_of(case).to(subject.device)
+    given = tensors_of(case)
 
     def on_rank(group: RankGroup) -> T:
+        tensors = given.to(subject.device)  # in the rank, which may have a GPU of its own
         return program(serve(case, tensors.weights, group), tensors)
 
     try:

@@ -19,6 +19,13 @@ class _Abandoned(BaseException):
     """Unwinds a rank whose collective will not happen."""
 
 
+class ForeignDevice(RuntimeError):
+    """A rank was about to issue a collective on another rank's GPU, for which nccl would wait for ever."""
+
+    def __init__(self, rank: int, kind: str, device: torch.device, own: int) -> None:
+        super().__init__(f"rank {rank}: {kind} of a tensor on {device}, but the rank's own device is cuda:{own}")
+
+
 class ProcessGroup(RankGroup):
     """A rank's group over `torch.distributed`, whose default group it spans."""
 
@@ -39,7 +46,13 @@ class ProcessGroup(RankGroup):
         return total
 
     def announce(self, kind: str, tensor: Tensor, dim: int | None) -> None:
-        """Returns once every rank is about to issue the same collective, over whoever's group it goes."""
+        """Returns once every rank is about to issue the same collective, over whoever's group it goes.
+
+        Raises:
+            ForeignDevice: the tensor lies on another GPU than the rank's.
+        """
+        if tensor.is_cuda and tensor.device.index != torch.cuda.current_device():
+            raise ForeignDevice(self.rank, kind, tensor.device, torch.cuda.current_device())
         self.exchange(self.rank, self.issued(kind, tensor, dim), tensor)
 
 

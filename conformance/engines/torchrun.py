@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 
 from conformance.engines.coordination import Coordination, Lines
-from conformance.engines.distributed import COLLECTIVE_TIMEOUT, WATCHDOG_SECONDS
+from conformance.engines.distributed import BACKENDS, COLLECTIVE_TIMEOUT, WATCHDOG_SECONDS
 from conformance.engines.ranks import RankGroup, RankHung, RankLost, alone
 from conformance.engines.serving import serve
 
@@ -82,7 +82,7 @@ def join(device: str) -> TorchrunEngine | None:
     if "RANK" not in os.environ or "MASTER_ADDR" not in os.environ:
         raise NoJob
     _take_device(device)
-    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT)
+    dist.init_process_group(BACKENDS["nccl" if device == "cuda" else "gloo"], timeout=COLLECTIVE_TIMEOUT)
     rank, size = dist.get_rank(), dist.get_world_size()
     meeting: list[Any] = [None]
     if rank:

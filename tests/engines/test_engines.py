@@ -6,6 +6,8 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from hypothesis.strategies import just
 from conformance.checking import Budget, ClauseRun
 from conformance.engines.distributed import DistributedEngine
 from conformance.engines.ranks import CollectiveMismatch, Engine, RankFailed, RankGroup, RankHung, RankLost
+from conformance.engines.serving import ForeignDevice, ProcessGroup
 from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.reference import ReferenceImplementation
 from conformance.oracle import flatten
@@ -199,3 +202,11 @@ def test_every_exact_case_gives_the_same_bits_on_threads_and_on_processes() -> N
 
     agree()
     gloo.close()
+
+
+def test_a_collective_on_another_ranks_gpu_is_an_error_and_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    group = ProcessGroup(1, 2, lambda rank, issued, tensor: [tensor])
+    elsewhere: Any = SimpleNamespace(is_cuda=True, device=torch.device("cuda:0"))
+    with pytest.raises(ForeignDevice, match=r"rank 1: all_reduce of a tensor on cuda:0, .* is cuda:1"):
+        group.announce("all_reduce", elsewhere, None)
