@@ -76,6 +76,8 @@ def page(found: dict[str, dict], impl: str) -> str:
     for clause in clauses:
         cells = [verdict_of(one["clauses"].get(clause)) for one in found.values()]
         lines.append(f"| {clause} | " + " | ".join(cells) + " |")
+    cases = [sum(sum(one["counts"].values()) for one in run["clauses"].values()) for run in found.values()]
+    lines.append("| cases | " + " | ".join(f"{count:,}" for count in cases) + " |")
     for release, one in found.items():
         failures = [failure for result in one["clauses"].values() for failure in result["failures"]]
         if failures:
@@ -97,7 +99,7 @@ def main() -> None:
     parser.add_argument("--releases", nargs="*", default=list(RELEASES))
     parser.add_argument("--max-examples", type=int, default=250)
     arguments = parser.parse_args()
-    sections = ["# Clause × vLLM release\n", "Written by `make matrix`.\n"]
+    sections = ["# Clause × vLLM release\n", f"Written by `make matrix`, {arguments.max_examples} cases a clause.\n"]
     for impl, title in (("vllm", "vLLM's own LoRA"), ("reference", "The reference, wrapping the same vLLM layers")):
         found = {}
         for release in arguments.releases:

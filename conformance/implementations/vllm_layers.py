@@ -18,6 +18,8 @@ from strategies.cases import Case, Quantization, Regime
 from strategies.quantization import OF_ACTIVATIONS
 from strategies.source import Library
 
+_FP8_ON_CPU = (0, 32, 0)
+
 
 class VllmLayers(LayerLibrary):
     """`vllm.model_executor.layers.linear`, built, loaded and finished as vLLM's model loader does."""
@@ -65,6 +67,8 @@ class VllmLayers(LayerLibrary):
     def unsupported(self, case: Case) -> str | None:
         if case.quantization in OF_ACTIVATIONS and case.regime is Regime.EXACT:
             return "vLLM's FP8 scales are no powers of two, so its products round: the rounded regime only"
+        if case.quantization in OF_ACTIVATIONS and runtime().release < _FP8_ON_CPU:
+            return "its FP8 layers ask the platform for `num_compute_units`, which a CPU has from 0.32.0 on"
         return None
 
     def finish(self, layer: nn.Module) -> None:

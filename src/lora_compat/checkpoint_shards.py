@@ -61,6 +61,9 @@ class OwnLoader:
         # A scratch of the weight's class: vLLM's loaders call its methods.
         self._kind = getattr(type(weight), "_lora_kind", type(weight))
         self._attributes = {name: value for name, value in weight.__dict__.items() if not name.startswith("_lora")}
+        if (self._attributes.get("output_dim"), self._attributes.get("input_dim")) == (1, 0):
+            # A quant method has transposed the weight (FP8 in vLLM 0.32.0); the scratch lies as a checkpoint does.
+            self._attributes |= {"output_dim": 0, "input_dim": 1}
         self._sizes = [int(size) for size in built.output_partition_sizes]
         # A class may replace the weight by one with more rows than its base has declared.
         whole = weight.is_floating_point() and weight.itemsize > 1 and getattr(weight, "output_dim", None) == 0

@@ -122,6 +122,27 @@ def test_nor_is_a_row_layers_input_cut_by_its_family_then(rank: int, size: int) 
     assert torch.equal(ShardPlan.of(layer).shard_a(tensor, 4), layer.weight.data)
 
 
+class AsItsParameterSaysLinear(own.ColumnParallelLinear):
+    """Loads along the dimension that the parameter calls its outputs, as vLLM's loaders do."""
+
+    def weight_loader(self, param, loaded_weight, shard_id=None):
+        rows = param.data.shape[param.output_dim]
+        param.data.copy_(loaded_weight.narrow(param.output_dim, self.tp_rank * rows, rows))
+
+
+@pytest.mark.parametrize(("rank", "size"), RANKS)
+def test_a_weight_that_its_quant_method_has_transposed_loads_as_a_checkpoint_lies(rank: int, size: int) -> None:
+    layer = built(AsItsParameterSaysLinear, rank, size, 8)
+    plan = ShardPlan.of(layer)
+    transposed = torch.nn.Parameter(layer.weight.data.t().to(torch.float8_e4m3fn), requires_grad=False)
+    transposed.output_dim, transposed.input_dim = 1, 0
+    layer.weight = transposed
+    after = ShardPlan.of(layer)
+    assert after.slices == plan.slices
+    tensor = torch.randn(8, COLUMNS)
+    assert torch.equal(after.shard_b(tensor, 0), plan.shard_b(tensor, 0))
+
+
 def test_a_loader_that_is_wrapped_is_the_one_inside() -> None:
     layer = built(own.ColumnParallelLinear, 1, 2, 8)
     inside = layer.weight.weight_loader
