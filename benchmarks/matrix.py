@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -83,7 +84,7 @@ def page(found: dict[str, dict], impl: str) -> str:
         if failures:
             lines += ["", f"### Smallest failing cases: {impl} on vLLM {release}", ""]
         for failure in failures:
-            message = failure["message"].splitlines()[0][:300]
+            message = _anywhere(failure["message"].splitlines()[0])[:300]
             lines += [
                 f"- **{failure['clause']}** {failure['anomaly']}: {message}",
                 "",
@@ -91,6 +92,11 @@ def page(found: dict[str, dict], impl: str) -> str:
                 "",
             ]
     return "\n".join(lines) + "\n"
+
+
+def _anywhere(message: str) -> str:
+    """The message without the folders of this machine."""
+    return re.sub(r"\S*/site-packages/", "", message).replace(f"{ROOT.resolve()}/", "")
 
 
 def main() -> None:
