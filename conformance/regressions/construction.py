@@ -173,14 +173,15 @@ def nested(scene: Scene) -> list[str]:
 
 def default_dtype(scene: Scene) -> list[str]:
     """A fixture that sets torch's default dtype, where the case has another."""
-    if scene.case.dtype in (Dtype.FLOAT32, Dtype.TF32):
+    dtype = scene.case.dtype.of_tensors
+    if dtype == Dtype.FLOAT32.value:
         return []
     return [
         "",
         "",
         "@pytest.fixture(autouse=True)",
         "def narrow() -> Iterator[None]:",
-        f"{INDENT}torch.set_default_dtype(torch.{scene.case.dtype.of_tensors})",
+        f"{INDENT}torch.set_default_dtype(torch.{dtype})",
         f"{INDENT}yield",
         f"{INDENT}torch.set_default_dtype(torch.float32)",
     ]

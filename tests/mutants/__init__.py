@@ -1,4 +1,4 @@
-"""Planted bugs, one module per chapter; `MUTANTS` is all of them."""
+"""Planted bugs, one module per chapter; `MUTANTS` is all of them, `BY_NAME` each by its name."""
 
 from tests.mutants import (
     collectives,
@@ -21,3 +21,4 @@ MUTANTS: tuple[Mutant, ...] = tuple(
     )
     for mutant in planted_in(module)
 )  # fmt: skip
+BY_NAME = {mutant.name: mutant for mutant in MUTANTS}

@@ -15,7 +15,7 @@ from conformance.oracle import error_bound
 from conformance.verdicts import Violation
 from strategies.cases import AdapterSpec, Case, Dtype, LayerSpec, Regime
 from strategies.drawing import cases
-from tests.mutants import MUTANTS
+from tests.mutants import BY_NAME
 
 PLAIN = Case(
     layer=LayerSpec(input_size=4, output_sizes=(3,)), max_rank=8, adapters=(AdapterSpec(rank=8, alpha=8.0),),
@@ -84,8 +84,7 @@ _SHOWN_BY = {
 @pytest.mark.parametrize("name", list(_SHOWN_BY))
 def test_what_went_wrong_is_called_by_its_name(name: str) -> None:
     case, anomaly = _SHOWN_BY[name]
-    (mutant,) = (mutant for mutant in MUTANTS if mutant.name == name)
     assert_merged_equivalence(reference_subject(), case)
-    with mutant.patch(), pytest.raises(Violation) as caught:
+    with BY_NAME[name].patch(), pytest.raises(Violation) as caught:
         assert_merged_equivalence(reference_subject(), case)
     assert caught.value.anomaly == anomaly

@@ -16,19 +16,13 @@ from conformance.values import EXACT_LIMIT, largest_sum, values_of
 from conformance.verdicts import NotApplicable, Violation
 from strategies.cases import AdapterSpec, Case, Dtype, LayerSpec, Regime
 from strategies.experts import ExpertsCase
-from tests.mutants import MUTANTS
+from tests.mutants import BY_NAME
 
 EXACT = Case(
     layer=LayerSpec(input_size=4, output_sizes=(3,)), max_rank=8, adapters=(AdapterSpec(rank=8, alpha=8.0),), seed=3
 )
 ROUNDED = replace(EXACT, regime=Regime.ROUNDED)
 FOUR_TOKENS = replace(ROUNDED, adapters=(AdapterSpec(alpha=8.0),), tokens=(0, 0, 0, 0))
-
-
-def planted(name: str) -> AbstractContextManager[object]:
-    """The context in which the bug of that name lives."""
-    (mutant,) = (mutant for mutant in MUTANTS if mutant.name == name)
-    return mutant.patch()
 
 
 def declared() -> AbstractContextManager[object]:
@@ -54,7 +48,7 @@ def test_a_float32_case_is_judged_in_tf32_where_that_is_declared() -> None:
 
 @pytest.mark.parametrize("case", [EXACT, ROUNDED], ids=["exact", "rounded"])
 def test_ten_bits_of_each_factor_are_enough_where_tf32_is_declared(case: Case) -> None:
-    with planted("operands-of-ten-bits"), declared():
+    with BY_NAME["operands-of-ten-bits"].patch(), declared():
         assert_merged_equivalence(reference_subject(), fitted(case))
 
 
@@ -64,7 +58,7 @@ def test_ten_bits_of_each_factor_are_enough_where_tf32_is_declared(case: Case) -
 def test_a_declaration_excuses_nothing_coarser(bug: str, case: Case) -> None:
     with declared():
         assert_merged_equivalence(reference_subject(), fitted(case))
-        with planted(bug), pytest.raises(Violation):
+        with BY_NAME[bug].patch(), pytest.raises(Violation):
             assert_merged_equivalence(reference_subject(), fitted(case))
 
 

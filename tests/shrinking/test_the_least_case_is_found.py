@@ -25,10 +25,9 @@ from conformance.subject import Subject
 from conformance.values import values_of
 from conformance.verdicts import Failure, Violation
 from strategies.cases import Case
-from tests.mutants import MUTANTS
+from tests.mutants import BY_NAME
 
 CASES = 300
-BY_NAME = {mutant.name: mutant for mutant in MUTANTS}
 
 
 @dataclass(frozen=True, slots=True)
