@@ -19,11 +19,13 @@ from pathlib import Path
 import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from conformance.assertions import assert_outputs
-from conformance.drawing import BACKEND
 from conformance.engines.threads import ThreadsEngine
-from conformance.oracle import flatten
-from conformance.subject import NotWrapped, Subject, SubjectRefused
+from conformance.judging.assertions import assert_outputs
+from conformance.oracles.linear import expected_of
+from conformance.search.drawing import BACKEND
+from conformance.subjects.building import flatten
+from conformance.subjects.outcomes import NotWrapped, SubjectRefused
+from conformance.subjects.subject import Subject
 from strategies.cases import Case
 from strategies.drawing import cases
 
@@ -39,7 +41,7 @@ def subject_of(impl: str, layers: str) -> Subject:
 
         library = LoraCompatLayers()
         if layers == "vllm":
-            from conformance.implementations.vllm_layers import VllmLayers
+            from conformance.implementations.vllm.layers import VllmLayers
 
             library = VllmLayers()
         implementation = ReferenceImplementation(library)
@@ -73,7 +75,7 @@ def measure(subject: Subject, tp_size: int, count: int) -> dict[str, float]:
         finally:
             spent["building and running"] += time.perf_counter() - started
         started = time.perf_counter()
-        expected = subject.expected(case)
+        expected = expected_of(subject, case)
         spent["oracle"] += time.perf_counter() - started
         started = time.perf_counter()
         with contextlib.suppress(AssertionError):

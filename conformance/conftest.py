@@ -9,19 +9,20 @@ import pytest
 import torch
 
 from conformance.certification.candidates import Certification
+from conformance.certification.clause_tests import clause_of
 from conformance.certification.known_failures import KnownFailures
-from conformance.certification.options import add_certify_options
 from conformance.certification.plugin import FIT, CertificationReport, deselect_others
-from conformance.checking import Budget, ClauseRun, device_lost
 from conformance.contract import CONTRACT
-from conformance.options import Options, add_options, engine_of, implementation_of, read_options, shared_of
-from conformance.parts import Part, keep
-from conformance.regressions.plugin import RegressionWriter
 from conformance.regressions.recorder import Recorder
 from conformance.regressions.store import Store
-from conformance.reporting import ConformanceReport
-from conformance.subject import Subject
-from conformance.warming import warm_up
+from conformance.subjects.subject import Subject
+from conformance.suite.certify_options import add_certify_options
+from conformance.suite.checking import Budget, ClauseRun, device_lost
+from conformance.suite.options import Options, add_options, engine_of, implementation_of, read_options, shared_of
+from conformance.suite.parts import Part, keep
+from conformance.suite.regression_files import RegressionWriter
+from conformance.suite.reporting import ConformanceReport
+from conformance.suite.warming import warm_up
 
 OPTIONS = pytest.StashKey[Options]()
 SUBJECT = pytest.StashKey[Subject]()
@@ -51,7 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[RECORDER] = Recorder(Store(options.regressions), options.impl, subject.identity(), shared_of(options))
     _freeze()
     if not is_worker:
-        report = ConformanceReport(options, subject.identity())
+        report = ConformanceReport(options, subject.identity(), clause_of)
         config.pluginmanager.register(report, "conformance-report")
         config.pluginmanager.register(KnownFailures(report, options), "known-failures")
         writer = RegressionWriter(report, Store(options.regressions), options.impl, prove=options.prove)

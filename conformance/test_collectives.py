@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from conformance.assertions import observed
-from conformance.checking import check
 from conformance.engines.ranks import Collective
-from conformance.subject import RankSession, Subject
-from conformance.verdicts import NotExercised, Violation
+from conformance.judging.assertions import observed
+from conformance.judging.verdicts import Violation
+from conformance.subjects.linear import RankSession
+from conformance.subjects.outcomes import NotExercised
+from conformance.subjects.subject import Subject
+from conformance.suite.checking import check
 from lora_compat.families import Family
 from strategies.cases import Case
 from strategies.drawing import cases

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from conformance.anomalies import UNEXPLAINED
-from conformance.anomalies.layers import explain
-from conformance.anomalies.partial_sums import together
-from conformance.assertions import (
+from conformance.judging.anomalies import UNEXPLAINED
+from conformance.judging.anomalies.linear import explain
+from conformance.judging.anomalies.partial_sums import together
+from conformance.judging.assertions import (
     assert_merged_equivalence,
     assert_outputs,
     assert_same_bits,
@@ -18,13 +18,16 @@ from conformance.assertions import (
     observed,
     outputs_of,
 )
-from conformance.checking import check
-from conformance.oracle import assembled, dense_output, flatten, keeps_columns
-from conformance.presumption import complete
-from conformance.regressions.scenes import AFTER_A_RESET
-from conformance.subject import HarnessError, RankSession, Subject, SubjectRefused
-from conformance.values import poisoned
-from conformance.verdicts import Violation
+from conformance.judging.presumption import complete
+from conformance.judging.verdicts import Violation
+from conformance.oracles.linear import assembled, dense_output, expected_of, keeps_columns
+from conformance.subjects.building import flatten
+from conformance.subjects.linear import RankSession
+from conformance.subjects.outcomes import HarnessError, SubjectRefused
+from conformance.subjects.subject import Subject
+from conformance.suite.checking import check
+from conformance.test_files.scenes import AFTER_A_RESET
+from conformance.values.linear import poisoned
 from lora_compat.families import Family
 from strategies.cases import Case, Dtype, Forward, Layout, Regime
 from strategies.drawing import cases
@@ -60,7 +63,7 @@ def test_every_token_of_a_mixed_batch_gets_its_own_adapter(subject: Subject, cas
 
     if case.regime is Regime.ROUNDED:
         return  # another order may round another way; the equivalence above holds for any order
-    by_token = [right.by_token for right in subject.expected(case)]
+    by_token = [right.by_token for right in expected_of(subject, case)]
     for before, after, counts in zip(outputs, observed(subject, case, permuted), by_token, strict=True):
         moved = [one[order] if here else one for one, here in zip(before, counts, strict=True)]
         assert_same_bits(case, after, moved, anomaly="order-dependent", what="tokens in reverse order")
@@ -79,7 +82,7 @@ def test_a_token_without_an_adapter_keeps_the_bits_of_the_base_layer(subject: Su
         return bare, flatten(rank.wrap().load().run(as_is=True))
 
     without = [index for index, adapter in enumerate(case.tokens) if adapter < 0]
-    for (bare, mixed), right in zip(observed(subject, case, program), subject.expected(case), strict=True):
+    for (bare, mixed), right in zip(observed(subject, case, program), expected_of(subject, case), strict=True):
         assert_same_shapes(case, mixed, bare)
         for before, after, by_token in zip(bare, mixed, right.by_token, strict=True):
             if by_token:
@@ -96,7 +99,7 @@ def test_a_small_adapter_in_a_large_slot_gives_what_it_gives_in_its_own(subject:
 
 @check("MATH-5", cases(adapters=(1, 2), tokens=(1, 4)))
 def test_nothing_of_a_slots_former_adapter_shows(subject: Subject, case: Case) -> None:
-    expected = subject.expected(case)
+    expected = expected_of(subject, case)
 
     def program(rank: RankSession) -> tuple[list[Tensor], list[Tensor]]:
         rank.build().wrap().load_adapters(poisoned(case))
@@ -108,7 +111,9 @@ def test_nothing_of_a_slots_former_adapter_shows(subject: Subject, case: Case) -
     assert_outputs(case, [reused for reused, _ in seen], expected, subject=subject, default="stale-slot")
     emptied = replace(case, tokens=(-1,) * len(case.tokens))
     outputs = [reset for _, reset in seen]
-    assert_outputs(emptied, outputs, subject.expected(emptied), default="stale-slot", blamed=case, after=AFTER_A_RESET)
+    assert_outputs(
+        emptied, outputs, expected_of(subject, emptied), default="stale-slot", blamed=case, after=AFTER_A_RESET
+    )
 
 
 @check("MATH-6", cases(forwards=COLUMNWISE, tp_sizes=(2, 4, 8), disable_tp=False, without_adapter=False))
@@ -135,7 +140,7 @@ def test_the_result_depends_neither_on_tp_size_nor_on_sharding(subject: Subject,
 def _sharding_mistake(subject: Subject, case: Case, seen: list[list[Tensor]]) -> str:
     """The known mistake that gives what the ranks returned; ``tp-dependent`` for none, or one of the base layer."""
     try:
-        actual, expected = together(case, seen, subject.expected(case))
+        actual, expected = together(case, seen, expected_of(subject, case))
     except HarnessError:
         return "tp-dependent"
     if all(first_difference(case, *rank) is None for rank in zip(actual, expected, strict=True)):
@@ -165,7 +170,7 @@ def test_any_layout_is_served_and_nothing_handed_in_is_written_to(subject: Subje
             raise
         outputs_of(subject, replace(case, layout=Layout.TWO_D))  # refused whatever the layout?
         raise Violation("layout-refused", f"served in 2-D, but not as {case.layout!r}: {refusal}", case) from refusal
-    assert_outputs(case, seen, subject.expected(case), subject=subject)
+    assert_outputs(case, seen, expected_of(subject, case), subject=subject)
 
 
 def tensors_in(adapters: list) -> list[Tensor]:

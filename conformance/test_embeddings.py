@@ -5,16 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from conformance.anomalies import UNEXPLAINED
-from conformance.anomalies.vocabulary import explain
-from conformance.assertions import raised
-from conformance.checking import check
 from conformance.engines.ranks import CollectiveMismatch, RankFailed, RankGroup
+from conformance.implementations.dtypes import torch_dtype
 from conformance.implementations.vocabulary import VocabularyServer
-from conformance.subject import Subject, cast_adapter
-from conformance.values import torch_dtype
-from conformance.verdicts import NotApplicable, NotExercised, Violation
-from conformance.vocabulary_values import VocabularyTensors, dense, tensors_of
+from conformance.judging.anomalies import UNEXPLAINED
+from conformance.judging.anomalies.vocabulary import explain
+from conformance.judging.assertions import raised
+from conformance.judging.verdicts import Violation
+from conformance.oracles.vocabulary import dense
+from conformance.subjects.linear import cast_adapter
+from conformance.subjects.outcomes import NotApplicable, NotExercised
+from conformance.subjects.subject import Subject
+from conformance.suite.checking import check
+from conformance.values.vocabulary import VocabularyTensors, tensors_of
 from strategies.vocabulary import VocabularyCase, VocabularyLayer, vocabulary_cases
 
 

@@ -8,15 +8,17 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from conformance.anomalies import UNEXPLAINED
-from conformance.anomalies.experts import explain
-from conformance.assertions import raised
-from conformance.checking import check
 from conformance.engines.ranks import CollectiveMismatch, RankFailed, RankGroup
-from conformance.experts_values import ExpertsTensors, dense, tensors_of
 from conformance.implementations.experts import ExpertsServer
-from conformance.subject import Subject
-from conformance.verdicts import NotApplicable, NotExercised, Violation
+from conformance.judging.anomalies import UNEXPLAINED
+from conformance.judging.anomalies.experts import explain
+from conformance.judging.assertions import raised
+from conformance.judging.verdicts import Violation
+from conformance.oracles.experts import dense
+from conformance.subjects.outcomes import NotApplicable, NotExercised
+from conformance.subjects.subject import Subject
+from conformance.suite.checking import check
+from conformance.values.experts import ExpertsTensors, tensors_of
 from strategies.cases import Dtype
 from strategies.experts import ExpertsCase, experts_cases
 

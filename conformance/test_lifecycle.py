@@ -6,12 +6,9 @@ from contextlib import suppress
 
 from torch import Tensor
 
-from conformance.assertions import assert_same_bits, raised
-from conformance.checking import check
 from conformance.engines.ranks import CollectiveMismatch
-from conformance.life_machines import Breaking, Keeping, Living, Meeting
-from conformance.lifecycle import ModelSession, observe_model
-from conformance.model_assertions import (
+from conformance.judging.assertions import assert_same_bits, raised
+from conformance.judging.programs import (
     assert_explained,
     assert_outcome,
     assert_program_served,
@@ -21,11 +18,15 @@ from conformance.model_assertions import (
     people,
     played,
 )
-from conformance.records import Record
-from conformance.shelf import outcomes_of
-from conformance.subject import Subject, SubjectRaised
-from conformance.trees import ProgramValues
-from conformance.verdicts import NotExercised, Violation
+from conformance.judging.verdicts import Violation
+from conformance.oracles.programs import ProgramOracle
+from conformance.oracles.shelf import outcomes_of
+from conformance.search.life_machines import Breaking, Keeping, Living, Meeting
+from conformance.subjects.outcomes import NotExercised, SubjectRaised
+from conformance.subjects.programs import ModelSession, observe_model
+from conformance.subjects.records import Record
+from conformance.subjects.subject import Subject
+from conformance.suite.checking import check
 from strategies.model_drawing import models
 from strategies.program_drawing import frames, programs
 from strategies.programs import Program, StepKind
@@ -38,7 +39,7 @@ def test_every_token_is_served_as_if_its_adapter_had_never_moved(subject: Subjec
 
 @check("LIFE-2", Keeping)
 def test_who_is_registered_and_active_follows_least_recent_use(subject: Subject, program: Program) -> None:
-    shown = played(subject, ProgramValues(program))
+    shown = played(subject, ProgramOracle(program))
     planned = outcomes_of(program)
     for rank, records in enumerate(shown):
         done = iter(records)
@@ -72,7 +73,7 @@ def test_an_adapter_that_does_not_fit_is_refused_and_changes_nothing(subject: Su
 def assert_failures_change_nothing(subject: Subject, program: Program) -> None:
     """Whatever raises leaves who is there, and what everybody is served, as it was."""
     __tracebackhide__ = True
-    values = ProgramValues(program)
+    values = ProgramOracle(program)
     shown = played(subject, values)
     failed = False
     for rank, records in enumerate(shown):
@@ -121,7 +122,7 @@ def test_the_scaling_that_peft_would_apply_is_applied_once(subject: Subject, pro
 
 @check("RANK-5", frames(adapters=(1,)))
 def test_in_a_model_the_warm_up_changes_nothing(subject: Subject, program: Program) -> None:
-    values = ProgramValues(program)
+    values = ProgramOracle(program)
     library = subject.implementation.layers
 
     def run(session: ModelSession) -> list[list[Tensor]]:

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from conformance.assertions import assert_merged_equivalence, assert_outputs, observed
-from conformance.checking import check
 from conformance.implementations.schemes import METHODS
-from conformance.oracle import flatten
-from conformance.quantized import checkpoint_weight, probed_weight, quantization_error
-from conformance.subject import RankSession, Subject
-from conformance.test_wrapping import local_input
-from conformance.values import product_alone, values_of
-from conformance.verdicts import Violation
+from conformance.judging.assertions import assert_merged_equivalence, assert_outputs, observed
+from conformance.judging.verdicts import Violation
+from conformance.oracles.linear import expected_of
+from conformance.oracles.quantized import checkpoint_weight, probed_weight, quantization_error
+from conformance.subjects.building import flatten
+from conformance.subjects.linear import RankSession
+from conformance.subjects.subject import Subject
+from conformance.suite.checking import check
+from conformance.values.linear import product_alone, values_of
 from strategies.cases import Case, Forward
 from strategies.classes import UNCHANGED
 from strategies.drawing import cases
@@ -68,7 +69,7 @@ def test_a_sibling_that_dequantizes_the_weight_gets_the_adapter_or_is_reported(s
         with subject.implementation.layers.ranked(rank.group):
             subject.implementation.select(rank.layer, case.token_slots)
             try:
-                return flatten(dequantized_product(case, rank.layer, local_input(rank)))
+                return flatten(dequantized_product(case, rank.layer, rank.local_input()))
             except subject.implementation.refusals:
                 return None  # reported
 
@@ -78,7 +79,7 @@ def test_a_sibling_that_dequantizes_the_weight_gets_the_adapter_or_is_reported(s
         return
     if len(served) < len(seen):
         raise Violation("weight-stolen", f"reported on {len(seen) - len(served)} of {len(seen)} ranks only", case)
-    expected = subject.expected(alone, replace(values_of(case), biases=()))
+    expected = expected_of(subject, alone, replace(values_of(case), biases=()))
     dropped = all(torch.equal(one.double(), right.base[0]) for (one,), right in zip(served, expected, strict=True))
     assert_outputs(alone, served, expected, default="weight-stolen" if dropped else "unexplained")
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from conformance.checking import check
 from conformance.implementations.protocol import Deployment, Unavailable
-from conformance.subject import Subject, SubjectRefused
-from conformance.verdicts import NOT_HERE, NotApplicable, NotExercised, Violation
+from conformance.judging.verdicts import Violation
+from conformance.subjects.outcomes import NOT_HERE, NotApplicable, NotExercised, SubjectRefused
+from conformance.subjects.subject import Subject
+from conformance.suite.checking import check
 from lora_compat.adapters import LayerAdapter, SubAdapter
 from strategies.schemes import SchemeCase, scheme_cases
 

@@ -7,16 +7,17 @@ from contextlib import suppress
 import torch
 from torch import Tensor, nn
 
-from conformance.assertions import raised
-from conformance.checking import check
 from conformance.engines.ranks import CollectiveMismatch
-from conformance.lifecycle import ModelSession, observe_model
-from conformance.model_assertions import assert_program_served
-from conformance.records import Problem
-from conformance.subject import Subject, SubjectRaised
-from conformance.tree_modules import OTHER_WIDTH
-from conformance.trees import ProgramValues
-from conformance.verdicts import NotExercised, Violation
+from conformance.judging.assertions import raised
+from conformance.judging.programs import assert_program_served
+from conformance.judging.verdicts import Violation
+from conformance.oracles.programs import ProgramOracle
+from conformance.subjects.outcomes import NotExercised, SubjectRaised
+from conformance.subjects.programs import ModelSession, observe_model
+from conformance.subjects.records import Problem
+from conformance.subjects.subject import Subject
+from conformance.subjects.trees import OTHER_WIDTH
+from conformance.suite.checking import check
 from strategies.choices import sampled
 from strategies.model_drawing import models
 from strategies.models import ModuleKind, ModuleSpec
@@ -35,11 +36,11 @@ def named(question: TargetQuestion, module: ModuleSpec, target: str) -> bool:
     return False
 
 
-def values_for(subject: Subject, question: TargetQuestion) -> ProgramValues:
+def values_for(subject: Subject, question: TargetQuestion) -> ProgramOracle:
     """The tensors of the question's model; it has no adapters."""
     program = subject.fitted(Program(model=question.model, adapters=(), batches=((-1,),)))
     assert isinstance(program, Program)
-    return ProgramValues(program)
+    return ProgramOracle(program)
 
 
 def wrapped_modules(subject: Subject, question: TargetQuestion) -> list[frozenset[str]] | Problem:
@@ -175,7 +176,7 @@ COMING_AND_GOING = (StepKind.USE, StepKind.USE, StepKind.RUN, StepKind.DEACTIVAT
     ),
 )
 def test_a_module_with_two_names_has_one_wrapper(subject: Subject, program: Program) -> None:
-    values = ProgramValues(program)
+    values = ProgramOracle(program)
 
     def count(session: ModelSession) -> None:
         session.build().wrap().require_wrapped()

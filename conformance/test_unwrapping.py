@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from conformance.assertions import assert_same_bits, observed
-from conformance.building import BareWrapper, build_layer, load_weights, nest
-from conformance.checking import check
-from conformance.quantized import probed_weight
-from conformance.subject import RankSession, Subject
-from conformance.verdicts import Violation
+from conformance.judging.assertions import assert_same_bits, observed
+from conformance.judging.verdicts import Violation
+from conformance.oracles.quantized import probed_weight
+from conformance.subjects.building import BareWrapper, build_layer, load_weights, nest
+from conformance.subjects.linear import RankSession
+from conformance.subjects.subject import Subject
+from conformance.suite.checking import check
 from strategies.cases import Case, Quantization, WrapperKind
 from strategies.drawing import cases
 from strategies.quantization import ANY

@@ -8,15 +8,17 @@ from functools import partial
 
 from torch import Tensor
 
-from conformance.assertions import assert_same_bits, observed, raised
-from conformance.checking import check
 from conformance.engines.ranks import CollectiveMismatch
-from conformance.lifecycle import ModelSession, observe_model
-from conformance.oracle import flatten
-from conformance.presumption import complete
-from conformance.subject import RankSession, Subject, SubjectRaised
-from conformance.trees import ProgramValues
-from conformance.verdicts import NotExercised, Violation
+from conformance.judging.assertions import assert_same_bits, observed, raised
+from conformance.judging.presumption import complete
+from conformance.judging.verdicts import Violation
+from conformance.oracles.programs import ProgramOracle
+from conformance.subjects.building import flatten
+from conformance.subjects.linear import RankSession
+from conformance.subjects.outcomes import NotExercised, SubjectRaised
+from conformance.subjects.programs import ModelSession, observe_model
+from conformance.subjects.subject import Subject
+from conformance.suite.checking import check
 from strategies.cases import Case
 from strategies.choices import sampled
 from strategies.drawing import cases
@@ -166,7 +168,7 @@ def chosen_in(subject: Subject, program: Program) -> tuple[int, int]:
             return rank, math.lcm(*parts)
 
     try:
-        shown = observe_model(subject, ProgramValues(program), warm)
+        shown = observe_model(subject, ProgramOracle(program), warm)
     except (SubjectRaised, CollectiveMismatch) as error:
         raise raised(error, program) from error
     if len(set(shown)) > 1:

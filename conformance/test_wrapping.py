@@ -8,13 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from conformance.assertions import assert_outputs, assert_same_bits, first_difference, observed
-from conformance.checking import check
-from conformance.oracle import flatten
-from conformance.presumption import complete
-from conformance.subject import NotWrapped, RankSession, Subject, SubjectRefused, deployment_of
-from conformance.values import product_alone, values_of
-from conformance.verdicts import Violation
+from conformance.judging.assertions import assert_outputs, assert_same_bits, first_difference, observed
+from conformance.judging.presumption import complete
+from conformance.judging.verdicts import Violation
+from conformance.oracles.linear import expected_of
+from conformance.subjects.building import flatten
+from conformance.subjects.linear import RankSession, deployment_of
+from conformance.subjects.outcomes import NotWrapped, SubjectRefused
+from conformance.subjects.subject import Subject
+from conformance.suite.checking import check
+from conformance.values.linear import product_alone, values_of
 from lora_compat.families import Family
 from strategies.cases import Case
 from strategies.classes import OVERRIDDEN, UNCHANGED
@@ -143,7 +146,7 @@ def test_wrapping_twice_applies_an_adapter_once(subject: Subject, case: Case) ->
         return flatten(rank.load().run())
 
     seen = observed(subject, case, program)
-    assert_outputs(case, seen, subject.expected(case), subject=subject, default="wrapped-twice")
+    assert_outputs(case, seen, expected_of(subject, case), subject=subject, default="wrapped-twice")
 
 
 class Foreign(nn.Module):
@@ -189,22 +192,13 @@ def test_a_sibling_that_reads_the_weight_gets_the_adapter_or_is_reported(subject
         rank.build().wrap().load()
         with subject.implementation.layers.ranked(rank.group):
             subject.implementation.select(rank.layer, case.token_slots)
-            return flatten(sibling_product(rank.layer, local_input(rank), case.seed))
+            return flatten(sibling_product(rank.layer, rank.local_input(), case.seed))
 
     seen = observed(subject, case, program)
-    expected = subject.expected(alone, replace(values_of(case), biases=()))
+    expected = expected_of(subject, alone, replace(values_of(case), biases=()))
     bare = [replace(right, values=right.base) for right in expected]
     dropped = all(first_difference(alone, one, right) is None for one, right in zip(seen, bare, strict=True))
     assert_outputs(alone, seen, expected, default="weight-stolen" if dropped else "unexplained")
-
-
-def local_input(rank: RankSession) -> Tensor:
-    """What the rank's matmul sees: its columns of a row-parallel input that comes whole."""
-    x = rank.input()
-    layer = rank.case.layer
-    if layer.family is Family.ROW and not layer.input_is_parallel and rank.case.layer_tp_size > 1:
-        return x.chunk(rank.case.layer_tp_size, dim=-1)[rank.group.rank].contiguous()
-    return x
 
 
 def sibling_product(layer: nn.Module, x: Tensor, way: int) -> Tensor:

@@ -1,7 +1,7 @@
 """The vocabulary: a `Case` is everything one check needs, as frozen data.
 
 The ``repr`` of each spec is the constructor call that makes it. Sizes are those of the whole layer, before tensor
-parallelism cuts it; every tensor of a case is a pure function of its ``seed`` (`conformance.values`).
+parallelism cuts it; every tensor of a case is a pure function of its ``seed`` (`conformance.values.linear`).
 """
 
 from __future__ import annotations

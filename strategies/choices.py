@@ -2,7 +2,7 @@
 
 Hypothesis follows every case with up to five in which one draw is copied over another that looks like it. Of a case
 of twenty choices that is the same case again, and five sixths of a budget are gone. So no two draws of a case look
-alike: each says ``what`` it is. (The suite itself has every case drawn independently, see `conformance.drawing`.)
+alike: each says ``what`` it is. (The suite has every case drawn independently, see `conformance.search.drawing`.)
 """
 
 from __future__ import annotations

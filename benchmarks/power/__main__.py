@@ -25,7 +25,7 @@ from benchmarks.power.pairs import coverage
 from benchmarks.power.planted import PLANTED
 from benchmarks.power.plot import plot
 from benchmarks.power.tasks import alarm_row, mutant_row, setting_row, single_threaded
-from conformance.checking import PROFILES
+from conformance.suite.checking import PROFILES
 from tests.mutants.variants import VARIANTS
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"

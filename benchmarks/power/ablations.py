@@ -11,8 +11,11 @@ import torch
 from hypothesis import Phase
 from torch import Tensor
 
-from conformance import assertions, drawing, oracle, searching, values
-from conformance.anomalies import traits
+from conformance.judging import assertions
+from conformance.judging.anomalies import traits
+from conformance.oracles import linear as oracle
+from conformance.search import drawing, searching
+from conformance.values.linear import linear as values
 from strategies.cases import Case, Layout, Regime, SubclassSpec
 
 # What vLLM's layer tests allow, absolute and relative.

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.power.hunting import ClauseTest, Patch
-from conformance.checking import Budget, ClauseRun
-from conformance.subject import Subject
-from conformance.verdicts import Verdict
+from conformance.judging.verdicts import Verdict
+from conformance.subjects.subject import Subject
+from conformance.suite.checking import Budget, ClauseRun
 
 
 @dataclass(slots=True)

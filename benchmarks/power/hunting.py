@@ -16,16 +16,17 @@ from typing import Any
 import hypothesis
 from hypothesis.strategies import SearchStrategy
 
-from conformance.checking import Body, Budget, ClauseRun
 from conformance.contract import CONTRACT
 from conformance.engines.threads import WATCHDOG_SECONDS, ThreadsEngine
 from conformance.implementations.reference import ReferenceImplementation
-from conformance.measuring import measuring
+from conformance.judging.measuring import measuring
+from conformance.judging.verdicts import ClauseResult, Violation
 from conformance.regressions.recorder import Recorder
 from conformance.regressions.store import Store
-from conformance.subject import HarnessError, Subject
-from conformance.values import part_sizes
-from conformance.verdicts import ClauseResult, Violation
+from conformance.subjects.outcomes import HarnessError
+from conformance.subjects.subject import Subject
+from conformance.suite.checking import Body, Budget, ClauseRun
+from conformance.values.linear import part_sizes
 from strategies.cases import Case
 from strategies.codec import Spec
 from tests.mutants.planting import Mutant

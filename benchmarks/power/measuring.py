@@ -17,7 +17,7 @@ from benchmarks.power.hunting import (
     shrunk,
     suite_tests,
 )
-from conformance.subject import Subject
+from conformance.subjects.subject import Subject
 from strategies.cases import Case
 from strategies.codec import from_dict
 from tests.mutants import MUTANTS as OF_LAYERS

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conformance.cli.exits import Exit
+from conformance.suite.exits import Exit
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,19 +8,19 @@ import pytest
 
 from conformance.certification.baseline import Baseline
 from conformance.certification.errors import SubjectError
-from conformance.certification.options import CertifyOptions
 from conformance.certification.outcome import Outcome, complete
 from conformance.certification.probing import Prober
-from conformance.certification.recipes import RecipeNotFoundError
 from conformance.certification.subjects import Found, find, mentions_vllm
-from conformance.checking import Budget, ClauseRun
 from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.protocol import MissingPrerequisite
-from conformance.options import Options, engine_of, implementation_of
+from conformance.judging.verdicts import ClauseResult
 from conformance.regressions.recorder import Recorder
 from conformance.regressions.store import Store
-from conformance.subject import Subject
-from conformance.verdicts import ClauseResult
+from conformance.subjects.recipes import RecipeNotFoundError
+from conformance.subjects.subject import Subject
+from conformance.suite.certify_options import CertifyOptions
+from conformance.suite.checking import Budget, ClauseRun
+from conformance.suite.options import Options, engine_of, implementation_of
 from strategies.existing import Target
 from strategies.source import Library
 
@@ -115,7 +115,7 @@ class Certification:
 
 
 def _prepare_vllm() -> None:
-    from conformance.implementations.vllm_layers import VllmLayers
+    from conformance.implementations.vllm.layers import VllmLayers
 
     try:
         VllmLayers().prepare()

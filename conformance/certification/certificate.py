@@ -17,9 +17,9 @@ from typing import Any
 from conformance.certification.environment import source_hash
 from conformance.certification.outcome import OF_THE_IMPLEMENTATION, Conclusion, Outcome, complete
 from conformance.contract import CONTRACT, CONTRACT_VERSION, Level
-from conformance.measuring import Evidence
+from conformance.judging.measuring import Evidence
+from conformance.judging.verdicts import ClauseResult, Failure, Verdict
 from conformance.regressions.entries import Entry
-from conformance.verdicts import ClauseResult, Failure, Verdict
 
 FORMAT_VERSION = 1
 _GREEN = (Verdict.PASS.value, Verdict.NOT_APPLICABLE.value)

@@ -11,8 +11,8 @@ from types import FunctionType
 import torch
 
 import lora_compat
-from conformance.certification.recipes import load_class, load_recipe
-from conformance.subject import Subject
+from conformance.subjects.recipes import load_class, load_recipe
+from conformance.subjects.subject import Subject
 from lora_compat.families import registry
 
 _PACKAGES = ("torch", "vllm", "triton", "hypothesis")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
-from conformance.certification.constructors import recipe_to_paste
+from conformance.subjects.constructors import recipe_to_paste
 from lora_compat.families import Family
 from strategies.source import BASE_CLASSES
 

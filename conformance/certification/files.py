@@ -7,9 +7,9 @@ from pathlib import Path
 
 from conformance.certification.outcome import Outcome
 from conformance.certification.regression import regression_test
+from conformance.judging.verdicts import Failure
 from conformance.regressions.entries import case_id
 from conformance.regressions.store import replace_file
-from conformance.verdicts import Failure
 
 
 def write_files(outcomes: Sequence[Outcome], directory: Path) -> Iterator[str]:

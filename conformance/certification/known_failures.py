@@ -6,8 +6,8 @@ import pytest
 
 from conformance.certification.baseline import Baseline, BaselineError
 from conformance.certification.outcome import Outcome
-from conformance.options import Options
-from conformance.reporting import ConformanceReport
+from conformance.suite.options import Options
+from conformance.suite.reporting import ConformanceReport
 
 DRAWN = "drawn classes"
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import get_type_hints
 
+from conformance.certification.clause_tests import UnknownClause, bodies_of
 from conformance.certification.errors import SubjectError
 from conformance.contract import CONTRACT, Level
-from conformance.measuring import Evidence
-from conformance.regressions.bodies import Body, UnknownClause, bodies_of
-from conformance.verdicts import ClauseResult, Failure, Verdict, summed
+from conformance.judging.measuring import Evidence
+from conformance.judging.verdicts import ClauseResult, Failure, Verdict, summed
+from conformance.search.bodies import Body
 from strategies.cases import Case
 from strategies.existing import Target
 
@@ -21,7 +22,7 @@ _WITHOUT_THE_LAYER = ("WRAP-6", "UNWRAP-4")
 OF_THE_IMPLEMENTATION = "concerns the implementation alone, whatever the class: see a run without --certify"
 
 
-_PRESUMED = "wrong without what"  # how `conformance.presumption` says that a plainer clause is broken
+_PRESUMED = "wrong without what"  # how `conformance.judging.presumption` says that a plainer clause is broken
 
 
 @cache

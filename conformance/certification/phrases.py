@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from conformance.certification.outcome import Outcome
 from conformance.contract import CONTRACT
-from conformance.measuring import Evidence
-from conformance.verdicts import Failure, Verdict
+from conformance.judging.measuring import Evidence
+from conformance.judging.verdicts import Failure, Verdict
 
 
 def described(outcome: Outcome) -> str:

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from torch import nn
 
-from conformance.certification.recipes import Recipe
 from conformance.certification.subjects import Found
+from conformance.subjects.recipes import Recipe
 from lora_compat.bound_loaders import LOADERS
 from lora_compat.families import Family
 from strategies.cases import AdapterSpec, Case, Constructor, Forward, Heads, LayerSpec, Loader, SubclassSpec

@@ -9,10 +9,11 @@ import pytest
 from conformance.certification import certificate, summary
 from conformance.certification.baseline import Baseline, BaselineError
 from conformance.certification.candidates import Certification
+from conformance.certification.clause_tests import clause_of
 from conformance.certification.environment import versions
 from conformance.certification.files import write_files
 from conformance.certification.outcome import Outcome, concerns_a_class, judges_a_layer
-from conformance.reporting import ConformanceReport
+from conformance.suite.reporting import ConformanceReport
 
 FIT = "certify_fit"
 _RAN = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
@@ -22,7 +23,7 @@ class CertificationReport(ConformanceReport):
     """Collects the results on the process that prints; writes certificate and report, and decides the exit code."""
 
     def __init__(self, certification: Certification) -> None:
-        super().__init__(certification.options, {})
+        super().__init__(certification.options, {}, clause_of)
         self.certification = certification
         self._outcomes: list[Outcome] = []
         self._complaints: list[str] = []

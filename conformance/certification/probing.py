@@ -7,15 +7,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from conformance.building import build_layer
 from conformance.certification.errors import MissingRecipeError, UnfitClassError
 from conformance.certification.plain_cases import fitted, plain_case, subclass_of
-from conformance.certification.recipes import OPTIONS, Recipe
 from conformance.certification.subjects import Found
 from conformance.engines.ranks import CollectiveMismatch, RankFailed, RankGroup, RankHung
-from conformance.oracle import expected_on, flatten
-from conformance.subject import HarnessError, RankSession, Subject, SubjectRaised, SubjectRefused
-from conformance.values import values_of
+from conformance.oracles.linear import expected_on
+from conformance.subjects.building import build_layer, flatten
+from conformance.subjects.linear import RankSession
+from conformance.subjects.outcomes import HarnessError, SubjectRaised, SubjectRefused
+from conformance.subjects.recipes import OPTIONS, Recipe
+from conformance.subjects.subject import Subject
+from conformance.values.linear import values_of
 from lora_compat.families import Family
 from strategies.cases import Case, LayerSpec, Quantization, Regime
 from strategies.existing import Target

@@ -15,8 +15,8 @@ from conformance.certification.outcome import Outcome, concerns_a_class
 from conformance.certification.phrases import described, kinds, order, power, verdict
 from conformance.certification.regression import regression_test
 from conformance.contract import CONTRACT
-from conformance.measuring import Cell, Evidence
-from conformance.verdicts import Failure
+from conformance.judging.measuring import Cell, Evidence
+from conformance.judging.verdicts import Failure
 
 _TEMPLATES = Path(__file__).parent / "templates"
 

@@ -14,15 +14,15 @@ from types import ModuleType
 
 from torch import nn
 
-from conformance.certification.constructors import recipe_of
 from conformance.certification.errors import (
     MissingRecipeError,
     NoLinearLayerError,
     TargetImportError,
     TargetNotFoundError,
 )
-from conformance.certification.recipes import Recipe, load_recipe, registered_recipe
 from conformance.certification.sources import modules_with_linear_classes
+from conformance.subjects.constructors import recipe_of
+from conformance.subjects.recipes import Recipe, load_recipe, registered_recipe
 from lora_compat.families import Family, registry
 from strategies.cases import SubclassSpec
 from strategies.source import Library

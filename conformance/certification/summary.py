@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from conformance.certification.outcome import Conclusion, Outcome, concerns_a_class
 from conformance.certification.phrases import ANY_RANK, described, kinds, order, power, shares, short, verdict
 from conformance.contract import CONTRACT
-from conformance.options import Options
-from conformance.subject import Subject
-from conformance.verdicts import ClauseResult, Failure, Verdict
+from conformance.judging.verdicts import ClauseResult, Failure, Verdict
+from conformance.subjects.subject import Subject
+from conformance.suite.options import Options
 
 WIDTH = 110
 

@@ -1,6 +1,6 @@
 """The command ``lora-compat``: a module for each subcommand, with ``add_parser(subparsers)`` and ``run(args) -> int``.
 
-Exit codes are those of `conformance.cli.exits.Exit`. A command raises `UsageError` for a wrong command line.
+Exit codes are those of `conformance.suite.exits.Exit`. A command raises `UsageError` for a wrong command line.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import pytest
 
-from conformance.cli.exits import Exit
+from conformance.suite.exits import Exit
 
 UsageError = pytest.UsageError
 

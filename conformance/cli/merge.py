@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from conformance.cli.exits import Exit
+from conformance.suite.exits import Exit
 
 
 def add_parser(subparsers: Any) -> None:
@@ -30,8 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Merges, prints the verdict on every clause or class, and writes the file."""
     from conformance.certification.baseline import Baseline, BaselineError
     from conformance.certification.certificate import overall
-    from conformance.merging import MergeError, merged, read
-    from conformance.reporting import write_json
+    from conformance.cli.merging import MergeError, merged, read
+    from conformance.suite.reporting import write_json
 
     try:
         baseline = Baseline.read(arguments.baseline) if arguments.baseline else None
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _screen(document: dict[str, Any], outcomes: list[Any]) -> list[str]:
-    from conformance.reporting import table
+    from conformance.suite.reporting import table
 
     if "subjects" not in document:
         cases = sum(result.cases for result in outcomes[0].results.values())

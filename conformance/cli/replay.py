@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from conformance.cli.exits import Exit
+from conformance.suite.exits import Exit
 
 DEFAULT_STORE = Path(".lora_compat/regressions")
 
@@ -35,9 +35,10 @@ def run(args: argparse.Namespace) -> int:
     """Prints one line a failure, and how many there are of each."""
     import pytest
 
-    from conformance.regressions.replay import NothingToReplay, Status, replay
+    from conformance.cli.replaying import NothingToReplay, Status, replay
     from conformance.regressions.store import Store
-    from conformance.subject import HarnessError, Subject
+    from conformance.subjects.outcomes import HarnessError
+    from conformance.subjects.subject import Subject
 
     @cache
     def subject_for(impl: str) -> Subject:
@@ -65,13 +66,13 @@ def subject_of(impl: str) -> Any:
     """The implementation called ``impl`` on the threads engine.
 
     Raises:
-        pytest.UsageError: see `conformance.options.implementation_of`.
+        pytest.UsageError: see `conformance.suite.options.implementation_of`.
     """
     import torch
 
     from conformance.engines.threads import ThreadsEngine
-    from conformance.options import implementation_named
-    from conformance.subject import Subject
+    from conformance.subjects.subject import Subject
+    from conformance.suite.options import implementation_named
 
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)

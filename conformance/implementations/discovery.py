@@ -68,7 +68,7 @@ def _found(impl: str, layers: str, device: str) -> Implementation:
 
 def _layers(name: str, device: str) -> LayerLibrary:
     if name == "vllm":
-        from conformance.implementations.vllm_layers import VllmLayers
+        from conformance.implementations.vllm.layers import VllmLayers
 
         return VllmLayers(device)
     from conformance.implementations.reference import LoraCompatLayers

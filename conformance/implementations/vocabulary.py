@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import lora_compat
 from conformance.engines.ranks import RankGroup
-from conformance.values import torch_dtype
+from conformance.implementations.dtypes import torch_dtype
 from lora_compat.adapters import LayerAdapter, LoRAConfig
 from lora_compat.kernels import TokenBatch
 from lora_compat.vocabulary import LogitsProcessor, ParallelLMHead, VocabParallelEmbedding

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from conformance.regressions.bodies import Body
+from conformance.judging.verdicts import Failure, Violation
 from conformance.regressions.entries import Entry, StoredFailure, UnreadableEntry
-from conformance.regressions.indifference import cause_of, indifferent_parts
-from conformance.regressions.settling import manner, plainest
 from conformance.regressions.sharing import SharedFindings
 from conformance.regressions.store import Store
-from conformance.subject import Subject
-from conformance.verdicts import Failure, Violation
+from conformance.search.bodies import Body
+from conformance.search.indifference import cause_of, indifferent_parts
+from conformance.search.settling import manner, plainest
+from conformance.subjects.subject import Subject
 from strategies.cases import Case
 from strategies.codec import CaseFormatError, Spec
 

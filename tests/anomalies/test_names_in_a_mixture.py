@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from benchmarks.power.hunting import clause_tests, hunt, reference_subject
-from conformance.anomalies import UNEXPLAINED
-from conformance.anomalies.experts import explain
-from conformance.experts_values import dense, tensors_of
+from conformance.judging.anomalies import UNEXPLAINED
+from conformance.judging.anomalies.experts import explain
+from conformance.oracles.experts import dense
+from conformance.values.experts import tensors_of
 from strategies.experts import ExpertsAdapterSpec, ExpertsCase, experts_cases
 from tests.mutants import numbers, sharding
 from tests.mutants.planting import Mutant

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from benchmarks.power.hunting import clause_tests, hunt, reference_subject
-from conformance.anomalies import UNEXPLAINED
-from conformance.anomalies.vocabulary import explain
-from conformance.anomalies.vocabulary_places import held
-from conformance.vocabulary_values import dense, tensors_of
+from conformance.judging.anomalies import UNEXPLAINED
+from conformance.judging.anomalies.vocabulary import explain
+from conformance.judging.anomalies.vocabulary_places import held
+from conformance.oracles.vocabulary import dense
+from conformance.values.vocabulary import tensors_of
 from strategies.vocabulary import VocabularyCase, VocabularyLayer
 from tests.mutants import numbers, sharding
 from tests.mutants.planting import Mutant

@@ -12,7 +12,7 @@ import pytest
 from conformance.certification import environment
 from conformance.certification.certificate import CertificateError, digest, verify
 from conformance.contract import CONTRACT
-from conformance.regressions.scenes import reference
+from conformance.test_files.scenes import reference
 from lora_compat import __version__
 from tests.certification.screens import SUBJECTS, lora_compat
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from conformance.assertions import first_difference
 from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.reference import ReferenceImplementation
-from conformance.measuring import measuring
-from conformance.oracle import Expected
-from conformance.subject import Subject
+from conformance.judging.assertions import first_difference
+from conformance.judging.measuring import measuring
+from conformance.oracles.linear import Expected, expected_of
+from conformance.subjects.subject import Subject
 from strategies.cases import Case, Dtype, LayerSpec, Regime
 
 SUBJECT = Subject(ReferenceImplementation(), ThreadsEngine())
@@ -22,7 +22,7 @@ ROUNDED = Case(layer=LayerSpec(input_size=5, output_sizes=(4,)), regime=Regime.R
 @pytest.mark.parametrize("dtype", list(Dtype))
 def test_in_the_rounded_regime_more_is_rejected_and_half_of_it_is_not(dtype: Dtype) -> None:
     case = replace(ROUNDED, dtype=dtype)
-    (right,) = SUBJECT.expected(case)
+    (right,) = expected_of(SUBJECT, case)
     with measuring() as measure:
         assert first_difference(case, [right.values[0].clone()], right) is None
     elements = range(right.values[0].numel())
@@ -38,7 +38,7 @@ def _rejected(case: Case, right: Expected, index: int, share: float) -> bool:
 
 def test_in_the_exact_regime_one_unit_in_the_last_place_is_rejected() -> None:
     case = replace(ROUNDED, regime=Regime.EXACT)
-    (right,) = SUBJECT.expected(case)
+    (right,) = expected_of(SUBJECT, case)
     values = right.values[0].float()
     for index in range(values.numel()):
         planted = values.clone()

@@ -10,7 +10,7 @@ from conformance.certification.probing import Prober
 from conformance.certification.subjects import find
 from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.reference import ReferenceImplementation
-from conformance.subject import Subject
+from conformance.subjects.subject import Subject
 from tests.certification.screens import SUBJECTS, lora_compat, masked
 
 ONE_SCREEN = 60  # lines

@@ -11,7 +11,7 @@ import pytest
 from conformance.certification.baseline import Baseline, BaselineError
 from conformance.certification.outcome import Conclusion, Outcome
 from conformance.contract import CONTRACT
-from conformance.verdicts import ClauseResult, Failure
+from conformance.judging.verdicts import ClauseResult, Failure
 from tests.certification.screens import SUBJECTS, lora_compat
 
 TODAY = datetime.date(2026, 6, 1)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from syrupy.assertion import SnapshotAssertion
 
-from conformance.implementations.vllm_layers import VllmLayers
+from conformance.implementations.vllm.layers import VllmLayers
 from lora_compat import LoRAConfig, ShardPlan, tensor_parallel, wrap_layer
 from lora_compat.bound_loaders import LoaderError
 from lora_compat.checkpoint_shards import ShardingError

@@ -11,7 +11,7 @@ from conformance.certification.certificate import CertificateError, digest, veri
 from conformance.certification.outcome import Conclusion, Outcome
 from conformance.certification.phrases import verdict
 from conformance.contract import CONTRACT
-from conformance.verdicts import ClauseResult, Failure, Verdict
+from conformance.judging.verdicts import ClauseResult, Failure, Verdict
 from tests.certification.screens import SUBJECTS, lora_compat
 
 PARTIAL = f"{SUBJECTS}.partial:WithBiasAloneLinear"

@@ -14,9 +14,9 @@ from conformance.certification.subjects import find
 from conformance.contract import CONTRACT
 from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.reference import ReferenceImplementation
-from conformance.measuring import Cell, Evidence
-from conformance.subject import Subject
-from conformance.verdicts import ClauseResult, Failure
+from conformance.judging.measuring import Cell, Evidence
+from conformance.judging.verdicts import ClauseResult, Failure
+from conformance.subjects.subject import Subject
 from tests.certification.screens import SUBJECTS
 
 PATH = f"{SUBJECTS}.plain:PlainLinear"

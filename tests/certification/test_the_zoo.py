@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from conformance.certification.zoo import RECIPES
 from conformance.certification.zoo.findings import shown_by
 from conformance.certification.zoo.page import page
+from conformance.subjects.zoo_index import RECIPES
 from tests.certification.screens import ROOT
 
 FOLDER = ROOT / "docs" / "results" / "zoo-0.33.0"

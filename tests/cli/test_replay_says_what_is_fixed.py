@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from conformance.cli import main
-from conformance.cli.exits import Exit
 from conformance.regressions.entries import Entry, StoredFailure
-from conformance.regressions.lora_compat_dialect import LoraCompat
 from conformance.regressions.store import Store
-from conformance.regressions.writer import file_name, write
+from conformance.suite.exits import Exit
+from conformance.test_files.lora_compat_dialect import LoraCompat
+from conformance.test_files.writer import file_name, write
 from strategies.cases import Case, LayerSpec
 from tests.regressions_writer.examples import entry_of
 

@@ -14,15 +14,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import just
 
-from conformance.checking import Budget, ClauseRun
 from conformance.engines.distributed import DistributedEngine
 from conformance.engines.ranks import CollectiveMismatch, Engine, RankFailed, RankGroup, RankHung, RankLost
 from conformance.engines.serving import ForeignDevice, ProcessGroup
 from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.reference import ReferenceImplementation
-from conformance.oracle import flatten
-from conformance.subject import RankSession, Subject
-from conformance.verdicts import Verdict
+from conformance.judging.verdicts import Verdict
+from conformance.subjects.building import flatten
+from conformance.subjects.linear import RankSession
+from conformance.subjects.subject import Subject
+from conformance.suite.checking import Budget, ClauseRun
 from strategies.cases import Case, Regime
 from strategies.drawing import cases
 from tests.suite import run_suite, shown

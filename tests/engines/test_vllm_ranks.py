@@ -12,9 +12,11 @@ from conformance.engines.distributed import DistributedEngine
 from conformance.engines.ranks import CollectiveMismatch, RankGroup
 from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.vllm import VllmImplementation
-from conformance.implementations.vllm_runtime import runtime
-from conformance.oracle import flatten
-from conformance.subject import NotWrapped, RankSession, Subject, SubjectRaised, SubjectRefused
+from conformance.implementations.vllm.runtime import runtime
+from conformance.subjects.building import flatten
+from conformance.subjects.linear import RankSession
+from conformance.subjects.outcomes import NotWrapped, SubjectRaised, SubjectRefused
+from conformance.subjects.subject import Subject
 from strategies.cases import Case, Regime
 from strategies.drawing import cases
 

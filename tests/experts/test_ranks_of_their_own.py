@@ -9,9 +9,9 @@ import pytest
 
 from conformance import test_experts
 from conformance.engines.ranks import RankGroup
-from conformance.experts_values import ExpertsTensors
 from conformance.implementations.reference import ReferenceImplementation
-from conformance.subject import Subject
+from conformance.subjects.subject import Subject
+from conformance.values.experts import ExpertsTensors
 from strategies.experts import ExpertsCase
 
 

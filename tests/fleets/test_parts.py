@@ -14,7 +14,7 @@ import pytest
 
 from conformance.certification.certificate import digest
 from conformance.cli import main
-from conformance.parts import Part
+from conformance.suite.parts import Part
 from tests.certification.screens import SUBJECTS, lora_compat
 from tests.fleets.checkouts import RARE, RARE_CASE, Checkout
 

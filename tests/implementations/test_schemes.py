@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from conformance.checking import Budget, ClauseRun
 from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.protocol import Deployment, Unavailable
 from conformance.implementations.reference import ReferenceImplementation
-from conformance.reporting import table
-from conformance.subject import Subject
+from conformance.judging.verdicts import ClauseResult, Verdict
+from conformance.subjects.subject import Subject
+from conformance.suite.checking import Budget, ClauseRun
+from conformance.suite.reporting import table
 from conformance.test_schemes import test_adapters_are_added_to_what_a_scheme_of_its_own_gives as clause
-from conformance.verdicts import ClauseResult, Verdict
 from lora_compat.adapters import LayerAdapter
 from strategies.schemes import Scheme, SchemeCase
 

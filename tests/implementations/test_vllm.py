@@ -5,18 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from conformance.building import build_layer, load_weights
 from conformance.engines.ranks import RankGroup
 from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.protocol import MissingPrerequisite
 from conformance.implementations.reference import ReferenceImplementation
 from conformance.implementations.vllm import VllmImplementation
-from conformance.implementations.vllm_groups import TensorParallelStandIn
-from conformance.implementations.vllm_layers import VllmLayers
-from conformance.implementations.vllm_runtime import needs_spare_slot
-from conformance.oracle import flatten
-from conformance.subject import RankSession, Subject
-from conformance.values import values_of
+from conformance.implementations.vllm.groups import TensorParallelStandIn
+from conformance.implementations.vllm.layers import VllmLayers
+from conformance.implementations.vllm.runtime import needs_spare_slot
+from conformance.oracles.linear import expected_of
+from conformance.subjects.building import build_layer, flatten, load_weights
+from conformance.subjects.linear import RankSession
+from conformance.subjects.subject import Subject
+from conformance.values.linear import values_of
 from lora_compat.families import Family
 from strategies.cases import AdapterSpec, Case, LayerSpec, Loader, SubclassSpec
 
@@ -24,7 +25,7 @@ MERGED = LayerSpec(family=Family.MERGED_COLUMN, input_size=4, output_sizes=(4, 6
 
 
 def test_a_missing_vllm_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from conformance.implementations import vllm_runtime
+    from conformance.implementations.vllm import runtime as vllm_runtime
 
     monkeypatch.setattr(vllm_runtime.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingPrerequisite, match=r"uv pip install -e '\.\[vllm\]'.*IMPL=vllm"):
@@ -61,7 +62,7 @@ def test_a_tensor_parallel_layer_is_right_on_every_rank(implementation: VllmImpl
     case = Case(layer=layer, tp_size=2, fully_sharded=True, max_rank=8, adapters=(AdapterSpec(rank=3, alpha=3.0),))
     subject = Subject(implementation, ThreadsEngine())
     outputs = subject.observe(case, lambda rank: flatten(rank.build().wrap().load().run()))
-    for (output,), right in zip(outputs, subject.expected(case), strict=True):
+    for (output,), right in zip(outputs, expected_of(subject, case), strict=True):
         assert torch.equal(output.double(), right.values[0])
 
 

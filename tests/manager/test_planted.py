@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.power.hunting import ClauseTest, hunt, reference_subject
 from conformance import test_lifecycle, test_targets, test_warmup_rank
-from conformance.subject import Subject
+from conformance.subjects.subject import Subject
 from tests.manager.planted import MUTANTS
 from tests.mutants.planting import Mutant
 

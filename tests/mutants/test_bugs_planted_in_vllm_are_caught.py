@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from benchmarks.power.hunting import ClauseTest, clause_tests
 from conformance.engines.threads import ThreadsEngine
-from conformance.subject import NotWrapped, Subject, SubjectRefused
-from conformance.verdicts import NotExercised, Violation
+from conformance.judging.verdicts import Violation
+from conformance.subjects.outcomes import NotExercised, NotWrapped, SubjectRefused
+from conformance.subjects.subject import Subject
 from lora_compat.families import Family
 from strategies.cases import Case
 from strategies.drawing import cases

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.power.hunting import clause_tests, hunt, noticing, reference_subject
 from benchmarks.power.planted import PLANTED
-from conformance.subject import Subject
+from conformance.subjects.subject import Subject
 from tests.mutants import MUTANTS, Mutant
 
 SEED = 0

@@ -10,9 +10,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 
 from benchmarks.power.hunting import reference_subject
-from conformance.assertions import assert_merged_equivalence, first_difference
-from conformance.oracle import error_bound
-from conformance.verdicts import Violation
+from conformance.judging.assertions import assert_merged_equivalence, first_difference
+from conformance.judging.verdicts import Violation
+from conformance.oracles.linear import error_bound, expected_of
 from strategies.cases import AdapterSpec, Case, Dtype, LayerSpec, Regime
 from strategies.drawing import cases
 from tests.mutants import BY_NAME
@@ -29,7 +29,7 @@ PLAIN = Case(
 )
 def test_the_smallest_relative_mistake_that_is_always_rejected(dtype: Dtype, smallest: float) -> None:
     case = replace(PLAIN, dtype=dtype)
-    (right,) = reference_subject().expected(case)
+    (right,) = expected_of(reference_subject(), case)
     wrong = [value + smallest * magnitude for value, magnitude in zip(right.values, right.magnitudes, strict=True)]
     assert first_difference(case, wrong, right) is not None
     near = [value + magnitude * smallest / 4 for value, magnitude in zip(right.values, right.magnitudes, strict=True)]
@@ -38,7 +38,7 @@ def test_the_smallest_relative_mistake_that_is_always_rejected(dtype: Dtype, sma
 
 def test_in_the_exact_regime_the_last_bit_of_one_element_is_rejected() -> None:
     case = replace(PLAIN, regime=Regime.EXACT)
-    (right,) = reference_subject().expected(case)
+    (right,) = expected_of(reference_subject(), case)
     output = right.values[0].float()
     assert first_difference(case, [output], right) is None
     output[0, -1] = torch.nextafter(output[0, -1], torch.tensor(torch.inf))
@@ -46,7 +46,7 @@ def test_in_the_exact_regime_the_last_bit_of_one_element_is_rejected() -> None:
 
 
 def test_nan_and_a_wrong_shape_are_rejected() -> None:
-    (right,) = reference_subject().expected(PLAIN)
+    (right,) = expected_of(reference_subject(), PLAIN)
     output = right.values[0].clone()
     output[0, 0] = torch.nan
     assert first_difference(PLAIN, [output], right) is not None

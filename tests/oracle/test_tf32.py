@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from benchmarks.power.hunting import clause_tests, reference_subject
-from conformance.assertions import assert_merged_equivalence
 from conformance.implementations.reference import ReferenceImplementation
-from conformance.values import EXACT_LIMIT, largest_sum, values_of
-from conformance.verdicts import NotApplicable, Violation
+from conformance.judging.assertions import assert_merged_equivalence
+from conformance.judging.verdicts import Violation
+from conformance.subjects.outcomes import NotApplicable
+from conformance.values.linear import EXACT_LIMIT, largest_sum, values_of
 from strategies.cases import AdapterSpec, Case, Dtype, LayerSpec, Regime
 from strategies.experts import ExpertsCase
 from tests.mutants import BY_NAME

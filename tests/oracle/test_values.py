@@ -9,8 +9,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 
-from conformance.oracle import flatten
-from conformance.values import CaseTensors, torch_dtype, values_of
+from conformance.implementations.dtypes import torch_dtype
+from conformance.subjects.building import flatten
+from conformance.values.linear import CaseTensors, values_of
 from strategies.cases import Case, Layout, Regime
 from strategies.drawing import cases
 

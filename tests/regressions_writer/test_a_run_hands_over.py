@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import lora_compat
-from conformance.regressions import handover
-from conformance.regressions.handover import Handover
 from conformance.regressions.proof import FileRun
 from conformance.regressions.store import Store
+from conformance.test_files import handover
+from conformance.test_files.handover import Handover
 from strategies.cases import Case
 from tests.regressions_writer.examples import entry_of
 from tests.suite import run_suite, shown

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import Phase
 
-from conformance.drawing import Source, draw_cases
-from conformance.regressions.dialects import CannotWrite
-from conformance.regressions.lora_compat_dialect import LoraCompat
-from conformance.regressions.vllm_dialect import Vllm
+from conformance.search.drawing import Source, draw_cases
+from conformance.test_files.dialects import CannotWrite
+from conformance.test_files.lora_compat_dialect import LoraCompat
+from conformance.test_files.vllm_dialect import Vllm
 from lora_compat.families import Family
 from strategies.cases import AdapterSpec, Case, Constructor, Forward, LayerSpec, Loader, SubclassSpec
 from strategies.codec import Spec

@@ -13,8 +13,8 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from conformance.regressions.vllm_dialect import Vllm
-from conformance.regressions.writer import write
+from conformance.test_files.vllm_dialect import Vllm
+from conformance.test_files.writer import write
 from strategies.codec import Spec
 from strategies.models import ModelSpec
 from strategies.programs import Program

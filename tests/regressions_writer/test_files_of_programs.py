@@ -11,19 +11,20 @@ from unittest.mock import patch
 import pytest
 from hypothesis import Phase
 
-from conformance.drawing import Source, draw_cases
-from conformance.life_machines import Breaking, Keeping, Living
-from conformance.lifecycle import observe_model
-from conformance.records import Record
-from conformance.regressions.bodies import bodies_of, violation_of
-from conformance.regressions.lora_compat_dialect import LoraCompat
-from conformance.regressions.plays import play_of
-from conformance.regressions.program_simplifications import simpler_whole
-from conformance.regressions.scenes import reference
-from conformance.regressions.writer import write
-from conformance.shelf import calls_of
-from conformance.trees import ProgramValues, in_tower
-from conformance.verdicts import Violation
+from conformance.certification.clause_tests import bodies_of
+from conformance.judging.verdicts import Violation
+from conformance.search.bodies import violation_of
+from conformance.search.drawing import Source, draw_cases
+from conformance.search.life_machines import Breaking, Keeping, Living
+from conformance.search.simplifications.programs import simpler_whole
+from conformance.subjects.calls import calls_of
+from conformance.subjects.programs import observe_model
+from conformance.subjects.records import Record
+from conformance.test_files.lora_compat_dialect import LoraCompat
+from conformance.test_files.plays import play_of
+from conformance.test_files.scenes import reference
+from conformance.test_files.writer import write
+from conformance.values.programs import ProgramValues, in_tower
 from lora_compat.errors import FullHouseError, LoRAError
 from lora_compat.families import Family
 from lora_compat.manager import LoRAManager

@@ -13,12 +13,12 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from conformance.regressions.dialects import CannotWrite
-from conformance.regressions.literals import tensor_text
-from conformance.regressions.lora_compat_dialect import LoraCompat
-from conformance.regressions.number_strings import INTEGERS
-from conformance.regressions.vllm_dialect import Vllm
-from conformance.regressions.writer import file_name, write
+from conformance.test_files.dialects import CannotWrite
+from conformance.test_files.literals import tensor_text
+from conformance.test_files.lora_compat_dialect import LoraCompat
+from conformance.test_files.number_strings import INTEGERS
+from conformance.test_files.vllm_dialect import Vllm
+from conformance.test_files.writer import file_name, write
 from lora_compat.errors import LoRAError
 from lora_compat.wrapper import LoRALinear
 from strategies.cases import Case, LayerSpec, Quantization, SubclassSpec

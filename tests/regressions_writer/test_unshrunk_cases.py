@@ -18,12 +18,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from conformance.regressions.entries import StoredFailure
-from conformance.regressions.handover import _length
-from conformance.regressions.literals import compactly, spread
-from conformance.regressions.lora_compat_dialect import LoraCompat
-from conformance.regressions.number_strings import NUMBERS
 from conformance.regressions.proof import run_file, same_reason
-from conformance.regressions.vllm_dialect import Vllm
+from conformance.test_files.handover import _length
+from conformance.test_files.literals import compactly, spread
+from conformance.test_files.lora_compat_dialect import LoraCompat
+from conformance.test_files.number_strings import NUMBERS
+from conformance.test_files.vllm_dialect import Vllm
 from strategies.cases import Case, Dtype, Layout, Regime
 from strategies.drawing import cases
 from tests.regressions_writer.test_files_stand_on_their_own import run_test, text_of

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.power.hunting import ClauseTest, noticing, reference_subject
+from conformance.judging.verdicts import Failure, Violation
 from conformance.regressions.entries import Entry, StoredFailure
-from conformance.regressions.lora_compat_dialect import LoraCompat
-from conformance.regressions.settling import plainest
-from conformance.regressions.writer import write
-from conformance.verdicts import Failure, Violation
+from conformance.search.settling import plainest
+from conformance.test_files.lora_compat_dialect import LoraCompat
+from conformance.test_files.writer import write
 from strategies.experts import ExpertsCase
 from tests.experts import planted
 from tests.mutants.planting import planted_in

@@ -16,14 +16,14 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 
 from benchmarks.power.hunting import ClauseTest, noticing, reference_subject
-from conformance.regressions.bodies import judges, violation_of
-from conformance.regressions.dialects import Dialect
+from conformance.judging.verdicts import Failure, Violation
 from conformance.regressions.entries import Entry, StoredFailure
-from conformance.regressions.settling import plainest
-from conformance.regressions.writer import DIALECTS, write
-from conformance.subject import Subject
-from conformance.values import values_of
-from conformance.verdicts import Failure, Violation
+from conformance.search.bodies import judges, violation_of
+from conformance.search.settling import plainest
+from conformance.subjects.subject import Subject
+from conformance.test_files.dialects import Dialect
+from conformance.test_files.writer import DIALECTS, write
+from conformance.values.linear import values_of
 from strategies.cases import Case
 from tests.mutants import BY_NAME
 

@@ -6,8 +6,8 @@ from collections import Counter
 
 from hypothesis import strategies as st
 
-from conformance.searching import Search
-from conformance.verdicts import Violation
+from conformance.judging.verdicts import Violation
+from conformance.search.searching import Search
 from strategies.cases import AdapterSpec, Case
 from strategies.codec import Spec
 

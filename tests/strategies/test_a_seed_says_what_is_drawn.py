@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import Phase
 
-from conformance.drawing import draw_cases
+from conformance.search.drawing import draw_cases
 from strategies.codec import Spec
 from strategies.drawing import cases
 

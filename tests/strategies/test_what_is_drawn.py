@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from benchmarks.power.hunting import CASES, clause_tests, reference_subject
 from benchmarks.power.pairs import dimensions, pairs_of
-from conformance.checking import Budget, ClauseRun
-from conformance.verdicts import Verdict
+from conformance.judging.verdicts import Verdict
+from conformance.suite.checking import Budget, ClauseRun
 from strategies.cases import DTYPES, Case, Constructor, Forward, Layout, Loader, Mixins, Regime
 from strategies.drawing import cases
 from strategies.layers import FAMILIES

@@ -1,6 +1,6 @@
 """The shape of the minimum: what Hypothesis leaves of a case that only has to keep one property.
 
-Choices drawn together (a forward with a loader, say) it leaves together; `conformance.regressions.settling` does the
+Choices drawn together (a forward with a loader, say) it leaves together; `conformance.search.settling` does the
 rest, see tests/shrinking.
 """
 

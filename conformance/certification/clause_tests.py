@@ -1,0 +1,51 @@
+"""The clause tests as what checks which clause: for whoever runs one without pytest."""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from pathlib import Path
+
+import conformance
+from conformance.contract import CONTRACT
+from conformance.search.bodies import Body
+
+
+class UnknownClause(ValueError):
+    """A clause that no test of this release checks."""
+
+    def __init__(self, clause: str) -> None:
+        super().__init__(f"no test checks clause {clause!r}; the contract has {', '.join(CONTRACT)}")
+
+
+@cache
+def _all_bodies() -> dict[str, tuple[Body, ...]]:
+    found: dict[str, tuple[Body, ...]] = {}
+    for path in sorted(Path(conformance.__file__).parent.glob("test_*.py")):
+        for test in vars(importlib.import_module(f"conformance.{path.stem}")).values():
+            clause, body = getattr(test, "clause", None), getattr(test, "body", None)
+            if isinstance(clause, str) and callable(body):
+                found[clause] = (*found.get(clause, ()), body)
+    return found
+
+
+def bodies_of(clause: str) -> tuple[Body, ...]:
+    """The bodies of the tests of ``clause``.
+
+    Raises:
+        UnknownClause: there is none.
+    """
+    try:
+        return _all_bodies()[clause]
+    except KeyError:
+        raise UnknownClause(clause) from None
+
+
+def clause_of(nodeid: str) -> str | None:
+    """The clause of a test, by its node id alone: the report of a dead worker has nothing else."""
+    path, _, rest = nodeid.partition("::")
+    try:
+        module = importlib.import_module(f"conformance.{Path(path).stem}")
+    except ImportError:
+        return None
+    return getattr(getattr(module, rest.partition("[")[0], None), "clause", None)

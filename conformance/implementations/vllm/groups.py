@@ -1,0 +1,113 @@
+"""vLLM's tensor-parallel group, ``parallel_state._TP``: its own where ranks are processes, else a stand-in."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from multiprocessing.util import Finalize
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+
+from conformance.engines.ranks import RankGroup
+from conformance.engines.serving import ProcessGroup
+from conformance.implementations.vllm.runtime import runtime
+
+_thread = threading.local()
+
+
+@contextmanager
+def ranked(group: RankGroup) -> Iterator[None]:
+    """Makes ``group`` what vLLM's layers in this thread find as their tensor-parallel group."""
+    runtime().parallel_state._TP = own_group(group.size) if isinstance(group, ProcessGroup) else stand_in()
+    before = getattr(_thread, "group", None)
+    _thread.group = group
+    try:
+        yield
+    finally:
+        _thread.group = before
+
+
+@cache
+def own_group(size: int) -> Any:
+    """vLLM's own `GroupCoordinator` of this process, which is one of ``size`` ranks; set up once, by all of them.
+
+    Its `all_gather` and `all_reduce`, all that vLLM's linear layers and their LoRA layers issue, are announced to the
+    engine before they happen, so that ranks that disagree are a finding and not a hang.
+    """
+    state = runtime().parallel_state
+    state._TP = None  # a forked process has its parent's stand-in
+    state.init_distributed_environment(
+        size, dist.get_rank(), "env://", int(os.environ.get("LOCAL_RANK", dist.get_rank())), dist.get_backend()
+    )
+    state.initialize_model_parallel(tensor_model_parallel_size=size)
+    Finalize(None, state.destroy_model_parallel, exitpriority=1)  # or its shared memory is left behind
+    for kind in ("all_gather", "all_reduce"):
+        setattr(state._TP, kind, _announced(kind, getattr(state._TP, kind)))
+    return state._TP
+
+
+def _announced(kind: str, issue: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def announced(input_: Tensor, dim: int = -1) -> Tensor:
+        group = _group()
+        assert isinstance(group, ProcessGroup)
+        if kind == "all_reduce":
+            group.announce(kind, input_, None)
+            return issue(input_)
+        group.announce(kind, input_, dim % input_.dim())
+        return issue(input_, dim)
+
+    return announced
+
+
+class TensorParallelStandIn:
+    """Stands in for the `GroupCoordinator` where every rank is a thread.
+
+    One object serves the whole process; which rank it is, and of how many, is what the calling thread has said in
+    `ranked`. Collectives go through that thread's `RankGroup`, so the engine logs and compares them. It has what
+    vLLM's linear layers and their LoRA layers read, in all supported releases; anything else fails loudly.
+    """
+
+    unique_name = "tp:conformance"
+
+    @property
+    def world_size(self) -> int:
+        return _group().size
+
+    @property
+    def rank_in_group(self) -> int:
+        return _group().rank
+
+    @property
+    def ranks(self) -> list[int]:
+        return list(range(_group().size))
+
+    def all_gather(self, input_: Tensor, dim: int = -1) -> Tensor:
+        group = _group()
+        return input_ if group.size == 1 else group.all_gather(input_, dim)  # as vLLM's group of one: nothing issued
+
+    def all_reduce(self, input_: Tensor) -> Tensor:
+        group = _group()
+        return input_ if group.size == 1 else group.all_reduce(input_)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"the stand-in for vLLM's tensor-parallel group has no {name!r}: add it, with its meaning"
+        )
+
+
+@cache
+def stand_in() -> TensorParallelStandIn:
+    """The one of this process."""
+    return TensorParallelStandIn()
+
+
+def _group() -> RankGroup:
+    group: RankGroup | None = getattr(_thread, "group", None)
+    if group is None:
+        raise RuntimeError("vLLM's tensor-parallel group was read outside VllmLayers.ranked(group)")
+    return group

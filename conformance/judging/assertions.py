@@ -1,0 +1,183 @@
+"""The assertions of the clause tests; each message says what was seen, what was expected, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from conformance.engines.ranks import CollectiveMismatch
+from conformance.judging.anomalies import UNEXPLAINED
+from conformance.judging.anomalies.linear import explain
+from conformance.judging.anomalies.partial_sums import together
+from conformance.judging.anomalies.traits import common_trait
+from conformance.judging.measuring import note
+from conformance.judging.verdicts import Violation
+from conformance.oracles.linear import Expected, error_bound, expected_of, signal
+from conformance.subjects.building import flatten
+from conformance.subjects.linear import RankSession
+from conformance.subjects.outcomes import NotExercised, SubjectRaised
+from conformance.subjects.subject import Subject
+from strategies.cases import Case, Regime
+from strategies.codec import Spec
+
+T = TypeVar("T")
+
+
+def assert_merged_equivalence(subject: Subject, case: Case, *, needs_signal: bool = True) -> list[list[Tensor]]:
+    """Every rank's output is that of the same class with merged weights (MATH-1 and its neighbours).
+
+    Returns:
+        The outputs, per rank, for further assertions.
+
+    Raises:
+        Violation: it is not.
+        NotExercised: the adapters change nothing, or less than the error bound, so nothing could be seen.
+    """
+    __tracebackhide__ = True
+    actual = outputs_of(subject, case)
+    expected = expected_of(subject, case)
+    assert_outputs(case, actual, expected, subject=subject)
+    if needs_signal and not _visible(case, expected):
+        raise NotExercised("the adapters change no output by more than the error bound")
+    return actual
+
+
+def outputs_of(subject: Subject, case: Case) -> list[list[Tensor]]:
+    """What each rank returns for the case's tokens, flattened."""
+    __tracebackhide__ = True
+    return observed(subject, case, lambda rank: flatten(rank.build().wrap().load().run()))
+
+
+def observed(subject: Subject, case: Case, program: Callable[[RankSession], T]) -> list[T]:
+    """`Subject.observe`, with what the implementation raises turned into a violation."""
+    __tracebackhide__ = True
+    try:
+        return subject.observe(case, program)
+    except (SubjectRaised, CollectiveMismatch) as error:
+        raise raised(error, case) from error
+
+
+def raised(error: Exception, case: Spec) -> AssertionError:
+    """The violation of an implementation that raised, or whose ranks disagreed."""
+    if isinstance(error, CollectiveMismatch):
+        return Violation("collective-mismatch", str(error), case)
+    return Violation("raised", str(error), case)
+
+
+def assert_outputs(
+    case: Case,
+    actual: list[list[Tensor]],
+    expected: list[Expected],
+    *,
+    subject: Subject | None = None,
+    default: str = UNEXPLAINED,
+    blamed: Case | None = None,
+    after: str = "",
+) -> None:
+    """The outputs of all ranks are the expected ones, exactly or within the derived bound.
+
+    ``blamed`` is the case to run again, where that is not the one that says what is right; ``after`` what was done
+    to it. A difference is named by computing what each known mistake would give (with ``subject``), else ``default``.
+    """
+    __tracebackhide__ = True
+    actual, expected = together(case, actual, expected)
+    for rank, (outputs, right) in enumerate(zip(actual, expected, strict=True)):
+        message = first_difference(case, outputs, right)
+        if message is not None:
+            name = explain(case, actual, expected, subject) if subject else UNEXPLAINED
+            if name == UNEXPLAINED:
+                name = (
+                    default if subject or default != UNEXPLAINED else common_trait(case, actual, expected) or default
+                )
+            raise Violation(name, f"rank {rank}: {message}{after}", blamed or case)
+
+
+def first_difference(case: Case, outputs: list[Tensor], right: Expected) -> str | None:
+    """The worst element of the first output that differs by more than it may, in words."""
+    if len(outputs) != len(right.values):
+        return f"{len(outputs)} tensors returned, but should be {len(right.values)}"
+    for index, (output, value) in enumerate(zip(outputs, right.values, strict=True)):
+        if output.numel() != value.numel():
+            return f"out{index}.shape={tuple(output.shape)}, but should be {tuple(value.shape)} (or more dimensions)"
+        error = (output.double().reshape(value.shape) - value).abs()
+        bound = error_bound(case, right.magnitudes[index].abs()) if right.magnitudes else torch.zeros_like(error)
+        if case.regime is Regime.EXACT or not right.magnitudes:
+            bound = torch.zeros_like(error)
+            note(error, bound, None)
+        else:
+            note(error, bound, right.magnitudes[index].abs())
+        excess = torch.where(error.isnan(), torch.inf, error - bound)
+        if excess.numel() and float(excess.max()) > 0:
+            worst = int(excess.argmax())
+            where = ", ".join(map(str, _coordinates(worst, value.shape)))
+            got = float(output.double().reshape(-1)[worst])
+            return (
+                f"out{index}[{where}]={got:g}, but should be {float(value.reshape(-1)[worst]):g} "
+                f"(allowed error {float(bound.reshape(-1)[worst]):g})"
+            )
+    return None
+
+
+def assert_same_shapes(case: Case, actual: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    """As many tensors as the base layer returns, of its dtypes and shapes."""
+    __tracebackhide__ = True
+    seen, right = ([(tuple(one.shape), one.dtype) for one in each] for each in (actual, expected))
+    if seen != right:
+        raise Violation("base-forward-bypassed", f"returns {seen}, but should return {right}", case)
+
+
+def assert_same_bits(
+    case: Case, actual: Sequence[Tensor], expected: Sequence[Tensor], *, anomaly: str, what: str
+) -> None:
+    """Two lists of outputs agree bit for bit, in dtype and shape too; NaN equals NaN.
+
+    The sign of a zero is left aside: adding a delta of zero may turn -0 into 0, which changes no value.
+    """
+    __tracebackhide__ = True
+    if len(actual) != len(expected):
+        raise Violation(anomaly, f"{what}: {len(actual)} tensors, but should be {len(expected)}", case)
+    for index, (one, other) in enumerate(zip(actual, expected, strict=True)):
+        if one.dtype != other.dtype or one.shape != other.shape:
+            raise Violation(
+                anomaly,
+                f"{what}: out{index} is {tuple(one.shape)} {one.dtype}, "
+                f"but should be {tuple(other.shape)} {other.dtype}",
+                case,
+            )
+        if not torch.equal(_bits(one), _bits(other)):
+            where = (_bits(one) != _bits(other)).nonzero()[0].tolist()
+            place = tuple(where)
+            raise Violation(
+                anomaly,
+                f"{what}: out{index}[{', '.join(map(str, where))}]={float(one[place]):g}, "
+                f"but should be {float(other[place]):g}, to the bit",
+                case,
+            )
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    plain = tensor.detach().contiguous()
+    if plain.is_floating_point():
+        plain = plain + 0.0
+    return plain.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[plain.element_size()])
+
+
+def _coordinates(flat: int, shape: Sequence[int]) -> list[int]:
+    place = []
+    for size in reversed(shape):
+        place.append(flat % size)
+        flat //= size
+    return place[::-1]
+
+
+def _visible(case: Case, expected: list[Expected]) -> bool:
+    if case.regime is Regime.EXACT:
+        return any(signal(right.values, right.base) > 0 for right in expected)
+    for right in expected:
+        for value, base, magnitude in zip(right.values, right.base, right.magnitudes, strict=True):
+            if bool(((value - base).abs() > 2 * error_bound(case, magnitude.abs())).any()):
+                return True
+    return False

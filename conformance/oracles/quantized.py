@@ -1,0 +1,72 @@
+"""What a quantized base layer really multiplies with, and how far that may be from its checkpoint."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from conformance.implementations.dtypes import torch_dtype
+from conformance.implementations.protocol import LayerLibrary
+from conformance.subjects.building import build_layer, load_weights
+from conformance.values.linear import CaseTensors
+from strategies.cases import Case, Quantization, Regime
+
+# Half a step, in units of the largest value that shares a scale: the scales are powers of two, up to twice too large.
+_INTEGER_STEP = {Quantization.INT8: 1 / 127, Quantization.INT4_PACKED: 1 / 7, Quantization.INT4_QWEIGHT: 1 / 7}
+_E4M3_UNIT = 2.0**-4
+_E4M3_SUBNORMAL = 2 / 448 * 2.0**-10
+
+
+def quantized_layer(case: Case, tensors: CaseTensors, library: LayerLibrary) -> tuple[nn.Module, int]:
+    """This rank's quantized layer, built and finished like any other, and its local input columns."""
+    layer = build_layer(case, library, torch_dtype(case.dtype), case.quantization)
+    load_weights(case, library, layer, tensors.weights, tensors.biases)
+    columns = int(layer.weight.shape[1])
+    library.finish(layer.to(case.device))
+    return layer, columns
+
+
+class KernelBase:
+    """A quant method for a layer that holds nothing but s·B·A: the base product is the quantized layer's own.
+
+    For kernels that quantize activations, each token in its own way: the operands they really use are theirs alone.
+    """
+
+    def __init__(self, quantized: nn.Module, case: Case) -> None:
+        self._quantized, self._dtype, self._device = quantized, torch_dtype(case.dtype), case.device
+
+    def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """``base(x) + x · (s·B·A)ᵀ + bias``, all but the base product in the precision of ``x``."""
+        given = x.to(self._device, self._dtype)  # on a GPU the kernel may sum in another order than on a CPU
+        base: Tensor = self._quantized.quant_method.apply(self._quantized, given, None)  # type: ignore[union-attr,operator]
+        return base.to(x) + functional.linear(x, layer.weight, bias)  # type: ignore[arg-type]
+
+
+def probed_weight(layer: nn.Module, columns: int, case: Case) -> Tensor:
+    """``layer``'s weight as its kernel has it, on the CPU: the products with unit vectors, which do not round.
+
+    Nothing that dequantizes outside the kernel is asked.
+    """
+    units = torch.eye(columns, dtype=torch_dtype(case.dtype), device=case.device)
+    product: Tensor = layer.quant_method.apply(layer, units, None)  # type: ignore[union-attr,operator]
+    return product.detach().cpu().t().double()
+
+
+def checkpoint_weight(case: Case, tensors: CaseTensors, library: LayerLibrary) -> Tensor:
+    """The float64 weight ``[local rows, local in]`` that the checkpoint gives this rank, not quantized."""
+    layer = build_layer(case, library, torch.float64)
+    load_weights(case, library, layer, tensors.weights, tensors.biases)
+    dense: Tensor = layer.weight.detach()  # type: ignore[union-attr,operator]
+    return dense
+
+
+def quantization_error(case: Case, dense: Tensor) -> Tensor:
+    """How far a faithful scheme may move each element of ``dense [rows, in]``; nothing in the exact regime."""
+    if case.regime is Regime.EXACT:
+        return torch.zeros_like(dense)
+    magnitude = dense.abs()
+    rounding = torch.finfo(torch_dtype(case.dtype)).eps * magnitude
+    if case.quantization in _INTEGER_STEP:
+        return _INTEGER_STEP[case.quantization] * magnitude.amax(dim=1, keepdim=True) * 1.01 + rounding
+    return _E4M3_UNIT * magnitude + _E4M3_SUBNORMAL * magnitude.amax() + rounding

@@ -1,0 +1,185 @@
+"""Simpler neighbours of a case, the largest simplifications first; not all of them can be built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from conformance.search.simplifications.fewer_ranks import fewer_ranks
+from lora_compat.families import Family
+from strategies.adapters import MAX_RANKS
+from strategies.cases import AdapterSpec, Case, Dtype, Heads, LayerSpec, Layout, Quantization, Regime, SubclassSpec
+from strategies.classes import possible_forwards, possible_loaders
+
+
+def simpler(case: Case) -> Iterator[Case]:
+    """Every case that is plainer than ``case`` in one part and makes sense."""
+    for changed in (
+        *_families(case),
+        *fewer_ranks(case),
+        *_layers(case),
+        *_classes(case),
+        *_adapters(case),
+        *_manners(case),
+    ):
+        if changed != case and _sensible(changed):
+            yield changed
+
+
+def _sensible(case: Case) -> bool:
+    layer, subclass = case.layer, case.subclass
+    if subclass.target is None and subclass.forward not in possible_forwards(layer):
+        return False
+    if subclass.loader not in possible_loaders(layer):
+        return False
+    present = {len(adapter.present) for adapter in case.adapters if not adapter.fused}
+    return not present or present == {max(1, len(case.packed))}
+
+
+def _families(case: Case) -> Iterator[Case]:
+    """A plainer family: one output in place of several, a merged layer in place of a QKV layer."""
+    layer = case.layer
+    if case.subclass.target is not None:
+        return
+    if layer.family in (Family.MERGED_COLUMN, Family.QKV):
+        adapters = tuple(replace(adapter, present=(True,), fused=False) for adapter in case.adapters)
+        for family in (Family.REPLICATED, Family.COLUMN):
+            single = LayerSpec(family=family, output_sizes=(case.tp_size,), disable_tp=layer.disable_tp)
+            yield replace(case, layer=single, packed=(), adapters=adapters)
+    if layer.family is Family.QKV:
+        merged = replace(layer, family=Family.MERGED_COLUMN, heads=None)
+        yield replace(case, layer=merged)
+        unit = case.layer_tp_size
+        yield replace(case, layer=replace(merged, output_sizes=(unit,) * len(layer.output_sizes)))
+    if layer.family in (Family.COLUMN, Family.ROW):
+        yield replace(case, layer=replace(layer, family=Family.REPLICATED))
+
+
+def _layers(case: Case) -> Iterator[Case]:
+    layer, parts = case.layer, case.layer_tp_size
+    plain = LayerSpec()
+    for name in ("bias", "skip_bias_add", "return_bias", "gather_output", "input_is_parallel", "reduce_results"):
+        yield replace(case, layer=replace(layer, **{name: getattr(plain, name)}))
+    for width in sorted({parts if layer.family is Family.ROW else 1, layer.input_size - parts}):
+        if 0 < width < layer.input_size:
+            yield replace(case, layer=replace(layer, input_size=width))
+    if layer.heads is not None:
+        yield from (
+            replace(case, layer=replace(layer, heads=heads, output_sizes=heads.output_sizes))
+            for heads in (
+                Heads(size=1, query=layer.heads.query, key_value=layer.heads.key_value),
+                Heads(size=layer.heads.size, query=parts, key_value=min(parts, layer.heads.key_value)),
+            )
+        )
+        return
+    unit = 1 if layer.family in (Family.REPLICATED, Family.ROW) else parts
+    for index, size in enumerate(layer.output_sizes):
+        for less in sorted({unit, 2 * unit, size - unit}):
+            if 0 < less < size:
+                sizes = (*layer.output_sizes[:index], less, *layer.output_sizes[index + 1 :])
+                yield replace(case, layer=replace(layer, output_sizes=sizes))
+    if len(set(layer.output_sizes)) == 1 and layer.output_sizes[0] > unit:  # where they must be equal
+        yield replace(case, layer=replace(layer, output_sizes=(unit,) * len(layer.output_sizes)))
+    yield from _fewer_outputs(case)
+
+
+def _fewer_outputs(case: Case) -> Iterator[Case]:
+    """One output less of a merged layer, with what the adapters had for it."""
+    sizes = case.layer.output_sizes
+    if len(sizes) < 2:
+        return
+    for index in reversed(range(len(sizes))):
+        left = replace(case.layer, output_sizes=(*sizes[:index], *sizes[index + 1 :]))
+        if len(case.packed) == len(sizes):
+            yield replace(
+                case,
+                layer=left,
+                packed=(1,) * (len(sizes) - 1),
+                adapters=tuple(_without_part(adapter, index) for adapter in case.adapters),
+            )
+        else:
+            for packed in ((), (len(sizes) - 1,), (1,) * (len(sizes) - 1)):
+                yield replace(case, layer=left, packed=packed)
+
+
+def _without_part(adapter: AdapterSpec, index: int) -> AdapterSpec:
+    if adapter.fused:
+        return adapter
+    present = (*adapter.present[:index], *adapter.present[index + 1 :])
+    return replace(adapter, present=present if any(present) else (True,) * len(present))
+
+
+def _classes(case: Case) -> Iterator[Case]:
+    subclass = case.subclass
+    if subclass.target is not None:
+        return
+    plain = SubclassSpec(depth=1)
+    yield replace(case, subclass=SubclassSpec())
+    for depth in range(1, subclass.depth):
+        yield replace(case, subclass=replace(subclass, depth=depth))
+    if subclass.depth:
+        for name in ("mixins", "dynamic", "constructor", "loader", "forward"):
+            yield replace(case, subclass=replace(subclass, **{name: getattr(plain, name)}))
+    for index in range(len(case.nesting)):
+        yield replace(case, nesting=(*case.nesting[:index], *case.nesting[index + 1 :]))
+
+
+def _adapters(case: Case) -> Iterator[Case]:
+    for index in range(len(case.tokens)):
+        if len(case.tokens) > 1:
+            yield replace(case, tokens=(*case.tokens[:index], *case.tokens[index + 1 :]))
+        if case.tokens[index] > 0:
+            yield replace(case, tokens=(*case.tokens[:index], 0, *case.tokens[index + 1 :]))
+    for index in range(len(case.adapters)):
+        if len(case.adapters) > 1 and index not in case.tokens:
+            moved = tuple(token - (token > index) for token in case.tokens)
+            left = (*case.adapters[:index], *case.adapters[index + 1 :])
+            yield replace(case, adapters=left, tokens=moved)
+    fewest = max((adapter.slot + 1 for adapter in case.adapters), default=1)
+    if fewest < case.max_loras:
+        yield replace(case, max_loras=fewest)
+    if [adapter.slot for adapter in case.adapters] != list(range(len(case.adapters))):
+        first = tuple(replace(adapter, slot=slot) for slot, adapter in enumerate(case.adapters))
+        yield replace(case, adapters=first, max_loras=len(first))
+        yield replace(case, adapters=first)
+    for index, adapter in enumerate(case.adapters):
+        for changed in _plainer(adapter):
+            yield replace(case, adapters=(*case.adapters[:index], changed, *case.adapters[index + 1 :]))
+    needed = max((adapter.rank for adapter in case.adapters), default=1)
+    for rank in MAX_RANKS:
+        if needed <= rank < case.max_rank:
+            yield replace(case, max_rank=rank)
+
+
+def _plainer(adapter: AdapterSpec) -> Iterator[AdapterSpec]:
+    if adapter.alpha != adapter.rank or adapter.rslora:
+        yield replace(adapter, alpha=float(adapter.rank), rslora=False)
+        yield replace(adapter, alpha=adapter.scaling * adapter.rank, rslora=False)
+    for rank in sorted({1, 2, adapter.rank // 2, adapter.rank - 1}):
+        if 0 < rank < adapter.rank:
+            yield replace(adapter, rank=rank, alpha=adapter.scaling * rank, rslora=False)
+    if not all(adapter.present):
+        yield replace(adapter, present=(True,) * len(adapter.present))
+
+
+def _of_rank_two(case: Case) -> Case:
+    adapters = tuple(
+        replace(adapter, rank=2, alpha=2 * adapter.scaling, rslora=False) if adapter.rank == 1 else adapter
+        for adapter in case.adapters
+    )
+    return replace(
+        case, adapters=adapters, max_rank=max(case.max_rank, 2 * (case.tp_size if case.fully_sharded else 1))
+    )
+
+
+def _manners(case: Case) -> Iterator[Case]:
+    plain = replace(case, regime=Regime.EXACT, dtype=Dtype.FLOAT32)
+    if plain != case:  # small integers hide some mistakes with some seeds
+        yield from (plain, *(replace(plain, seed=seed) for seed in range(6)))
+        wider = _of_rank_two(plain)  # of rank 1 every row of a small integer LoRA B is alike
+        yield from (replace(wider, seed=seed) for seed in range(6))
+    yield replace(case, regime=Regime.EXACT)
+    yield replace(case, dtype=Dtype.FLOAT32)
+    yield replace(case, layout=Layout.TWO_D)
+    yield replace(case, quantization=Quantization.NONE)
+    yield from (replace(case, seed=seed) for seed in range(min(case.seed, 12)))

@@ -1,0 +1,192 @@
+"""Simpler neighbours of a program, or of a question about targets; the largest simplifications first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from conformance.search.simplifications.experts import simpler_experts
+from lora_compat.families import Family
+from strategies.adapters import MAX_RANKS
+from strategies.cases import AdapterSpec, LayerSpec, SubclassSpec
+from strategies.codec import Spec
+from strategies.experts import ExpertsCase
+from strategies.models import ModelSpec, ModuleKind, ModuleSpec
+from strategies.programs import Misfit, ModelAdapterSpec, Program, Step, StepKind
+from strategies.target_questions import TargetQuestion
+
+_SEEDS = 3
+
+
+def simpler_whole(spec: Spec) -> Iterator[Spec]:
+    """Every program, question or mixture that is plainer than ``spec`` in one part and makes sense."""
+    if isinstance(spec, ExpertsCase):
+        yield from simpler_experts(spec)
+    if isinstance(spec, TargetQuestion):
+        yield from _questions(spec)
+    if isinstance(spec, Program):
+        for changed in (*_steps(spec), *_trees(spec), *_adapters(spec), *_batches(spec), *_settings(spec)):
+            if changed != spec and changed.model.linears:
+                yield changed
+
+
+def _questions(question: TargetQuestion) -> Iterator[TargetQuestion]:
+    targets = question.targets or ()
+    if len(targets) > 1:
+        yield from (replace(question, targets=(*targets[:at], *targets[at + 1 :])) for at in range(len(targets)))
+    for at, module in enumerate(question.model.modules):
+        left = (*question.model.modules[:at], *question.model.modules[at + 1 :])
+        if any(one.kind is ModuleKind.LINEAR for one in left):
+            yield replace(question, model=replace(question.model, modules=left))
+        yield from (replace(question, model=model) for model in _plainer_module(question.model, at, module))
+    if question.model.tp_size > 1:
+        yield replace(question, model=replace(question.model, tp_size=1))
+
+
+def _steps(program: Program) -> Iterator[Program]:
+    steps = program.steps
+    for length in sorted({len(steps), len(steps) // 2, 2, 1}, reverse=True):
+        if 0 < length <= len(steps):
+            for at in range(len(steps) - length + 1):
+                yield replace(program, steps=(*steps[:at], *steps[at + length :]))
+    for at, step in enumerate(steps):
+        for kind in (StepKind.USE, StepKind.RUN):
+            if step.kind not in (StepKind.USE, StepKind.RUN):
+                yield replace(program, steps=(*steps[:at], Step(kind, step.adapter), *steps[at + 1 :]))
+        if step.adapter > 0:
+            yield replace(program, steps=(*steps[:at], replace(step, adapter=0), *steps[at + 1 :]))
+
+
+def _trees(program: Program) -> Iterator[Program]:
+    model = program.model
+    if model.tp_size > 1:
+        yield replace(program, model=replace(model, tp_size=1), fully_sharded=False)
+    if model.tower:
+        yield replace(program, model=replace(model, tower=""))
+    index = -1
+    for at, module in enumerate(model.modules):
+        index += module.kind is ModuleKind.LINEAR
+        left = replace(model, modules=(*model.modules[:at], *model.modules[at + 1 :]))
+        if module.kind is not ModuleKind.LINEAR:
+            yield replace(program, model=left)
+            continue
+        without = tuple(replace(a, parts=(*a.parts[:index], *a.parts[index + 1 :])) for a in program.adapters)
+        if len(model.linears) > 1 and all(adapter.adapted for adapter in without):
+            yield replace(program, model=left, adapters=without)
+        for plainer in _plainer_module(model, at, module):
+            changed = plainer.modules[at]
+            count = max(1, len(changed.packed))
+            yield replace(
+                program, model=plainer, adapters=tuple(_fitted(one, index, count) for one in program.adapters)
+            )
+
+
+def _plainer_module(model: ModelSpec, at: int, module: ModuleSpec) -> Iterator[ModelSpec]:
+    """The model with one of its layers plainer: the plainest of all, of the base class, without a second name."""
+    plain = ModuleSpec(alias=module.alias and "layers.0.mlp.shared.gate", alias_first=module.alias_first)
+    taken = {name for one in model.modules if one is not module for name in one.names}
+    names = [plain.name, "layers.1.mlp.gate", "layers.0.attn.kv_a_proj"]
+    name = next((one for one in names if one not in taken), module.name)
+    small = LayerSpec(family=module.layer.family, output_sizes=(model.tp_size,), input_size=model.tp_size)
+    candidates = [replace(plain, name=name)] if module.alias == "" or name == plain.name else []
+    if module.layer.family is Family.MERGED_COLUMN:
+        small = replace(small, output_sizes=(model.tp_size,) * len(module.layer.output_sizes))
+    candidates += [] if module.layer.family is Family.QKV else [replace(module, layer=small)]
+    candidates += [
+        replace(module, layer=replace(module.layer, bias=False)),
+        replace(module, subclass=SubclassSpec()),
+        replace(module, alias="", alias_first=False),
+        replace(module, alias_first=False),
+    ]
+    for changed in candidates:
+        if module.kind is ModuleKind.LINEAR and changed != module:
+            yield replace(model, modules=(*model.modules[:at], changed, *model.modules[at + 1 :]))
+
+
+def _fitted(adapter: ModelAdapterSpec, index: int, count: int) -> ModelAdapterSpec:
+    """The adapter for a layer that has another number of parts now."""
+    part = adapter.parts[index]
+    if part is None or len(part.present) == count:
+        return adapter
+    fitted = replace(part, present=(True,) * count, fused=False)
+    return replace(adapter, parts=(*adapter.parts[:index], fitted, *adapter.parts[index + 1 :]))
+
+
+def _adapters(program: Program) -> Iterator[Program]:
+    for number, adapter in enumerate(program.adapters):
+        if len(program.adapters) > 1:
+            yield _without_adapter(program, number)
+        for changed in _plainer_adapter(adapter):
+            if program.from_disk and len({part.rslora for part in changed.parts if part}) > 1:
+                continue  # a config says it of all modules
+            adapters = (*program.adapters[:number], changed, *program.adapters[number + 1 :])
+            yield replace(program, adapters=adapters)
+
+
+def _without_adapter(program: Program, number: int) -> Program:
+    """Its steps go with it, and the tokens it served are the first adapter's."""
+
+    def moved(other: int) -> int:
+        return other - (other > number) if other != number else 0
+
+    return replace(
+        program,
+        adapters=(*program.adapters[:number], *program.adapters[number + 1 :]),
+        steps=tuple(
+            step if step.kind in (StepKind.RUN, StepKind.RERUN) else replace(step, adapter=moved(step.adapter))
+            for step in program.steps
+            if step.kind in (StepKind.RUN, StepKind.RERUN) or step.adapter != number
+        ),
+        batches=tuple(tuple(moved(token) for token in batch) for batch in program.batches),
+    )
+
+
+def _plainer_adapter(adapter: ModelAdapterSpec) -> Iterator[ModelAdapterSpec]:
+    if adapter.misfit is not Misfit.NONE:
+        yield replace(adapter, misfit=Misfit.NONE)
+    if adapter.by_alias:
+        yield replace(adapter, by_alias=False)
+    unrooted = (part and replace(part, alpha=part.scaling * part.rank, rslora=False) for part in adapter.parts)
+    yield replace(adapter, parts=tuple(unrooted))
+    for at, part in enumerate(adapter.parts):
+        if part is None:
+            continue
+        count = len(part.present)
+        for changed in (
+            AdapterSpec(present=(True,) * count, fused=part.fused),
+            replace(part, rank=1, alpha=part.scaling, rslora=False),
+            replace(part, alpha=float(part.rank), rslora=False),
+            replace(part, present=(True,) * count),
+        ):
+            if changed != part:
+                yield replace(adapter, parts=(*adapter.parts[:at], changed, *adapter.parts[at + 1 :]))
+        if len(adapter.adapted) > 1:
+            yield replace(adapter, parts=(*adapter.parts[:at], None, *adapter.parts[at + 1 :]))
+
+
+def _batches(program: Program) -> Iterator[Program]:
+    batches = program.batches
+    if len(batches) > 1:
+        yield from (replace(program, batches=(batch,)) for batch in batches)
+    for at in range(len(batches[0])):
+        if len(batches[0]) > 1:
+            yield replace(program, batches=tuple((*batch[:at], *batch[at + 1 :]) for batch in batches))
+    for number, batch in enumerate(batches):
+        for at, token in enumerate(batch):
+            if token > 0:
+                changed = (*batch[:at], 0, *batch[at + 1 :])
+                yield replace(program, batches=(*batches[:number], changed, *batches[number + 1 :]))
+
+
+def _settings(program: Program) -> Iterator[Program]:
+    yield replace(program, fully_sharded=False)
+    yield replace(program, from_disk=False)
+    yield replace(program, evict=True)
+    if program.max_loras > 1:
+        yield replace(program, max_loras=1)
+        yield replace(program, max_loras=1, max_adapters=1)
+    if program.max_adapters > program.max_loras:
+        yield replace(program, max_adapters=program.max_loras)
+    needed = max((part.rank for adapter in program.adapters for part in adapter.parts if part), default=1)
+    yield from (replace(program, max_rank=rank) for rank in MAX_RANKS if needed <= rank < program.max_rank)
+    yield from (replace(program, seed=seed) for seed in range(min(program.seed, _SEEDS)))

@@ -1,0 +1,256 @@
+"""From a clause and a strategy to a pytest test: one property, spread over shards, every case accounted for."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import hypothesis
+import pytest
+import torch
+
+from conformance.contract import CONTRACT
+from conformance.engines.ranks import RankHung, RankLost
+from conformance.judging.measuring import Measure, measuring
+from conformance.judging.presumption import require_presumed
+from conformance.judging.verdicts import ClauseResult, Failure, Verdict, Violation
+from conformance.regressions.recorder import Recorder
+from conformance.search.bodies import judges
+from conformance.search.drawing import Source
+from conformance.search.searching import Search
+from conformance.search.settling import manner
+from conformance.subjects.building import flatten
+from conformance.subjects.outcomes import (
+    HarnessError,
+    NotApplicable,
+    NotExercised,
+    NotWrapped,
+    SubjectRaised,
+    SubjectRefused,
+)
+from conformance.subjects.subject import Subject
+from lora_compat.families import Family
+from strategies.cases import Case, LayerSpec, SubclassSpec
+from strategies.codec import Spec
+from strategies.existing import NothingFits, Target, targeting
+
+Body = Callable[[Subject, Any], None]
+PROFILES = {"quick": 20, "default": 250, "thorough": 1000}
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much of a clause one shard runs: its part of the examples, drawn from a seed of its own."""
+
+    max_examples: int
+    seed: int
+    shard: int = 0
+    shards: int = 1
+
+    @property
+    def examples(self) -> int:
+        """This shard's part of ``max_examples``, at least one."""
+        return max(1, -(-self.max_examples // self.shards))
+
+    def seed_for(self, clause: str, name: str) -> int:
+        """A seed that no other clause or shard has."""
+        digest = hashlib.sha256(f"{self.seed}/{clause}/{name}/{self.shard}".encode()).digest()
+        return int.from_bytes(digest[:8], "big")
+
+
+@dataclass(slots=True)
+class ClauseRun:
+    """Runs the property of one clause on a subject, and keeps account."""
+
+    subject: Subject
+    budget: Budget
+    result: ClauseResult = field(init=False)
+    target: Target | None = None
+    recorder: Recorder | None = None
+
+    def check(self, clause: str, name: str, source: Source, body: Body) -> ClauseResult:
+        """Runs ``body`` on the cases stored for the clause, then on drawn ones; never raises for what they find."""
+        self.result = ClauseResult(clause, target=self.target.subclass.target or "" if self.target else "")
+        seed = self.budget.seed_for(clause, name)
+        judge, sight = partial(self._judged, body), partial(self._sighted, clause, body)
+        search = Search(source, judge, sight, examples=self.budget.examples, seed=seed)
+        started = time.perf_counter()
+        try:
+            with targeting(self.target):
+                search.known.update(self._replay(clause, body))
+                for found in search.failures():
+                    self._keep(clause, body, found)
+        except NothingFits as reason:
+            self.result.counts[Verdict.NOT_APPLICABLE.value] += 1
+            self.result.reasons[f"{Verdict.NOT_APPLICABLE.value}: {reason}"] += 1
+        except hypothesis.errors.Flaky as error:
+            self.result.errors.append(f"not reproducible: {error}")
+        finally:
+            self.result.seconds = time.perf_counter() - started
+        if search.exhausted:
+            self.result.reasons[f"{Verdict.FAIL.value}: more ways of failing were not looked for"] += 1
+        return self.result
+
+    def one(self, body: Body, case: Spec) -> Verdict:
+        """One case, and what it came to.
+
+        An error of the harness is recorded once and ends the clause: the next case might hang as long as this one,
+        and nothing is to be shrunk.
+
+        Raises:
+            Violation: the case breaks the clause.
+        """
+        if self.result.errors:
+            return Verdict.ERROR
+        case = self.subject.fitted(case)
+        try:
+            reason = self._unsupported(case)
+            if reason is not None:
+                raise NotApplicable(reason)
+            with measuring() as measure:
+                self._measured(body, case, measure)
+        except (NotExercised, NotApplicable, NotWrapped, SubjectRefused) as outcome:
+            verdict = {
+                NotExercised: Verdict.NOT_EXERCISED,
+                NotApplicable: Verdict.NOT_APPLICABLE,
+            }.get(type(outcome), Verdict.REFUSED)
+            self.result.reasons[f"{verdict.value}: {outcome}"] += 1
+        except (HarnessError, RankHung, RankLost) as error:
+            self.result.errors.append(f"{error}, in {case!r}")
+            verdict = Verdict.ERROR
+        else:
+            verdict = Verdict.PASS
+        self.result.counts[verdict.value] += 1
+        return verdict
+
+    def _measured(self, body: Body, case: Spec, measure: Measure) -> None:
+        try:
+            body(self.subject, case)
+        except Violation as found:
+            if device_lost(self.subject.device):  # who is to blame cannot be asked any more
+                raise HarnessError(f"the GPU is lost to this process: {found.message}") from found
+            self.require_blame(found)
+            self.result.evidence.record(case, measure, passed=False)
+            raise
+        self.result.evidence.record(case, measure, passed=True)
+
+    def require_blame(self, found: Violation) -> None:
+        """Returns where the implementation is to blame for ``found``, and this clause the one to say so.
+
+        Raises:
+            NotExercised: a plainer case that the clause presumes, or an existing class by itself, is at fault.
+            HarnessError: a drawn class cannot run by itself; nothing is known of the implementation.
+        """
+        require_presumed(self.subject, self.result.clause, found)
+        if found.anomaly != "raised" or not isinstance(found.case, Case):
+            return
+        try:
+            self.subject.observe(found.case, lambda rank: flatten(rank.build().run()))
+        except SubjectRaised as error:
+            if self.target is None:
+                raise HarnessError(f"the base layer cannot run by itself: {error}") from error
+            raise NotExercised(f"the class raises it by itself: {error}") from error
+
+    def _unsupported(self, case: Spec) -> str | None:
+        reason = self.subject.engine.unsupported(getattr(case, "tp_size", 1))
+        if reason is not None or not isinstance(case, Case):
+            return reason
+        return self.subject.implementation.unsupported(case)
+
+    def _judged(self, body: Body, case: Spec) -> None:
+        try:
+            self.one(body, case)
+        except Violation:
+            self.result.counts[Verdict.FAIL.value] += 1
+            raise
+
+    def _sighted(self, clause: str, body: Body, found: Violation) -> None:
+        if self.recorder is not None:
+            self.recorder.sight(body, clause, found)
+
+    def _replay(self, clause: str, body: Body) -> Iterator[str]:
+        """Runs the cases stored for the clause, and tells how those fail that still do."""
+        for case in self.recorder.priors(clause, body.__name__) if self.recorder else []:
+            if not judges(body, case) or _target_of(case) != self.result.target:
+                continue
+            try:
+                self.one(body, case)
+            except Violation as found:
+                self._keep(clause, body, found)
+                yield manner(found)
+
+    def _keep(self, clause: str, body: Body, found: Violation) -> None:
+        kept = self.recorder.settle(self.subject, body, clause, found) if self.recorder else Failure.of(clause, found)
+        if self.target is not None:
+            kept.on_base = self._base_has_it(body, found)
+        if not any(kept.same_root(other) for other in self.result.failures):
+            self.result.failures.append(kept)
+
+    def _base_has_it(self, body: Body, found: Violation) -> bool | None:
+        """Whether the family's base class breaks the clause in the same way, so that the class is not to blame."""
+        if not isinstance(found.case, Case) or not _base_takes(found.case.layer):
+            return None
+        try:
+            body(self.subject, replace(found.case, subclass=SubclassSpec()))
+        except Violation as of_base:
+            return of_base.anomaly == found.anomaly
+        except Exception:
+            return None  # the base class cannot be built like this
+        return False
+
+
+def _target_of(case: Spec) -> str:
+    """The existing class that the case is about; none for drawn ones."""
+    return case.subclass.target or "" if isinstance(case, Case) else ""
+
+
+def device_lost(device: str) -> bool:
+    """Whether the CUDA context is poisoned: after an illegal access every later call fails as well."""
+    if not device.startswith("cuda"):
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
+def _base_takes(layer: LayerSpec) -> bool:
+    """Whether the family's base class has as many outputs as an existing class may have added to."""
+    if layer.family is Family.MERGED_COLUMN:
+        return True
+    return len(layer.output_sizes) == (1 if layer.heads is None else len(layer.heads.output_sizes))
+
+
+def check(clause: str, strategy: Source) -> Callable[[Body], Callable[..., None]]:
+    """Makes a pytest test of a clause out of a body that judges one case; cases are drawn from ``strategy``."""
+    entry = CONTRACT[clause]
+
+    def decorate(body: Body) -> Callable[..., None]:
+        @pytest.mark.clause(clause)
+        def test(clause_run: ClauseRun, record_property: Callable[[str, object], None], shard: int) -> None:
+            __tracebackhide__ = True
+            result = clause_run.check(clause, body.__name__, strategy, body)
+            record_property("clause_result", result.to_dict())
+            report(result)
+
+        test.__name__ = body.__name__
+        test.__doc__ = f"{clause} {entry.level.value} {entry.sentence}"
+        test.body, test.strategy, test.clause = body, strategy, clause  # type: ignore[attr-defined]
+        return test
+
+    return decorate
+
+
+def report(result: ClauseResult) -> None:
+    """Fails the test for what a clause's shard found."""
+    __tracebackhide__ = True
+    if result.errors:
+        pytest.fail(f"{result.clause} error: " + "; ".join(result.errors), pytrace=False)
+    if result.failures:
+        text = "\n\n".join(f"[{failure.anomaly}] {failure.message}\n{failure.shown}" for failure in result.failures)
+        pytest.fail(f"{result.clause} {CONTRACT[result.clause].sentence}\n{text}", pytrace=False)

@@ -1,0 +1,187 @@
+"""The lines that make a layer in a regression file: its class, constructor, weights, and the modules around it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from functools import partial
+
+from torch import Tensor
+
+from conformance.implementations.schemes import METHODS
+from conformance.subjects.building import shard_id_of
+from conformance.test_files.literals import Expression, call, one_line, spread, tensor_text
+from conformance.test_files.margins import INDENT, LONGEST
+from conformance.test_files.scenes import Scene
+from strategies.cases import Case, Dtype, LayerSpec, Quantization, WrapperKind
+from strategies.constructors import constructor_arguments, positional_names
+from strategies.source import BASE_CLASSES, CLASS_NAME, Library, render
+
+_CALL = re.compile(
+    r"(?P<indent> *)(?P<head>.*?super\([^)]*\)\.\w+\(|.*\.copy_\(|def \w+\(|\w+ = type\()"
+    r"(?P<arguments>.*?)(?P<tail>\)(?: -> \w+:)?)"
+)
+_BRACKET = re.compile(r"(, |[\[({]|[\])}])")
+_OPENING, _CLOSING = ("[", "(", "{"), ("]", ")", "}")
+_WRAPPER_NAMES = {
+    WrapperKind.BARE: "BareWrapper",
+    WrapperKind.NONE: "NoneWrapper",
+    WrapperKind.FORWARDING: "ForwardingWrapper",
+}
+_WRAPPERS = {
+    "BareWrapper": """
+class BareWrapper(torch.nn.Module):
+    def __init__(self, base_layer: torch.nn.Module) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+""",
+    "NoneWrapper": """
+class NoneWrapper(BareWrapper):
+    quant_method = None
+""",
+    "ForwardingWrapper": """
+class ForwardingWrapper(BareWrapper):
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("base_layer"), name)
+""",
+}
+
+
+DECLARED = ("layer: Any", "layer")  # said to be anything where it is made first, and made again without a word
+
+
+def class_name(case: Case) -> str:
+    """What the file calls the class of the layer."""
+    return CLASS_NAME if case.subclass.depth else BASE_CLASSES[case.layer.family]
+
+
+def class_source(case: Case, library: Library, number: str = "") -> tuple[set[str], str]:
+    """Import lines, and the rendered class, with ``number`` after its name, if it is no base class."""
+    lines = render(case.layer, case.subclass, library).replace(CLASS_NAME, CLASS_NAME + number).splitlines()
+    imports = {line for line in lines if re.match(r"(from|import) ", line)}
+    if case.subclass.depth == 0:
+        return imports, ""
+    shorter = [one for line in lines if line not in imports for one in _broken(line)]
+    return imports, "\n".join(shorter).strip("\n")
+
+
+def _broken(line: str) -> list[str]:
+    """A rendered line as a formatter breaks it, where it ends in a call's arguments, or a head's, and is too long."""
+    found = _CALL.fullmatch(line)
+    if len(line) <= LONGEST or found is None:
+        return [line]
+    indent, head, arguments, tail = found.groups()
+    together = f"{indent}{INDENT}{arguments}"
+    inside = [together] if len(together) <= LONGEST else [f"{indent}{INDENT}{one}," for one in _items(arguments)]
+    return [f"{indent}{head}", *inside, f"{indent}{tail}"]
+
+
+def _items(arguments: str) -> list[str]:
+    """The arguments of a call: what stands between the commas that are in no brackets."""
+    found, depth = [""], 0
+    for part in _BRACKET.split(arguments):
+        if part == ", " and depth == 0:
+            found.append("")
+            continue
+        depth += (part in _OPENING) - (part in _CLOSING)
+        found[-1] += part
+    return found
+
+
+def wrapper_classes(scene: Scene) -> list[str]:
+    """The classes of the wrappers that the case is nested in."""
+    return wrapper_sources(set(scene.case.nesting)) if scene.unwraps else []
+
+
+def wrapper_sources(kinds: Collection[WrapperKind]) -> list[str]:
+    """The classes of wrappers of these kinds, and the one that they derive from."""
+    used = {_WRAPPER_NAMES[kind] for kind in kinds}
+    return [text.strip("\n") for name, text in _WRAPPERS.items() if name in used or (used and name == "BareWrapper")]
+
+
+def nested_text(kinds: Sequence[WrapperKind], inner: str) -> str:
+    """``inner`` in wrappers of these kinds, outermost first."""
+    for kind in reversed(kinds):
+        inner = f"{_WRAPPER_NAMES[kind]}({inner})"
+    return inner
+
+
+def _told(case: Case) -> dict[str, object]:
+    """The constructor's arguments that say more than its defaults."""
+    arguments = constructor_arguments(case.layer, case.subclass)
+    plain = LayerSpec()
+    told = {name: value for name, value in arguments.items() if name == "bias" or value != getattr(plain, name, ...)}
+    told |= {name: arguments[name] for name in positional_names(case.layer.family) if name in arguments}
+    ordered = {name: told[name] for name in arguments if name in told}
+    if case.quantization is not Quantization.NONE:
+        name, sizes = quant_method(case)
+        given = f"partial({', '.join([name, *map(repr, sizes)])})" if sizes else name
+        ordered["quant_config"] = Expression(f"QuantConfig({given})")
+    return ordered
+
+
+def quant_method(case: Case) -> tuple[str, tuple[object, ...]]:
+    """The class of the quant method of a case that has one, and the sizes it is made with."""
+    method = METHODS[case.quantization]
+    return (method.func.__name__, method.args) if isinstance(method, partial) else (method.__name__, ())
+
+
+def fresh(case: Case, declared: str, *, depth: int = 0) -> list[str]:
+    """``layer``, a base class built alone and not loaded."""
+    return call(f"{declared} = {class_name(case)}(", _told(case), depth=depth)
+
+
+def built(
+    case: Case,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    context: str | None,
+    named: str,
+    declared: str = DECLARED[0],
+) -> list[str]:
+    """``layer``, of the class ``named``, built in ``context`` and loaded."""
+    told = _told(case)
+    if context is None:
+        lines = call(f"{declared} = {named}(", told)
+    else:
+        lines = [f"with {context}:", *call(f"{declared} = {named}(", told, depth=1)]
+    for name, tensors in (("weight", weights), ("bias", biases)):
+        shards = [shard_id_of(case, index) for index in range(len(tensors))]
+        if len(tensors) == 1:
+            given = [f"layer.{name}", tensor_text(tensors[0]), *map(one_line, shards[0])]
+            lines += call(f"layer.{name}.weight_loader(", given)
+        elif tensors:
+            parts = "qkv" if shards[0] == ("q",) else [shard for (shard,) in shards]
+            names = one_line(parts) if isinstance(parts, str) else f"range({len(parts)})"
+            texts = [tensor_text(tensor) for tensor in tensors]
+            literal = all(text.startswith("torch.tensor(") for text in texts)
+            rows = [tensor.tolist() for tensor in tensors]
+            lines += spread(f"{name}_rows = ", rows) if literal else call(f"{name}_rows = [", texts, "]")
+            part = f"torch.tensor({name}_part)" if literal else f"{name}_part"
+            lines.append(f"for shard, {name}_part in zip({names}, {name}_rows, strict=True):")
+            lines.append(f"    layer.{name}.weight_loader(layer.{name}, {part}, shard)")
+    return [*lines, "layer.quant_method.process_weights_after_loading(layer)"]
+
+
+def nested(scene: Scene) -> list[str]:
+    """``outer``, the modules around ``lora``."""
+    return [f"outer: Any = {nested_text(scene.case.nesting, 'lora')}"]
+
+
+def default_dtype(scene: Scene) -> list[str]:
+    """A fixture that sets torch's default dtype, where the case has another."""
+    dtype = scene.case.dtype.of_tensors
+    if dtype == Dtype.FLOAT32.value:
+        return []
+    return [
+        "",
+        "",
+        "@pytest.fixture(autouse=True)",
+        "def narrow() -> Iterator[None]:",
+        f"{INDENT}torch.set_default_dtype(torch.{dtype})",
+        f"{INDENT}yield",
+        f"{INDENT}torch.set_default_dtype(torch.float32)",
+    ]

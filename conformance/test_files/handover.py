@@ -1,0 +1,123 @@
+"""From stored failures to proved test files: what a run hands over at its end."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from conformance.regressions.entries import Entry, StoredFailure
+from conformance.regressions.proof import run_file, run_replay, same_reason
+from conformance.regressions.store import Store, replace_file
+from conformance.test_files.dialects import CannotWrite, Dialect
+from conformance.test_files.scenes import reference
+from conformance.test_files.vllm_dialect import Vllm
+from conformance.test_files.writer import DIALECTS, MOST_LINES, file_name, write
+
+WORKERS = 2
+BUILT_IN = ("reference", "vllm")
+UNPROVED = "NOT PROVED"
+_NO_RUN = f"{UNPROVED}, it has not been run."
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """One file that was written, kept, or left alone, and what is known of it."""
+
+    path: Path
+    what: str
+    proof: str
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.path}: {self.proof}"
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """Writes the files of failures, proves them, and keeps what was proved in the store."""
+
+    store: Store
+
+    def failures(self, given: Sequence[tuple[Entry, StoredFailure]], *, prove: bool = True) -> Iterator[Handed]:
+        """Hands over the files of each failure, a few at a time."""
+        with ThreadPoolExecutor(WORKERS) as pool:
+            for handed in pool.map(lambda one: list(self._failure(*one, prove=prove)), given):
+                yield from handed
+
+    def _failure(self, entry: Entry, failure: StoredFailure, *, prove: bool) -> Iterator[Handed]:
+        told = ""
+        for dialect in DIALECTS:
+            path = self.store.directory / file_name(entry, failure, dialect)
+            known = failure.files.get(path.name, {})
+            if path.exists() and _digest(path.read_text(encoding="utf-8")) not in (
+                known.get("sha256"),
+                known.get("before"),
+            ):
+                yield Handed(path, "left alone", "it was edited by hand, or is not of this run")
+                continue
+            try:
+                text = write(entry, failure, dialect, known.get("proof", _NO_RUN))
+            except CannotWrite as error:
+                yield Handed(path, "not written", str(error))
+                continue
+            if path.exists() and path.read_text(encoding="utf-8") == text and _NO_RUN not in text:
+                yield Handed(path, "kept", known["proof"])
+                continue
+            failure = self._put(entry, failure, path, text, _NO_RUN)
+            proof = told = self._proof(entry, failure, dialect, path, told) if prove else _NO_RUN
+            failure = self._put(entry, failure, path, write(entry, failure, dialect, proof), proof)
+            yield Handed(path, "wrote", f"{proof}{_length(text)}")
+
+    def _put(self, entry: Entry, failure: StoredFailure, path: Path, text: str, proof: str) -> StoredFailure:
+        """Writes a file that the store knows already: whoever is interrupted in between has edited nothing."""
+        before = _digest(path.read_text(encoding="utf-8")) if path.exists() else ""
+        facts = {"sha256": _digest(text), "before": before, "proof": proof}
+        failure = replace(failure, files={**failure.files, path.name: facts})
+        self.store.add(entry.case, entry.shown, failure)
+        replace_file(path, text)
+        return failure
+
+    def _proof(self, entry: Entry, failure: StoredFailure, dialect: Dialect, path: Path, other: str) -> str:
+        """One sentence or two: where the file was seen to fail, and where it, or the same case, passes."""
+        found_on = failure.identity.get("implementation", "") if failure.impl in BUILT_IN else failure.impl
+        if isinstance(dialect, Vllm) and failure.impl != "vllm":
+            return f"{UNPROVED}, the failure was found on {found_on} and this file has not been run."
+        run = run_file(path)
+        if failure.impl == dialect.impl:
+            if same_reason(run, failure):
+                return f"fails on {found_on} in a fresh process, for this reason; {_passes(other)}."
+            seen = "passes" if run.code == 0 else f"fails for another reason ({run.last_line})"
+            return f"{UNPROVED}, {seen} on {found_on} in a fresh process."
+        good = reference().implementation.identity()["implementation"]
+        if run.code != 0:
+            return f"{UNPROVED}, it fails on {good} too: {run.last_line}"
+        return f"passes on {good} in a fresh process; {self._fails_elsewhere(entry, failure, found_on)}."
+
+    def _fails_elsewhere(self, entry: Entry, failure: StoredFailure, found_on: str) -> str:
+        if failure.impl == "vllm":
+            return f"the file for plain vLLM has what is known of {found_on}"
+        run = run_replay(self.store.folder / f"{entry.id}.json")
+        lines = [line for line in run.output.splitlines() if f"{failure.clause} {failure.anomaly} " in line]
+        if run.code == 1 and any(line.startswith("STILL FAILS") and "  now " not in line for line in lines):
+            return f"the case fails on {found_on} when it is replayed in one"
+        return f"{UNPROVED} that the case fails on {found_on} when it is replayed in one"
+
+
+def _length(text: str) -> str:
+    """What is said of a file that is longer than a reviewer reads."""
+    lines = text.count("\n")
+    return "" if lines < MOST_LINES else f" It has {lines} lines: its case is as small as shrinking made it."
+
+
+def _passes(other: str) -> str:
+    return (
+        other.partition(";")[0].replace("passes on", "the same case passes on")
+        if "passes on" in other
+        else (f"{UNPROVED} that the same case passes anywhere")
+    )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

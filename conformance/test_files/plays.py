@@ -1,0 +1,207 @@
+"""What a regression file of a program shows: its calls up to the one that failed, and what must come of that one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from conformance.judging.anomalies.partial_sums import summed_over_ranks, sums_partials
+from conformance.oracles.programs import ProgramOracle
+from conformance.oracles.shelf import Shelf
+from conformance.subjects.calls import Call, calls_of
+from conformance.test_files.dialects import CannotWrite
+from conformance.test_files.scenes import paths_of, reference, rows
+from conformance.values.linear import rank_input
+from conformance.values.programs import in_tower
+from lora_compat.model_adapters import ModuleAdapter
+from strategies.cases import Case
+from strategies.programs import Misfit, Program
+
+_CALL = re.compile(r"call (\d+), (\w+\(\d+\))")
+_LAYER = re.compile(r"rank \d+: ([\w.]+): ")
+_WARMED = re.compile(r"output (\d+) under a dummy adapter")
+_RUNS = ("run", "rerun")
+_OF_STATE = ("wrong-eviction", "state-lost")
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One call with what must come of it: None where it is refused, or where it may be.
+
+    ``registered`` and ``active`` are the adapters' ids afterwards; ``ids`` has, for a run, each token's adapter, 0 for
+    none.
+    """
+
+    call: Call
+    result: bool | None
+    may_fail: bool
+    registered: frozenset[int]
+    active: frozenset[int]
+    ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Play:
+    """One program with its numbers; the last turn is the one that failed."""
+
+    clause: str
+    anomaly: str
+    message: str
+    program: Program
+    values: ProgramOracle
+    turns: tuple[Turn, ...]
+
+    @property
+    def compares(self) -> bool:
+        """Whether it is a layer's output that is wrong."""
+        return not self.turns or self.turns[-1].call.method in _RUNS
+
+    @property
+    def adds(self) -> bool:
+        """Whether an adapter is ever added."""
+        return any(turn.call.method == "add" for turn in self.turns)
+
+    @property
+    def shows_state(self) -> bool:
+        """Whether it is who is registered or active that is wrong."""
+        return self.anomaly in _OF_STATE
+
+    @property
+    def refused_rightly(self) -> bool:
+        """Whether the contract has a full house here: a place was free only because somebody was lost."""
+        return self.anomaly == "refused-wrongly" and bool(self.turns) and self.turns[-1].result is None
+
+    @property
+    def layer(self) -> tuple[int, str]:
+        """The layer whose output is wrong, by number and name; the first where none is named."""
+        numbered = _WARMED.match(self.message)
+        if numbered:
+            every = [(index, name) for index, one in enumerate(self.program.model.linears) for name in one.names]
+            return every[int(numbered[1])]
+        found = _LAYER.search(self.message)
+        for index, module in enumerate(self.program.model.linears):
+            if found and found[1] in module.names:
+                return index, found[1]
+        return 0, self.program.model.linears[0].name
+
+    def names(self) -> dict[str, str]:
+        """What the file calls each module: the last part of its name, which is what packing and adapters go by."""
+        found: dict[str, str] = {}
+        tower = self.program.model.tower
+        children = {child for module in self.program.model.linears for child in module.children}
+        for module in self.program.model.linears:
+            for name in module.names:
+                start = f"{tower}." if tower and name.startswith(f"{tower}.") else ""
+                last = name.rpartition(".")[2]
+                short = start + ("shared." if name == module.alias else "") + last
+                taken = short in found.values() or (last in children and not module.children)
+                found[name] = f"{short}_{len(found)}" if taken else short
+        return found
+
+    def packing(self) -> dict[str, list[str]]:
+        """The packed-modules mapping, by what the file calls the modules."""
+        names = self.names()
+        return {
+            names[name].rpartition(".")[2]: list(module.children)
+            for module in self.program.model.linears
+            for name in module.names
+            if module.children
+        }
+
+    def adapter(self, number: int) -> dict[str, ModuleAdapter]:
+        """The adapter's modules, by what the file calls them."""
+        names = self.checkpoint_names()
+        return {names[name]: part for name, part in self.values.adapter(number).modules.items()}
+
+    def checkpoint_names(self) -> dict[str, str]:
+        """What the file calls each module of a checkpoint: layers, and the parts of packed ones."""
+        names = self.names()
+        parents = {
+            f"{name.rpartition('.')[0]}.{child}".lstrip("."): f"{names[name].rpartition('.')[0]}.{child}".lstrip(".")
+            for module in self.program.model.linears
+            for name in module.names
+            for child in module.children
+        }
+        return names | parents
+
+    def inputs(self) -> list[Tensor]:
+        """Every rank's input of the layer."""
+        index, _ = self.layer
+        case, tensors = self.values.cases[index], self.values.tensors[index]
+        return [rank_input(case, tensors, rank) for rank in range(case.tp_size)]
+
+    def expected(self) -> list[list[Tensor]]:
+        """Every rank's outputs of the layer in the last turn; the sum alone where only that has a meaning."""
+        index, _ = self.layer
+        case, tokens = self.case, tuple(identity - 1 for identity in self.last_ids())
+        right = self.values.expected(reference(), index, tokens)
+        values = [[rows(value) for value in one.values] for one in right]
+        return [list(summed_over_ranks(values, right[0].by_token))[:1]][:1] if sums_partials(case) else values
+
+    @property
+    def case(self) -> Case:
+        """The layer as a case."""
+        return self.values.cases[self.layer[0]]
+
+    def paths(self) -> tuple[str, ...]:
+        """Every tensor of the layer's result, as an expression of ``result``."""
+        found = paths_of(self.case)
+        return found[:1] if sums_partials(self.case) else found
+
+    def last_ids(self) -> tuple[int, ...]:
+        """Each token's adapter in the layer's last run."""
+        nobody = (0,) * len(self.program.batches[0])
+        ids = next((turn.ids for turn in reversed(self.turns) if turn.ids), nobody)
+        return ids[::-1] if in_tower(self.program.model, self.layer[0]) else ids
+
+
+def play_of(clause: str, anomaly: str, message: str, program: Program) -> Play:
+    """The program as a play.
+
+    Raises:
+        CannotWrite: its calls are not told from the message.
+    """
+    turns = _turns(program)
+    found = _CALL.search(message)
+    if clause.startswith("RANK-") or anomaly == "wrapped-twice":
+        turns = []
+    if found is None:
+        return Play(clause, anomaly, message, program, ProgramOracle(program), tuple(turns))
+    for kept in (turns, [turn for turn in turns if turn.call.method != "rerun"]):
+        last = int(found[1])
+        if last <= len(kept) and str(kept[last - 1].call) == found[2]:
+            shown = tuple(_mattering(kept[:last], clause))
+            return Play(clause, anomaly, message, program, ProgramOracle(program), shown)
+    raise CannotWrite(f"{found[0]} is no call of this program; replay the case")
+
+
+def _mattering(turns: Sequence[Turn], clause: str) -> list[Turn]:
+    """Without the runs, where it is only adapters' coming and going that matters."""
+    last = turns[-1]
+    if last.call.method in _RUNS:
+        return list(turns)
+    return [turn for turn in turns if turn.call.method not in _RUNS]
+
+
+def _turns(program: Program) -> list[Turn]:
+    shelf = Shelf(program.max_adapters, program.max_loras, program.evict)
+    turns, mapped = [], ()
+    for call in calls_of(program):
+        fault = call.method == "activate_failing" and call.number not in shelf.active
+        misfit = call.method in ("add", "activate", "pin") and program.adapters[call.number].misfit is not Misfit.NONE
+        if fault or (misfit and call.method != "add"):
+            outcome, result = None, None
+        else:
+            outcome = shelf.after(Call("activate", call.number) if call.method == "activate_failing" else call)
+            result = outcome.result
+        active = frozenset(number + 1 for number in shelf.active)
+        if call.method == "run":
+            mapped = tuple(n + 1 if n + 1 in active else 0 for n in program.batches[call.number])
+        ids = tuple(one if one in active else 0 for one in mapped)
+        registered = frozenset(number + 1 for number in shelf.registered)
+        may_fail = result is None or misfit
+        turns.append(Turn(call, result, may_fail, registered, active, ids if "run" in call.method else ()))
+    return turns

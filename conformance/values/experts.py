@@ -1,0 +1,71 @@
+"""The numbers of a case of a mixture of experts, and what merged experts give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from conformance.implementations.experts import ExpertWeights, Routed
+from lora_compat.adapters import SubAdapter
+from lora_compat.expert_adapters import ExpertAdapter, ExpertsAdapter
+from strategies.experts import ExpertsAdapterSpec, ExpertsCase
+
+SCALING = 2.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpertsTensors:
+    """The unsharded tensors of a case: float64 weights and adapters, and the input in float32."""
+
+    weights: tuple[ExpertWeights, ...]
+    adapters: tuple[ExpertsAdapter, ...]
+    routed: Routed
+
+    def to(self, device: str) -> ExpertsTensors:
+        """The same on ``device``."""
+        weights = tuple(one.to(device) for one in self.weights)
+        return ExpertsTensors(weights, tuple(moved(one, device) for one in self.adapters), self.routed.to(device))
+
+
+def moved(adapter: ExpertsAdapter, device: str) -> ExpertsAdapter:
+    """``adapter`` on ``device``."""
+
+    def part(one: SubAdapter | None) -> SubAdapter | None:
+        return None if one is None else SubAdapter(one.lora_a.to(device), one.lora_b.to(device))
+
+    def expert(one: ExpertAdapter | None) -> ExpertAdapter | None:
+        return None if one is None else ExpertAdapter(tuple(part(half) for half in one.gate_up), part(one.down))
+
+    return ExpertsAdapter(tuple(expert(one) for one in adapter.experts), adapter.scaling)
+
+
+def tensors_of(case: ExpertsCase) -> ExpertsTensors:
+    """All of -1 and 1: at most 3 columns in, 16 between, rank 8 stay exact, and few products are zero."""
+    generator = torch.Generator().manual_seed(case.seed)
+    inner, hidden = case.intermediate_size, case.hidden_size
+
+    def signs(*shape: int) -> Tensor:
+        return torch.randint(0, 2, shape, generator=generator).double() * 2 - 1
+
+    def part(spec: ExpertsAdapterSpec, rows: int, columns: int) -> SubAdapter:
+        return SubAdapter(signs(spec.rank, columns).float(), signs(rows, spec.rank).float())
+
+    def expert(spec: ExpertsAdapterSpec) -> ExpertAdapter:
+        gate, up, down = spec.parts
+        halves = (part(spec, inner, hidden) if gate else None, part(spec, inner, hidden) if up else None)
+        return ExpertAdapter(
+            (part(spec, 2 * inner, hidden),) if spec.fused else halves, part(spec, hidden, inner) if down else None
+        )
+
+    weights = tuple(
+        ExpertWeights(signs(inner, hidden), signs(inner, hidden), signs(hidden, inner)) for _ in range(case.experts)
+    )
+    adapters = tuple(
+        ExpertsAdapter(tuple(expert(spec) if here else None for here in spec.experts), SCALING)
+        for spec in case.adapters
+    )
+    ids = torch.tensor(case.routing)
+    factors = 2.0 ** torch.randint(-1, 2, ids.shape, generator=generator)
+    return ExpertsTensors(weights, adapters, Routed(signs(len(case.tokens), hidden).float(), ids, factors))
