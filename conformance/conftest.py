@@ -16,7 +16,7 @@ from conformance.contract import CONTRACT
 from conformance.regressions.recorder import Recorder
 from conformance.regressions.store import Store
 from conformance.subjects.subject import Subject
-from conformance.suite.certify_options import add_certify_options
+from conformance.suite.certify_options import CertifyOptions, add_certify_options
 from conformance.suite.checking import Budget, ClauseRun, device_lost
 from conformance.suite.options import Options, add_options, engine_of, implementation_of, read_options, shared_of
 from conformance.suite.parts import Part, keep
@@ -42,7 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
     options = read_options(config)
     config.stash[OPTIONS] = options
     if options.certify is not None:
-        _certify(config, options)
+        _certify(config, options, options.certify)
         _freeze()
         return
     is_worker = hasattr(config, "workerinput")
@@ -73,9 +73,9 @@ def _freeze() -> None:
     gc.freeze()
 
 
-def _certify(config: pytest.Config, options: Options) -> None:
+def _certify(config: pytest.Config, options: Options, asked: CertifyOptions) -> None:
     """Runs the clauses on existing classes instead of drawn ones."""
-    certification = Certification(options, options.certify)
+    certification = Certification(options, asked)
     config.stash[CERTIFICATION] = certification
     certification.prepare(getattr(config, "workerinput", {}).get(FIT))
     if not hasattr(config, "workerinput"):

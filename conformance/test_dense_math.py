@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -28,6 +29,7 @@ from conformance.subjects.outcomes import HarnessError, SubjectRefused
 from conformance.subjects.subject import Subject
 from conformance.suite.checking import check
 from conformance.values.linear import poisoned
+from lora_compat.adapters import LayerAdapter
 from lora_compat.families import Family
 from strategies.cases import Case, Dtype, Forward, Layout, Regime
 from strategies.drawing import cases
@@ -176,7 +178,7 @@ def test_any_layout_is_served_and_nothing_handed_in_is_written_to(subject: Subje
     assert_outputs(case, seen, expected_of(subject, case), subject=subject)
 
 
-def tensors_in(adapters: list) -> list[Tensor]:
+def tensors_in(adapters: Sequence[LayerAdapter]) -> list[Tensor]:
     """The tensors of some adapters."""
     parts = [part for adapter in adapters for part in adapter.parts if part is not None]
     return [tensor for part in parts for tensor in (part.lora_a, part.lora_b)]

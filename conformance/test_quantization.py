@@ -13,7 +13,7 @@ from conformance.judging.assertions import assert_merged_equivalence, assert_out
 from conformance.judging.facts import Aspect, Difference, Place
 from conformance.judging.verdicts import Violation
 from conformance.oracles.linear import expected_of
-from conformance.oracles.quantized import checkpoint_weight, probed_weight, quantization_error
+from conformance.oracles.quantized import checkpoint_weight, probed_weight, quantization_error, weight_of
 from conformance.subjects.building import flatten
 from conformance.subjects.linear import RankSession
 from conformance.subjects.subject import Subject
@@ -87,6 +87,7 @@ def dequantized_product(case: Case, layer: nn.Module, x: Tensor) -> Tensor:
     """A fused fast path: multiplies with the stored weight from outside, scales before or after the product."""
     after = case.quantization in SCALED_BY_ROW
     if after and case.seed % 2:
-        weight, scale = layer.weight, layer.weight_scale
-        return functional.linear(x, weight.to(x.dtype)) * scale.flatten().to(x.dtype)  # type: ignore[operator,union-attr]
+        scale = layer.weight_scale
+        assert isinstance(scale, Tensor)
+        return functional.linear(x, weight_of(layer).to(x.dtype)) * scale.flatten().to(x.dtype)
     return functional.linear(x, METHODS[case.quantization]().dequantize(layer))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from conformance.engines.ranks import RankFailed
 from conformance.implementations.protocol import Deployment, Unavailable
 from conformance.judging.facts import Aspect, Difference, Place
 from conformance.judging.verdicts import Violation
@@ -46,7 +47,7 @@ def test_adapters_are_added_to_what_a_scheme_of_its_own_gives(subject: Subject, 
     except Unavailable as error:
         raise NotApplicable(f"{NOT_HERE} {case.scheme.value}: {error}") from error
     except subject.implementation.refusals as error:
-        raise SubjectRefused(str(error)) from error
+        raise SubjectRefused(RankFailed(0, 1, error)) from error
     with_adapter = torch.tensor(case.tokens).eq(0).unsqueeze(1)
     delta = SCALING * (x.double() @ part.lora_a.double().t() @ part.lora_b.double().t()) * with_adapter
     # One rounding of the sum, and one of each rank's product on the way.

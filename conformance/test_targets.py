@@ -63,7 +63,8 @@ def wrapped_modules(subject: Subject, question: TargetQuestion) -> list[frozense
         found = observe_model(subject, values_for(subject, question), program)
     except (SubjectRaised, CollectiveMismatch) as error:
         raise raised(error, question) from error
-    return next((one for one in found if isinstance(one, Problem)), None) or found
+    problems = [one for one in found if isinstance(one, Problem)]
+    return problems[0] if problems else [one for one in found if not isinstance(one, Problem)]
 
 
 def assert_untouched(question: TargetQuestion, session: ModelSession, before: dict[str, nn.Module]) -> None:

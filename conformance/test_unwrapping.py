@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from conformance.judging.assertions import assert_same_bits, observed, told
 from conformance.judging.facts import Aspect, Difference, Place
 from conformance.judging.verdicts import Violation
-from conformance.oracles.quantized import probed_weight
+from conformance.oracles.quantized import probed_weight, weight_of
 from conformance.subjects.building import BareWrapper, build_layer, load_weights, nest
 from conformance.subjects.linear import RankSession
 from conformance.subjects.subject import Subject
@@ -62,7 +62,7 @@ def test_the_dense_weight_read_through_wrappers_is_the_bare_layers(subject: Subj
         with library.ranked(rank.group):
             bare = build_layer(case, library, torch.float64)
             load_weights(case, library, bare, rank.tensors.weights, rank.tensors.biases)
-            right: Tensor = bare.weight.detach()  # type: ignore[union-attr,operator]
+            right = weight_of(bare).detach()
             if case.quantization is not Quantization.NONE:
                 # What the kernel multiplies with: what is read bare and wrapped alike can be wrong too.
                 right = probed_weight(rank.base, right.shape[1], case)

@@ -36,9 +36,9 @@ def chosen(subject: Subject, question: RankQuestion) -> int | Exception:
         return subject.implementation.warmup_rank(
             default=question.default, max_lora_rank=question.max_lora_rank, shards=question.shards
         )
-    except subject.implementation.refusals as error:
-        return error
     except Exception as error:
+        if isinstance(error, subject.implementation.refusals):
+            return error
         raise Violation("raised", told(error), question) from error
 
 

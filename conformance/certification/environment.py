@@ -58,7 +58,7 @@ def class_source(path: str) -> str:
 def _source(cls: type) -> bytes:
     """The class statement, and each method's own source, which may have been put in from elsewhere."""
     methods = [item for _, item in sorted(vars(cls).items()) if isinstance(item, FunctionType)]
-    return "\n".join(map(_text, [cls, *methods])).encode()
+    return "\n".join([_text(cls), *map(_text, methods)]).encode()
 
 
 def _text(item: type | FunctionType) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
 
 from torch import nn
 
@@ -31,7 +34,13 @@ def subclass_of(found: Found) -> SubclassSpec:
     )
 
 
-def plain_case(found: Found, *, tp_size: int = 1, fixed: dict[str, bool] | None = None, **options: bool) -> Case:
+def plain_case(
+    found: Found,
+    *,
+    tp_size: int = 1,
+    fixed: dict[str, bool] | None = None,
+    options: Mapping[str, bool] = MappingProxyType({}),
+) -> Case:
     """A small case of the class, without adapters in use."""
     family = found.family
     heads = Heads(size=2, query=2 * tp_size, key_value=2 * tp_size) if family is Family.QKV else None
@@ -43,9 +52,8 @@ def plain_case(found: Found, *, tp_size: int = 1, fixed: dict[str, bool] | None 
         input_size=4 * tp_size,
         output_sizes=heads.output_sizes if heads else sizes,
         heads=heads,
-        **options,  # type: ignore[arg-type]
     )
-    layer = fitted(layer, found.built_by, fixed or {})
+    layer = fitted(with_options(layer, options), found.built_by, fixed or {})
     return Case(
         layer=layer,
         subclass=subclass_of(found),
@@ -53,6 +61,12 @@ def plain_case(found: Found, *, tp_size: int = 1, fixed: dict[str, bool] | None 
         adapters=(AdapterSpec(fused=len(layer.output_sizes) > 1),),
         tokens=(-1, -1, -1),
     )
+
+
+def with_options(layer: LayerSpec, options: Mapping[str, bool]) -> LayerSpec:
+    """The layer with other values of its boolean options."""
+    given: dict[str, Any] = dict(options)
+    return replace(layer, **given)
 
 
 def fitted(layer: LayerSpec, recipe: Recipe, fixed: dict[str, bool]) -> LayerSpec:
@@ -63,7 +77,7 @@ def fitted(layer: LayerSpec, recipe: Recipe, fixed: dict[str, bool]) -> LayerSpe
         skips = options.get("skip_bias_add", layer.skip_bias_add)
         if options.get("bias", layer.bias) and not skips:
             options["reduce_results" if "reduce_results" not in fixed else "bias"] = "reduce_results" not in fixed
-    layer = replace(layer, **options)
+    layer = with_options(layer, options)
     return layer if recipe.outputs is None else replace(layer, output_sizes=recipe.outputs(layer))
 
 

@@ -105,7 +105,8 @@ class CertificationReport(ConformanceReport):
 
 def deselect_others(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keeps the tests of clauses whose cases are built of the class."""
-    kept, dropped = [], []
+    kept: list[pytest.Item] = []
+    dropped: list[pytest.Item] = []
     for item in items:
         marker = item.get_closest_marker("clause")
         keep = marker is not None and concerns_a_class(marker.args[0]) and _judges_a_case(item)

@@ -80,14 +80,14 @@ class Prober:
         """The values that option ``name`` of the layer takes, whatever is asked for, and with which it runs."""
         built, run = set(), set()
         for asked in (False, True):
-            case = plain_case(self.found, tp_size=1, **{name: asked})
+            case = plain_case(self.found, options={name: asked})
             layer = self._try_build(case)
             if layer is None:
                 continue
             value = _read(layer, name)
             built.add(value)
             try:
-                self._run_or_explain(plain_case(self.found, tp_size=1, **{name: value}))
+                self._run_or_explain(plain_case(self.found, options={name: value}))
             except UnfitClassError:
                 continue
             run.add(value)

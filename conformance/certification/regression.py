@@ -13,10 +13,10 @@ from conformance.certification.clause_tests import bodies_of
 from conformance.certification.outcome import Outcome
 from conformance.contract import CONTRACT
 from conformance.engines.threads import ThreadsEngine
+from conformance.implementations.discovery import implementation_named
 from conformance.judging.verdicts import Failure
 from conformance.search.bodies import judges
 from conformance.subjects.subject import Subject
-from conformance.suite.options import implementation_named
 from strategies.codec import Spec
 
 

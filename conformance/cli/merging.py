@@ -10,6 +10,7 @@ from typing import Any
 
 from conformance.certification import certificate
 from conformance.certification.outcome import Outcome
+from conformance.contract import CONTRACT
 from conformance.judging.verdicts import ClauseResult, summed
 from conformance.suite.parts import Coverage, Part
 from conformance.suite.reporting import RESULTS_FORMAT, conclusion
@@ -93,7 +94,7 @@ def merged(pieces: Sequence[Piece]) -> tuple[dict[str, Any], list[Outcome]]:
     if pieces[0].is_certificate:
         return certificate.joined(documents, run)
     totals = summed(ClauseResult.from_dict(one) for document in documents for one in document["clauses"].values())
-    totals = {clause: totals[clause] for clause in certificate.CONTRACT if clause in totals}
+    totals = {clause: totals[clause] for clause in CONTRACT if clause in totals}
     clauses = {clause: result.to_dict() for clause, result in totals.items()}
     whole = dict(documents[0]) | {"run": run, "conclusion": conclusion(totals), "clauses": clauses}
     return whole, [Outcome(DRAWN, results=totals)]

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints one line a failure, and how many there are of each."""
     import pytest
 
-    from conformance.cli.replaying import NothingToReplay, Status, replay
+    from conformance.cli.replaying import NothingToReplay, Status, replay, subject_of
     from conformance.regressions.store import Store
     from conformance.subjects.outcomes import HarnessError
     from conformance.subjects.subject import Subject
@@ -60,20 +60,3 @@ def run(args: argparse.Namespace) -> int:
     if counts[Status.ERROR]:
         return Exit.ERROR
     return Exit.FAILED if counts[Status.STILL_FAILS] else Exit.OK
-
-
-def subject_of(impl: str) -> Any:
-    """The implementation called ``impl`` on the threads engine.
-
-    Raises:
-        pytest.UsageError: see `conformance.suite.options.implementation_of`.
-    """
-    import torch
-
-    from conformance.engines.threads import ThreadsEngine
-    from conformance.subjects.subject import Subject
-    from conformance.suite.options import implementation_named
-
-    torch.set_num_threads(1)
-    torch.set_grad_enabled(False)
-    return Subject(implementation_named(impl), ThreadsEngine())

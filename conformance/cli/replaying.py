@@ -8,7 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from conformance.certification.clause_tests import UnknownClause, bodies_of
+from conformance.engines.threads import ThreadsEngine
+from conformance.implementations.discovery import implementation_named
 from conformance.regressions.entries import Entry, StoredFailure, UnreadableEntry, read_entry
 from conformance.regressions.proof import run_file
 from conformance.regressions.store import FOLDER, Store
@@ -143,3 +147,14 @@ def _of_file(path: Path, store: Store) -> list[Entry | UnreadableEntry | Path]:
 def _id_in(path: Path) -> str | None:
     found = CASE_LINE.search(path.read_text(encoding="utf-8"))
     return found.group(1) if found else None
+
+
+def subject_of(impl: str) -> Subject:
+    """The implementation called ``impl`` on the threads engine.
+
+    Raises:
+        pytest.UsageError: see `implementation_named`.
+    """
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    return Subject(implementation_named(impl), ThreadsEngine())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,11 @@ class ReferenceVocabulary(VocabularyServer):
     def __init__(self, case: VocabularyCase, weights: VocabularyWeights, group: RankGroup) -> None:
         dtype = torch_dtype(case.dtype)
         config = LoRAConfig(case.max_loras, case.max_rank, case.fully_sharded)
-        sizes = {"org_num_embeddings": case.original, "padding_size": case.padding_size, "params_dtype": dtype}
+        sizes: dict[str, Any] = {
+            "org_num_embeddings": case.original,
+            "padding_size": case.padding_size,
+            "params_dtype": dtype,
+        }
         self._processor = LogitsProcessor(case.vocabulary, case.multiplier)
         with lora_compat.tensor_parallel(group):
             if case.layer is VocabularyLayer.LM_HEAD:

@@ -88,7 +88,9 @@ def require_presumed(subject: Subject, clause: str, found: Violation) -> None:
         return  # no clause about numbers says so
     for plainer in _with_other_values(PRESUMED[clause](case)):
         try:
-            assert_merged_equivalence(subject, subject.fitted(plainer), needs_signal=False)
+            fitted = subject.fitted(plainer)
+            assert isinstance(fitted, Case)
+            assert_merged_equivalence(subject, fitted, needs_signal=False)
         except Violation as earlier:
             raise NotExercised(f"wrong without what {clause} is about already [{earlier.anomaly}]") from earlier
         except (NotWrapped, SubjectRefused, HarnessError):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from conformance.engines.ranks import CollectiveMismatch, RankFailed, RankGroup, RankHung, RankLost
 from conformance.implementations.dtypes import torch_dtype
 from conformance.implementations.protocol import LayerLibrary
-from conformance.oracles.quantized import KernelBase, probed_weight, quantized_layer
+from conformance.oracles.quantized import KernelBase, probed_weight, quantized_layer, weight_of
 from conformance.subjects.building import build_layer, call, flatten, load_weights
 from conformance.subjects.outcomes import HarnessError
 from conformance.subjects.subject import Subject
@@ -106,7 +107,7 @@ class _MergedRuns:
     def _take_stored_weight(self) -> None:
         """The base weight that the quantized layer really multiplies with takes the place of the checkpoint's."""
         layer, columns = quantized_layer(self._case, self._tensors, self._library)
-        self._stored = probed_weight(layer, columns, self._case).to(self._layer.weight.dtype)
+        self._stored = probed_weight(layer, columns, self._case).to(weight_of(self._layer).dtype)
         if self._case.quantization in OF_ACTIVATIONS:
             self._kernel = KernelBase(layer, self._case)
         none = tuple(torch.zeros_like(weight) for weight in self._tensors.weights)
@@ -132,14 +133,15 @@ class _MergedRuns:
     def _base_product(self, absolute: bool) -> Iterator[None]:
         """Adds the base weight to the s·B·A just loaded, or has the quantized kernel itself multiply with it."""
         if self._kernel is not None and not absolute:
-            own, self._layer.quant_method = self._layer.quant_method, self._kernel
+            layer: Any = self._layer
+            own, layer.quant_method = layer.quant_method, self._kernel
             try:
                 yield
             finally:
-                self._layer.quant_method = own
+                layer.quant_method = own
             return
         if self._stored is not None:
-            self._layer.weight.data.add_(self._stored.abs() if absolute else self._stored)
+            weight_of(self._layer).data.add_(self._stored.abs() if absolute else self._stored)
         yield
 
     def per_token(self, *, absolute: bool) -> tuple[Tensor, ...]:

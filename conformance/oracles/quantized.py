@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,7 +24,7 @@ def quantized_layer(case: Case, tensors: CaseTensors, library: LayerLibrary) -> 
     """This rank's quantized layer, built and finished like any other, and its local input columns."""
     layer = build_layer(case, library, torch_dtype(case.dtype), case.quantization)
     load_weights(case, library, layer, tensors.weights, tensors.biases)
-    columns = int(layer.weight.shape[1])
+    columns = int(weight_of(layer).shape[1])
     library.finish(layer.to(case.device))
     return layer, columns
 
@@ -39,8 +41,22 @@ class KernelBase:
     def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """``base(x) + x · (s·B·A)ᵀ + bias``, all but the base product in the precision of ``x``."""
         given = x.to(self._device, self._dtype)  # on a GPU the kernel may sum in another order than on a CPU
-        base: Tensor = self._quantized.quant_method.apply(self._quantized, given, None)  # type: ignore[union-attr,operator]
-        return base.to(x) + functional.linear(x, layer.weight, bias)  # type: ignore[arg-type]
+        base = _product(self._quantized, given)
+        return base.to(x) + functional.linear(x, weight_of(layer), bias)
+
+
+def _product(layer: nn.Module, x: Tensor) -> Tensor:
+    """What the layer's own kernel multiplies."""
+    method: Any = layer.quant_method
+    product: Tensor = method.apply(layer, x, None)
+    return product
+
+
+def weight_of(layer: nn.Module) -> Tensor:
+    """The weight that a layer of any library has."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight
 
 
 def probed_weight(layer: nn.Module, columns: int, case: Case) -> Tensor:
@@ -49,16 +65,14 @@ def probed_weight(layer: nn.Module, columns: int, case: Case) -> Tensor:
     Nothing that dequantizes outside the kernel is asked.
     """
     units = torch.eye(columns, dtype=torch_dtype(case.dtype), device=case.device)
-    product: Tensor = layer.quant_method.apply(layer, units, None)  # type: ignore[union-attr,operator]
-    return product.detach().cpu().t().double()
+    return _product(layer, units).detach().cpu().t().double()
 
 
 def checkpoint_weight(case: Case, tensors: CaseTensors, library: LayerLibrary) -> Tensor:
     """The float64 weight ``[local rows, local in]`` that the checkpoint gives this rank, not quantized."""
     layer = build_layer(case, library, torch.float64)
     load_weights(case, library, layer, tensors.weights, tensors.biases)
-    dense: Tensor = layer.weight.detach()  # type: ignore[union-attr,operator]
-    return dense
+    return weight_of(layer).detach()
 
 
 def quantization_error(case: Case, dense: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conformance.judging.facts import Difference
-from conformance.regressions.store import StoredFailure
+from conformance.regressions.entries import StoredFailure
 
 TIMEOUT_SECONDS = 300
 _COMPARED = re.compile(r"^E\s+(?:AssertionError: )?assert (.+) == (.+)$", re.MULTILINE)

@@ -76,4 +76,5 @@ def draw_cases(
         run()
         return
     stepwise = settings(options, stateful_step_count=source.max_steps)
-    run_state_machine_as_test(hypothesis.seed(seed)(lambda: source(judge)), settings=stepwise)
+    seeded: Any = hypothesis.seed(seed)(lambda: source(judge))  # a factory, which is called like the class
+    run_state_machine_as_test(seeded, settings=stepwise)

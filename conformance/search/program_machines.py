@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Set
 from functools import wraps
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -95,6 +95,8 @@ def on_one_of(choose: Choose, **others: SearchStrategy[StepKind]) -> Callable[[R
             else:
                 machine.then(StepKind.USE, who)
 
-        return rule(who=who, **others)(step)
+        drawn: dict[str, SearchStrategy[Any]] = {"who": who, **others}
+        made: Rule = rule(**drawn)(step)  # type: ignore[call-overload]  # its other arguments are bundles
+        return made
 
     return decorate

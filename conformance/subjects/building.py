@@ -6,6 +6,7 @@ import linecache
 from collections.abc import Sequence
 from functools import lru_cache
 from types import CodeType
+from typing import Any
 from zlib import crc32
 
 import torch
@@ -124,7 +125,7 @@ class NoneWrapper(BareWrapper):
 class ForwardingWrapper(BareWrapper):
     """Hands unknown attributes on to what it wraps."""
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:

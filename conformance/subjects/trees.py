@@ -35,8 +35,8 @@ def other_module(kind: ModuleKind, library: LayerLibrary) -> nn.Module:
     """A module that cannot carry LoRA; all but the hollow one take ``[tokens, 3]``, or indices below 3."""
     if kind is ModuleKind.HOLLOW:
         hollow = build_layer(Case(), library, torch.float32)
-        hollow.weight = None
-        hollow.quant_method = None
+        for name in ("weight", "quant_method"):
+            setattr(hollow, name, None)
         return hollow
     if kind is ModuleKind.HOLDER:
         return nn.Sequential(nn.LayerNorm(OTHER_WIDTH))

@@ -118,8 +118,8 @@ class ClauseRun:
                 NotExercised: Verdict.NOT_EXERCISED,
                 NotApplicable: Verdict.NOT_APPLICABLE,
             }.get(type(outcome), Verdict.REFUSED)
-            reason = outcome.reason if isinstance(outcome, SubjectRefused) else outcome
-            self.result.reasons[f"{verdict.value}: {reason}"] += 1
+            said = outcome.reason if isinstance(outcome, SubjectRefused) else str(outcome)
+            self.result.reasons[f"{verdict.value}: {said}"] += 1
         except (HarnessError, RankHung, RankLost) as error:
             self.result.errors.append(f"{error}, in {case!r}")
             verdict = Verdict.ERROR

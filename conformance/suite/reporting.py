@@ -62,7 +62,7 @@ class ConformanceReport:
             # The test ended without a result: its worker died, or the harness failed around it.
             self.results.append(ClauseResult(clause, errors=[str(report.longrepr).strip().splitlines()[-1]]))
 
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if self.options.results is not None:
             results = {clause: result.to_dict() for clause, result in self.totals().items()}
             document = {

@@ -136,7 +136,8 @@ class _Source:
     def draw(self, *shape: int, fan_in: int = 1) -> Tensor:
         if not self._exact:
             values = torch.randn(shape, generator=self._generator, dtype=torch.float64) / fan_in**0.5
-            return values.to(self._dtype).double()
+            rounded: Tensor = values.to(self._dtype).double()
+            return rounded
         low = self._largest
         values = torch.randint(-low, low + 1, shape, generator=self._generator).double()
         if self._keep < 1:

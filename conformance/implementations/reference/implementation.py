@@ -106,7 +106,9 @@ class ReferenceImplementation(Implementation):
 
     def load_dummy(self, wrapped: nn.Module, slot: int, rank: int) -> None:
         layer = _lora(wrapped)
-        layer.set_lora(slot, lora_compat.dummy_adapter(layer, rank))
+        adapter = lora_compat.dummy_adapter(layer, rank)
+        assert isinstance(adapter, LayerAdapter)
+        layer.set_lora(slot, adapter)
 
     def claimants(self, layer: nn.Module, deployment: Deployment) -> tuple[str, ...]:
         return tuple(sorted({str(found) for found in registry.families_in_any_order(type(layer))}))

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -37,7 +38,8 @@ class ReferenceManager(ModelManager):
         self._warned = [str(w.message).partition(":")[0] for w in given if w.category is UnsupportedLayerWarning]
 
     def wrapped(self, name: str) -> bool:
-        return any(self.manager.model.get_submodule(name) is layer for layer in self.manager.layers.values())
+        found: object = self.manager.model.get_submodule(name)
+        return any(found is layer for layer in self.manager.layers.values())
 
     def left_alone(self) -> Collection[str]:
         return self._warned
@@ -71,7 +73,7 @@ class ReferenceManager(ModelManager):
 
     @contextmanager
     def failing_at(self, name: str) -> Iterator[None]:
-        slots = self.manager.model.get_submodule(name).slots
+        slots: Any = self.manager.model.get_submodule(name).slots
 
         def load(*args: object) -> None:
             raise InjectedFault(f"the copy into {name} failed")

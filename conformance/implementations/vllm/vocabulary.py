@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.dtypes import default_dtype, torch_dtype
+from conformance.implementations.protocol import LayerLibrary
 from conformance.implementations.vllm.cuda import forget_addresses
-from conformance.implementations.vllm.layers import VllmLayers
 from conformance.implementations.vllm.runtime import lora_config, runtime
 from conformance.implementations.vocabulary import VocabularyServer, VocabularyWeights
 from lora_compat.adapters import LayerAdapter
@@ -35,7 +35,9 @@ def unsupported_vocabulary(case: VocabularyCase) -> str | None:
 class VllmVocabulary(VocabularyServer):
     """`VocabParallelEmbedding` and `VocabParallelEmbeddingWithLoRA`, or `ParallelLMHead` and its logits processor."""
 
-    def __init__(self, case: VocabularyCase, weights: VocabularyWeights, group: RankGroup, layers: VllmLayers) -> None:
+    def __init__(
+        self, case: VocabularyCase, weights: VocabularyWeights, group: RankGroup, layers: LayerLibrary
+    ) -> None:
         self._case, self._group, self._layers = case, group, layers
         self._heads = case.layer is VocabularyLayer.LM_HEAD
         module = importlib.import_module("vllm.model_executor.layers.vocab_parallel_embedding")

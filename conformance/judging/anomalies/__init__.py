@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec
+from typing import ParamSpec, TypeVar
 
 UNEXPLAINED = "unexplained"
+T = TypeVar("T")
+
+
+def constant(value: T) -> Callable[[int], T]:
+    """The same for every rank."""
+    return lambda rank: value
+
+
+def moved(shift: int, ranks: int) -> Callable[[int], int]:
+    """The rank that comes ``shift`` places after one."""
+    return lambda rank: (rank + shift) % ranks
+
+
 P = ParamSpec("P")
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from conformance.judging.anomalies import constant, moved
 from conformance.judging.anomalies.rank_mistakes import Change, blocks, dealt_columns, first_rows
 from conformance.values.experts import SCALING
 from lora_compat.adapters import SubAdapter
@@ -33,7 +35,7 @@ def special_mistakes(case: ExpertsCase) -> Iterator[tuple[str, Mistake]]:
     if case.tp_size > 1 and not case.expert_parallel:
         yield from _rank_mistakes(case)
     for alternating in (_taken_apart, _put_together):
-        yield "slices-interleaved", lambda adapter, change=alternating: _deltas(_parts(case, adapter, change))
+        yield "slices-interleaved", partial(_changed_deltas, case, alternating)
 
 
 _SCALED = (("scale-dropped", 1.0), ("delta-doubled", 2 * SCALING), ("scale-wrong", -SCALING))
@@ -51,13 +53,17 @@ def plain_mistakes(case: ExpertsCase) -> Iterator[tuple[str, Mistake]]:
         yield "delta-incomplete", _with(case, factors=tuple(SCALING * here for here in present))
 
 
+def _changed_deltas(case: ExpertsCase, change: Callable[[Tensor], Tensor], adapter: ExpertAdapter | None) -> Deltas:
+    return _deltas(_parts(case, adapter, change))
+
+
 def _rank_mistakes(case: ExpertsCase) -> Iterator[tuple[str, Mistake]]:
     """Mistakes of adapters that are cut over the ranks: B of gate and up by rows, A of down by columns."""
     ranks, hidden = case.tp_size, case.hidden_size
-    moved = [lambda rank, shift=shift: (rank + shift) % ranks for shift in range(1, ranks)]
-    for source in (lambda rank: 0, lambda rank: ranks - 1 - rank, *moved):
-        rows = _changed(lambda part, source=source: SubAdapter(part.lora_a, _from(part.lora_b, ranks, source, 0)))
-        columns = _changed(lambda part, source=source: SubAdapter(_from(part.lora_a, ranks, source, 1), part.lora_b))
+    others = [moved(shift, ranks) for shift in range(1, ranks)]
+    sources: list[Callable[[int], int]] = [constant(0), lambda rank: ranks - 1 - rank, *others]
+    for source in sources:
+        rows, columns = (_changed(partial(_of_other_ranks, ranks, source, dim)) for dim in (0, 1))
         yield "shard-misplaced", _with(case, inner=rows)
         yield "shard-misplaced", _with(case, down=columns)
     yield "shard-misplaced", _with(case, down=_changed(dealt_columns(ranks)))
@@ -68,14 +74,9 @@ def _rank_mistakes(case: ExpertsCase) -> Iterator[tuple[str, Mistake]]:
         yield "shard-misplaced", _with(case, down=_changed(first_rows(hidden, ranks, of_each=of_each)))
     local = -(-case.max_rank // ranks)
     yield "gather-skipped", _with(case, inner=lambda part: _by_rank(part, ranks, local, lambda rank, index: rank))
-    for order in (*moved, lambda index: ranks - 1 - index):
-        yield (
-            "gather-misordered",
-            _with(
-                case,
-                inner=lambda part, order=order: _by_rank(part, ranks, local, lambda rank, index: order(index)),
-            ),
-        )
+    orders: list[Callable[[int], int]] = [*others, lambda index: ranks - 1 - index]
+    for order in orders:
+        yield "gather-misordered", _with(case, inner=partial(_in_order, ranks, local, order))
 
 
 def _with(
@@ -151,10 +152,19 @@ def _unsummed(part: SubAdapter, ranks: int) -> Tensor:
     return delta
 
 
+def _of_other_ranks(ranks: int, source: Callable[[int], int], dim: int, part: SubAdapter) -> SubAdapter:
+    """The rows of B, or the columns of A, that other ranks have."""
+    if dim == 0:
+        return SubAdapter(part.lora_a, _from(part.lora_b, ranks, source, 0))
+    return SubAdapter(_from(part.lora_a, ranks, source, 1), part.lora_b)
+
+
+def _in_order(ranks: int, local: int, order: Callable[[int], int], part: SubAdapter) -> Tensor:
+    """The blocks of A gathered in another order."""
+    return _by_rank(part, ranks, local, lambda rank, index: order(index))
+
+
 def _by_rank(part: SubAdapter, ranks: int, local: int, source: Callable[[int, int], int]) -> Tensor:
     """Each rank's rows of B with the blocks of A that it takes for the gathered ones."""
-    deltas = [
-        _product(blocks(local, ranks, lambda index, rank=rank: source(rank, index))(part)).chunk(ranks)[rank]
-        for rank in range(ranks)
-    ]
+    deltas = [_product(blocks(local, ranks, partial(source, rank))(part)).chunk(ranks)[rank] for rank in range(ranks)]
     return torch.cat(deltas)

@@ -23,14 +23,15 @@ def scaled(tensors: CaseTensors, change: Callable[[float], float]) -> CaseTensor
 def scaling_mistakes(case: Case, tensors: CaseTensors) -> Iterator[CaseTensors]:
     """Other scalings that somebody may compute: with the other sign, the slot's rank, or another power of the rank."""
     ranks = [spec.rank for spec in case.adapters]
-    for change in (
+    changes: list[Callable[[float, int], float]] = [
         lambda s, r: -s,
         lambda s, r: s * r / case.max_rank,
         lambda s, r: s / r**0.5,
         lambda s, r: s * r**0.5,
         lambda s, r: s / r,
         lambda s, r: s * r,
-    ):
+    ]
+    for change in changes:
         adapters = zip(tensors.adapters, ranks, strict=True)
         changed = tuple(LayerAdapter(adapter.parts, change(adapter.scaling, rank)) for adapter, rank in adapters)
         if any(one.scaling != other.scaling for one, other in zip(changed, tensors.adapters, strict=True)):

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from conformance.judging.anomalies import constant, moved
 from conformance.values.linear import CaseTensors, packed_outputs
 from lora_compat.adapters import LayerAdapter, SubAdapter
 from lora_compat.families import Family
 from strategies.cases import Case
 
 PerRank = Callable[[int], CaseTensors]
+AdaptersOf = Callable[[int], tuple[LayerAdapter, ...]]
 Change = Callable[[SubAdapter], SubAdapter]
 
 
@@ -32,21 +35,19 @@ def rank_mistakes(case: Case, tensors: CaseTensors) -> Iterator[tuple[str, PerRa
             yield "shard-misplaced", lambda rank: _changed(tensors, first_rows(rows, ranks, of_each=True))
             yield "shard-misplaced", lambda rank: _changed(tensors, first_rows(rows, ranks, of_each=False))
         return
-    for source in (
-        lambda rank: 0,
-        lambda rank: ranks - 1 - rank,
-        *(_moved(shift, ranks) for shift in range(1, ranks)),
-    ):
-        rows = _rows_of_other_ranks(case, tensors, source)
-        if rows is not None:
-            yield "shard-misplaced", lambda rank, rows=rows: rows
+    others = [moved(shift, ranks) for shift in range(1, ranks)]
+    sources: list[Callable[[int], int]] = [constant(0), lambda rank: ranks - 1 - rank, *others]
+    for source in sources:
+        elsewhere = _rows_of_other_ranks(case, tensors, source)
+        if elsewhere is not None:
+            yield "shard-misplaced", constant(elsewhere)
     if case.fully_sharded:
         for name, adapters_of in gathered_mistakes(case.max_rank, ranks, tensors.adapters):
-            yield name, lambda rank, adapters_of=adapters_of: replace(tensors, adapters=adapters_of(rank))
+            yield name, partial(_with_adapters, tensors, adapters_of)
 
 
-def _moved(shift: int, ranks: int) -> Callable[[int], int]:
-    return lambda rank: (rank + shift) % ranks
+def _with_adapters(tensors: CaseTensors, adapters_of: AdaptersOf, rank: int) -> CaseTensors:
+    return replace(tensors, adapters=adapters_of(rank))
 
 
 def _rows_of_other_ranks(case: Case, tensors: CaseTensors, source: Callable[[int], int]) -> CaseTensors | None:
@@ -57,30 +58,27 @@ def _rows_of_other_ranks(case: Case, tensors: CaseTensors, source: Callable[[int
     adapters = []
     for adapter in tensors.adapters:
         covered = [sizes] if len(adapter.parts) == 1 else packed_outputs(case)
-        parts = []
+        parts: list[SubAdapter | None] = []
         for part, outputs in zip(adapter.parts, covered, strict=True):
             if part is None:
                 parts.append(None)
                 continue
             slices = [rows.chunk(ranks) for rows in part.lora_b.split(list(outputs))]
-            moved = [rows[source(rank)] for rows in slices for rank in range(ranks)]
-            parts.append(SubAdapter(part.lora_a, torch.cat(moved)))
+            elsewhere = [rows[source(rank)] for rows in slices for rank in range(ranks)]
+            parts.append(SubAdapter(part.lora_a, torch.cat(elsewhere)))
         adapters.append(LayerAdapter(tuple(parts), adapter.scaling))
     return replace(tensors, adapters=tuple(adapters))
 
 
 def gathered_mistakes(
     max_rank: int, ranks: int, adapters: tuple[LayerAdapter, ...]
-) -> Iterator[tuple[str, Callable[[int], tuple[LayerAdapter, ...]]]]:
+) -> Iterator[tuple[str, AdaptersOf]]:
     """Mistakes of a LoRA rank that is cut over the ranks, and of gathering what its parts yield."""
     local = -(-max_rank // ranks)
     yield "gather-skipped", lambda rank: changed(adapters, blocks(local, ranks, lambda index: rank))
     yield "gather-misordered", lambda rank: changed(adapters, blocks(local, ranks, lambda i: ranks - 1 - i))
     for shift in range(1, min(ranks, 4)):
-        yield (
-            "gather-misordered",
-            lambda rank, shift=shift: changed(adapters, blocks(local, ranks, lambda i: (i + shift) % ranks)),
-        )
+        yield "gather-misordered", constant(changed(adapters, blocks(local, ranks, moved(shift, ranks))))
     yield "shard-misplaced", lambda rank: changed(adapters, _cut_by_its_own_rank(local, ranks))
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from conformance.judging.anomalies import UNEXPLAINED, unexplained_if_it_fails
+from conformance.judging.anomalies import UNEXPLAINED, constant, unexplained_if_it_fails
 from conformance.judging.anomalies.rank_mistakes import gathered_mistakes
 from conformance.judging.anomalies.traits import common_trait
 from conformance.judging.anomalies.vocabulary_answers import Answers
@@ -95,7 +96,7 @@ def _mistakes(answers: Answers) -> Iterator[tuple[str, Callable[[int], Tensor]]]
         yield from _mistakes_of_lookups(answers)
         return
     for name, of_rank in gathering_mistakes(case):
-        yield name, lambda rank, of_rank=of_rank: _from(right.t(), of_rank(rank)).t()
+        yield name, partial(_gathered, right, of_rank)
     if case.fully_sharded:
         for name, adapters_of in gathered_mistakes(case.max_rank, case.tp_size, answers.tensors.adapters):
             of_ranks = [[answers.contribution(one) for one in adapters_of(rank)] for rank in range(case.tp_size)]
@@ -107,11 +108,12 @@ def _mistakes_of_lookups(answers: Answers) -> Iterator[tuple[str, Callable[[int]
     case, ranks = answers.case, held(answers.case)
     for name, sources in lookup_mistakes(case):
         there = answers.of_ids(_source(sources, one) for one in case.ids)
-        yield name, lambda rank, there=there: there
+        yield name, constant(there)
     mine = [torch.tensor([[one in ids] for one in case.ids]) for ids in ranks]
     for factor in (answers.scale, 1.0):
         added = factor * answers.added(answers.deltas)
-        yield "gather-skipped", lambda rank, added=added: answers.base + torch.where(mine[rank], added, 0.0)
+        of_ranks = [answers.base + torch.where(own, added, 0.0) for own in mine]
+        yield "gather-skipped", of_ranks.__getitem__
     # What a rank has for its first id, or its last, served for others too, and summed over the ranks.
     for end, beyond in ((0, False), (-1, False), (-1, True)):
         extra = torch.zeros_like(answers.right)
@@ -120,7 +122,12 @@ def _mistakes_of_lookups(answers: Answers) -> Iterator[tuple[str, Callable[[int]
             extra += answers.of_ids(
                 known[end] if one not in ids and (one > known[-1] or not beyond) else NO_ID for one in case.ids
             )
-        yield "mask-skipped", lambda rank, extra=extra: answers.right + extra
+        yield "mask-skipped", constant(answers.right + extra)
+
+
+def _gathered(right: Tensor, of_rank: Callable[[int], Sources], rank: int) -> Tensor:
+    """The logits as a rank that gathers them like this has them."""
+    return _from(right.t(), of_rank(rank)).t()
 
 
 def _source(sources: Sources, token_id: int) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
+from conformance.judging.anomalies import constant, moved
 from strategies.vocabulary import VocabularyCase
 
 # For every id the one whose row is taken, or None where that is padding.
@@ -39,7 +41,7 @@ def cut_mistakes(case: VocabularyCase) -> Iterator[tuple[str, Sources]]:
         _sources(case, lambda rank, row: rank * part + row if row < part and rank * part + row < rows else None),
     )
     for other in _other_ranks(ranks):
-        yield "shard-misplaced", _sources(case, lambda rank, row, other=other: held(case)[other(rank)][row])
+        yield "shard-misplaced", _sources(case, partial(_of_other, held(case), other))
     yield from lookup_mistakes(case)
 
 
@@ -60,21 +62,24 @@ def gathering_mistakes(case: VocabularyCase) -> Iterator[tuple[str, Callable[[in
     """Ways in which the ranks' logits are put together wrongly, by the rank that does so."""
     ranks, ids = case.tp_size, held(case)
     beside = [one for rank in ids for one in rank]
-    yield "padding-overlooked", lambda rank: beside[: case.vocabulary]
+    yield "padding-overlooked", constant(beside[: case.vocabulary])
     if ranks == 1:
         return
     yield "gather-skipped", lambda rank: _sources(case, lambda _, row: ids[rank][row])
     for other in _other_ranks(ranks)[1:]:
-        order = _sources(case, lambda rank, row, other=other: ids[other(rank)][row])
-        yield "gather-misordered", lambda rank, order=order: order
+        yield "gather-misordered", constant(_sources(case, partial(_of_other, ids, other)))
 
 
 def _other_ranks(ranks: int) -> list[Callable[[int], int]]:
     """The first rank for every one, the ranks in reverse, and moved on."""
     if ranks == 1:
         return []
-    moved = [lambda rank, shift=shift: (rank + shift) % ranks for shift in range(1, ranks)]
-    return [lambda rank: 0, lambda rank: ranks - 1 - rank, *moved]
+    return [constant(0), lambda rank: ranks - 1 - rank, *(moved(shift, ranks) for shift in range(1, ranks))]
+
+
+def _of_other(ids: list[Sources], other: Callable[[int], int], rank: int, row: int) -> int | None:
+    """What another rank has in the same row."""
+    return ids[other(rank)][row]
 
 
 def _sources(case: VocabularyCase, source: Callable[[int, int], int | None]) -> Sources:
