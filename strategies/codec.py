@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -16,6 +17,20 @@ _converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
 
 class CaseFormatError(ValueError):
     """Data that is not a case of the format this release reads."""
+
+
+class ImpossibleCase(ValueError):
+    """A case that contradicts itself; the message has the values, and what would be possible."""
+
+
+class Named(enum.Enum):
+    """An enumeration whose members' ``repr`` is how they are written."""
+
+    # Members are singletons: their identity is a hash, and one that costs no call of Python.
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}.{self.name}"
 
 
 class Spec:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from lora_compat.families import Family
-from strategies.cases import Forward, LayerSpec, Quantization, Regime, SubclassSpec
+from strategies.cases import LayerSpec, Quantization, Regime, SubclassSpec
+from strategies.forwards import Forward
 from strategies.parallel import TP_SIZES
 
 if TYPE_CHECKING:
