@@ -19,6 +19,7 @@ test: $(VENV)/.installed-dev check  ## set up, then type checks, lint and the te
 
 check: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/lint-imports --no-logo
 	$(VENV)/bin/mypy
 
 matrix: $(UV)  ## clause × vLLM release, into docs/results/matrix.md

@@ -13,7 +13,6 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from hypothesis import Phase

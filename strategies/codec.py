@@ -19,7 +19,7 @@ class CaseFormatError(ValueError):
     """Data that is not a case of the format this release reads."""
 
 
-class ImpossibleCase(ValueError):
+class ImpossibleCase(CaseFormatError):
     """A case that contradicts itself; the message has the values, and what would be possible."""
 
 
@@ -57,6 +57,7 @@ def from_dict(data: Mapping[str, Any], cls: type[T]) -> T:
 
     Raises:
         CaseFormatError: another format version, a missing, unknown or ill-typed field.
+        ImpossibleCase: its parts contradict each other.
     """
     if not isinstance(data, Mapping):
         raise CaseFormatError(f"a {cls.__name__} is written as an object, received {type(data).__name__}")
@@ -69,5 +70,7 @@ def from_dict(data: Mapping[str, Any], cls: type[T]) -> T:
     fields = {key: value for key, value in data.items() if key != "format_version"}
     try:
         return _converter.structure(fields, cls)
+    except ImpossibleCase:
+        raise
     except Exception as error:
         raise CaseFormatError(f"not a {cls.__name__}: {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 
@@ -26,35 +25,8 @@ from strategies.existing import current_target, narrowed
 from strategies.forwards import Forward
 from strategies.layers import FAMILIES, linear_layers
 from strategies.nesting import nestings
+from strategies.options import Options
 from strategies.parallel import TP_SIZES, tensor_parallel_sizes
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What `cases` draws from."""
-
-    families: tuple[Family, ...] = FAMILIES
-    tp_sizes: tuple[int, ...] = TP_SIZES
-    forwards: tuple[Forward, ...] = FORWARDS
-    min_depth: int = 0
-    max_depth: int = MAX_DEPTH
-    max_nesting: int = 0
-    min_outputs: int = 1
-    adapters: tuple[int, int] = (1, 3)
-    tokens: tuple[int, int] = (1, 6)
-    without_adapter: bool = True
-    layouts: tuple[Layout, ...] = (Layout.TWO_D,)
-    dtypes: tuple[Dtype, ...] = DTYPES
-    regimes: tuple[Regime, ...] = tuple(Regime)
-    quantizations: tuple[Quantization, ...] = (Quantization.NONE,)
-    sharding: tuple[bool, ...] = (False, True)
-    max_ranks: tuple[int, ...] = MAX_RANKS
-    biases: tuple[bool, ...] = (False, True)
-    disable_tp: bool | None = None
-    scalings: tuple[float, ...] = SCALINGS
-    ranks: tuple[int, ...] = ()
-    nestings: tuple[WrapperKind, ...] = tuple(WrapperKind)
-    min_nesting: int = 0
 
 
 def cases(

@@ -6,15 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from lora_compat.families import Family
 from strategies.cases import LayerSpec, Quantization, Regime, SubclassSpec
 from strategies.forwards import Forward
+from strategies.options import Options
 from strategies.parallel import TP_SIZES
-
-if TYPE_CHECKING:
-    from strategies.drawing import Options
 
 T = TypeVar("T")
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import textwrap
 
 import torch
@@ -17,6 +15,7 @@ from conformance.implementations.discovery import implementation_named
 from conformance.judging.verdicts import Failure
 from conformance.search.bodies import judges
 from conformance.subjects.subject import Subject
+from conformance.test_files.layout import laid_out
 from strategies.codec import Spec
 
 
@@ -49,16 +48,5 @@ def regression_test(failure: Failure, outcome: Outcome) -> str:
     name = f"test_{failure.clause}_{failure.anomaly}".lower().replace("-", "_")
     on = f'impl="{outcome.impl}"' + (', layers="vllm"' if outcome.on_vllms_layers else "")
     lines += [f"def {name}():", f"    case = {failure.shown}", f'    assert_clause("{failure.clause}", case, {on})']
-    return _formatted("\n".join(lines) + "\n")
-
-
-def _formatted(source: str) -> str:
-    """As ruff formats it, where it is installed."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "ruff", "format", "--line-length", "100", "-"],
-            input=source, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-    except OSError:
-        return source
-    return done.stdout if done.returncode == 0 and done.stdout else source
+    (text,) = laid_out(["\n".join(lines) + "\n"], width=100)
+    return text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from conformance.subjects.adapter_files import peft_config
-from conformance.test_files.literals import spread
+from conformance.test_files.literals import one_line
 from conformance.test_files.plays import Play
 
 SAVING = "from safetensors.torch import save_file"
@@ -52,4 +52,4 @@ def configs(play: Play, added: Sequence[int]) -> list[str]:
     for number in added:
         config = peft_config({names[name]: part for name, part in play.values.parts(number).items()})
         told[number + 1] = {key: value for key, value in config.items() if value}
-    return spread("CONFIGS: dict[int, dict[str, Any]] = ", told)
+    return [f"CONFIGS: dict[int, dict[str, Any]] = {one_line(told)}"]

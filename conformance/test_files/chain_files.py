@@ -5,9 +5,8 @@ from __future__ import annotations
 from conformance.regressions.entries import StoredFailure
 from conformance.test_files.construction import nested_text, wrapper_sources
 from conformance.test_files.dialects import CannotWrite, Dialect
-from conformance.test_files.imports import whole_file
-from conformance.test_files.literals import indented
-from conformance.test_files.margins import INDENT
+from conformance.test_files.layout import whole_file
+from conformance.test_files.literals import INDENT, indented
 from strategies.cases import Case, WrapperKind
 
 _QUANT_UTILS = "vllm.model_executor.layers.quantization.utils.quant_utils"

@@ -10,19 +10,12 @@ from torch import Tensor
 
 from conformance.implementations.schemes import METHODS
 from conformance.subjects.building import shard_id_of
-from conformance.test_files.literals import Expression, call, one_line, spread, tensor_text
-from conformance.test_files.margins import INDENT, LONGEST
+from conformance.test_files.literals import INDENT, Expression, call, one_line, rows, tensor_text
 from conformance.test_files.scenes import Scene
 from strategies.cases import Case, Dtype, LayerSpec, Quantization, WrapperKind
 from strategies.constructors import constructor_arguments, positional_names
 from strategies.source import BASE_CLASSES, CLASS_NAME, Library, render
 
-_CALL = re.compile(
-    r"(?P<indent> *)(?P<head>.*?super\([^)]*\)\.\w+\(|.*\.copy_\(|def \w+\(|\w+ = type\()"
-    r"(?P<arguments>.*?)(?P<tail>\)(?: -> \w+:)?)"
-)
-_BRACKET = re.compile(r"(, |[\[({]|[\])}])")
-_OPENING, _CLOSING = ("[", "(", "{"), ("]", ")", "}")
 _WRAPPER_NAMES = {
     WrapperKind.BARE: "BareWrapper",
     WrapperKind.NONE: "NoneWrapper",
@@ -64,31 +57,7 @@ def class_source(case: Case, library: Library, number: str = "") -> tuple[set[st
     imports = {line for line in lines if re.match(r"(from|import) ", line)}
     if case.subclass.depth == 0:
         return imports, ""
-    shorter = [one for line in lines if line not in imports for one in _broken(line)]
-    return imports, "\n".join(shorter).strip("\n")
-
-
-def _broken(line: str) -> list[str]:
-    """A rendered line as a formatter breaks it, where it ends in a call's arguments, or a head's, and is too long."""
-    found = _CALL.fullmatch(line)
-    if len(line) <= LONGEST or found is None:
-        return [line]
-    indent, head, arguments, tail = found.groups()
-    together = f"{indent}{INDENT}{arguments}"
-    inside = [together] if len(together) <= LONGEST else [f"{indent}{INDENT}{one}," for one in _items(arguments)]
-    return [f"{indent}{head}", *inside, f"{indent}{tail}"]
-
-
-def _items(arguments: str) -> list[str]:
-    """The arguments of a call: what stands between the commas that are in no brackets."""
-    found, depth = [""], 0
-    for part in _BRACKET.split(arguments):
-        if part == ", " and depth == 0:
-            found.append("")
-            continue
-        depth += (part in _OPENING) - (part in _CLOSING)
-        found[-1] += part
-    return found
+    return imports, "\n".join(line for line in lines if line not in imports).strip("\n")
 
 
 def wrapper_classes(scene: Scene) -> list[str]:
@@ -129,9 +98,9 @@ def quant_method(case: Case) -> tuple[str, tuple[object, ...]]:
     return (method.func.__name__, method.args) if isinstance(method, partial) else (method.__name__, ())
 
 
-def fresh(case: Case, declared: str, *, depth: int = 0) -> list[str]:
+def fresh(case: Case, declared: str) -> str:
     """``layer``, a base class built alone and not loaded."""
-    return call(f"{declared} = {class_name(case)}(", _told(case), depth=depth)
+    return call(f"{declared} = {class_name(case)}", _told(case))
 
 
 def built(
@@ -144,22 +113,20 @@ def built(
 ) -> list[str]:
     """``layer``, of the class ``named``, built in ``context`` and loaded."""
     told = _told(case)
-    if context is None:
-        lines = call(f"{declared} = {named}(", told)
-    else:
-        lines = [f"with {context}:", *call(f"{declared} = {named}(", told, depth=1)]
+    made = call(f"{declared} = {named}", told)
+    lines = [made] if context is None else [f"with {context}:", INDENT + made]
     for name, tensors in (("weight", weights), ("bias", biases)):
         shards = [shard_id_of(case, index) for index in range(len(tensors))]
         if len(tensors) == 1:
             given = [f"layer.{name}", tensor_text(tensors[0]), *map(one_line, shards[0])]
-            lines += call(f"layer.{name}.weight_loader(", given)
+            lines.append(call(f"layer.{name}.weight_loader", given))
         elif tensors:
             parts = "qkv" if shards[0] == ("q",) else [shard for (shard,) in shards]
             names = one_line(parts) if isinstance(parts, str) else f"range({len(parts)})"
             texts = [tensor_text(tensor) for tensor in tensors]
             literal = all(text.startswith("torch.tensor(") for text in texts)
-            rows = [tensor.tolist() for tensor in tensors]
-            lines += spread(f"{name}_rows = ", rows) if literal else call(f"{name}_rows = [", texts, "]")
+            told_rows = rows([tensor.tolist() for tensor in tensors]) if literal else f"[{', '.join(texts)}]"
+            lines.append(f"{name}_rows = {told_rows}")
             part = f"torch.tensor({name}_part)" if literal else f"{name}_part"
             lines.append(f"for shard, {name}_part in zip({names}, {name}_rows, strict=True):")
             lines.append(f"    layer.{name}.weight_loader(layer.{name}, {part}, shard)")

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from conformance.judging.anomalies.partial_sums import sums_partials
 from conformance.subjects.calls import Call
-from conformance.test_files.literals import assertion, assigned, call, names_one_of, spread, tensor_text
+from conformance.test_files.literals import INDENT, assertion, equals, names_one_of, rows, tensor_text
 from conformance.test_files.manager_words import ManagerWords
-from conformance.test_files.margins import INDENT
 from conformance.test_files.plays import Play, Turn
 from conformance.test_files.questions import warm_up_rank
 from conformance.values.linear import rank_input
@@ -115,8 +114,8 @@ class Ending:
 
     def _keeps_state(self, done: list[str]) -> list[str]:
         before = f"before = {self.words.registered}, {self.words.active}"
-        after = call("assert before == (", [self.words.registered, self.words.active])
-        return [before, *_inside("suppress(Exception)", done), *after]
+        after = f"assert before == ({self.words.registered}, {self.words.active})"
+        return [before, *_inside("suppress(Exception)", done), after]
 
     def _reaches_state(self, turn: Turn, done: list[str]) -> list[str]:
         return [
@@ -173,15 +172,15 @@ class Ending:
         ranks = [[value.tolist() for value in one] for one in self.play.expected()]
         expected = [one[0] if len(one) == 1 else one for one in ranks]
         alone = self.summed or self.play.program.model.tp_size == 1
-        return spread("assert outputs == ", expected[0]) if alone else assertion("outputs", expected)
+        return [equals("outputs", expected[0])] if alone else assertion("outputs", expected)
 
 
 def _input(inputs: list[Tensor]) -> tuple[list[str], str]:
     text = tensor_text(inputs[0])
     if all((one == inputs[0]).all() for one in inputs):
-        return ([], text) if len(text) <= _SHORT else (assigned("x", inputs[0]), "x")
-    lines = spread("inputs = ", [one.tolist() for one in inputs], "  # of each rank")
-    return [*lines, "x = torch.tensor(inputs[rank])"], "x"
+        return ([], text) if len(text) <= _SHORT else ([f"x = {text}"], "x")
+    given = rows([one.tolist() for one in inputs])
+    return [f"inputs = {given}  # of each rank", "x = torch.tensor(inputs[rank])"], "x"
 
 
 def _set(numbers: frozenset[int]) -> str:

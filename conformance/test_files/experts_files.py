@@ -11,8 +11,7 @@ from conformance.oracles.experts import dense
 from conformance.regressions.entries import StoredFailure
 from conformance.test_files.dialects import CannotWrite, Dialect
 from conformance.test_files.layer_files import assembled
-from conformance.test_files.literals import Expression, assigned, call, passed, spread, tensor_text
-from conformance.test_files.margins import INDENT
+from conformance.test_files.literals import INDENT, Expression, call, one_line, rows, tensor_text
 from conformance.test_files.scenes import Scene
 from conformance.values.experts import SCALING, ExpertsTensors, tensors_of
 from lora_compat.adapters import SubAdapter
@@ -94,7 +93,7 @@ class _Form:
         case, wrapping = self.case, [one.replace("layer(", "experts(") for one in self.dialect.wrap(self.scene)]
         if self.asks_rank:
             asked = ["lora", f"max_lora_rank={8 * case.max_rank}", f"default={case.max_rank}"]
-            return [*self._built(), *wrapping, *call("outputs = warmup_rank_of(", asked)]
+            return [*self._built(), *wrapping, call("outputs = warmup_rank_of", asked)]
         lines = [*self._built(), *self._weights()]
         if not self.bare:
             loads = self._dummies() if self.warms_up else self._adapters()
@@ -102,9 +101,9 @@ class _Form:
         routed = self.tensors.routed
         return [
             *lines,
-            *assigned("x", routed.hidden),
-            *spread("ids = torch.tensor(", routed.ids, ")  # of each token's experts"),
-            *assigned("weights", routed.weights),
+            f"x = {tensor_text(routed.hidden)}",
+            f"ids = torch.tensor({one_line(routed.ids)})  # of each token's experts",
+            f"weights = {tensor_text(routed.weights)}",
             f"outputs = {'layer' if self.bare else 'lora'}(x, weights, ids).tolist()",
         ]
 
@@ -115,14 +114,14 @@ class _Form:
         return [
             "# Experts in all and for each token, hidden and intermediate size",
             *([f"with {context}:"] if context else []),
-            *call("layer: Any = FusedMoE(", given, depth=1 if context else 0),
+            (INDENT if context else "") + call("layer: Any = FusedMoE", given),
         ]
 
     def _weights(self) -> list[str]:
         weights = [(one.gate.tolist(), one.up.tolist(), one.down.tolist()) for one in self.tensors.weights]
         loads = [("w13_weight", "w1"), ("w13_weight", "w3"), ("w2_weight", "w2")]
         return [
-            *spread("experts = ", weights, "  # gate, up and down of each"),
+            f"experts = {rows(weights)}  # gate, up and down of each",
             "for expert, (w1, w3, w2) in enumerate(experts):",
             *(
                 f'{INDENT}layer.weight_loader(layer.{weight}, torch.tensor({shard}), "{shard}", expert)'
@@ -159,8 +158,8 @@ def _loaded(slot: int, adapter: ExpertsAdapter) -> list[str]:
     for index, expert in enumerate(adapter.experts):
         names.append("None" if expert is None else f"expert_{index}")
         lines += [] if expert is None else _expert(names[-1], expert)
-    every = [Expression(name) for name in names]
-    return [*lines, *passed("lora.set_lora(", slot, "ExpertsAdapter(", every, f"scaling={SCALING}")]
+    every = one_line(tuple(map(Expression, names)))
+    return [*lines, f"lora.set_lora({slot}, ExpertsAdapter({every}, scaling={SCALING}))"]
 
 
 def _expert(name: str, expert: ExpertAdapter) -> list[str]:
@@ -170,10 +169,9 @@ def _expert(name: str, expert: ExpertAdapter) -> list[str]:
     )
     parts["down"] = expert.down
     lines = [
-        line
+        call(f"{part} = SubAdapter", [tensor_text(one.lora_a), tensor_text(one.lora_b)])
         for part, one in parts.items()
         if one is not None
-        for line in call(f"{part} = SubAdapter(", [tensor_text(one.lora_a), tensor_text(one.lora_b)])
     ]
     *halves, down = (part if one is not None else "None" for part, one in parts.items())
     return [*lines, f"{name} = ExpertAdapter(({', '.join(halves)}{',' if fused else ''}), {down})"]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from conformance.regressions.entries import StoredFailure
 from conformance.test_files.dialects import Dialect
-from conformance.test_files.imports import whole_file
-from conformance.test_files.literals import call, indented
-from conformance.test_files.margins import INDENT
+from conformance.test_files.layout import whole_file
+from conformance.test_files.literals import INDENT, call, indented
 from strategies.cases import Case
 
 _FOREIGN = '''
@@ -36,12 +35,12 @@ def write(failure: StoredFailure, case: Case, dialect: Dialect, told: str) -> st
     lines = [f"module: Any = {made}", "names = list(module.state_dict())"]
     if dialect.impl == "vllm":
         imports = {"from vllm.config.lora import LoRAConfig", "from vllm.lora.utils import from_layer"}
-        lines += call("config = LoRAConfig(", [*sizes, f"lora_dtype=torch.{case.dtype.of_tensors}"])
+        lines.append(call("config = LoRAConfig", [*sizes, f"lora_dtype=torch.{case.dtype.of_tensors}"]))
         lines += [f"lora: Any = from_layer(module, {case.max_loras}, config, [], None)", "assert lora is module"]
     else:
         imports = {"from lora_compat import LoRAConfig, LoRAError, wrap_layer"}
         lines += [
-            *call("config = LoRAConfig(", sizes),
+            call("config = LoRAConfig", sizes),
             "try:",
             f"{INDENT}lora: Any = wrap_layer(module, config)",
             "except LoRAError as error:",

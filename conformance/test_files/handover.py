@@ -14,12 +14,10 @@ from conformance.regressions.store import Store, replace_file
 from conformance.test_files.dialects import CannotWrite, Dialect
 from conformance.test_files.scenes import reference
 from conformance.test_files.vllm_dialect import Vllm
-from conformance.test_files.writer import DIALECTS, MOST_LINES, file_name, write
+from conformance.test_files.writer import DIALECTS, MOST_LINES, NOT_RUN, UNPROVED, File, file_name, proved, write_all
 
 WORKERS = 2
 BUILT_IN = ("reference", "vllm")
-UNPROVED = "NOT PROVED"
-_NO_RUN = f"{UNPROVED}, it has not been run."
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,32 +41,30 @@ class Handover:
     def failures(self, given: Sequence[tuple[Entry, StoredFailure]], *, prove: bool = True) -> Iterator[Handed]:
         """Hands over the files of each failure, a few at a time."""
         with ThreadPoolExecutor(WORKERS) as pool:
-            for handed in pool.map(lambda one: list(self._failure(*one, prove=prove)), given):
+            jobs = zip(given, write_all(given), strict=True)
+            for handed in pool.map(lambda job: list(self._failure(job[0], job[1], prove)), jobs):
                 yield from handed
 
-    def _failure(self, entry: Entry, failure: StoredFailure, *, prove: bool) -> Iterator[Handed]:
+    def _failure(self, found: tuple[Entry, StoredFailure], files: Sequence[File], prove: bool) -> Iterator[Handed]:
+        entry, failure = found
         told = ""
-        for dialect in DIALECTS:
+        for dialect, file in zip(DIALECTS, files, strict=True):
             path = self.store.directory / file_name(entry, failure, dialect)
             known = failure.files.get(path.name, {})
-            if path.exists() and _digest(path.read_text(encoding="utf-8")) not in (
-                known.get("sha256"),
-                known.get("before"),
-            ):
+            there = path.read_text(encoding="utf-8") if path.exists() else None
+            if there is not None and _digest(there) not in (known.get("sha256"), known.get("before")):
                 yield Handed(path, "left alone", "it was edited by hand, or is not of this run")
                 continue
-            try:
-                text = write(entry, failure, dialect, known.get("proof", _NO_RUN))
-            except CannotWrite as error:
-                yield Handed(path, "not written", str(error))
+            if isinstance(file, CannotWrite):
+                yield Handed(path, "not written", str(file))
                 continue
-            if path.exists() and path.read_text(encoding="utf-8") == text and _NO_RUN not in text:
+            if known.get("proof", NOT_RUN) != NOT_RUN and there == proved(file, entry, failure, known["proof"]):
                 yield Handed(path, "kept", known["proof"])
                 continue
-            failure = self._put(entry, failure, path, text, _NO_RUN)
-            proof = told = self._proof(entry, failure, dialect, path, told) if prove else _NO_RUN
-            failure = self._put(entry, failure, path, write(entry, failure, dialect, proof), proof)
-            yield Handed(path, "wrote", f"{proof}{_length(text)}")
+            failure = self._put(entry, failure, path, file, NOT_RUN)
+            proof = told = self._proof(entry, failure, dialect, path, told) if prove else NOT_RUN
+            failure = self._put(entry, failure, path, proved(file, entry, failure, proof), proof)
+            yield Handed(path, "wrote", f"{proof}{_length(file)}")
 
     def _put(self, entry: Entry, failure: StoredFailure, path: Path, text: str, proof: str) -> StoredFailure:
         """Writes a file that the store knows already: whoever is interrupted in between has edited nothing."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from conformance.test_files.construction import class_source, default_dtype, wrapper_classes
 from conformance.test_files.dialects import Dialect, layer_reduces
-from conformance.test_files.imports import whole_file
-from conformance.test_files.literals import assertion, indented, spread
-from conformance.test_files.margins import INDENT
+from conformance.test_files.layout import whole_file
+from conformance.test_files.literals import INDENT, assertion, equals, indented, rows
 from conformance.test_files.program import TENSORS, expected_outputs, statements
 from conformance.test_files.scenes import DEQUANTIZING, SILENT, Scene
 from conformance.test_files.vllm_dialect import Vllm
@@ -129,11 +128,10 @@ def _verdict_of_ranks(scene: Scene) -> list[str]:
 
 def _compared(name: str, expected: object, scene: Scene) -> list[str]:
     if scene.bound == 0:
-        return spread(f"assert {name} == ", expected)
+        return [equals(name, expected)]
     bound = f"{scene.bound:.3g}"
-    lines = spread("expected = ", expected)
     return [
-        *lines,
+        f"expected = {rows(expected)}",
         f"most = {bound}  # the largest error that rounding explains",
         f"torch.testing.assert_close({name}, expected, rtol=0, atol=most)",
     ]

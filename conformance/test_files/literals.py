@@ -1,10 +1,9 @@
-"""Python text for data: numbers, nested lists and calls, broken over lines the way a formatter leaves them."""
+"""Python text for data, each piece on one line: `conformance.test_files.layout` breaks what is too long."""
 
 from __future__ import annotations
 
-import ast
 import json
-import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -12,11 +11,22 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from conformance.test_files.margins import INDENT, WIDTH
-from conformance.test_files.number_strings import LARGEST, digits, is_matrix, matrix
-
+INDENT = "    "
+LONGEST = 88  # characters of a line: what vLLM's own tests keep to
+WIDTH = LONGEST - len(INDENT)  # of a line in a function's body, without its indentation
+_STRING = LONGEST - 5 * len(INDENT) - 4  # of a part of a long string, which no formatter breaks, however deep
 _FEW, _MANY = 8, 40  # elements: up to these every tensor is written out
+LARGEST = 4  # in absolute value, of the integers that are digits less 4
 _written_out = ContextVar("written_out", default=_MANY)
+# What a file with tensors or rows of numbers as strings defines: they take a line where a list takes one for each row.
+INTEGERS = """
+def integers(digits: str, shape: tuple[int, ...], step: float = 1.0) -> torch.Tensor:
+    return torch.tensor([(int(one) - 4) * step for one in digits]).view(shape)
+""".strip("\n")
+NUMBERS = """
+def numbers(text: str) -> list[list[float]]:
+    return [[float(one) for one in row.split()] for row in text.split(";")]
+""".strip("\n")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -47,7 +57,7 @@ def number(value: float) -> str:
 
 
 def one_line(value: object) -> str:
-    """``value``, tensors as nested lists, on one line."""
+    """``value``, tensors as nested lists."""
     if isinstance(value, Tensor):
         return one_line(value.tolist())
     if isinstance(value, (list, tuple)):
@@ -62,88 +72,62 @@ def one_line(value: object) -> str:
     return number(value) if isinstance(value, float) else repr(value)
 
 
-def spread(head: str, value: object, tail: str = "", *, depth: int = 0) -> list[str]:
-    """``head``, ``value`` and ``tail`` as lines indented by ``depth`` levels; a long list has an item a line."""
-    indent = INDENT * depth
-    line = f"{indent}{head}{one_line(value)}{tail}"
-    items = value.tolist() if isinstance(value, Tensor) else value
-    if len(line) > WIDTH and isinstance(value, dict):
-        inside = [
-            text for key, item in value.items() for text in spread(f"{one_line(key)}: ", item, ",", depth=depth + 1)
-        ]
-        return [f"{indent}{head}{{", *inside, f"{indent}}}{tail}"]
-    if len(line) <= WIDTH or not isinstance(items, (list, tuple)) or not items:
-        return [line]
-    if _written_out.get() == _FEW and is_matrix(items):
-        return matrix(f"{indent}{head}", items, tail, depth)
-    left, right = "[]" if isinstance(items, list) else "()"
-    inner = [text for item in items for text in spread("", item, ",", depth=depth + 1)]
-    return [f"{indent}{head}{left}", *inner, f"{indent}{right}{tail}"]
+def rows(value: object, width: int = WIDTH) -> str:
+    """`one_line`; `compactly`, rows of numbers that have no place on a line are a string."""
+    if isinstance(value, Tensor):
+        value = value.tolist()
+    whole = one_line(value)
+    if _written_out.get() != _FEW or len(whole) <= width or not isinstance(value, (list, tuple)):
+        return whole
+    if _is_matrix(value):
+        told = "; ".join(" ".join(repr(one).removesuffix(".0") for one in row) for row in value)
+        parts = textwrap.wrap(told, _STRING, break_on_hyphens=False)
+        return f"numbers({_joined([*(f'{part} ' for part in parts[:-1]), parts[-1]])})"
+    inside = ", ".join(rows(item, width - len(INDENT)) for item in value)
+    return f"[{inside}]" if isinstance(value, list) else f"({inside},)"
+
+
+def _is_matrix(items: Sequence[object]) -> bool:
+    """Whether these are several rows of numbers."""
+    lists = [item for item in items if isinstance(item, list) and item]
+    return 1 < len(lists) == len(items) and all(isinstance(one, float) for row in lists for one in row)
+
+
+def _joined(parts: Sequence[str]) -> str:
+    """A string in parts, each with a line of its own where it is long."""
+    return " ".join(f'"{part}"' for part in parts)
+
+
+def equals(name: str, value: object) -> str:
+    """An assertion that ``name`` equals numbers."""
+    return f"assert {name} == {rows(value, WIDTH - len(f'assert {name} == '))}"
 
 
 def assertion(name: str, ranks: Sequence[object]) -> list[str]:
     """An assertion that ``name`` equals ``ranks``; where all of them are alike, one is written."""
-    whole = spread(f"assert {name} == ", list(ranks))
-    if len(whole) == 1 or any(one != ranks[0] for one in ranks):
-        return whole
+    whole = f"assert {name} == {one_line(list(ranks))}"
+    if len(whole) <= WIDTH or any(one != ranks[0] for one in ranks):
+        return [equals(name, list(ranks))]
     alike = f"assert {name} == [{one_line(ranks[0])}] * {len(ranks)}"
-    return (
-        [alike]
-        if len(alike) <= WIDTH
-        else [*spread("expected = ", ranks[0]), f"assert {name} == [expected] * {len(ranks)}"]
-    )
+    if len(alike) <= WIDTH:
+        return [alike]
+    return [f"expected = {rows(ranks[0])}", f"assert {name} == [expected] * {len(ranks)}"]
 
 
 def names_one_of(kind: str, names: Sequence[str]) -> list[str]:
     """An assertion that ``said`` names one of the modules or targets, whichever ``kind`` they are."""
-    given = tuple(names)
-    line = f"assert any({kind} in said for {kind} in {one_line(given)})"
+    given = one_line(tuple(names))
+    line = f"assert any({kind} in said for {kind} in {given})"
     if len(line) <= WIDTH:
         return [line]
-    return [*spread(f"{kind}s = ", given), f"assert any({kind} in said for {kind} in {kind}s)"]
+    return [f"{kind}s = {given}", f"assert any({kind} in said for {kind} in {kind}s)"]
 
 
-def call(
-    head: str,
-    arguments: Sequence[str] | Mapping[str, object],
-    tail: str = ")",
-    *,
-    depth: int = 0,
-    width: int = WIDTH,
-) -> list[str]:
-    """A call as lines: ``head`` ends in its opening bracket; too long, its arguments have a line, or one each."""
+def call(head: str, arguments: Sequence[str] | Mapping[str, object]) -> str:
+    """A call: of names with values, or of expressions."""
     if isinstance(arguments, Mapping):
         arguments = [f"{name}={one_line(value)}" for name, value in arguments.items()]
-    indent = INDENT * depth
-    line = f"{indent}{head}{', '.join(arguments)}{tail}"
-    if len(line) <= width:
-        return [line]
-    together = f"{indent}{INDENT}{', '.join(arguments)}"
-    if re.search(r"\w\($", head) and tail == ")" and len(together) <= width:
-        return [f"{indent}{head}", together, f"{indent}{tail}"]
-    inner = [line for argument in arguments for line in _argument(argument, depth + 1, width)]
-    return [f"{indent}{head}", *inner, f"{indent}{tail}"]
-
-
-def passed(head: str, slot: int, inner: str, items: Sequence[object], *others: str) -> list[str]:
-    """``head`` called with a slot and with the call ``inner`` of a tuple; too long, every argument has a line."""
-    line = f"{head}{slot}, {', '.join([f'{inner}{one_line(tuple(items))}', *others])}))"
-    if len(line) <= WIDTH:
-        return [line]
-    told = [*spread("", tuple(items), ",", depth=2), *(f"{INDENT * 2}{one}," for one in others)]
-    return [head, f"{INDENT}{slot},", f"{INDENT}{inner}", *told, f"{INDENT}),", ")"]
-
-
-def _argument(text: str, depth: int, width: int) -> list[str]:
-    """One argument of a call, with a comma; a tensor too long for a line has a row a line."""
-    line = f"{INDENT * depth}{text},"
-    if len(line) > width and text.startswith('integers("'):
-        return digits(text, depth, width)
-    if len(line) <= width or not text.startswith("torch.tensor("):
-        return [line]
-    rows = spread("", ast.literal_eval(text.removeprefix("torch.tensor(").removesuffix(")")), depth=depth + 1)
-    indent = INDENT * depth
-    return [f"{indent}torch.tensor(", *rows, f"{indent}),"]
+    return f"{head}({', '.join(arguments)})"
 
 
 def tensor_text(tensor: Tensor | None) -> str:
@@ -162,22 +146,9 @@ def tensor_text(tensor: Tensor | None) -> str:
         steps = tensor / step
         if bool((steps == steps.round()).all()) and steps.abs().max() <= LARGEST:
             told = "".join(str(int(one) + LARGEST) for one in steps.flatten().tolist())
-            return f'integers("{told}", {shape}{"" if step == 1 else f", {step!r}"})'
-    return f"torch.tensor({one_line(tensor)})"
-
-
-def assigned(name: str, tensor: Tensor) -> list[str]:
-    """``name = `` and an expression that makes the tensor, as lines."""
-    text = tensor_text(tensor)
-    if len(f"{name} = {text}") <= WIDTH:
-        return [f"{name} = {text}"]
-    made, _, given = text.removesuffix(")").partition("(")
-    if made == "torch.tensor":
-        inside = spread("", tensor, depth=1)
-    else:
-        together = f"{INDENT}{given}"
-        inside = [together] if len(together) <= WIDTH else digits(text, 0)[1:-1]
-    return [f"{name} = {made}(", *inside, ")"]
+            parts = [told[at : at + _STRING] for at in range(0, len(told), _STRING)]
+            return f"integers({_joined(parts)}, {shape}{'' if step == 1 else f', {step!r}'})"
+    return f"torch.tensor({rows(tensor)})"
 
 
 def indented(lines: Sequence[str]) -> list[str]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from conformance.test_files.construction import quant_method
 from conformance.test_files.dialects import Dialect
-from conformance.test_files.literals import Expression, call, one_line, passed, tensor_text
-from conformance.test_files.margins import WIDTH
+from conformance.test_files.literals import WIDTH, Expression, call, one_line, tensor_text
 from conformance.test_files.scenes import DEQUANTIZING, WARMED, Scene
 from lora_compat.adapters import LayerAdapter
 from strategies.cases import Quantization
@@ -44,7 +43,7 @@ class LoraCompat(Dialect):
         config: dict[str, object] = {"max_loras": case.max_loras, "max_lora_rank": case.max_rank}
         if case.fully_sharded:
             config["fully_sharded_loras"] = True
-        (told,) = call("LoRAConfig(", config)
+        told = call("LoRAConfig", config)
         together = f"lora: Any = wrap_layer(layer, {told})"
         return [together] if len(together) <= WIDTH else [f"config = {told}", "lora: Any = wrap_layer(layer, config)"]
 
@@ -61,20 +60,21 @@ class LoraCompat(Dialect):
                 names.append("None")
                 continue
             name = f"part_{index}" if len(adapter.parts) > 1 else "part"
-            lines += call(f"{name} = SubAdapter(", [tensor_text(part.lora_a), tensor_text(part.lora_b)])
+            lines.append(call(f"{name} = SubAdapter", [tensor_text(part.lora_a), tensor_text(part.lora_b)]))
             names.append(name)
         parts = [Expression(name) for name in names]
-        return [*lines, *passed("lora.set_lora(", slot, "LayerAdapter(", parts, f"scaling={adapter.scaling!r}")]
+        whole = one_line(tuple(parts))
+        return [*lines, f"lora.set_lora({slot}, LayerAdapter({whole}, scaling={adapter.scaling!r}))"]
 
     def load_dummies(self, scene: Scene) -> list[str]:
         case = scene.case
         shards = case.layer_tp_size if case.fully_sharded else 1
         given = [f"max_lora_rank={case.max_rank}", f"shards=({shards},)"]
         loads = [f"lora.set_lora({spec.slot}, dummy_adapter(lora, dummy_rank))" for spec in case.adapters]
-        return [*call("dummy_rank = warmup_rank(", given), *loads]
+        return [call("dummy_rank = warmup_rank", given), *loads]
 
     def select(self, scene: Scene, slots: tuple[int, ...]) -> list[str]:
-        return call("lora.set_batch(TokenBatch.of(", [one_line(slots)], "))")
+        return [f"lora.set_batch(TokenBatch.of({one_line(slots)}))"]
 
     def dense_weight(self) -> str:
         return "dense_weight(outer)"

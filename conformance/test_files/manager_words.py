@@ -82,12 +82,12 @@ class LoraCompatManager(ManagerWords):
         if program.model.tower:
             arguments.append(f"towers=({one_line(program.model.tower)},)")
         arguments += [] if program.evict else ["evict=False"]
-        return [*call("config = LoRAConfig(", config), *call(f"{_name(named)}LoRAManager(", arguments)]
+        return [call("config = LoRAConfig", config), call(f"{_name(named)}LoRAManager", arguments)]
 
     def mapped(self, play: Play, ids: tuple[int, ...]) -> list[str]:
         told, tower = [one or None for one in ids], play.program.model.tower
-        of_tower = call("manager.map_tokens(", [one_line(told[::-1]), f"tower={one_line(tower)}"]) if tower else []
-        return [f"manager.map_tokens({one_line(told)})", *of_tower]
+        lines = [f"manager.map_tokens({one_line(told)})"]
+        return [*lines, f"manager.map_tokens({one_line(told[::-1])}, tower={one_line(tower)})"] if tower else lines
 
     def added(self, identity: int) -> str:
         return f"{identity}, adapter({identity})"
@@ -139,11 +139,11 @@ class VllmManager(ManagerWords):
         config += [f"max_lora_rank={program.max_rank}", "lora_dtype=torch.float32"]
         config += ["fully_sharded_loras=True"] if program.fully_sharded else []
         given = ["model", "8", "8", "32", "config", 'torch.device("cpu")', "VllmConfig()"]
-        return [*call("config = LoRAConfig(", config), *call(f"{_name(named)}{_manager(play)}(", given)]
+        return [call("config = LoRAConfig", config), call(f"{_name(named)}{_manager(play)}", given)]
 
     def mapped(self, play: Play, ids: tuple[int, ...]) -> list[str]:
         told = one_line(ids)
-        return call("manager.set_adapter_mapping(", [f"LoRAMapping({told}, {told}, is_prefill=False)"])
+        return [f"manager.set_adapter_mapping(LoRAMapping({told}, {told}, is_prefill=False))"]
 
     def warmed_up(self, play: Play, lines: list[str]) -> list[str]:
         tokens = len(play.program.batches[0])

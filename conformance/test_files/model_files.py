@@ -9,10 +9,9 @@ from conformance.test_files.adapter_sources import configs
 from conformance.test_files.construction import DECLARED, built, class_name, class_source
 from conformance.test_files.dialects import CannotWrite, Dialect, layer_reduces
 from conformance.test_files.endings import Ending
-from conformance.test_files.imports import whole_file
-from conformance.test_files.literals import call, indented, spread, tensor_text
+from conformance.test_files.layout import whole_file
+from conformance.test_files.literals import INDENT, indented, one_line, tensor_text
 from conformance.test_files.manager_words import LoraCompatManager, ManagerWords, VllmManager
-from conformance.test_files.margins import INDENT, LONGEST
 from conformance.test_files.plays import Play, play_of
 from strategies.programs import Program
 
@@ -43,23 +42,19 @@ def write(failure: StoredFailure, program: Program, dialect: Dialect, told: str)
 
 
 def _constants(play: Play) -> list[str]:
-    lines = spread("PACKED = ", {**play.packing()}) if play.packing() else []
+    lines = [f"PACKED = {one_line({**play.packing()})}"] if play.packing() else []
     added = sorted({turn.call.number for turn in play.turns if turn.call.method == "add"})
     if added:
         from_disk = play.program.from_disk
         told = "LoRA A and LoRA B" if from_disk else "LoRA A, LoRA B and scaling"
         lines.append(f"ADAPTERS = {{  # by id: {told} of each module")
         for number in added:
-            parts = []
+            modules = []
             for name, part in play.adapter(number).items():
-                scaling = [] if from_disk else [repr(part.scaling)]
-                parts.append((f'"{name}": (', [tensor_text(part.lora_a), tensor_text(part.lora_b), *scaling]))
-            alone = f"{INDENT}{number + 1}: {{{', '.join(head + ', '.join(given) + ')' for head, given in parts)}}},"
-            if len(alone) <= LONGEST:
-                lines.append(alone)
-                continue
-            inner = [line for head, given in parts for line in call(head, given, "),", depth=2, width=LONGEST)]
-            lines += [f"{INDENT}{number + 1}: {{", *inner, f"{INDENT}}},"]
+                given = [tensor_text(part.lora_a), tensor_text(part.lora_b)]
+                given += [] if from_disk else [repr(part.scaling)]
+                modules.append(f'"{name}": ({", ".join(given)})')
+            lines.append(f"{INDENT}{number + 1}: {{{', '.join(modules)}}},")
         lines.append("}")
         lines += configs(play, added) if from_disk else []
     return ["\n".join(lines)] if lines else []

@@ -179,7 +179,8 @@ def _mattering(turns: Sequence[Turn], clause: str) -> list[Turn]:
 
 def _turns(program: Program) -> list[Turn]:
     shelf = Shelf(program.max_adapters, program.max_loras, program.evict)
-    turns, mapped = [], ()
+    turns: list[Turn] = []
+    mapped: tuple[int, ...] = ()
     for call in calls_of(program):
         fault = call.method == "activate_failing" and call.number not in shelf.active
         misfit = call.method in ("add", "activate", "pin") and program.adapters[call.number].misfit is not Misfit.NONE

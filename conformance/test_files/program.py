@@ -6,8 +6,7 @@ import re
 
 from conformance.test_files.construction import built, class_name, nested, quant_method
 from conformance.test_files.dialects import Dialect
-from conformance.test_files.literals import assigned, indented, one_line, spread
-from conformance.test_files.margins import WIDTH
+from conformance.test_files.literals import WIDTH, indented, one_line, rows, tensor_text
 from conformance.test_files.scenes import (
     DEQUANTIZING,
     POISONED,
@@ -40,7 +39,7 @@ def statements(scene: Scene, dialect: Dialect) -> list[str]:
     if scene.asks_claimants:
         return [*lines, *dialect.claimants(scene)]
     if scene.clause in TRANSPARENT and scene.anomaly == "hidden-attribute":
-        lines += spread("names = ", list(_READ_BY_KERNELS))
+        lines.append(f"names = {one_line(list(_READ_BY_KERNELS))}")
         lines.append("known = {name: getattr(layer, name) for name in names if hasattr(layer, name)}")
     lines += dialect.wrap(scene)
     if scene.only_wraps:
@@ -86,7 +85,7 @@ def _extra_argument(case: Case) -> tuple[list[str], str]:
     if gate is None:
         return [], ""
     given = f", torch.tensor({one_line(gate)})"
-    return ([], given) if len(given) <= _INLINE else (assigned("gate", gate), ", gate")
+    return ([], given) if len(given) <= _INLINE else ([f"gate = {tensor_text(gate)}"], ", gate")
 
 
 def _forward(scene: Scene, dialect: Dialect) -> list[str]:
@@ -100,11 +99,10 @@ def _forward(scene: Scene, dialect: Dialect) -> list[str]:
         lines.append(f"lora(x{extra})  # the same call before")
     if scene.clause in DEQUANTIZING:
         return [*lines, *_dequantized(scene)]
+    forward, paths = f"lora(x{extra})", scene.paths
     if scene.clause in SIBLING:
         forward, paths = "torch.nn.functional.linear(x, lora.weight)", ("result",)
         lines.append("# a fused path that goes around lora's forward")
-    else:
-        forward, paths = f"lora(x{extra})", scene.paths
     if not scene.compares:
         return [*lines, forward]
     if scene.counts_tensors:
@@ -152,10 +150,10 @@ def _input(scene: Scene, dialect: Dialect) -> list[str]:
     case = scene.case
     tensors = [tensor.flip(0) if scene.reversed else tensor for tensor in scene.inputs]
     if scene.same_input:
-        lines = assigned("x", tensors[0])
+        lines = [f"x = {tensor_text(tensors[0])}"]
     else:
         lines = [
-            *spread("inputs = ", [tensor.tolist() for tensor in tensors], "  # of each rank"),
+            f"inputs = {rows([tensor.tolist() for tensor in tensors])}  # of each rank",
             "x = torch.tensor(inputs[rank])",
         ]
     tokens = len(case.tokens)

@@ -113,8 +113,8 @@ def reference() -> Subject:
 def scene_of(clause: str, anomaly: str, case: Case, fact: Fact) -> Scene:
     """The numbers of ``case``, with what the oracle expects of it."""
     tensors = values_of(case)
-    differs = isinstance(fact, Difference)
-    resets = differs and fact.after == AFTER_A_RESET
+    seen = fact if isinstance(fact, Difference) else None
+    resets = seen is not None and seen.after == AFTER_A_RESET
     told = _told(clause, case, resets)
     right = expected_of(reference(), told, replace(tensors, biases=()) if clause in SIBLING else tensors)
     by_token = right[0].by_token
@@ -146,7 +146,7 @@ def scene_of(clause: str, anomaly: str, case: Case, fact: Fact) -> Scene:
         bound=0.0 if case.regime is Regime.EXACT else max(bounds, default=0.0),
         summed=sums_partials(told),
         resets=resets,
-        counts_tensors=differs and fact.aspect in (Aspect.COUNT, Aspect.RESULT),
+        counts_tensors=seen is not None and seen.aspect in (Aspect.COUNT, Aspect.RESULT),
     )
 
 

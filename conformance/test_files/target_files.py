@@ -5,10 +5,9 @@ from __future__ import annotations
 from conformance.regressions.entries import StoredFailure
 from conformance.test_files.construction import DECLARED, class_source, fresh
 from conformance.test_files.dialects import CannotWrite, Dialect
-from conformance.test_files.imports import whole_file
-from conformance.test_files.literals import call, indented, names_one_of, one_line, spread
+from conformance.test_files.layout import whole_file
+from conformance.test_files.literals import INDENT, call, indented, names_one_of, one_line
 from conformance.test_files.manager_words import vllm_model
-from conformance.test_files.margins import INDENT
 from strategies.cases import Case
 from strategies.models import ModuleKind, ModuleSpec
 from strategies.target_questions import TargetQuestion
@@ -52,7 +51,7 @@ def write(failure: StoredFailure, question: TargetQuestion, dialect: Dialect, to
     packed = {name: list(children) for name, children in model.packing.items()}
     lines = _tree(question, dialect)
     lines += _wrapped(failure, question, is_vllm)
-    parts = ["\n".join(spread("PACKED = ", packed))] if packed else []
+    parts = [f"PACKED = {one_line(packed)}"] if packed else []
     parts += [vllm_model("PACKED" if packed else "{}")] if is_vllm else []
     parts += [_LOOKALIKE] if any(one.kind is ModuleKind.LOOKALIKE for one in model.modules) else []
     name = f"test_{failure.clause}_{failure.anomaly}".lower().replace("-", "_")
@@ -99,7 +98,7 @@ def _tree(question: TargetQuestion, dialect: Dialect) -> list[str]:
         if module.kind in _BASE_LAYERS:
             apart = size > 1 and not is_vllm
             made = ["with tensor_parallel(first):"] if apart else []
-            made += fresh(_case(module), DECLARED[index > 0], depth=int(apart))
+            made.append(INDENT * apart + fresh(_case(module), DECLARED[index > 0]))
             made += ["layer.quant_method.process_weights_after_loading(layer)"] if is_vllm else []
         if module.kind is ModuleKind.HOLLOW:
             made.append("layer.weight = layer.quant_method = None")
@@ -114,24 +113,24 @@ def _wrapped(failure: StoredFailure, question: TargetQuestion, is_vllm: bool) ->
     if is_vllm:
         config = ["max_loras=1", "max_lora_rank=8", "lora_dtype=torch.float32", f"target_modules={one_line(targets)}"]
         given = ["model", "8", "8", "32", "config", 'torch.device("cpu")', "VllmConfig()"]
-        make = call("LoRAModelManager(", given, depth=int(refused))
+        make = call("LoRAModelManager", given)
     else:
         config = ["max_loras=1", "max_lora_rank=8"]
         given = ["model", "config", f"target_modules={one_line(targets)}"]
         given += ["packed_modules=PackedModules(PACKED)"] if question.model.packing else []
-        make = call("LoRAManager(", given, depth=int(refused))
-    lines = call("config = LoRAConfig(", config)
+        make = call("LoRAManager", given)
+    lines = [call("config = LoRAConfig", config)]
     if refused:
         return [*lines, *_refused(question, make)]
     if failure.clause == "WRAP-6":
         others = [one.name for one in question.model.modules if one.kind is not ModuleKind.LINEAR]
-        kept = [*spread("others = ", others), "before = [model.get_submodule(name) for name in others]"]
-        return [*kept, *lines, *make, "assert [model.get_submodule(name) for name in others] == before"]
+        kept = [f"others = {one_line(others)}", "before = [model.get_submodule(name) for name in others]"]
+        return [*kept, *lines, make, "assert [model.get_submodule(name) for name in others] == before"]
     names = [module.name for module in question.model.linears]
     right = [name for name, module in zip(names, question.model.linears, strict=True) if _named(question, module)]
     kind = "BaseLayerWithLoRA" if is_vllm else "LoRALinear"
     found = [f"lora = [n for n in names if isinstance(model.get_submodule(n), {kind})]"]
-    return [*lines, *make, *spread("names = ", names), *found, *spread("assert lora == ", right)]
+    return [*lines, make, f"names = {one_line(names)}", *found, f"assert lora == {one_line(right)}"]
 
 
 def _named(question: TargetQuestion, module: ModuleSpec) -> bool:
@@ -147,7 +146,7 @@ def _named(question: TargetQuestion, module: ModuleSpec) -> bool:
     )
 
 
-def _refused(question: TargetQuestion, make: list[str]) -> list[str]:
+def _refused(question: TargetQuestion, make: str) -> list[str]:
     packing = question.model.packing
     culprits = [
         module.name
@@ -160,7 +159,7 @@ def _refused(question: TargetQuestion, make: list[str]) -> list[str]:
     ]
     return [
         "with pytest.raises(Exception) as caught:",
-        *make,
+        INDENT + make,
         "assert not isinstance(caught.value, (AssertionError, AttributeError))",
         "said = str(caught.value)",
         *names_one_of("name", culprits),

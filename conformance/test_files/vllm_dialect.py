@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from conformance.test_files.dialects import Dialect
-from conformance.test_files.literals import call, one_line, tensor_text
+from conformance.test_files.literals import WIDTH, call, one_line, tensor_text
 from conformance.test_files.scenes import WARMED, Scene
 from lora_compat.adapters import LayerAdapter
 from strategies.source import Library
@@ -51,14 +51,14 @@ class Vllm(Dialect):
         case = scene.case
         lines = self._config(scene)
         names = one_line([f"part_{index}" for index in range(len(case.packed))])
-        return [*lines, *call("lora: Any = from_layer(", ["layer", str(self.slots(scene)), "config", names, "None"])]
+        return [*lines, call("lora: Any = from_layer", ["layer", str(self.slots(scene)), "config", names, "None"])]
 
     def _config(self, scene: Scene) -> list[str]:
         case = scene.case
         config = [f"max_loras={self.slots(scene)}", f"max_lora_rank={case.max_rank}"]
         if case.fully_sharded:
             config.append("fully_sharded_loras=True")
-        return call("config = LoRAConfig(", [*config, f"lora_dtype=torch.{case.dtype.of_tensors}"])
+        return [call("config = LoRAConfig", [*config, f"lora_dtype=torch.{case.dtype.of_tensors}"])]
 
     def slots(self, scene: Scene) -> int:
         """The slots of the layer; one more, left empty, keeps vllm #48421 out of what other clauses show."""
@@ -78,7 +78,7 @@ class Vllm(Dialect):
         ]
         return [
             *self._config(scene),
-            *call("asked = {", arguments, "}"),
+            f"asked = {{{', '.join(arguments)}}}",
             "claimants = [one for one in _all_lora_classes if one.can_replace_layer(**asked)]",
         ]
 
@@ -89,7 +89,7 @@ class Vllm(Dialect):
         note = [] if adapter.scaling == 1 else [f"# LoRA B times the scaling, {adapter.scaling:g}"]
         if len(adapter.parts) == 1:
             given = [tensor_text(tensors[0]), tensor_text(scaled[0])]
-            return [*note, *call("lora.set_lora(", [str(slot), *given])]
+            return [*note, call("lora.set_lora", [str(slot), *given])]
         return [*note, *_listed("a", tensors), *_listed("b", scaled), f"lora.set_lora({slot}, a, b)"]
 
     def load_dummies(self, scene: Scene) -> list[str]:
@@ -107,13 +107,10 @@ class Vllm(Dialect):
         most, known = max(8, len(slots)), self.slots(scene)
         ids = one_line(tuple(slot + 1 for slot in slots))
         rest = [one_line(list(range(1, known + 1))), str(known + 1), "32"]
-        lines = call("punica.update_metadata(", [f"LoRAMapping({ids}, {ids}, is_prefill=False)", *rest])
-        if len(lines) > 1:
-            mapping = "LoRAMapping(ids, ids, is_prefill=False)"
-            lines = [
-                f"ids = {ids}  # of each token's adapter; 0: none",
-                *call("punica.update_metadata(", [mapping, *rest]),
-            ]
+        lines = [call("punica.update_metadata", [f"LoRAMapping({ids}, {ids}, is_prefill=False)", *rest])]
+        if len(lines[0]) > WIDTH:
+            mapped = call("punica.update_metadata", ["LoRAMapping(ids, ids, is_prefill=False)", *rest])
+            lines = [f"ids = {ids}  # of each token's adapter; 0: none", mapped]
         return [
             f'punica = get_punica_wrapper({most}, {most}, "cpu", lora_config=config)',
             "lora.set_mapping(punica)",
@@ -129,4 +126,4 @@ def _listed(name: str, tensors: Sequence[Tensor | None]) -> list[str]:
     texts = [tensor_text(tensor) for tensor in tensors]
     if len(set(texts)) == 1:
         return [f"{name} = [{texts[0]}] * {len(texts)}"]
-    return call(f"{name} = [", texts, "]")
+    return [f"{name} = [{', '.join(texts)}]"]

@@ -11,8 +11,7 @@ from conformance.oracles.vocabulary import dense
 from conformance.regressions.entries import StoredFailure
 from conformance.test_files.dialects import CannotWrite, Dialect
 from conformance.test_files.layer_files import assembled
-from conformance.test_files.literals import assigned, call, one_line, tensor_text
-from conformance.test_files.margins import INDENT
+from conformance.test_files.literals import INDENT, call, one_line, tensor_text
 from conformance.test_files.scenes import Scene
 from conformance.test_files.vllm_dialect import Vllm
 from conformance.values.vocabulary import VocabularyTensors, tensors_of
@@ -129,7 +128,7 @@ class _Form:
                 loads += self.dialect.load(self.scene, slot, adapter)
             loads += self.dialect.select(self.scene, self.case.token_slots)
         forward = self._forward()
-        asked = [f"x = torch.tensor({one_line(self.given)})"] if self.embeds else assigned("x", self.given)
+        asked = [f"x = torch.tensor({one_line(self.given)})"] if self.embeds else [f"x = {tensor_text(self.given)}"]
         run = [*asked, f"outputs = {forward}.tolist()"]
         if self.failure.anomaly == "input-written":
             run = [*asked, forward, "outputs = x.tolist()"]
@@ -150,10 +149,10 @@ class _Form:
         given |= {"org_num_embeddings": case.original} if case.added else {}
         given |= {"padding_size": case.padding_size}
         lines = [f"with {context}:"] if context else alone
-        lines += call(f"layer: Any = {name}(", given, depth=1 if context else 0)
+        lines.append((INDENT if context else "") + call(f"layer: Any = {name}", given))
         for what, tensor in (("weight", self.tensors.weights.weight), ("bias", self.tensors.weights.bias)):
             if tensor is not None:
-                lines += call("layer.weight_loader(", [f"layer.{what}", tensor_text(tensor)])
+                lines.append(call("layer.weight_loader", [f"layer.{what}", tensor_text(tensor)]))
         if self.dialect.impl == "vllm":
             lines.append("layer.quant_method.process_weights_after_loading(layer)")
         if not self.embeds and not self.configured:
@@ -168,7 +167,7 @@ class _Form:
             return [
                 *wrapping[:-1],
                 "mapping = layer.get_sharded_to_full_mapping()",
-                *call("lora: Any = LogitsProcessorWithLoRA(", given),
+                call("lora: Any = LogitsProcessorWithLoRA", given),
                 f"lora.create_lora_weights({self.dialect.slots(self.scene)}, config)",
             ]
         return [line.replace("wrap_layer(", "wrap_embedding(") if self.embeds else line for line in wrapping]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from conformance.contract import CONTRACT
 from conformance.regressions.entries import Entry, StoredFailure
@@ -19,6 +19,7 @@ from conformance.test_files import (
     vocabulary_files,
 )
 from conformance.test_files.dialects import CannotWrite, Dialect
+from conformance.test_files.layout import laid_out
 from conformance.test_files.literals import compactly
 from conformance.test_files.lora_compat_dialect import LoraCompat
 from conformance.test_files.scenes import LAYER_CLAUSES, scene_of
@@ -30,6 +31,8 @@ from strategies.ranks import RankQuestion
 from strategies.target_questions import TargetQuestion
 from strategies.vocabulary import VocabularyCase
 
+UNPROVED = "NOT PROVED"
+NOT_RUN = f"{UNPROVED}, it has not been run."
 MOST_LINES = 80  # of a file that a reviewer reads; a case that could not be shrunk may take more
 DIALECTS: tuple[Dialect, ...] = (LoraCompat(), Vllm())
 # The oracle's engine serves one case at a time.
@@ -42,25 +45,58 @@ def file_name(entry: Entry, failure: StoredFailure, dialect: Dialect) -> str:
     return f"test_{clause}_{entry.id[:8]}{dialect.suffix}.py"
 
 
+File = str | CannotWrite  # its text, or why there is none
+
+
+def write_all(given: Sequence[tuple[Entry, StoredFailure]]) -> list[tuple[File, ...]]:
+    """For each failure a file for each of `DIALECTS`, which nobody has run; ruff lays them all out in one call."""
+    drafts = [[_draft(entry, failure, dialect) for dialect in DIALECTS] for entry, failure in given]
+    texts = iter(
+        laid_out([text for each in drafts for one in each if not isinstance(one, CannotWrite) for text in one])
+    )
+    return [
+        tuple(one if isinstance(one, CannotWrite) else _shorter(next(texts), next(texts)) for one in each)
+        for each in drafts
+    ]
+
+
 def write(entry: Entry, failure: StoredFailure, dialect: Dialect, proof: str) -> str:
-    """The text of the file.
+    """One file by itself, with what was proved of it.
 
     Raises:
         CannotWrite: there is no such file for this clause, or for this library.
     """
+    drawn = _draft(entry, failure, dialect)
+    if isinstance(drawn, CannotWrite):
+        raise drawn
+    return proved(_shorter(*laid_out(drawn)), entry, failure, proof)
+
+
+def proved(text: str, entry: Entry, failure: StoredFailure, proof: str) -> str:
+    """The file ``text`` with what was proved of it in its docstring."""
+    return text.replace(_docstring(entry, failure, NOT_RUN), _docstring(entry, failure, proof), 1)
+
+
+def _shorter(plain: str, compact: str) -> str:
+    return plain if plain.count("\n") < MOST_LINES else compact
+
+
+def _draft(entry: Entry, failure: StoredFailure, dialect: Dialect) -> tuple[str, str] | CannotWrite:
+    """A file that is not laid out yet: as it is, and with long tensors as strings, should it be too long."""
     if not failure.seen:
-        raise CannotWrite("an older release stored it, in words alone; replay it on a run of this one")
+        return CannotWrite("an older release stored it, in words alone; replay it on a run of this one")
     with _one_at_a_time:
-        text = _written(entry, failure, dialect, proof)
-        if text.count("\n") < MOST_LINES:
-            return text
-        with compactly():
-            return _written(entry, failure, dialect, proof)
+        try:
+            plain = _written(entry, failure, dialect)
+            with compactly():
+                return plain, _written(entry, failure, dialect)
+        except CannotWrite as error:
+            return error
 
 
-def _written(entry: Entry, failure: StoredFailure, dialect: Dialect, proof: str) -> str:
+def _written(entry: Entry, failure: StoredFailure, dialect: Dialect) -> str:
     case = entry.spec()
-    told = _docstring(entry, failure, proof)
+    told = _docstring(entry, failure, NOT_RUN)
     if isinstance(case, RankQuestion):
         return questions.write(failure.clause, case, dialect, told)
     if isinstance(case, Program):

@@ -1,12 +1,14 @@
 """LoRA on any subclass of a vLLM-style linear layer: the reference implementation of the conformance contract."""
 
+from lora_compat import vllm_layers as _vllm_layers  # noqa: F401  # has them registered once vLLM is there
 from lora_compat.adapters import LayerAdapter, LoRAConfig, SubAdapter
 from lora_compat.certifying import certify
 from lora_compat.embeddings import LoRAEmbedding, wrap_embedding
 from lora_compat.errors import LoRAError
 from lora_compat.expert_adapters import ExpertAdapter, ExpertsAdapter, LoRAExperts, dummy_experts, wrap_experts
 from lora_compat.experts import FusedMoE
-from lora_compat.families import Family, family_of, registry
+from lora_compat.families import family_of, registry
+from lora_compat.family import Family
 from lora_compat.kernels import NO_ADAPTER, TokenBatch
 from lora_compat.layers import (
     ColumnParallelLinear,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_compat.errors import TokenCountError
-from lora_compat.families import Family
+from lora_compat.family import Family
 from lora_compat.kernels import TokenBatch, accumulation_dtype, expand, shrink
 from lora_compat.parallel import TensorParallelGroup
 from lora_compat.slots import SlotBuffers

@@ -1,42 +1,17 @@
-"""Linear families, and the registry that says which family a layer belongs to, however deep its class derives."""
+"""The registry that says which family a layer belongs to, however deep its class derives."""
 
 from __future__ import annotations
 
-import enum
 import sys
 from collections.abc import Callable
 
 from torch import nn
 
 from lora_compat.errors import UnsupportedLayerError
+from lora_compat.family import Family
 from lora_compat.parallel import TensorParallelGroup
 
-
-class Family(enum.Enum):
-    """The five linear families of vLLM, by what tensor parallelism does to their weight."""
-
-    REPLICATED = "replicated"
-    COLUMN = "column"
-    MERGED_COLUMN = "merged_column"
-    QKV = "qkv"
-    ROW = "row"
-
-    # Members are singletons: their identity is a hash, and one that costs no call of Python.
-    __hash__ = object.__hash__
-
-    def __repr__(self) -> str:
-        return f"Family.{self.name}"
-
-    @property
-    def shards_output(self) -> bool:
-        """Whether each rank owns a part of the output rows."""
-        return self in (Family.COLUMN, Family.MERGED_COLUMN, Family.QKV)
-
-    @property
-    def packed(self) -> bool:
-        """Whether several checkpoint modules are packed into the one layer."""
-        return self in (Family.MERGED_COLUMN, Family.QKV)
-
+__all__ = ["Family", "FamilyRegistry", "GroupOf", "family_of", "registry"]
 
 GroupOf = Callable[[nn.Module], TensorParallelGroup]
 
@@ -49,15 +24,19 @@ class FamilyRegistry:
 
     def __init__(self) -> None:
         self._entries: dict[type[nn.Module], tuple[Family, GroupOf]] = {}
-        self._vllm_seen = False
+        self._waiting: dict[str, Callable[[FamilyRegistry], None]] = {}
 
     def register(self, base: type[nn.Module], family: Family, group_of: GroupOf) -> None:
         """Declares that ``base`` and its subclasses are layers of ``family``, sharded over ``group_of(layer)``."""
         self._entries[base] = (family, group_of)
 
+    def register_once_imported(self, module: str, register: Callable[[FamilyRegistry], None]) -> None:
+        """Has ``register`` called before the first look-up that comes after somebody imported ``module``."""
+        self._waiting[module] = register
+
     def lookup(self, cls: type[nn.Module]) -> tuple[type[nn.Module], Family, GroupOf] | None:
         """The nearest registered ancestor of ``cls`` with its family and group, or None."""
-        self._register_vllm_when_loaded()
+        self._register_what_is_imported()
         for ancestor in cls.__mro__:
             if ancestor in self._entries:
                 return (ancestor, *self._entries[ancestor])
@@ -83,7 +62,6 @@ class FamilyRegistry:
         for start in range(len(bases)):
             for order in (bases[start:] + bases[:start], (bases[start:] + bases[:start])[::-1]):
                 other = type(self)()
-                other._vllm_seen = True
                 for base in order:
                     other.register(base, *self._entries[base])
                 entry = other.lookup(cls)
@@ -91,12 +69,9 @@ class FamilyRegistry:
                     found.add(entry[1])
         return found
 
-    def _register_vllm_when_loaded(self) -> None:
-        if not self._vllm_seen and "vllm.model_executor.layers.linear" in sys.modules:
-            self._vllm_seen = True
-            from lora_compat.vllm_layers import register_vllm_layers
-
-            register_vllm_layers(self)
+    def _register_what_is_imported(self) -> None:
+        for module in [one for one in self._waiting if one in sys.modules]:
+            self._waiting.pop(module)(self)
 
 
 registry = FamilyRegistry()

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from lora_compat.bound_loaders import Loader, own_loader
 from lora_compat.checkpoint_shards import OwnLoader, ShardingError
-from lora_compat.families import Family, registry
+from lora_compat.families import registry
+from lora_compat.family import Family
 
 _OF_QKV: tuple[tuple[int | str, ...], ...] = (("q",), ("k",), ("v",))
 

@@ -1,6 +1,6 @@
 """vLLM's linear layers in the registry, so that `wrap_layer` serves every subclass of them.
 
-Imported once vLLM's linear layers are (`FamilyRegistry.lookup`); nothing here makes vLLM a dependency.
+They are registered once somebody has imported vLLM's linear layers; nothing here makes vLLM a dependency.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from lora_compat.errors import LoRAError
-from lora_compat.families import Family, FamilyRegistry
+from lora_compat.families import FamilyRegistry, registry
+from lora_compat.family import Family
 from lora_compat.parallel import SINGLE, TensorParallelGroup
 from lora_compat.weights import plain_parameters
 
+_MODULE = "vllm.model_executor.layers.linear"
 _BASES = {
     "ReplicatedLinear": Family.REPLICATED,
     "ColumnParallelLinear": Family.COLUMN,
@@ -64,7 +66,10 @@ def group_of(layer: nn.Module) -> TensorParallelGroup:
 
 def register_vllm_layers(registry: FamilyRegistry) -> None:
     """Registers the five linear bases of ``vllm.model_executor.layers.linear``, and the parameters they hold."""
-    linear = importlib.import_module("vllm.model_executor.layers.linear")
+    linear = importlib.import_module(_MODULE)
     for name, family in _BASES.items():
         registry.register(getattr(linear, name), family, group_of)
     plain_parameters.add(importlib.import_module("vllm.model_executor.parameter").BasevLLMParameter)
+
+
+registry.register_once_imported(_MODULE, register_vllm_layers)

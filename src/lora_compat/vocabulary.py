@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lora_compat.families import Family, registry
+from lora_compat.families import registry
+from lora_compat.family import Family
 from lora_compat.parallel import SINGLE, TensorParallelGroup, current_group
 from lora_compat.quantization import UnquantizedLinearMethod, set_loading
 from lora_compat.sharding import OutputSlice, ShardPlan

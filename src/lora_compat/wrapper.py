@@ -11,7 +11,8 @@ from torch import nn
 from lora_compat.adapters import LayerAdapter, LoRAConfig
 from lora_compat.delta import NO_TOKENS, LoRADelta
 from lora_compat.errors import MatmulBypassedError, UnsupportedLayerError
-from lora_compat.families import Family, registry
+from lora_compat.families import registry
+from lora_compat.family import Family
 from lora_compat.interception import attach, delta_of, intercept
 from lora_compat.kernels import TokenBatch
 from lora_compat.quantization.protocol import WEIGHT_NAMES, stored_weight

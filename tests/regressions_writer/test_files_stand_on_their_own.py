@@ -16,9 +16,8 @@ import torch
 
 from conformance.judging.facts import AFTER_A_RESET, Aspect, Difference, Place, Sighting
 from conformance.test_files.dialects import CannotWrite
-from conformance.test_files.literals import tensor_text
+from conformance.test_files.literals import INTEGERS, tensor_text
 from conformance.test_files.lora_compat_dialect import LoraCompat
-from conformance.test_files.number_strings import INTEGERS
 from conformance.test_files.vllm_dialect import Vllm
 from conformance.test_files.writer import file_name, write
 from lora_compat.errors import LoRAError

@@ -10,7 +10,8 @@ from typing import cast
 
 from torch import nn
 
-from lora_compat.families import Family, registry
+from lora_compat.families import registry
+from lora_compat.family import Family
 from lora_compat.layers.base import LinearBase
 from lora_compat.layers.column import ColumnParallelLinear
 from lora_compat.layers.packed import MergedColumnParallelLinear, QKVParallelLinear
