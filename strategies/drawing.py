@@ -18,20 +18,11 @@ from strategies.adapters import (
     slot_sets,
     token_maps,
 )
-from strategies.cases import (
-    DTYPES,
-    Case,
-    Dtype,
-    Forward,
-    LayerSpec,
-    Layout,
-    Quantization,
-    Regime,
-    WrapperKind,
-)
+from strategies.cases import DTYPES, Case, Dtype, LayerSpec, Layout, Quantization, Regime, WrapperKind
 from strategies.choices import numbers, sampled
 from strategies.classes import FORWARDS, MAX_DEPTH, subclasses
 from strategies.existing import current_target, narrowed
+from strategies.forwards import Forward
 from strategies.layers import FAMILIES, linear_layers
 from strategies.nesting import nestings
 from strategies.options import Options

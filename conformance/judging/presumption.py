@@ -15,7 +15,7 @@ from conformance.judging.assertions import assert_merged_equivalence
 from conformance.judging.verdicts import Violation
 from conformance.subjects.outcomes import HarnessError, NotExercised, NotWrapped, SubjectRefused
 from conformance.subjects.subject import Subject
-from strategies.cases import AdapterSpec, Case, Dtype, Layout, Quantization, Regime
+from strategies.cases import AdapterSpec, Case, Dtype, Layout, Quantization
 
 
 def alone(case: Case) -> list[Case]:
@@ -59,7 +59,7 @@ PRESUMED: dict[str, Callable[[Case], list[Case]]] = {
     "MATH-6": _unsharded,
     "MATH-8": _completed,
     "MATH-9": _without_bias,
-    "MATH-10": _with(dtype=Dtype.FLOAT32, regime=Regime.EXACT),
+    "MATH-10": lambda case: [replace(one.exact(), dtype=Dtype.FLOAT32) for one in alone(case)],
     **dict.fromkeys(("MATH-11", "MATH-17"), _with(quantization=Quantization.NONE)),
     "MATH-12": _each(lambda adapter, case: replace(adapter, alpha=float(adapter.rank), rslora=False)),
     "COMM-1": alone,

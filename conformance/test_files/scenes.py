@@ -19,7 +19,8 @@ from conformance.subjects.subject import Subject
 from conformance.values.linear import laid_out, product_alone, rank_input, values_of
 from lora_compat.adapters import LayerAdapter
 from lora_compat.families import Family
-from strategies.cases import Case, Forward, Regime
+from strategies.cases import Case, Regime
+from strategies.forwards import Forward
 
 # How a clause goes about its layer, where it does more than run it once.
 WRAPPED_ONLY = ("WRAP-1", "WRAP-2")

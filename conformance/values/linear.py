@@ -17,7 +17,8 @@ from torch import Tensor
 from conformance.implementations.dtypes import torch_dtype
 from lora_compat.adapters import LayerAdapter, SubAdapter
 from lora_compat.families import Family
-from strategies.cases import AdapterSpec, Case, Dtype, Forward, Layout, Regime
+from strategies.cases import AdapterSpec, Case, Dtype, Layout, Regime
+from strategies.forwards import Forward
 
 # Integers up to here are exact: 2 to the number of significand bits.
 EXACT_LIMIT = {Dtype.FLOAT32: 2.0**24, Dtype.FLOAT16: 2.0**11, Dtype.BFLOAT16: 2.0**8, Dtype.TF32: 2.0**11}

@@ -1,4 +1,4 @@
-"""Simpler neighbours of a case, the largest simplifications first; not all of them can be built."""
+"""Simpler neighbours of a case, the largest simplifications first."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import replace
 from conformance.search.simplifications.fewer_ranks import fewer_ranks
 from lora_compat.families import Family
 from strategies.adapters import MAX_RANKS
-from strategies.cases import AdapterSpec, Case, Dtype, Heads, LayerSpec, Layout, Quantization, Regime, SubclassSpec
-from strategies.classes import possible_forwards, possible_loaders
+from strategies.cases import AdapterSpec, Case, Dtype, Heads, LayerSpec, Layout, Quantization, SubclassSpec
+from strategies.validity import is_valid
 
 
 def simpler(case: Case) -> Iterator[Case]:
-    """Every case that is plainer than ``case`` in one part and makes sense."""
+    """Every case that is plainer than ``case`` in one part and can be built."""
     for changed in (
         *_families(case),
         *fewer_ranks(case),
@@ -22,18 +22,8 @@ def simpler(case: Case) -> Iterator[Case]:
         *_adapters(case),
         *_manners(case),
     ):
-        if changed != case and _sensible(changed):
+        if changed != case and is_valid(changed):
             yield changed
-
-
-def _sensible(case: Case) -> bool:
-    layer, subclass = case.layer, case.subclass
-    if subclass.target is None and subclass.forward not in possible_forwards(layer):
-        return False
-    if subclass.loader not in possible_loaders(layer):
-        return False
-    present = {len(adapter.present) for adapter in case.adapters if not adapter.fused}
-    return not present or present == {max(1, len(case.packed))}
 
 
 def _families(case: Case) -> Iterator[Case]:
@@ -95,16 +85,18 @@ def _fewer_outputs(case: Case) -> Iterator[Case]:
                 case,
                 layer=left,
                 packed=(1,) * (len(sizes) - 1),
-                adapters=tuple(_without_part(adapter, index) for adapter in case.adapters),
+                adapters=tuple(_without_part(adapter, index, len(sizes)) for adapter in case.adapters),
             )
         else:
             for packed in ((), (len(sizes) - 1,), (1,) * (len(sizes) - 1)):
-                yield replace(case, layer=left, packed=packed)
+                fused = len(packed) != 1 and len(sizes) > 2
+                adapters = tuple(replace(one, fused=one.fused and fused) for one in case.adapters)
+                yield replace(case, layer=left, packed=packed, adapters=adapters)
 
 
-def _without_part(adapter: AdapterSpec, index: int) -> AdapterSpec:
+def _without_part(adapter: AdapterSpec, index: int, outputs: int) -> AdapterSpec:
     if adapter.fused:
-        return adapter
+        return replace(adapter, fused=outputs > 2)
     present = (*adapter.present[:index], *adapter.present[index + 1 :])
     return replace(adapter, present=present if any(present) else (True,) * len(present))
 
@@ -173,12 +165,12 @@ def _of_rank_two(case: Case) -> Case:
 
 
 def _manners(case: Case) -> Iterator[Case]:
-    plain = replace(case, regime=Regime.EXACT, dtype=Dtype.FLOAT32)
+    plain = replace(case.exact(), dtype=Dtype.FLOAT32)
     if plain != case:  # small integers hide some mistakes with some seeds
         yield from (plain, *(replace(plain, seed=seed) for seed in range(6)))
         wider = _of_rank_two(plain)  # of rank 1 every row of a small integer LoRA B is alike
         yield from (replace(wider, seed=seed) for seed in range(6))
-    yield replace(case, regime=Regime.EXACT)
+    yield case.exact()
     yield replace(case, dtype=Dtype.FLOAT32)
     yield replace(case, layout=Layout.TWO_D)
     yield replace(case, quantization=Quantization.NONE)
