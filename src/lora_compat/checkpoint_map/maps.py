@@ -60,6 +60,7 @@ class CheckpointMap:
     """
 
     parameters: Mapping[str, ParameterMap]
+    shapes: Mapping[str, TensorInfo]
     unmoved: tuple[str, ...]
 
     @classmethod
@@ -83,7 +84,7 @@ class CheckpointMap:
             pieces, others = parameter_pieces(tuple(parameters[name].shape), sources, floats)
             found[name] = ParameterMap(name, tuple(parameters[name].shape), pieces, _named(others))
         used = {tensor for one in found.values() for tensor in one.tensors}
-        return cls(found, tuple(name for name in floats if name not in used))
+        return cls(found, dict(shapes), tuple(name for name in floats if name not in used))
 
     @classmethod
     def of(cls, model: Any, shapes: Mapping[str, TensorInfo]) -> CheckpointMap:

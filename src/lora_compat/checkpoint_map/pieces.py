@@ -36,7 +36,10 @@ class Piece:
     def put(self, source: Tensor, into: Tensor) -> None:
         """Writes the block of ``source`` into its place in ``into``."""
         flat = source.reshape(-1, source.shape[-1]) if source.dim() > 1 else source.reshape(-1, 1)
-        block = flat[self.rows.tensor()][:, self.columns.tensor()]
+        self.place(flat[self.rows.tensor()][:, self.columns.tensor()], into)
+
+    def place(self, block: Tensor, into: Tensor) -> None:
+        """Writes a block ``[rows, columns]`` of the tensor's into its place in ``into``."""
         place = into[self.at] if self.at else into
         if place.dim() < 2:
             place.view(-1)[self.target.tensor()] = block.flatten()
