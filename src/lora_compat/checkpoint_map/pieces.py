@@ -185,7 +185,7 @@ def _lines(
     """Pieces of a block whose rows each come from one row, all with the same columns."""
     number, local = table.find(rows)
     good = (columns >= 0).all()
-    for index in number.unique().tolist():
+    for index in dict.fromkeys(number.tolist()):  # in the order in which they come
         places = (number == index).nonzero().flatten()
         if index < 0 or not good or int(columns.max()) >= table.infos[index].columns:
             told = rows[places] if index < 0 else columns[:1].expand(len(places))
