@@ -28,7 +28,8 @@ def complete(case: Case) -> Case:
     """The same case with a tensor for every packed name; what else an adapter may hold is MATH-8's."""
     fused = not case.packed and len(case.layer.output_sizes) > 1
     present = (True,) * max(1, len(case.packed))
-    return replace(case, adapters=tuple(replace(one, fused=fused, present=present) for one in case.adapters))
+    whole = (replace(one, fused=fused, present=present, ranks=() if fused else one.ranks) for one in case.adapters)
+    return replace(case, adapters=tuple(whole))
 
 
 def _completed(case: Case) -> list[Case]:
@@ -55,7 +56,7 @@ PRESUMED: dict[str, Callable[[Case], list[Case]]] = {
     **dict.fromkeys(
         ("WRAP-5", "WRAP-7", "WRAP-8", "RANK-5", "MATH-2", "MATH-3", "MATH-5", "MATH-7", "MATH-13"), alone
     ),
-    "MATH-4": _each(lambda adapter, case: replace(adapter, rank=case.max_rank, alpha=float(case.max_rank))),
+    "MATH-4": _each(lambda adapter, case: replace(adapter.of_rank(case.max_rank), alpha=float(case.max_rank))),
     "MATH-6": _unsharded,
     "MATH-8": _completed,
     "MATH-9": _without_bias,
