@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -28,6 +29,7 @@ def add_parser(subparsers: Any) -> None:
         help="a stored failure (.json), a test file (.py), the beginning of an id, or a directory; default: the store",
     )
     parser.add_argument("--impl", help="the implementation to run on; default: the one each failure was found with")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="write what became of each failure, as JSON")
     parser.add_argument("--store", type=Path, default=DEFAULT_STORE, help=f"the store (default: {DEFAULT_STORE})")
 
 
@@ -50,12 +52,16 @@ def run(args: argparse.Namespace) -> int:
             raise HarnessError(str(error)) from error
 
     counts: Counter[Status] = Counter()
+    results = []
     try:
         for replayed in replay(args.what, Store(args.store), subject_for, args.impl):
             counts[replayed.status] += 1
+            results.append(replayed.to_dict())
             print(replayed, flush=True)
     except NothingToReplay as error:
         raise pytest.UsageError(str(error)) from error
+    if args.results is not None:
+        args.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(", ".join(f"{counts[status]} {status.value}" for status in Status if counts[status]))
     if counts[Status.ERROR]:
         return Exit.ERROR

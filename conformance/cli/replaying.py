@@ -5,7 +5,8 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ import torch
 from conformance.certification.clause_tests import UnknownClause, bodies_of
 from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.discovery import implementation_named
+from conformance.judging.verdicts import Violation
 from conformance.regressions.entries import Entry, StoredFailure, UnreadableEntry, VoidEntry, read_entry
 from conformance.regressions.proof import run_file
 from conformance.regressions.store import FOLDER, Store
@@ -39,10 +41,19 @@ class Replayed:
 
     status: Status
     what: str
-    detail: str
+    detail: str = ""
+    clause: str = ""
+    anomaly: str = ""
+    now: str = ""  # the anomaly that is seen now, where it still fails
 
     def __str__(self) -> str:
-        return f"{self.status.value:<12}{self.what}" + (f"  {self.detail}" if self.detail else "")
+        other = f"now {self.now}: " if self.now != self.anomaly else ""
+        told = f"  {other}{self.detail}" if self.detail else ""
+        return f"{self.status.value:<12}{self.what}{told}"
+
+    def to_dict(self) -> dict[str, str]:
+        """JSON-ready data."""
+        return asdict(self) | {"status": self.status.value}
 
 
 class NothingToReplay(ValueError):
@@ -64,7 +75,7 @@ def replay(what: str | None, store: Store, subjects: Subjects, impl: str | None)
         if isinstance(found, Entry):
             yield from replay_entry(found, subjects, impl)
         elif isinstance(found, UnreadableEntry):
-            yield Replayed(Status.VOID if isinstance(found, VoidEntry) else Status.ERROR, str(found), "")
+            yield Replayed(Status.VOID if isinstance(found, VoidEntry) else Status.ERROR, str(found))
         else:
             yield replay_file(found)
 
@@ -74,30 +85,34 @@ def replay_entry(entry: Entry, subjects: Subjects, impl: str | None) -> Iterator
     for failure in entry.failures:
         on = impl or failure.impl
         what = f"{entry.id}  {failure.clause} {failure.anomaly}  on {on}"
+        of = partial(Replayed, what=what, clause=failure.clause, anomaly=failure.anomaly)
         try:
-            status, detail = _outcome(entry, failure, subjects(on))
+            found = _outcome(entry, failure, subjects(on))
         except (UnknownClause, HarnessError, NotApplicable, CaseFormatError) as error:
-            status, detail = Status.ERROR, f"{error}"
-        yield Replayed(status, what, detail)
+            yield of(Status.ERROR, detail=str(error), now=failure.anomaly)
+            continue
+        if found is None:
+            yield of(Status.FIXED)
+        else:
+            yield of(Status.STILL_FAILS, detail=found.message, now=found.anomaly)
 
 
 def replay_file(path: Path) -> Replayed:
     """Runs a test file that belongs to no entry, in a process of its own."""
     run = run_file(path)
     status = {0: Status.FIXED, 1: Status.STILL_FAILS}.get(run.code, Status.ERROR)
-    return Replayed(status, str(path), "" if status is Status.FIXED else run.last_line)
+    return Replayed(status, str(path), "" if status is Status.FIXED else run.said)
 
 
-def _outcome(entry: Entry, failure: StoredFailure, subject: Subject) -> tuple[Status, str]:
+def _outcome(entry: Entry, failure: StoredFailure, subject: Subject) -> Violation | None:
     every = bodies_of(failure.clause)
     bodies = [body for body in every if body.__name__ == failure.test] or every
     case = entry.spec()
     for body in bodies:
         found = violation_of(subject, body, case)
         if found is not None:
-            now = "" if found.anomaly == failure.anomaly else f"now {found.anomaly}: "
-            return Status.STILL_FAILS, now + found.message
-    return Status.FIXED, ""
+            return found
+    return None
 
 
 def _found(what: str | None, store: Store) -> Iterable[Entry | UnreadableEntry | Path]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from conformance.judging.assertions import assert_merged_equivalence
+from conformance.judging.facts import Disagreement
 from conformance.judging.verdicts import Violation
 from conformance.subjects.outcomes import HarnessError, NotExercised, NotWrapped, SubjectRefused
 from conformance.subjects.subject import Subject
@@ -85,7 +86,7 @@ def require_presumed(subject: Subject, clause: str, found: Violation) -> None:
     case = found.case
     if not isinstance(case, Case) or clause not in PRESUMED:
         return
-    if found.anomaly == "collective-mismatch":
+    if isinstance(found.fact, Disagreement):
         return  # no clause about numbers says so
     for plainer in _with_other_values(PRESUMED[clause](case)):
         try:
@@ -93,6 +94,6 @@ def require_presumed(subject: Subject, clause: str, found: Violation) -> None:
             assert isinstance(fitted, Case)
             assert_merged_equivalence(subject, fitted, needs_signal=False)
         except Violation as earlier:
-            raise NotExercised(f"wrong without what {clause} is about already [{earlier.anomaly}]") from earlier
+            raise NotExercised(f"wrong without what {clause} is about already") from earlier
         except (NotWrapped, SubjectRefused, HarnessError):
             continue

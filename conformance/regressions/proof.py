@@ -2,56 +2,72 @@
 
 from __future__ import annotations
 
-import ast
+import json
 import os
-import re
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from conformance.judging.facts import Difference
+from conformance.judging.facts import Difference, Place, Raised
+from conformance.regressions import witness
 from conformance.regressions.entries import StoredFailure
 
 TIMEOUT_SECONDS = 300
-_COMPARED = re.compile(r"^E\s+(?:AssertionError: )?assert (.+) == (.+)$", re.MULTILINE)
-_RAISED = re.compile(r"^E\s+(?P<type>[\w.]+): (?P<text>.*)$", re.MULTILINE)
-_TELLING = 12  # characters that an exception's text has at least, to be known by
 _MOST_RANKS = 16
-_NUMBERS = re.compile(r"\d+")
+_FAILED = ("AssertionError", "Failed")  # an assertion, and pytest's own where nothing was raised
 
 
 @dataclass(frozen=True, slots=True)
 class FileRun:
-    """What pytest said of one file: its exit code (0 passed, 1 failed, anything else is an error) and its output."""
+    """One file's run: pytest's exit code (0 passed, 1 failed, anything else is an error), and what it printed.
+
+    ``seen`` is what `witness` wrote down: the exception's ``type``, ``text`` and ``site``, and what was compared.
+    """
 
     code: int
     output: str
+    seen: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def last_line(self) -> str:
-        """The line that says most: the first one that pytest marks as an error, or the last of all."""
-        lines = self.output.strip().splitlines()
-        return next((line[1:].strip() for line in lines if line.startswith("E  ")), lines[-1] if lines else "")
+    def said(self) -> str:
+        """The exception in a line, or the last line that was printed."""
+        if "type" in self.seen:
+            return f"{self.seen['type']}: {self.seen['text'].partition(chr(10))[0]}"
+        return self.output.strip().rpartition("\n")[2]
 
 
 def run_file(path: Path, python: str = sys.executable) -> FileRun:
     """Runs ``pytest FILE`` as a stranger does: in its own directory, with no configuration or option of ours."""
-    command = [python, "-m", "pytest", path.name, "-vv", "--tb=short", "--color=no", "-p", "no:cacheprovider"]
-    return run_fresh([*command, "-c", os.devnull, "--rootdir", "."], path.resolve().parent)
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(Path(witness.__file__), folder)
+        seen = Path(folder, "seen.json")
+        command = [python, "-m", "pytest", path.name, "--tb=short", "--color=no", "-p", "no:cacheprovider"]
+        command += ["-p", "witness", "-c", os.devnull, "--rootdir", "."]
+        code, output = run_fresh(command, path.resolve().parent, {witness.FILE: str(seen), "PYTHONPATH": folder})
+        return FileRun(code, output, json.loads(seen.read_text(encoding="utf-8")) if seen.exists() else {})
 
 
-def run_replay(path: Path, python: str = sys.executable) -> FileRun:
-    """``lora-compat replay`` of a stored failure."""
-    return run_fresh([python, "-m", "conformance.cli", "replay", str(path.resolve())], Path.cwd())
+def replayed(path: Path, python: str = sys.executable) -> list[dict[str, str]]:
+    """What ``lora-compat replay`` of a stored failure comes to, failure by failure; nothing where it cannot run."""
+    with tempfile.TemporaryDirectory() as folder:
+        results = Path(folder, "results.json")
+        command = [python, "-m", "conformance.cli", "replay", str(path.resolve()), "--results", str(results)]
+        run_fresh(command, Path.cwd())
+        found: list[dict[str, str]] = json.loads(results.read_text(encoding="utf-8")) if results.exists() else []
+        return found
 
 
-def run_fresh(command: Sequence[str], directory: Path) -> FileRun:
-    """A command in a process that knows nothing of the pytest that runs now."""
+def run_fresh(command: Sequence[str], directory: Path, also: Mapping[str, str] | None = None) -> tuple[int, str]:
+    """Exit code and output of a command in a process that knows nothing of the pytest that runs now; -1: no end."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "COV_"))}
     environment |= {"OMP_NUM_THREADS": "1", "HUMMING_DISABLE_PARALLEL_BUILD": "1"}
+    for name, value in (also or {}).items():
+        environment[name] = os.pathsep.join(filter(None, [value, environment.get(name)]))
     # A file, because a pipe stays open as long as any process that vLLM leaves in the background.
     with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
         try:
@@ -66,12 +82,9 @@ def run_fresh(command: Sequence[str], directory: Path) -> FileRun:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return FileRun(-1, f"no end within {TIMEOUT_SECONDS} s")
+            return -1, f"no end within {TIMEOUT_SECONDS} s"
         output.seek(0)
-        return FileRun(done.returncode, output.read())
-
-
-_NOT_CLOSE = ("Mismatched elements", "are not close")  # as torch.testing has it
+        return done.returncode, output.read()
 
 
 def same_reason(run: FileRun, failure: StoredFailure) -> bool:
@@ -79,42 +92,35 @@ def same_reason(run: FileRun, failure: StoredFailure) -> bool:
     if run.code != 1:
         return False
     sighting = failure.sighting
-    seen, where = sighting.fact, sighting.place
-    message = _plain(str(seen))
-    raised = [_plain(found["text"]) for found in _RAISED.finditer(run.output)]
-    if any(len(text) > _TELLING and text in message for text in raised):
+    fact = sighting.fact
+    if isinstance(fact, Raised) and (run.seen.get("type"), run.seen.get("site")) == (fact.type, fact.site):
         return True
-    if failure.anomaly == "raised":
+    if failure.anomaly == "raised" or run.seen.get("type") not in _FAILED:
         return False
-    compared = _COMPARED.search(run.output)
-    if not isinstance(seen, Difference) or seen.output is None or not seen.element or compared is None:
-        return "assert" in run.last_line or any(told in run.output for told in _NOT_CLOSE)
-    place = list(seen.element)
-    if where.tokens:  # rows are counted among these tokens
-        place[0] = where.tokens[place[0]]
-    ranks = range(_MOST_RANKS) if where.rank is None else [where.rank]
-    return any(_holds(compared.group(1), seen.actual, rank, seen.output, place) for rank in ranks)
+    if not isinstance(fact, Difference) or fact.output is None or not fact.element or "left" not in run.seen:
+        return True
+    return _shows(run.seen["left"], fact, sighting.place)
 
 
-def _plain(text: str) -> str:
-    return _NUMBERS.sub("#", " ".join(text.split()))
+def _shows(outputs: object, fact: Difference, place: Place) -> bool:
+    """Whether nested lists have the wrong number where it was seen; a dimension of ranks or tensors may be missing."""
+    element = list(fact.element)
+    if place.tokens:  # rows are counted among these tokens
+        element[0] = place.tokens[element[0]]
+    ranks = range(_MOST_RANKS) if place.rank is None else [place.rank]
+    leadings = [one for rank in ranks for one in ([], [rank], [fact.output], [rank, fact.output])]
+    return any(_equal(_at(outputs, [*leading, *element]), fact.actual) for leading in leadings)
 
 
-def _holds(text: str, value: float, rank: int, tensor: int, place: Sequence[int]) -> bool:
-    """Whether nested lists have ``value`` there; a dimension of ranks, or of tensors, may be missing."""
+def _at(nested: Any, indices: Sequence[int | None]) -> object:
     try:
-        outputs = ast.literal_eval(text.replace("nan", "None"))
-    except (ValueError, SyntaxError):
-        return False
-    for leading in ([], [rank], [tensor], [rank, tensor]):
-        found = outputs
-        try:
-            for index in (*leading, *place):
-                found = found[index]
-        except (TypeError, IndexError):
-            continue
-        if found is None and value != value:
-            return True
-        if isinstance(found, float) and f"{found:g}" == f"{value:g}":
-            return True
-    return False
+        for index in indices:
+            nested = nested[index]
+    except (TypeError, IndexError):
+        return None
+    return nested
+
+
+def _equal(found: object, value: float) -> bool:
+    """Up to what a report shows of a number; NaN equals NaN."""
+    return isinstance(found, float) and (f"{found:g}" == f"{value:g}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from conformance.regressions.entries import Entry, StoredFailure
-from conformance.regressions.proof import run_file, run_replay, same_reason
+from conformance.regressions.proof import replayed, run_file, same_reason
 from conformance.regressions.store import Store, replace_file
 from conformance.test_files.dialects import CannotWrite, Dialect
 from conformance.test_files.scenes import reference
@@ -84,19 +84,18 @@ class Handover:
         if failure.impl == dialect.impl:
             if same_reason(run, failure):
                 return f"fails on {found_on} in a fresh process, for this reason; {_passes(other)}."
-            seen = "passes" if run.code == 0 else f"fails for another reason ({run.last_line})"
+            seen = "passes" if run.code == 0 else f"fails for another reason ({run.said})"
             return f"{UNPROVED}, {seen} on {found_on} in a fresh process."
         good = reference().implementation.identity()["implementation"]
         if run.code != 0:
-            return f"{UNPROVED}, it fails on {good} too: {run.last_line}"
+            return f"{UNPROVED}, it fails on {good} too: {run.said}"
         return f"passes on {good} in a fresh process; {self._fails_elsewhere(entry, failure, found_on)}."
 
     def _fails_elsewhere(self, entry: Entry, failure: StoredFailure, found_on: str) -> str:
         if failure.impl == "vllm":
             return f"the file for plain vLLM has what is known of {found_on}"
-        run = run_replay(self.store.folder / f"{entry.id}.json")
-        lines = [line for line in run.output.splitlines() if f"{failure.clause} {failure.anomaly} " in line]
-        if run.code == 1 and any(line.startswith("STILL FAILS") and "  now " not in line for line in lines):
+        same = {"clause": failure.clause, "anomaly": failure.anomaly, "status": "STILL FAILS", "now": failure.anomaly}
+        if any(same.items() <= one.items() for one in replayed(self.store.folder / f"{entry.id}.json")):
             return f"the case fails on {found_on} when it is replayed in one"
         return f"{UNPROVED} that the case fails on {found_on} when it is replayed in one"
 
