@@ -95,6 +95,15 @@ class Quantization(Named):
     FP8_DYNAMIC = "fp8_dynamic"  # like FP8_CHANNEL, and activations e4m3 with a scale per token
 
 
+class Content(Named):
+    """The values of an adapter."""
+
+    DRAWN = "drawn"
+    ZERO = "zero"
+    LONE = "lone"  # of each part one element of A and one of B, which meet
+    EQUAL = "equal"  # those of the first adapter, which is of the same ranks and parts
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Heads(Spec):
     """Attention geometry of a QKV layer."""
@@ -158,7 +167,10 @@ class SubclassSpec(Spec):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class AdapterSpec(Spec):
-    """One adapter: its slot, rank and scaling, and which of the packed names it has."""
+    """One adapter: its slot, rank and scaling, and which of the packed names it has.
+
+    ``ranks`` has the rank of each packed name, of which ``rank`` is the largest; empty where all have that.
+    """
 
     slot: int = 0
     rank: int = 1
@@ -166,11 +178,21 @@ class AdapterSpec(Spec):
     rslora: bool = False
     present: tuple[bool, ...] = (True,)
     fused: bool = False
+    ranks: tuple[int, ...] = ()
+    content: Content = Content.DRAWN
 
     @property
     def scaling(self) -> float:
         """``alpha / r``, or ``alpha / √r`` for rank-stabilised LoRA (arXiv 2312.03732)."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    def of_rank(self, rank: int) -> AdapterSpec:
+        """The same adapter with all parts of another rank, and the scaling that it had."""
+        return replace(self, rank=rank, alpha=self.scaling * rank, rslora=False, ranks=())
+
+    def part(self, index: int) -> AdapterSpec:
+        """What the adapter is for one of its packed names."""
+        return self.of_rank(self.ranks[index]) if self.ranks else self
 
     def exact(self) -> AdapterSpec:
         """The same adapter with a scaling that the exact regime can have: the nearest power of two."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lora_compat.families import Family
-from strategies.cases import AdapterSpec, Case, LayerSpec, Quantization, SubclassSpec
+from strategies.cases import AdapterSpec, Case, Content, LayerSpec, Quantization, SubclassSpec
 from strategies.classes import possible_forwards, possible_loaders
 
 _GATHERING = (Family.COLUMN, Family.MERGED_COLUMN)
@@ -64,15 +64,22 @@ def _of_adapters(case: Case) -> bool:
         and all(-1 <= token < len(slots) for token in case.tokens)
         and sum(case.packed) in (0, len(case.layer.output_sizes))
         and all(1 <= adapter.rank <= case.max_rank and _has_parts(adapter, case) for adapter in case.adapters)
+        and all(_equals(adapter, case.adapters[0]) for adapter in case.adapters if adapter.content is Content.EQUAL)
     )
+
+
+def _equals(adapter: AdapterSpec, first: AdapterSpec) -> bool:
+    return adapter is not first and replace(adapter, slot=first.slot, content=first.content) == first
 
 
 def _has_parts(adapter: AdapterSpec, case: Case) -> bool:
     """Whether the adapter comes in the parts that the packed list asks for: one for each name, or a fused one."""
     outputs, packed = len(case.layer.output_sizes), case.packed
     if adapter.fused:
-        return adapter.present == (True,) and outputs > 1 and len(packed) != 1
+        return not adapter.ranks and adapter.present == (True,) and outputs > 1 and len(packed) != 1
     if not packed and outputs > 1:
+        return False
+    if adapter.ranks and (len(adapter.ranks) != len(packed) or max(adapter.ranks) != adapter.rank):
         return False
     # A name that covers several outputs cannot be placed by its neighbours' gap.
     return len(adapter.present) == max(1, len(packed)) and (len(packed) == outputs or all(adapter.present))

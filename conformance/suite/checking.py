@@ -15,6 +15,7 @@ import torch
 
 from conformance.contract import CONTRACT
 from conformance.engines.ranks import RankHung, RankLost
+from conformance.judging.facts import Raised
 from conformance.judging.measuring import Measure, measuring
 from conformance.judging.presumption import require_presumed
 from conformance.judging.verdicts import ClauseResult, Failure, Verdict, Violation
@@ -148,7 +149,7 @@ class ClauseRun:
             HarnessError: a drawn class cannot run by itself; nothing is known of the implementation.
         """
         require_presumed(self.subject, self.result.clause, found)
-        if found.anomaly != "raised" or not isinstance(found.case, Case):
+        if not isinstance(found.fact, Raised) or not isinstance(found.case, Case):
             return
         try:
             self.subject.observe(found.case, lambda rank: flatten(rank.build().run()))

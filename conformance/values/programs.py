@@ -73,10 +73,10 @@ class ProgramValues:
         """The adapter's rank and scaling by checkpoint module."""
         spec = self.program.adapters[number]
         return {
-            name: part
+            name: part.part(number)
             for index, part in enumerate(spec.parts)
             if part is not None
-            for name in self._names(index, spec)
+            for number, name in enumerate(self._names(index, spec))
         }
 
     def _names(self, index: int, spec: ModelAdapterSpec) -> tuple[str, ...]:
