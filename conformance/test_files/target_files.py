@@ -9,8 +9,8 @@ from conformance.test_files.layout import whole_file
 from conformance.test_files.literals import INDENT, call, indented, names_one_of, one_line
 from conformance.test_files.manager_words import vllm_model
 from strategies.cases import Case
-from strategies.models import ModuleKind, ModuleSpec
 from strategies.target_questions import TargetQuestion
+from strategies.trees import ModuleKind, ModuleSpec
 
 _HANG = """
 def hang(model: torch.nn.Module, name: str, module: torch.nn.Module) -> None:
