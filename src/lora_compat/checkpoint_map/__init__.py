@@ -2,11 +2,13 @@
 
 from lora_compat.checkpoint_map.indices import Indices
 from lora_compat.checkpoint_map.learning import LoaderStopped
-from lora_compat.checkpoint_map.maps import CheckpointMap, Origin, ParameterMap
+from lora_compat.checkpoint_map.maps import CheckpointMap, ParameterMap
 from lora_compat.checkpoint_map.pieces import Piece
-from lora_compat.checkpoint_map.shapes import TensorInfo, shapes_in
+from lora_compat.checkpoint_map.proving import Origin
+from lora_compat.checkpoint_map.shapes import CheckpointFormatError, TensorInfo, shapes_in
 
 __all__ = [
+    "CheckpointFormatError",
     "CheckpointMap",
     "Indices",
     "LoaderStopped",
