@@ -3,11 +3,13 @@
 from lora_compat.checkpoint_map.factors import Factor, TensorNotServed, delta, factors, unserved
 from lora_compat.checkpoint_map.indices import Indices
 from lora_compat.checkpoint_map.learning import LoaderStopped
-from lora_compat.checkpoint_map.maps import CheckpointMap, Origin, ParameterMap
+from lora_compat.checkpoint_map.maps import CheckpointMap, ParameterMap
 from lora_compat.checkpoint_map.pieces import Piece
-from lora_compat.checkpoint_map.shapes import TensorInfo, shapes_in
+from lora_compat.checkpoint_map.proving import Origin
+from lora_compat.checkpoint_map.shapes import CheckpointFormatError, TensorInfo, shapes_in
 
 __all__ = [
+    "CheckpointFormatError",
     "CheckpointMap",
     "Factor",
     "Indices",
