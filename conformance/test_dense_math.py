@@ -31,8 +31,9 @@ from conformance.suite.checking import check
 from conformance.values.linear import poisoned
 from lora_compat.adapters import LayerAdapter
 from lora_compat.families import Family
-from strategies.cases import Case, Dtype, Forward, Layout, Regime
+from strategies.cases import Case, Dtype, Layout, Regime
 from strategies.drawing import cases
+from strategies.forwards import Forward
 
 PACKED = (Family.MERGED_COLUMN, Family.QKV)
 NARROW = (Dtype.BFLOAT16, Dtype.FLOAT16)

@@ -16,12 +16,14 @@ from conformance.oracles.linear import expected_of
 from conformance.oracles.quantized import checkpoint_weight, probed_weight, quantization_error, weight_of
 from conformance.subjects.building import flatten
 from conformance.subjects.linear import RankSession
+from conformance.subjects.outcomes import NotExercised
 from conformance.subjects.subject import Subject
 from conformance.suite.checking import check
 from conformance.values.linear import product_alone, values_of
-from strategies.cases import Case, Forward
+from strategies.cases import Case, Quantization
 from strategies.classes import UNCHANGED
 from strategies.drawing import cases
+from strategies.forwards import Forward
 from strategies.quantization import OF_ACTIVATIONS, SCALED_BY_ROW, WEIGHT_ONLY, several_words
 
 DELEGATING = tuple(forward for forward in Forward if not forward.multiplies_itself)
@@ -61,6 +63,8 @@ def test_adapters_see_the_activations_before_a_kernel_quantizes_them(subject: Su
 
 @check("WRAP-8", cases(adapters=(1, 2), forwards=UNCHANGED, disable_tp=False, quantizations=WEIGHT_ONLY))
 def test_a_sibling_that_dequantizes_the_weight_gets_the_adapter_or_is_reported(subject: Subject, case: Case) -> None:
+    if case.quantization is Quantization.NONE:
+        raise NotExercised("the weight is not stored quantized")
     alone = product_alone(case)
 
     def program(rank: RankSession) -> list[Tensor] | None:

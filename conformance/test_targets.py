@@ -20,11 +20,11 @@ from conformance.subjects.subject import Subject
 from conformance.subjects.trees import OTHER_WIDTH
 from conformance.suite.checking import check
 from strategies.choices import sampled
-from strategies.model_drawing import models
-from strategies.models import ModuleKind, ModuleSpec
 from strategies.program_drawing import frames, programs
 from strategies.programs import Program, StepKind
 from strategies.target_questions import TargetQuestion, misplaced_targets, target_questions
+from strategies.tree_drawing import models
+from strategies.trees import ModuleKind, ModuleSpec
 
 
 def named(question: TargetQuestion, module: ModuleSpec, target: str) -> bool:
@@ -120,6 +120,8 @@ def test_a_target_that_cannot_be_wrapped_is_an_error_that_names_it(subject: Subj
     found = wrapped_modules(subject, question)
     others = [m for m in question.model.modules if m.kind not in (ModuleKind.LINEAR, ModuleKind.HOLDER)]
     culprits = [m for m in others if any(named(question, m, target) for target in question.targets or ())]
+    if not culprits:
+        raise NotExercised("the targets name nothing that cannot be wrapped")
     if not isinstance(found, Problem):
         kinds = ", ".join(f"{m.name} ({m.kind.value})" for m in culprits)
         raise Violation(

@@ -6,23 +6,16 @@ parallelism cuts it; every tensor of a case is a pure function of its ``seed`` (
 
 from __future__ import annotations
 
-import enum
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lora_compat.families import Family
-from strategies.codec import Spec
+from strategies.codec import Named, Spec
+from strategies.exactness import nearest_exact, require_exact
+from strategies.forwards import Forward
 
 
-class _Named(enum.Enum):
-    # Members are singletons: their identity is a hash, and one that costs no call of Python.
-    __hash__ = object.__hash__
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}.{self.name}"
-
-
-class Constructor(_Named):
+class Constructor(Named):
     """What a subclass does to its constructor."""
 
     INHERITED = "inherited"
@@ -30,7 +23,7 @@ class Constructor(_Named):
     HARD_CODED = "hard_coded"  # no parameters but the quant config
 
 
-class Loader(_Named):
+class Loader(Named):
     """What a subclass does to its weight loader."""
 
     INHERITED = "inherited"
@@ -38,30 +31,7 @@ class Loader(_Named):
     REPLICATED_LAST = "replicated_last"  # the last output is whole on every rank, inside a sharded layer
 
 
-class Forward(_Named):
-    """What a subclass does to its forward."""
-
-    INHERITED = "inherited"
-    PASS_THROUGH = "pass_through"
-    SCALED = "scaled"
-    NON_LINEAR = "non_linear"
-    CAST = "cast"
-    SPLIT = "split"
-    EXTRA_OUTPUT = "extra_output"
-    BARE_TENSOR = "bare_tensor"
-    TUPLE = "tuple"
-    EXTRA_ARGUMENT = "extra_argument"
-    OWN_KERNEL = "own_kernel"  # torch.matmul on its weight for few tokens, super() otherwise
-    FUNCTIONAL_LINEAR = "functional_linear"  # torch.nn.functional.linear around the quant method
-    OWN = "own"  # whatever an existing class does; never drawn
-
-    @property
-    def multiplies_itself(self) -> bool:
-        """Whether the forward reads ``self.weight`` instead of calling the quant method."""
-        return self in (Forward.OWN_KERNEL, Forward.FUNCTIONAL_LINEAR)
-
-
-class Mixins(_Named):
+class Mixins(Named):
     """Further bases of a subclass."""
 
     NONE = "none"
@@ -70,7 +40,7 @@ class Mixins(_Named):
     DIAMOND = "diamond"
 
 
-class WrapperKind(_Named):
+class WrapperKind(Named):
     """A module around a layer, by what it says of a quant method."""
 
     BARE = "bare"  # has no attribute quant_method
@@ -78,7 +48,7 @@ class WrapperKind(_Named):
     FORWARDING = "forwarding"  # hands unknown attributes on to what it wraps
 
 
-class Layout(_Named):
+class Layout(Named):
     """How the input's tokens lie in memory."""
 
     TWO_D = "2d"
@@ -88,7 +58,7 @@ class Layout(_Named):
     TRANSPOSED = "transposed"  # column-major
 
 
-class Dtype(_Named):
+class Dtype(Named):
     """The dtype of weights and activations, named as torch names it, and what products make of it."""
 
     FLOAT32 = "float32"
@@ -105,14 +75,14 @@ class Dtype(_Named):
 DTYPES = (Dtype.FLOAT32, Dtype.BFLOAT16, Dtype.FLOAT16)
 
 
-class Regime(_Named):
+class Regime(Named):
     """How results are judged."""
 
     EXACT = "exact"  # small integers; equal bit for bit
     ROUNDED = "rounded"  # normal deviates; inside a derived bound
 
 
-class Quantization(_Named):
+class Quantization(Named):
     """How the base weight is stored."""
 
     NONE = "none"
@@ -123,6 +93,15 @@ class Quantization(_Named):
     FP8_CHANNEL = "fp8_channel"  # `weight` e4m3, a scale per output row
     FP8_BLOCK = "fp8_block"  # `weight` e4m3, a scale per block
     FP8_DYNAMIC = "fp8_dynamic"  # like FP8_CHANNEL, and activations e4m3 with a scale per token
+
+
+class Content(Named):
+    """The values of an adapter."""
+
+    DRAWN = "drawn"
+    ZERO = "zero"
+    LONE = "lone"  # of each part one element of A and one of B, which meet
+    EQUAL = "equal"  # those of the first adapter, which is of the same ranks and parts
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -181,17 +160,17 @@ class SubclassSpec(Spec):
     @property
     def keeps_layout(self) -> bool:
         """Whether what each rank returns is known: of drawn classes, and of existing ones that change nothing."""
-        changed = (self.forward, self.loader, self.constructor) != (
-            Forward.INHERITED,
-            Loader.INHERITED,
-            Constructor.INHERITED,
-        )
-        return self.target is None or not changed
+        overrides = self.forward, self.loader, self.constructor
+        unchanged = overrides == (Forward.INHERITED, Loader.INHERITED, Constructor.INHERITED)
+        return self.target is None or unchanged
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class AdapterSpec(Spec):
-    """One adapter: its slot, rank and scaling, and which of the packed names it has."""
+    """One adapter: its slot, rank and scaling, and which of the packed names it has.
+
+    ``ranks`` has the rank of each packed name, of which ``rank`` is the largest; empty where all have that.
+    """
 
     slot: int = 0
     rank: int = 1
@@ -199,11 +178,25 @@ class AdapterSpec(Spec):
     rslora: bool = False
     present: tuple[bool, ...] = (True,)
     fused: bool = False
+    ranks: tuple[int, ...] = ()
+    content: Content = Content.DRAWN
 
     @property
     def scaling(self) -> float:
         """``alpha / r``, or ``alpha / √r`` for rank-stabilised LoRA (arXiv 2312.03732)."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    def of_rank(self, rank: int) -> AdapterSpec:
+        """The same adapter with all parts of another rank, and the scaling that it had."""
+        return replace(self, rank=rank, alpha=self.scaling * rank, rslora=False, ranks=())
+
+    def part(self, index: int) -> AdapterSpec:
+        """What the adapter is for one of its packed names."""
+        return self.of_rank(self.ranks[index]) if self.ranks else self
+
+    def exact(self) -> AdapterSpec:
+        """The same adapter with a scaling that the exact regime can have: the nearest power of two."""
+        return replace(self, alpha=nearest_exact(self.scaling) * self.rank, rslora=False)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -213,6 +206,9 @@ class Case(Spec):
     ``packed`` has, for each name of the packed-modules list, how many consecutive outputs it covers; an empty
     tuple is a layer without such a list. ``tokens`` has, for each token, the index of its adapter in ``adapters``,
     or -1. ``nesting`` lists the modules around the layer, outermost first.
+
+    Raises:
+        ImpossibleCase: it claims to be exact, and has a scaling that is no power of two.
     """
 
     layer: LayerSpec = LayerSpec()
@@ -231,6 +227,14 @@ class Case(Spec):
     quantization: Quantization = Quantization.NONE
     device: str = "cpu"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.regime is Regime.EXACT:
+            require_exact(adapter.scaling for adapter in self.adapters)
+
+    def exact(self) -> Case:
+        """The same case in the exact regime, with scalings that it can have."""
+        return replace(self, regime=Regime.EXACT, adapters=tuple(adapter.exact() for adapter in self.adapters))
 
     @property
     def layer_tp_size(self) -> int:

@@ -8,8 +8,9 @@ from itertools import product
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
 from lora_compat.families import Family
-from strategies.cases import Constructor, Forward, LayerSpec, Loader, Mixins, SubclassSpec
+from strategies.cases import Constructor, LayerSpec, Loader, Mixins, SubclassSpec
 from strategies.choices import sampled
+from strategies.forwards import Forward
 
 MAX_DEPTH = 5
 FORWARDS = tuple(Forward)

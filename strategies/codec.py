@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -16,6 +17,20 @@ _converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
 
 class CaseFormatError(ValueError):
     """Data that is not a case of the format this release reads."""
+
+
+class ImpossibleCase(CaseFormatError):
+    """A case that contradicts itself; the message has the values, and what would be possible."""
+
+
+class Named(enum.Enum):
+    """An enumeration whose members' ``repr`` is how they are written."""
+
+    # Members are singletons: their identity is a hash, and one that costs no call of Python.
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}.{self.name}"
 
 
 class Spec:
@@ -42,6 +57,7 @@ def from_dict(data: Mapping[str, Any], cls: type[T]) -> T:
 
     Raises:
         CaseFormatError: another format version, a missing, unknown or ill-typed field.
+        ImpossibleCase: its parts contradict each other.
     """
     if not isinstance(data, Mapping):
         raise CaseFormatError(f"a {cls.__name__} is written as an object, received {type(data).__name__}")
@@ -54,5 +70,7 @@ def from_dict(data: Mapping[str, Any], cls: type[T]) -> T:
     fields = {key: value for key, value in data.items() if key != "format_version"}
     try:
         return _converter.structure(fields, cls)
+    except ImpossibleCase:
+        raise
     except Exception as error:
         raise CaseFormatError(f"not a {cls.__name__}: {error}") from error

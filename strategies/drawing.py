@@ -18,24 +18,17 @@ from strategies.adapters import (
     slot_sets,
     token_maps,
 )
-from strategies.cases import (
-    DTYPES,
-    Case,
-    Dtype,
-    Forward,
-    LayerSpec,
-    Layout,
-    Quantization,
-    Regime,
-    WrapperKind,
-)
+from strategies.cases import DTYPES, Case, Dtype, LayerSpec, Layout, Quantization, Regime, WrapperKind
 from strategies.choices import numbers, sampled
 from strategies.classes import FORWARDS, MAX_DEPTH, subclasses
-from strategies.existing import current_target, narrowed
+from strategies.existing import Target, current_target, narrowed
+from strategies.forwards import Forward
+from strategies.large import enlarged, large_dimensions
 from strategies.layers import FAMILIES, linear_layers
 from strategies.nesting import nestings
 from strategies.options import Options
 from strategies.parallel import TP_SIZES, tensor_parallel_sizes
+from strategies.peculiar import with_peculiarities
 
 
 def cases(
@@ -97,6 +90,13 @@ def _cases(draw: DrawFn, options: Options) -> Case:
     target = current_target()
     if target is not None:
         options = narrowed(options, target)
+    large = draw(large_dimensions(options, layers=target is None))
+    case = _small(draw, options, target)
+    return with_peculiarities(draw, enlarged(draw, case, large, options))
+
+
+def _small(draw: DrawFn, options: Options, target: Target | None) -> Case:
+    """A case of which nothing is large."""
     tp_size = draw(tensor_parallel_sizes(sizes=options.tp_sizes))
     layer = draw(_layers(tp_size, options))
     if target is not None:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from lora_compat.families import Family
-from strategies.cases import Forward, LayerSpec, Quantization, Regime, SubclassSpec
+from strategies.cases import LayerSpec, Quantization, Regime, SubclassSpec
+from strategies.forwards import Forward
 from strategies.options import Options
 from strategies.parallel import TP_SIZES
 

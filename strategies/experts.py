@@ -53,6 +53,12 @@ class ExpertsCase(Spec):
         return tuple(self.adapters[index].slot if index >= 0 else -1 for index in self.tokens)
 
     @property
+    def shared_evenly(self) -> bool:
+        """Whether the ranks can share the mixture: by whole experts, or by parts of each."""
+        shared = self.experts if self.expert_parallel else self.intermediate_size
+        return shared % self.tp_size == 0
+
+    @property
     def rank_shards(self) -> int:
         """Into how many parts the layer cuts the LoRA rank: what expert parallelism holds whole is not cut."""
         return self.tp_size if self.fully_sharded and not self.expert_parallel else 1

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 from lora_compat.families import Family
-from strategies.cases import Constructor, Forward, LayerSpec, Loader, SubclassSpec
+from strategies.cases import Constructor, LayerSpec, Loader, SubclassSpec
 from strategies.constructors import base_arguments, positional_names, renamed
+from strategies.forwards import Forward
 
 
 def methods_of(level: int, layer: LayerSpec, subclass: SubclassSpec) -> list[tuple[str, str]]:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from lora_compat.family import Family
 from strategies.adapters import MAX_RANKS, SCALINGS
-from strategies.cases import DTYPES, Dtype, Forward, Layout, Quantization, Regime, WrapperKind
+from strategies.cases import DTYPES, Dtype, Layout, Quantization, Regime, WrapperKind
 from strategies.classes import FORWARDS, MAX_DEPTH
+from strategies.forwards import Forward
 from strategies.layers import FAMILIES
 from strategies.parallel import TP_SIZES
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from strategies.cases import AdapterSpec, Dtype, _Named
-from strategies.codec import Spec
-from strategies.models import ModelSpec
+from strategies.cases import AdapterSpec, Dtype
+from strategies.codec import Named, Spec
+from strategies.exactness import require_exact
+from strategies.trees import ModelSpec
 
 
-class StepKind(_Named):
+class StepKind(Named):
     """What a step does."""
 
     USE = "use"  # add, where it is not registered, and activate
@@ -23,7 +24,7 @@ class StepKind(_Named):
     USE_FAILING = "use_failing"  # use, but the load of a layer in the middle raises
 
 
-class Misfit(_Named):
+class Misfit(Named):
     """What is wrong with an adapter's last tensors."""
 
     NONE = "none"
@@ -61,7 +62,11 @@ class ModelAdapterSpec(Spec):
 class Program(Spec):
     """A model, adapters, batches of tokens (indices of adapters, -1 for none), and what happens to them.
 
-    After the last step the first batch is run. With ``from_disk`` adapters arrive as PEFT directories.
+    After the last step the first batch is run. With ``from_disk`` adapters arrive as PEFT directories. All values are
+    exact.
+
+    Raises:
+        ImpossibleCase: a scaling is no power of two.
     """
 
     model: ModelSpec = ModelSpec()  # noqa: RUF009 - frozen
@@ -76,6 +81,9 @@ class Program(Spec):
     from_disk: bool = False
     dtype: Dtype = Dtype.FLOAT32
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_exact(part.scaling for adapter in self.adapters for part in adapter.parts if part is not None)
 
     def with_steps(self, *steps: Step) -> Program:
         """The same program with other steps."""

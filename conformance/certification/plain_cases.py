@@ -14,7 +14,8 @@ from conformance.certification.subjects import Found
 from conformance.subjects.recipes import Recipe
 from lora_compat.bound_loaders import LOADERS
 from lora_compat.families import Family
-from strategies.cases import AdapterSpec, Case, Constructor, Forward, Heads, LayerSpec, Loader, SubclassSpec
+from strategies.cases import AdapterSpec, Case, Constructor, Heads, LayerSpec, Loader, SubclassSpec
+from strategies.forwards import Forward
 
 
 def subclass_of(found: Found) -> SubclassSpec:

@@ -15,7 +15,7 @@ from conformance.certification.clause_tests import UnknownClause, bodies_of
 from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.discovery import implementation_named
 from conformance.judging.verdicts import Violation
-from conformance.regressions.entries import Entry, StoredFailure, UnreadableEntry, read_entry
+from conformance.regressions.entries import Entry, StoredFailure, UnreadableEntry, VoidEntry, read_entry
 from conformance.regressions.proof import run_file
 from conformance.regressions.store import FOLDER, Store
 from conformance.search.bodies import violation_of
@@ -31,6 +31,7 @@ class Status(enum.Enum):
 
     FIXED = "FIXED"
     STILL_FAILS = "STILL FAILS"
+    VOID = "VOID"  # the case contradicts itself, so nobody failed it
     ERROR = "ERROR"
 
 
@@ -74,7 +75,7 @@ def replay(what: str | None, store: Store, subjects: Subjects, impl: str | None)
         if isinstance(found, Entry):
             yield from replay_entry(found, subjects, impl)
         elif isinstance(found, UnreadableEntry):
-            yield Replayed(Status.ERROR, str(found))
+            yield Replayed(Status.VOID if isinstance(found, VoidEntry) else Status.ERROR, str(found))
         else:
             yield replay_file(found)
 

@@ -93,14 +93,16 @@ def assert_outputs(
     """
     __tracebackhide__ = True
     actual, expected = together(case, actual, expected)
+
+    def name() -> str:
+        found = explain(case, actual, expected, subject) if subject else UNEXPLAINED
+        if found != UNEXPLAINED or subject or default != UNEXPLAINED:
+            return default if found == UNEXPLAINED else found
+        return common_trait(case, actual, expected) or default
+
     for rank, (outputs, right) in enumerate(zip(actual, expected, strict=True)):
         difference = first_difference(case, outputs, right)
         if difference is not None:
-            name = explain(case, actual, expected, subject) if subject else UNEXPLAINED
-            if name == UNEXPLAINED:
-                name = (
-                    default if subject or default != UNEXPLAINED else common_trait(case, actual, expected) or default
-                )
             raise Violation(name, replace(difference, after=after), blamed or case, Place(rank=rank))
 
 

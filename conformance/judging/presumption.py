@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from conformance.judging.assertions import assert_merged_equivalence
+from conformance.judging.facts import Disagreement
 from conformance.judging.verdicts import Violation
 from conformance.subjects.outcomes import HarnessError, NotExercised, NotWrapped, SubjectRefused
 from conformance.subjects.subject import Subject
-from strategies.cases import AdapterSpec, Case, Dtype, Layout, Quantization, Regime
+from strategies.cases import AdapterSpec, Case, Dtype, Layout, Quantization
 
 
 def alone(case: Case) -> list[Case]:
@@ -28,7 +29,8 @@ def complete(case: Case) -> Case:
     """The same case with a tensor for every packed name; what else an adapter may hold is MATH-8's."""
     fused = not case.packed and len(case.layer.output_sizes) > 1
     present = (True,) * max(1, len(case.packed))
-    return replace(case, adapters=tuple(replace(one, fused=fused, present=present) for one in case.adapters))
+    whole = (replace(one, fused=fused, present=present, ranks=() if fused else one.ranks) for one in case.adapters)
+    return replace(case, adapters=tuple(whole))
 
 
 def _completed(case: Case) -> list[Case]:
@@ -55,11 +57,11 @@ PRESUMED: dict[str, Callable[[Case], list[Case]]] = {
     **dict.fromkeys(
         ("WRAP-5", "WRAP-7", "WRAP-8", "RANK-5", "MATH-2", "MATH-3", "MATH-5", "MATH-7", "MATH-13"), alone
     ),
-    "MATH-4": _each(lambda adapter, case: replace(adapter, rank=case.max_rank, alpha=float(case.max_rank))),
+    "MATH-4": _each(lambda adapter, case: replace(adapter.of_rank(case.max_rank), alpha=float(case.max_rank))),
     "MATH-6": _unsharded,
     "MATH-8": _completed,
     "MATH-9": _without_bias,
-    "MATH-10": _with(dtype=Dtype.FLOAT32, regime=Regime.EXACT),
+    "MATH-10": lambda case: [replace(one.exact(), dtype=Dtype.FLOAT32) for one in alone(case)],
     **dict.fromkeys(("MATH-11", "MATH-17"), _with(quantization=Quantization.NONE)),
     "MATH-12": _each(lambda adapter, case: replace(adapter, alpha=float(adapter.rank), rslora=False)),
     "COMM-1": alone,
@@ -84,7 +86,7 @@ def require_presumed(subject: Subject, clause: str, found: Violation) -> None:
     case = found.case
     if not isinstance(case, Case) or clause not in PRESUMED:
         return
-    if found.anomaly == "collective-mismatch":
+    if isinstance(found.fact, Disagreement):
         return  # no clause about numbers says so
     for plainer in _with_other_values(PRESUMED[clause](case)):
         try:
@@ -92,6 +94,6 @@ def require_presumed(subject: Subject, clause: str, found: Violation) -> None:
             assert isinstance(fitted, Case)
             assert_merged_equivalence(subject, fitted, needs_signal=False)
         except Violation as earlier:
-            raise NotExercised(f"wrong without what {clause} is about already [{earlier.anomaly}]") from earlier
+            raise NotExercised(f"wrong without what {clause} is about already") from earlier
         except (NotWrapped, SubjectRefused, HarnessError):
             continue

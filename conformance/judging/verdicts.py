@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,12 +30,26 @@ NOWHERE = Place()
 
 
 class Violation(ClauseBroken):
-    """A clause broken by a case: the named anomaly, what was seen, and the case."""
+    """A clause broken by a case: the named anomaly, what was seen, and the case.
 
-    def __init__(self, anomaly: str, fact: Fact | str, case: Spec, place: Place = NOWHERE) -> None:
-        self.anomaly, self.case = anomaly, case
+    The name may be a function that finds it, which is called when somebody asks: on many ranks it takes long, and of
+    a failure that another clause is to blame for nobody asks.
+    """
+
+    def __init__(self, anomaly: str | Callable[[], str], fact: Fact | str, case: Spec, place: Place = NOWHERE) -> None:
+        self._anomaly, self.case = anomaly, case
         self.sighting = Sighting(Remark(fact) if isinstance(fact, str) else fact, place)
-        super().__init__(f"[{anomaly}] {self.message}\n{case!r}")
+        super().__init__()
+
+    def __str__(self) -> str:
+        return f"[{self.anomaly}] {self.message}\n{self.case!r}"
+
+    @property
+    def anomaly(self) -> str:
+        """What is wrong, by name."""
+        if not isinstance(self._anomaly, str):
+            self._anomaly = self._anomaly()
+        return self._anomaly
 
     @property
     def message(self) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from conformance.judging.facts import Sighting
-from strategies.codec import CaseFormatError, Spec, from_dict
+from strategies.codec import CaseFormatError, ImpossibleCase, Spec, from_dict
 
 FORMAT_VERSION = 2
 _READABLE = (1, 2)  # the first kept no `StoredFailure.seen`
@@ -20,6 +20,10 @@ _IDENTITY_CHARACTERS = 12
 
 class UnreadableEntry(ValueError):
     """A file of the store that this release must leave alone; the message says which, and why."""
+
+
+class VoidEntry(UnreadableEntry):
+    """A file whose case contradicts itself: it failed rightly, and shows nothing of whoever failed it."""
 
 
 _VOCABULARY = (
@@ -118,6 +122,7 @@ def read_entry(path: Path) -> Entry:
 
     Raises:
         UnreadableEntry: it is damaged, was edited by hand, or has another format version.
+        VoidEntry: its case contradicts itself.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -140,6 +145,12 @@ def read_entry(path: Path) -> Entry:
             f"{path}: edited by hand, its case has the id {entry.id}; left as it is. Rename it to {entry.id}.json to "
             "replay the case as it is now"
         )
+    try:
+        entry.spec()
+    except ImpossibleCase as error:
+        raise VoidEntry(f"{path}: {error}; no failure of anybody's, delete it") from error
+    except CaseFormatError:
+        pass  # of a kind or version that another release knows
     return entry
 
 

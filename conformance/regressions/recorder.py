@@ -11,7 +11,9 @@ from conformance.regressions.sharing import SharedFindings
 from conformance.regressions.store import Store
 from conformance.search.bodies import Body
 from conformance.search.indifference import cause_of, indifferent_parts
+from conformance.search.second_opinion import require_second_opinion
 from conformance.search.settling import manner, plainest
+from conformance.subjects.outcomes import HarnessError
 from conformance.subjects.subject import Subject
 from strategies.cases import Case
 from strategies.codec import CaseFormatError, Spec
@@ -56,16 +58,25 @@ class Recorder:
         self._add(self._sighted[clause], body)
 
     def settle(self, subject: Subject, body: Body, clause: str, found: Violation) -> Failure:
-        """Shrinks to the end, finds out what does not matter, and stores the result in place of the first sight."""
-        failure = self._explained(subject, body, clause, found)
-        self._add(failure, body)
+        """Shrinks to the end, finds out what does not matter, and stores the result in place of the first sight.
+
+        Raises:
+            HarnessError: what is right fails the shrunk case, too; nothing is kept.
+        """
         first = self._sighted.pop(clause, None)
+        try:
+            failure = self._explained(subject, body, clause, found)
+        except HarnessError:
+            self._discard(first or Failure.of(clause, found), body)
+            raise
+        self._add(failure, body)
         if first is not None and first.case != failure.case:
             self._discard(first, body)
         return failure
 
     def _explained(self, subject: Subject, body: Body, clause: str, found: Violation) -> Failure:
         smallest, still = plainest(subject, clause, body, found)
+        require_second_opinion(subject, body, smallest)
         failure = Failure.of(clause, smallest)
         if not isinstance(smallest.case, Case):
             failure.cause = manner(smallest)

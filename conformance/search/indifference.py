@@ -91,7 +91,7 @@ def _each_adapter(case: Case, change: Callable[[AdapterSpec], AdapterSpec]) -> C
 
 
 def _ranked(case: Case, rank: int) -> Case:
-    changed = _each_adapter(case, lambda one: replace(one, rank=rank, alpha=rank * one.alpha / one.rank, rslora=False))
+    changed = _each_adapter(case, lambda one: one.of_rank(rank))
     return replace(changed, max_rank=max(case.max_rank, rank * (case.tp_size if case.fully_sharded else 1)))
 
 

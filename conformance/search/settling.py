@@ -68,7 +68,7 @@ def settled(found: Violation, still: Still, max_steps: int = MAX_STEPS) -> Viola
     improved = True
     while improved and steps < max_steps:
         improved = False
-        for candidate in _plainer(found.case):
+        for candidate in plainer(found.case):
             steps += 1
             better = still(candidate)
             if better is not None and better.case != found.case:
@@ -79,7 +79,8 @@ def settled(found: Violation, still: Still, max_steps: int = MAX_STEPS) -> Viola
     return found
 
 
-def _plainer(case: object) -> Iterator[Spec]:
+def plainer(case: object) -> Iterator[Spec]:
+    """Every simplification of ``case``, the largest first."""
     if isinstance(case, Case):
         yield from _with_other_values(case)
     elif isinstance(case, Spec):

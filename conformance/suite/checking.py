@@ -15,6 +15,7 @@ import torch
 
 from conformance.contract import CONTRACT
 from conformance.engines.ranks import RankHung, RankLost
+from conformance.judging.facts import Raised
 from conformance.judging.measuring import Measure, measuring
 from conformance.judging.presumption import require_presumed
 from conformance.judging.verdicts import ClauseResult, Failure, Verdict, Violation
@@ -22,6 +23,7 @@ from conformance.regressions.recorder import Recorder
 from conformance.search.bodies import judges
 from conformance.search.drawing import Source
 from conformance.search.searching import Search
+from conformance.search.second_opinion import require_second_opinion
 from conformance.search.settling import manner
 from conformance.subjects.building import flatten
 from conformance.subjects.outcomes import (
@@ -147,7 +149,7 @@ class ClauseRun:
             HarnessError: a drawn class cannot run by itself; nothing is known of the implementation.
         """
         require_presumed(self.subject, self.result.clause, found)
-        if found.anomaly != "raised" or not isinstance(found.case, Case):
+        if not isinstance(found.fact, Raised) or not isinstance(found.case, Case):
             return
         try:
             self.subject.observe(found.case, lambda rank: flatten(rank.build().run()))
@@ -185,11 +187,21 @@ class ClauseRun:
                 yield manner(found)
 
     def _keep(self, clause: str, body: Body, found: Violation) -> None:
-        kept = self.recorder.settle(self.subject, body, clause, found) if self.recorder else Failure.of(clause, found)
+        try:
+            kept = self._settled(clause, body, found)
+        except HarnessError as error:
+            self.result.errors.append(str(error))
+            return
         if self.target is not None:
             kept.on_base = self._base_has_it(body, found)
         if not any(kept.same_root(other) for other in self.result.failures):
             self.result.failures.append(kept)
+
+    def _settled(self, clause: str, body: Body, found: Violation) -> Failure:
+        if self.recorder is not None:
+            return self.recorder.settle(self.subject, body, clause, found)
+        require_second_opinion(self.subject, body, found)
+        return Failure.of(clause, found)
 
     def _base_has_it(self, body: Body, found: Violation) -> bool | None:
         """Whether the family's base class breaks the clause in the same way, so that the class is not to blame."""

@@ -17,7 +17,8 @@ from conformance.oracles.linear import Expected, error_bound, expected_of
 from conformance.subjects.subject import Subject
 from conformance.values.linear import CaseTensors, laid_out, product_alone, rank_input, values_of
 from lora_compat.families import Family
-from strategies.cases import Case, Forward, Regime
+from strategies.cases import Case, Regime
+from strategies.forwards import Forward
 
 DEQUANTIZING = ("WRAP-8",)
 SIBLING = ("WRAP-7", *DEQUANTIZING)

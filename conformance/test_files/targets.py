@@ -9,8 +9,8 @@ from conformance.test_files.layout import CannotWrite
 from conformance.test_files.literals import INDENT, one_line
 from conformance.test_files.script import Script, names_one_of, raises
 from strategies.cases import Case
-from strategies.models import ModuleKind, ModuleSpec
 from strategies.target_questions import TargetQuestion
+from strategies.trees import ModuleKind, ModuleSpec
 
 _HANG = """
 def hang(model: torch.nn.Module, name: str, module: torch.nn.Module) -> None:

@@ -17,7 +17,8 @@ from torch import Tensor
 from conformance.implementations.dtypes import torch_dtype
 from lora_compat.adapters import LayerAdapter, SubAdapter
 from lora_compat.families import Family
-from strategies.cases import AdapterSpec, Case, Dtype, Forward, Layout, Regime
+from strategies.cases import AdapterSpec, Case, Content, Dtype, Layout, Regime
+from strategies.forwards import Forward
 
 # Integers up to here are exact: 2 to the number of significand bits.
 EXACT_LIMIT = {Dtype.FLOAT32: 2.0**24, Dtype.FLOAT16: 2.0**11, Dtype.BFLOAT16: 2.0**8, Dtype.TF32: 2.0**11}
@@ -170,23 +171,38 @@ def _draw(case: Case, thinning: int) -> CaseTensors:
     width = layer.input_size
     weights = tuple(source.draw(size, width, fan_in=width) for size in layer.output_sizes)
     biases = tuple(source.draw(size) for size in layer.output_sizes) if layer.bias else ()
-    chosen = []
+    chosen: list[LayerAdapter] = []
     for adapter in case.adapters:
         present = adapter.present if not adapter.fused else (True,)
+        sizes = part_sizes(case, adapter)
         parts = [
-            SubAdapter(
-                source.sparse(adapter.rank, width, fan_in=width),
-                source.sparse(size, adapter.rank, fan_in=adapter.rank),
-            )
-            for size in part_sizes(case, adapter)
+            SubAdapter(source.sparse(rank, width, fan_in=width), source.sparse(size, rank, fan_in=rank))
+            for size, rank in zip(sizes, adapter.ranks or (adapter.rank,) * len(sizes), strict=True)
         ]
-        kept = tuple(part if here else None for part, here in zip(parts, present, strict=True))
+        filled = _filled(adapter.content, parts, chosen)
+        kept = tuple(part if here else None for part, here in zip(filled, present, strict=True))
         chosen.append(LayerAdapter(kept, adapter.scaling))
     copies = case.tp_size if layer.disable_tp else 1
     own = [source.tokens(len(case.tokens), width) for _ in range(copies)]
     inputs = tuple(own[rank % copies] for rank in range(case.tp_size))
     gate = 1.0 + torch.arange(len(case.tokens), dtype=torch.float64).remainder(3).view(-1, 1)
     return CaseTensors(weights, biases, tuple(chosen), inputs, gate)
+
+
+def _filled(content: Content, parts: list[SubAdapter], former: list[LayerAdapter]) -> list[SubAdapter | None]:
+    """The parts with what is peculiar about their values; ``former`` are the adapters before."""
+    if content is Content.ZERO:
+        return [SubAdapter(torch.zeros_like(part.lora_a), torch.zeros_like(part.lora_b)) for part in parts]
+    if content is Content.LONE:
+        return [SubAdapter(_lone(part.lora_a), _lone(part.lora_b)) for part in parts]
+    return list(former[0].parts) if content is Content.EQUAL and former else [*parts]
+
+
+def _lone(matrix: Tensor) -> Tensor:
+    """Zeros, but for the first element, which is not zero."""
+    lone = torch.zeros_like(matrix)
+    lone[0, 0] = matrix[0, 0] if matrix[0, 0] else 1.0
+    return lone
 
 
 def rank_input(case: Case, tensors: CaseTensors, rank: int) -> Tensor:

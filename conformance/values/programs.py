@@ -13,8 +13,8 @@ from conformance.implementations.dtypes import torch_dtype
 from conformance.values.linear import CaseTensors, values_of
 from lora_compat.model_adapters import Adapter, ModuleAdapter
 from strategies.cases import AdapterSpec, Case
-from strategies.models import ModelSpec
 from strategies.programs import Misfit, ModelAdapterSpec, Program
+from strategies.trees import ModelSpec
 
 ABSENT = AdapterSpec(present=(False,))
 
@@ -73,10 +73,10 @@ class ProgramValues:
         """The adapter's rank and scaling by checkpoint module."""
         spec = self.program.adapters[number]
         return {
-            name: part
+            name: part.part(number)
             for index, part in enumerate(spec.parts)
             if part is not None
-            for name in self._names(index, spec)
+            for number, name in enumerate(self._names(index, spec))
         }
 
     def _names(self, index: int, spec: ModelAdapterSpec) -> tuple[str, ...]:

@@ -85,7 +85,8 @@ def _paired(tensors: Mapping[str, Tensor], config: PeftConfig) -> dict[str, Modu
             )
         if not all(bool(torch.isfinite(tensor).all()) for tensor in pair.values()):
             raise ValueError(f"module {module!r} has LoRA weights that are infinite or not a number")
-        modules[module] = ModuleAdapter(pair["A"], pair["B"], config.scaling_of(module))
+        looked_up = f"{_PREFIX}{module}.lora_embedding_A" in tensors
+        modules[module] = ModuleAdapter(pair["A"], pair["B"], config.scaling_of(module), looked_up)
     return modules
 
 

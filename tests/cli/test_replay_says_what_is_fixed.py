@@ -14,7 +14,7 @@ from conformance.regressions.store import Store
 from conformance.suite.exits import Exit
 from conformance.test_files.lora_compat_dialect import LoraCompat
 from conformance.test_files.writer import file_name, write
-from strategies.cases import Case, LayerSpec
+from strategies.cases import AdapterSpec, Case, LayerSpec, Regime
 from tests.regressions_writer.examples import entry_of
 
 BROKEN = "tests.implementations.broken:DropsTheBias"
@@ -118,3 +118,14 @@ def test_a_wrong_command_line_is_one_line_and_4(arguments: list[str], said: str,
     captured = capsys.readouterr()
     assert said in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_a_case_that_contradicts_itself_is_void_and_fails_nobody(tmp_path: Path, capsys) -> None:
+    data = entry_of("MATH-1", "scale-wrong", Case(regime=Regime.ROUNDED, adapters=(AdapterSpec(alpha=0.3),))).case
+    stored = StoredFailure("MATH-1", "scale-wrong", "as it was", "reference", seen=AS_IT_WAS)
+    Store(tmp_path).add({**data, "regime": "exact"}, "Case(...)", stored)
+    code, text = replayed(capsys, "--store", tmp_path)
+    assert code == Exit.OK
+    assert text.startswith("VOID")
+    assert "received 0.3" in text
+    assert text.endswith("delete it\n1 VOID\n")

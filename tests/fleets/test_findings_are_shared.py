@@ -91,7 +91,7 @@ def test_an_implementation_sees_its_own_failures_alone() -> None:
 
 def test_the_shrunk_case_takes_the_place_of_the_first_sight() -> None:
     shared = SharedFindings(InMemoryExampleDatabase(), "reference")
-    first = Case(adapters=(AdapterSpec(rank=3),))
+    first = Case(adapters=(AdapterSpec(rank=3, alpha=3.0),))
     shared.save("MATH-1", "test", case_of(first))
     shared.save("MATH-1", "test", case_of(Case()))
     shared.discard("MATH-1", "test", case_of(first))

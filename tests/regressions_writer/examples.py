@@ -12,7 +12,6 @@ from strategies.cases import (
     Case,
     Constructor,
     Dtype,
-    Forward,
     Heads,
     LayerSpec,
     Layout,
@@ -24,6 +23,7 @@ from strategies.cases import (
 )
 from strategies.codec import Spec, to_dict
 from strategies.experts import ExpertsAdapterSpec, ExpertsCase
+from strategies.forwards import Forward
 from strategies.ranks import RankQuestion
 from strategies.vocabulary import VocabularyCase, VocabularyLayer
 

@@ -11,7 +11,7 @@ from conformance.search.searching import Search
 from strategies.cases import AdapterSpec, Case
 from strategies.codec import Spec
 
-FEW = st.sampled_from([Case(adapters=(AdapterSpec(rank=rank),)) for rank in (1, 2, 3)])
+FEW = st.sampled_from([Case(max_rank=3, adapters=(AdapterSpec(rank=rank, alpha=float(rank)),)) for rank in (1, 2, 3)])
 
 
 def test_a_case_that_passes_is_judged_once_however_often_it_is_drawn() -> None:

@@ -13,8 +13,9 @@ from benchmarks.power.hunting import CASES, clause_tests, reference_subject
 from benchmarks.power.pairs import dimensions, pairs_of
 from conformance.judging.verdicts import Verdict
 from conformance.suite.checking import Budget, ClauseRun
-from strategies.cases import DTYPES, Case, Constructor, Forward, Layout, Loader, Mixins, Regime
+from strategies.cases import DTYPES, Case, Constructor, Layout, Loader, Mixins, Regime
 from strategies.drawing import cases
+from strategies.forwards import Forward
 from strategies.layers import FAMILIES
 
 # Clauses whose strategies between them have every option.

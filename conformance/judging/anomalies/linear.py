@@ -17,7 +17,8 @@ from conformance.oracles.linear import Expected, expected_of, expected_on
 from conformance.subjects.outcomes import HarnessError
 from conformance.subjects.subject import Subject
 from conformance.values.linear import CaseTensors, values_of
-from strategies.cases import Case, Forward
+from strategies.cases import Case
+from strategies.forwards import Forward
 
 Outputs = list[list[Tensor]]
 

@@ -1,4 +1,4 @@
-"""Simpler neighbours of a case, the largest simplifications first; not all of them can be built."""
+"""Simpler neighbours of a case, the largest simplifications first."""
 
 from __future__ import annotations
 
@@ -6,34 +6,27 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from conformance.search.simplifications.fewer_ranks import fewer_ranks
+from conformance.search.simplifications.large import drawn_anew, smaller
 from lora_compat.families import Family
 from strategies.adapters import MAX_RANKS
-from strategies.cases import AdapterSpec, Case, Dtype, Heads, LayerSpec, Layout, Quantization, Regime, SubclassSpec
-from strategies.classes import possible_forwards, possible_loaders
+from strategies.cases import AdapterSpec, Case, Dtype, Heads, LayerSpec, Layout, Quantization, SubclassSpec
+from strategies.validity import is_valid
 
 
 def simpler(case: Case) -> Iterator[Case]:
-    """Every case that is plainer than ``case`` in one part and makes sense."""
+    """Every case that is plainer than ``case`` in one part and can be built."""
     for changed in (
-        *_families(case),
         *fewer_ranks(case),
+        *smaller(case),
+        *_families(case),
         *_layers(case),
         *_classes(case),
         *_adapters(case),
+        *drawn_anew(case),
         *_manners(case),
     ):
-        if changed != case and _sensible(changed):
+        if changed != case and is_valid(changed):
             yield changed
-
-
-def _sensible(case: Case) -> bool:
-    layer, subclass = case.layer, case.subclass
-    if subclass.target is None and subclass.forward not in possible_forwards(layer):
-        return False
-    if subclass.loader not in possible_loaders(layer):
-        return False
-    present = {len(adapter.present) for adapter in case.adapters if not adapter.fused}
-    return not present or present == {max(1, len(case.packed))}
 
 
 def _families(case: Case) -> Iterator[Case]:
@@ -42,7 +35,7 @@ def _families(case: Case) -> Iterator[Case]:
     if case.subclass.target is not None:
         return
     if layer.family in (Family.MERGED_COLUMN, Family.QKV):
-        adapters = tuple(replace(adapter, present=(True,), fused=False) for adapter in case.adapters)
+        adapters = tuple(replace(adapter, present=(True,), fused=False, ranks=()) for adapter in case.adapters)
         for family in (Family.REPLICATED, Family.COLUMN):
             single = LayerSpec(family=family, output_sizes=(case.tp_size,), disable_tp=layer.disable_tp)
             yield replace(case, layer=single, packed=(), adapters=adapters)
@@ -95,18 +88,22 @@ def _fewer_outputs(case: Case) -> Iterator[Case]:
                 case,
                 layer=left,
                 packed=(1,) * (len(sizes) - 1),
-                adapters=tuple(_without_part(adapter, index) for adapter in case.adapters),
+                adapters=tuple(_without_part(adapter, index, len(sizes)) for adapter in case.adapters),
             )
         else:
             for packed in ((), (len(sizes) - 1,), (1,) * (len(sizes) - 1)):
-                yield replace(case, layer=left, packed=packed)
+                fused = len(packed) != 1 and len(sizes) > 2
+                adapters = tuple(replace(one, fused=one.fused and fused, ranks=()) for one in case.adapters)
+                yield replace(case, layer=left, packed=packed, adapters=adapters)
 
 
-def _without_part(adapter: AdapterSpec, index: int) -> AdapterSpec:
+def _without_part(adapter: AdapterSpec, index: int, outputs: int) -> AdapterSpec:
     if adapter.fused:
-        return adapter
+        return replace(adapter, fused=outputs > 2)
     present = (*adapter.present[:index], *adapter.present[index + 1 :])
-    return replace(adapter, present=present if any(present) else (True,) * len(present))
+    left = (*adapter.ranks[:index], *adapter.ranks[index + 1 :])
+    ranks = left if max(left, default=0) == adapter.rank else ()
+    return replace(adapter, present=present if any(present) else (True,) * len(present), ranks=ranks)
 
 
 def _classes(case: Case) -> Iterator[Case]:
@@ -157,28 +154,25 @@ def _plainer(adapter: AdapterSpec) -> Iterator[AdapterSpec]:
         yield replace(adapter, alpha=adapter.scaling * adapter.rank, rslora=False)
     for rank in sorted({1, 2, adapter.rank // 2, adapter.rank - 1}):
         if 0 < rank < adapter.rank:
-            yield replace(adapter, rank=rank, alpha=adapter.scaling * rank, rslora=False)
+            yield adapter.of_rank(rank)
     if not all(adapter.present):
         yield replace(adapter, present=(True,) * len(adapter.present))
 
 
 def _of_rank_two(case: Case) -> Case:
-    adapters = tuple(
-        replace(adapter, rank=2, alpha=2 * adapter.scaling, rslora=False) if adapter.rank == 1 else adapter
-        for adapter in case.adapters
-    )
+    adapters = tuple(adapter.of_rank(2) if adapter.rank == 1 else adapter for adapter in case.adapters)
     return replace(
         case, adapters=adapters, max_rank=max(case.max_rank, 2 * (case.tp_size if case.fully_sharded else 1))
     )
 
 
 def _manners(case: Case) -> Iterator[Case]:
-    plain = replace(case, regime=Regime.EXACT, dtype=Dtype.FLOAT32)
+    plain = replace(case.exact(), dtype=Dtype.FLOAT32)
     if plain != case:  # small integers hide some mistakes with some seeds
         yield from (plain, *(replace(plain, seed=seed) for seed in range(6)))
         wider = _of_rank_two(plain)  # of rank 1 every row of a small integer LoRA B is alike
         yield from (replace(wider, seed=seed) for seed in range(6))
-    yield replace(case, regime=Regime.EXACT)
+    yield case.exact()
     yield replace(case, dtype=Dtype.FLOAT32)
     yield replace(case, layout=Layout.TWO_D)
     yield replace(case, quantization=Quantization.NONE)

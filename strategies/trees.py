@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from strategies.cases import LayerSpec, SubclassSpec, _Named
-from strategies.codec import Spec
+from strategies.cases import LayerSpec, SubclassSpec
+from strategies.codec import Named, Spec
 
 
-class ModuleKind(_Named):
+class ModuleKind(Named):
     """What a module of a tree is."""
 
     LINEAR = "linear"  # a layer of a family
