@@ -25,8 +25,8 @@ from lora_compat.wrapper import LoRALinear
 from strategies.cases import Case, Dtype, LayerSpec, Quantization, Regime, SubclassSpec
 from strategies.codec import Spec
 from strategies.experts import ExpertsCase
-from strategies.models import ModelSpec
 from strategies.programs import Program
+from strategies.trees import ModelSpec
 from strategies.vocabulary import VocabularyCase
 from tests.experts import planted as of_experts
 from tests.manager.planted import MUTANTS as OF_MODELS
