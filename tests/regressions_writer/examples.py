@@ -49,6 +49,13 @@ FUSED_EXPERTS = ExpertsCase(
     tokens=(0, -1),
     routing=((0, 1), (1, 0)),
 )
+IN_THREE_D = Case(tokens=(0, 0), layout=Layout.THREE_D)
+BACKWARDS = Case(
+    subclass=SubclassSpec(depth=1, forward=Forward.EXTRA_ARGUMENT),
+    max_loras=2,
+    adapters=(AdapterSpec(), AdapterSpec(slot=1)),
+    tokens=(0, 1),
+)
 CASES: tuple[tuple[str, str, Spec], ...] = (
     ("MATH-1", "delta-dropped", Case()),
     ("MATH-1", "delta-dropped", Case(layer=LayerSpec(input_size=48))),
@@ -122,6 +129,8 @@ CASES: tuple[tuple[str, str, Spec], ...] = (
     ("COMM-2", "collective-mismatch", Case(layer=LayerSpec(family=Family.COLUMN, disable_tp=True), tp_size=2)),
     ("RANK-2", "rank-not-smallest", RankQuestion(shards=(2, 3), max_lora_rank=128)),
     ("RANK-4", "unclear-refusal", RankQuestion(shards=(32,))),
+    ("MATH-2", "order-dependent", BACKWARDS),
+    ("MATH-7", "input-written", IN_THREE_D),
 )
 
 

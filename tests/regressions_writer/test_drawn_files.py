@@ -11,7 +11,7 @@ import pytest
 from hypothesis import Phase
 
 from conformance.search.drawing import Source, draw_cases
-from conformance.test_files.dialects import CannotWrite
+from conformance.test_files.layout import CannotWrite
 from conformance.test_files.lora_compat_dialect import LoraCompat
 from conformance.test_files.vllm_dialect import Vllm
 from lora_compat.families import Family
