@@ -22,7 +22,7 @@ from conformance.suite.checking import check
 from strategies.cases import Case
 from strategies.choices import sampled
 from strategies.drawing import cases
-from strategies.model_drawing import models
+from strategies.tree_drawing import models
 from strategies.program_drawing import frames
 from strategies.programs import Program
 from strategies.ranks import RankQuestion, rank_questions

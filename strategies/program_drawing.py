@@ -10,8 +10,8 @@ from hypothesis.strategies import DrawFn, SearchStrategy, composite
 from strategies.adapters import SCALINGS, token_maps
 from strategies.cases import AdapterSpec
 from strategies.choices import numbers, sampled, sequences
-from strategies.model_drawing import models
-from strategies.models import ModelSpec, ModuleSpec
+from strategies.tree_drawing import models
+from strategies.trees import ModelSpec, ModuleSpec
 from strategies.programs import Misfit, ModelAdapterSpec, Program, Step, StepKind
 
 RANKS = (1, 2, 3, 4, 8, 16)

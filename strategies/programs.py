@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from strategies.cases import AdapterSpec, Dtype, _Named
 from strategies.codec import Spec
-from strategies.models import ModelSpec
+from strategies.trees import ModelSpec
 
 
 class StepKind(_Named):

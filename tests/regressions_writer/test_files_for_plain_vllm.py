@@ -16,7 +16,7 @@ import torch
 from conformance.test_files.vllm_dialect import Vllm
 from conformance.test_files.writer import write
 from strategies.codec import Spec
-from strategies.models import ModelSpec
+from strategies.trees import ModelSpec
 from strategies.programs import Program
 from strategies.ranks import RankQuestion
 from strategies.vocabulary import VocabularyCase

@@ -24,7 +24,7 @@ from lora_compat.kernels import TokenBatch
 from lora_compat.quantization import QuantConfig
 from strategies.cases import DTYPES, Dtype, Quantization
 from strategies.experts import ExpertsCase
-from strategies.models import ModelSpec
+from strategies.trees import ModelSpec
 from strategies.source import Library
 from strategies.vocabulary import VocabularyCase
 

@@ -11,7 +11,7 @@ from strategies.adapters import MAX_RANKS
 from strategies.cases import AdapterSpec, LayerSpec, SubclassSpec
 from strategies.codec import Spec
 from strategies.experts import ExpertsCase
-from strategies.models import ModelSpec, ModuleKind, ModuleSpec
+from strategies.trees import ModelSpec, ModuleKind, ModuleSpec
 from strategies.programs import Misfit, ModelAdapterSpec, Program, Step, StepKind
 from strategies.target_questions import TargetQuestion
 

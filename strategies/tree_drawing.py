@@ -15,7 +15,7 @@ from strategies.cases import Loader
 from strategies.choices import numbers, sampled, sequences
 from strategies.classes import UNCHANGED, subclasses
 from strategies.layers import FAMILIES, linear_layers
-from strategies.models import ModelSpec, ModuleKind, ModuleSpec
+from strategies.trees import ModelSpec, ModuleKind, ModuleSpec
 from strategies.parallel import tensor_parallel_sizes
 
 FOREIGN = (ModuleKind.NN_LINEAR, ModuleKind.EMBEDDING, ModuleKind.NORM, ModuleKind.LOOKALIKE, ModuleKind.HOLDER)

@@ -1,0 +1,90 @@
+"""vLLM's engine configuration and process groups, for models that are loaded by the dozen in one process."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from conformance.implementations.models import ModelSettings
+from conformance.implementations.vllm.runtime import runtime
+
+MAX_TOKENS = 1024
+_MAX_LENGTH = 64
+
+
+@cache
+def groups() -> None:
+    """Makes the world and all its groups, of this process alone; once."""
+    state = runtime().parallel_state
+    folder = tempfile.mkdtemp(prefix="lora-compat-rendezvous-")
+    state.init_distributed_environment(1, 0, f"file://{folder}/file", 0, backend="gloo")
+    state._TP = None  # the stand-in, where single layers were run before
+    state.initialize_model_parallel(1, 1)
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    _without_kernels_of_a_cpu()
+
+
+def engine_config(directory: Path, settings: ModelSettings, tp_size: int) -> Any:
+    """A `VllmConfig` for the checkpoint in a directory; raises whatever vLLM does.
+
+    The TP size is set afterwards, as the platform would ask for as many devices.
+    """
+    options = importlib.import_module("vllm.engine.arg_utils").EngineArgs(
+        model=str(directory),
+        skip_tokenizer_init=True,
+        dtype=str(settings.dtype).removeprefix("torch."),
+        enforce_eager=True,
+        max_model_len=_MAX_LENGTH,
+        max_num_seqs=MAX_TOKENS,  # the LM head's tokens are those of as many sequences
+        max_num_batched_tokens=MAX_TOKENS,
+        enable_lora=settings.lora,
+        max_lora_rank=settings.max_rank,
+        max_loras=settings.max_loras,
+        fully_sharded_loras=settings.fully_sharded,
+        async_scheduling=False,
+        load_format="safetensors",
+    )
+    config = options.create_engine_config()
+    config.parallel_config.tensor_parallel_size = config.parallel_config.world_size = tp_size
+    config.model_config.verify_with_parallel_config(config.parallel_config)
+    return config
+
+
+def registered(architecture: str) -> None:
+    """Has vLLM look at the model class in this process: it would start another one, which imports vLLM again."""
+    registry = importlib.import_module("vllm.model_executor.models.registry")
+    found = registry.ModelRegistry.models.get(architecture)
+    if isinstance(found, registry._LazyRegisteredModel):
+        registry.ModelRegistry.register_model(architecture, found.load_model_cls())
+
+
+@contextmanager
+def quick_loading() -> Iterator[None]:
+    """Without the two full collections of vLLM's loader, which take thirty times as long as all the rest."""
+    with patch.object(gc, "collect", lambda *generation: 0):
+        yield
+
+
+def _without_kernels_of_a_cpu() -> None:
+    """Products by torch: the kernels that vLLM would pack weights for are not in the wheel, or empty the weight."""
+
+    def by_torch(layer: Any, remove_weight: bool = False) -> None:
+        layer.cpu_linear = torch.nn.functional.linear
+
+    for name in ("layers.utils", "layers.linear", "layers.vocab_parallel_embedding"):
+        module = importlib.import_module(f"vllm.model_executor.{name}")
+        if hasattr(module, "dispatch_cpu_unquantized_gemm"):
+            module.dispatch_cpu_unquantized_gemm = by_torch
+    operators = importlib.import_module("vllm._custom_ops")
+    if not hasattr(torch.ops._C, "prepack_moe_weight"):
+        operators.cpu_prepack_moe_weight = lambda weight, isa: weight

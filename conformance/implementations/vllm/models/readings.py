@@ -1,0 +1,124 @@
+"""What the modules of a vLLM model compute, read module by module, with or without LoRA layers around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from conformance.engines.ranks import RankGroup
+from conformance.implementations.models import Parts
+from conformance.implementations.vllm.models.slots import expert_weights, linear_weight
+from conformance.implementations.vllm.runtime import runtime
+
+OUTPUT = "output"
+HEAD = "logits"
+Tokens = Callable[[int], None]
+
+
+class Reader:
+    """Knows a model's modules from before any of them was wrapped."""
+
+    def __init__(self, model: Any, config: Any) -> None:
+        self._model = model
+        self._hidden_size = config.model_config.get_hidden_size()
+        self._dtype = config.model_config.dtype
+        self._unreadable: set[str] = set()  # modules whose forward does not run here
+        self._names = tuple(name for name, module in model.named_modules() if _own_tensors(module))
+        if hasattr(model, "compute_logits"):
+            self._names = (*self._names, HEAD)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self._names
+
+    def read(self, name: str, tokens: Tokens, group: RankGroup) -> Parts:
+        """The module's output, if it has one here, and its own tensors."""
+        if name == HEAD:
+            return self._output(name, lambda: self._logits(tokens)) or {}
+        module, holder = self._find(name)
+        base = getattr(module, "base_layer", module) if _is_lora(module) else module
+        own = dict(_own_tensors(base))
+        if isinstance(base, runtime().linear.LinearBase):
+            output = self._output(name, lambda: self._linear(module, base, tokens))
+            if output is None:
+                return own | ({"weight": linear_weight(module, group)} if _is_lora(module) else {})
+            return {key: tensor for key, tensor in own.items() if key not in ("weight", "bias")} | output
+        if _is_embedding(base):
+            output = self._output(name, lambda: self._embedding(module, base, tokens))
+            return own if output is None else output
+        if _is_head(base):
+            return {}  # its weight is read through the logits
+        if holder is not None and "w13_weight" in own:
+            return own | expert_weights(holder, own, group)
+        return own
+
+    def _output(self, name: str, run: Callable[[], Tensor]) -> dict[str, Tensor] | None:
+        if name in self._unreadable:
+            return None
+        try:
+            return {OUTPUT: run()}
+        except (RuntimeError, AttributeError, TypeError, NotImplementedError, AssertionError, ValueError):
+            self._unreadable.add(name)
+            return None
+
+    def _linear(self, module: Any, base: Any, tokens: Tokens) -> Tensor:
+        given = unit_vectors(base, self._dtype)
+        tokens(len(given))
+        return _first(module(given))
+
+    def _embedding(self, module: Any, base: Any, tokens: Tokens) -> Tensor:
+        ids = torch.arange(base.org_vocab_size)
+        tokens(len(ids))
+        return _first(module(ids))
+
+    def _logits(self, tokens: Tokens) -> Tensor:
+        given = torch.eye(self._hidden_size, dtype=self._dtype)
+        tokens(len(given))
+        return _first(self._model.compute_logits(given))
+
+    def _find(self, name: str) -> tuple[nn.Module, nn.Module | None]:
+        """The module of that name, LoRA layer or not, and the LoRA layer that it is inside of."""
+        module, holder = self._model, None
+        for part in name.split(".") if name else ():
+            if _is_lora(module):
+                module, holder = module.base_layer, module
+            module = getattr(module, part)
+        return module, holder
+
+
+def unit_vectors(base: Any, dtype: torch.dtype) -> Tensor:
+    """The unit vectors of a layer's input, or the part of them that this rank is handed."""
+    size = base.input_size
+    whole = torch.eye(size, dtype=dtype)
+    if isinstance(base, runtime().linear.RowParallelLinear) and base.input_is_parallel and base.tp_size > 1:
+        part = base.input_size_per_partition
+        return whole[:, base.tp_rank * part : (base.tp_rank + 1) * part].contiguous()
+    return whole
+
+
+def _first(returned: Any) -> Tensor:
+    output = returned[0] if isinstance(returned, tuple) else returned
+    return output.detach().clone()  # type: ignore[no-any-return]
+
+
+def _own_tensors(module: Any) -> Iterator[tuple[str, Tensor]]:
+    """Parameters, buffers and tensors in plain attributes: a copy made of a weight while loading is one."""
+    for held in (module._parameters, module._buffers, vars(module)):
+        for name, tensor in held.items():
+            if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel():
+                yield name, tensor
+
+
+def _is_lora(module: Any) -> bool:
+    return isinstance(module, runtime().lora_layers.BaseLayerWithLoRA)
+
+
+def _is_embedding(module: Any) -> bool:
+    return hasattr(module, "org_vocab_size") and hasattr(module, "num_embeddings_per_partition") and not _is_head(module)
+
+
+def _is_head(module: Any) -> bool:
+    return type(module).__name__ == "ParallelLMHead"
