@@ -15,6 +15,9 @@ from conformance.engines.ranks import RankGroup
 Parts = Mapping[str, Tensor]  # of a module: "output" of its forward, and its own tensors by name
 
 
+OUTPUT, ROWS, LOGITS = "output", "rows", "logits"
+
+
 class BaseModelError(Exception):
     """A checkpoint that cannot be served without any adapter, so that nothing is asked of LoRA."""
 
@@ -25,10 +28,16 @@ class NoLoRASupport(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """The deployment of a model: ``lora`` says whether adapters can be loaded at all."""
+    """The deployment of a model.
+
+    ``lora`` says whether adapters can be loaded at all, ``fused_experts`` that they have the experts of a layer in one
+    tensor; ``options`` are further options of the implementation that are switched on.
+    """
 
     lora: bool = True
     fully_sharded: bool = False
+    fused_experts: bool = False
+    options: tuple[str, ...] = ()
     max_rank: int = 8
     max_loras: int = 2
     dtype: torch.dtype = torch.float32
@@ -50,6 +59,10 @@ class ServedModel(ABC):
         """Takes it out again."""
 
     @abstractmethod
+    def warm_up(self) -> None:
+        """Loads a dummy adapter and takes it out again, as an engine does when it starts; raises what that does."""
+
+    @abstractmethod
     def names(self) -> tuple[str, ...]:
         """The modules that hold tensors, by the names that they have without adapters."""
 
@@ -57,14 +70,19 @@ class ServedModel(ABC):
     def read(self, number: int | None) -> dict[str, Parts]:
         """What each module computes with an adapter, or without one.
 
-        A linear layer's ``output`` is its forward on the unit vectors, so each row is what one input adds; an
-        embedding's is that of every id, the head's the logits of the unit vectors. A module whose forward cannot run
-        here has the weight instead that its slots amount to. Everything else a module holds is there by name.
+        A linear layer's `OUTPUT` is its forward on the unit vectors, so each row is what one input adds; `ROWS` of an
+        embedding are those of every id; the module called `LOGITS` has the head's, of the unit vectors. A module whose
+        forward cannot run here has the weight instead that its slots amount to. Everything else a module holds is
+        there by name.
         """
 
 
 class ModelServer(ABC):
     """Loads checkpoints."""
+
+    @abstractmethod
+    def options(self, directory: Path) -> tuple[str, ...]:
+        """What the class of a checkpoint declares that it can do with LoRA, each an option of `ModelSettings`."""
 
     @abstractmethod
     def load(self, directory: Path, settings: ModelSettings, group: RankGroup) -> ServedModel:

@@ -22,6 +22,7 @@ class UnreadableEntry(ValueError):
 
 _VOCABULARY = (
     "strategies.experts",
+    "strategies.models.cases",
     "strategies.programs",
     "strategies.ranks",
     "strategies.schemes",

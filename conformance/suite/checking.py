@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -37,6 +38,7 @@ from lora_compat.families import Family
 from strategies.cases import Case, LayerSpec, SubclassSpec
 from strategies.codec import Spec
 from strategies.existing import NothingFits, Target, targeting
+from strategies.models.cases import ModelCase, ModelTarget, targeting_model
 
 Body = Callable[[Subject, Any], None]
 PROFILES = {"quick": 20, "default": 250, "thorough": 1000}
@@ -69,18 +71,18 @@ class ClauseRun:
     subject: Subject
     budget: Budget
     result: ClauseResult = field(init=False)
-    target: Target | None = None
+    target: Target | ModelTarget | None = None
     recorder: Recorder | None = None
 
     def check(self, clause: str, name: str, source: Source, body: Body) -> ClauseResult:
         """Runs ``body`` on the cases stored for the clause, then on drawn ones; never raises for what they find."""
-        self.result = ClauseResult(clause, target=self.target.subclass.target or "" if self.target else "")
+        self.result = ClauseResult(clause, target=self.target.path if self.target else "")
         seed = self.budget.seed_for(clause, name)
         judge, sight = partial(self._judged, body), partial(self._sighted, clause, body)
         search = Search(source, judge, sight, examples=self.budget.examples, seed=seed)
         started = time.perf_counter()
         try:
-            with targeting(self.target):
+            with _targeting(self.target):
                 search.known.update(self._replay(clause, body))
                 for found in search.failures():
                     self._keep(clause, body, found)
@@ -203,8 +205,14 @@ class ClauseRun:
         return False
 
 
+def _targeting(target: Target | ModelTarget | None) -> AbstractContextManager[None]:
+    return targeting_model(target) if isinstance(target, ModelTarget) else targeting(target)
+
+
 def _target_of(case: Spec) -> str:
-    """The existing class that the case is about; none for drawn ones."""
+    """The existing class or model that the case is about; none for drawn ones."""
+    if isinstance(case, ModelCase):
+        return case.target
     return case.subclass.target or "" if isinstance(case, Case) else ""
 
 

@@ -19,9 +19,9 @@ def fill_weight(weight: Tensor, seed: int, name: str) -> None:
     _fill(weight, seed, name, largest, _EIGHTHS)
 
 
-def fill_factor(factor: Tensor, seed: int, name: str, *, is_b: bool) -> None:
-    """Whole quarters, none of them zero."""
-    _, of_a, of_b = _LARGEST.get(factor.dtype, _WIDE)
+def fill_factor(factor: Tensor, seed: int, name: str, *, is_b: bool, dtype: torch.dtype) -> None:
+    """Whole quarters, none of them zero, for a model of ``dtype``; PEFT's factors are of float32 all the same."""
+    _, of_a, of_b = _LARGEST.get(dtype, _WIDE)
     _fill(factor, seed, name, of_b if is_b else of_a, _QUARTERS)
 
 

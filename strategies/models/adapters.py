@@ -82,7 +82,7 @@ def model_adapters(
     rank = draw(sampled(_SQUARES if rslora else _POWERS if patterned else RANKS, "rank"))
     scaling = draw(sampled(_SCALINGS, "scaling"))
     named = tuple(one for one in (*modules, *parameters) if one != ALL_LINEAR)
-    some_layer = offer.layers > 1 and not parameters and draw(numbers(3, "layers")) == 2
+    some_layer = offer.layers > 1 and kind != "all" and not parameters and draw(numbers(3, "layers")) == 2
     return ModelAdapter(
         modules=modules,
         parameters=parameters,

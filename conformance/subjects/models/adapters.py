@@ -78,9 +78,10 @@ def adapted(model: nn.Module, adapter: ModelAdapter, seed: int) -> PeftModel:
             wrapped = get_peft_model(model, config)  # type: ignore[arg-type]
     except (ValueError, NotImplementedError, RuntimeError, TypeError) as error:
         raise NotApplicable(f"PEFT makes no such adapter: {str(error).splitlines()[0]}") from error
+    dtype = next(model.parameters()).dtype
     for name, parameter in wrapped.named_parameters():
         if "lora_" in name:
-            fill_factor(parameter.data, seed, name, is_b="lora_B" in name or "lora_embedding_B" in name)
+            fill_factor(parameter.data, seed, name, is_b="_B." in name, dtype=dtype)
         elif "modules_to_save" in name:
             fill_weight(parameter.data, seed + 1, name)
     wrapped.create_or_update_model_card = lambda output_dir: None  # type: ignore[method-assign]  # a third of the time

@@ -16,10 +16,18 @@ from torch import Tensor, nn
 
 from conformance.subjects.models.adapters import AdapterFile, adapted, read_adapter
 from conformance.subjects.models.checkpoints import config_of, filled, model_of, save
-from conformance.subjects.outcomes import HarnessError
+from conformance.subjects.outcomes import HarnessError, NotApplicable
 from strategies.models.cases import ModelCase
 
 _KEPT = 8  # chains; those of a case on other ranks and of its simpler neighbours are asked for again
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Whether embedding and head, which share one weight, are adapted; PEFT adapts the one that is named."""
+
+    embedding: bool
+    head: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +36,7 @@ class Chain:
 
     root: Path
     file: AdapterFile
+    ends: Ends | None = None
 
     @property
     def base(self) -> Path:
@@ -44,6 +53,11 @@ class Chain:
         """The checkpoint with the adapter merged by PEFT."""
         return self.root / "merged"
 
+    @property
+    def merged_tied(self) -> Path:
+        """The same in one weight for both ends; there where `ends` has exactly one that is adapted."""
+        return self.root / "merged-tied"
+
 
 class Chains:
     """The last chains that were made, in a folder that goes with the process."""
@@ -59,17 +73,25 @@ class Chains:
 
         Raises:
             NotApplicable: PEFT makes no such adapter.
-            HarnessError: PEFT's merge is not W + scaling · B · A.
+            HarnessError: transformers or PEFT cannot make it, or PEFT's merge is not W + scaling · B · A.
         """
         key = replace(case, tp_size=1, fully_sharded=False)
         if key not in self._chains:
             self._made += 1
-            self._chains[key] = make(key, self._root / str(self._made))
+            self._chains[key] = self._made_of(key)
             if len(self._chains) > _KEPT:
                 _, oldest = self._chains.popitem(last=False)
                 shutil.rmtree(oldest.root, ignore_errors=True)
         self._chains.move_to_end(key)
         return self._chains[key]
+
+    def _made_of(self, case: ModelCase) -> Chain:
+        try:
+            return make(case, self._root / str(self._made))
+        except (NotApplicable, HarnessError):
+            raise
+        except Exception as error:  # of transformers or PEFT
+            raise HarnessError(f"the chain cannot be made: {type(error).__name__}: {error}") from error
 
 
 def make(case: ModelCase, root: Path) -> Chain:
@@ -80,35 +102,57 @@ def make(case: ModelCase, root: Path) -> Chain:
         before = {name: parameter.clone() for name, parameter in model.named_parameters(remove_duplicate=False)}
         wrapped = adapted(model, case.adapter, case.seed)
         wrapped.save_pretrained(root / "adapter")
-        chain = Chain(root, read_adapter(root / "adapter", wrapped))
-        _untie(wrapped)
+        file = read_adapter(root / "adapter", wrapped)
+        ends = _untie(wrapped, file)
         merged: Any = wrapped.merge_and_unload()  # type: ignore[operator]
-        _check_merge(chain, before, dict(merged.named_parameters(remove_duplicate=False)), case)
+        _check_merge(file, before, dict(merged.named_parameters(remove_duplicate=False)), case)
         save(merged, root / "merged")
+        chain = Chain(root, file, ends)
+        if ends is not None and ends.embedding != ends.head:
+            _tie(merged, to_head=ends.head)
+            save(merged, chain.merged_tied)
     return chain
 
 
-def _untie(wrapped: Any) -> None:
-    """Parts a head from the embedding it shares its weight with.
+def _untie(wrapped: Any, file: AdapterFile) -> Ends | None:
+    """Parts a head from the embedding it shares its weight with, where one of them is adapted.
 
-    PEFT adapts the one that is named, and its merge would write into both.
+    PEFT's merge would write into both.
     """
     model = wrapped.get_base_model()
     if not getattr(model.config, "tie_word_embeddings", False):
-        return
-    head = model.get_output_embeddings()
-    head = getattr(head, "base_layer", head)
-    if head is None:
-        return
+        return None
+    head, embedding = (
+        getattr(end, "base_layer", end) for end in (model.get_output_embeddings(), model.get_input_embeddings())
+    )
+    if head is None or head.weight is not embedding.weight:
+        return None
+    adapted_ones = [model.get_submodule(pair.module) for pair in file.pairs]
+    adapted_ones = [getattr(one, "base_layer", one) for one in adapted_ones]
+    ends = Ends(any(one is embedding for one in adapted_ones), any(one is head for one in adapted_ones))
+    if not (ends.embedding or ends.head):
+        return None
     head.weight = nn.Parameter(head.weight.clone(), requires_grad=False)
     model.config.tie_word_embeddings = False
     model.all_tied_weights_keys = {}
+    return ends
 
 
-def _check_merge(chain: Chain, before: Mapping[str, Tensor], after: Mapping[str, Tensor], case: ModelCase) -> None:
+def _tie(merged: Any, *, to_head: bool) -> None:
+    """Gives both ends the weight of one."""
+    head, embedding = merged.get_output_embeddings(), merged.get_input_embeddings()
+    if to_head:
+        embedding.weight = head.weight
+    else:
+        head.weight = embedding.weight
+    merged.config.tie_word_embeddings = True
+    merged.all_tied_weights_keys = merged.get_expanded_tied_weights_keys(all_submodels=True)
+
+
+def _check_merge(file: AdapterFile, before: Mapping[str, Tensor], after: Mapping[str, Tensor], case: ModelCase) -> None:
     """Every adapted parameter is W + scaling · B · A of the saved tensors, every other one is as it was."""
     right = {name: tensor.float() for name, tensor in before.items()}
-    for pair in chain.file.pairs:
+    for pair in file.pairs:
         right[pair.parameter] = right[pair.parameter] + pair.delta
     for name, tensor in after.items():
         saved = any(name.rpartition(".")[0].endswith(one) for one in case.adapter.saved)

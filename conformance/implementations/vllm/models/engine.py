@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ def engine_config(directory: Path, settings: ModelSettings, tp_size: int) -> Any
 
     The TP size is set afterwards, as the platform would ask for as many devices.
     """
+    cls = model_class(directory)
     options = importlib.import_module("vllm.engine.arg_utils").EngineArgs(
         model=str(directory),
         skip_tokenizer_init=True,
@@ -53,6 +55,8 @@ def engine_config(directory: Path, settings: ModelSettings, tp_size: int) -> Any
         fully_sharded_loras=settings.fully_sharded,
         async_scheduling=False,
         load_format="safetensors",
+        enable_mixed_moe_lora_format=settings.fused_experts and not getattr(cls, "is_3d_moe_weight", False),
+        **dict.fromkeys(settings.options, True),
     )
     config = options.create_engine_config()
     config.parallel_config.tensor_parallel_size = config.parallel_config.world_size = tp_size
@@ -60,12 +64,26 @@ def engine_config(directory: Path, settings: ModelSettings, tp_size: int) -> Any
     return config
 
 
-def registered(architecture: str) -> None:
-    """Has vLLM look at the model class in this process: it would start another one, which imports vLLM again."""
+def model_class(directory: Path) -> Any:
+    """vLLM's class for a checkpoint, which is looked at in this process: vLLM would start another one for that.
+
+    None where it knows none.
+    """
     registry = importlib.import_module("vllm.model_executor.models.registry")
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    architecture = (config.get("architectures") or [""])[0]
     found = registry.ModelRegistry.models.get(architecture)
     if isinstance(found, registry._LazyRegisteredModel):
         registry.ModelRegistry.register_model(architecture, found.load_model_cls())
+        found = registry.ModelRegistry.models[architecture]
+    return found.load_model_cls() if found is not None else None
+
+
+@contextmanager
+def without_amx() -> Iterator[None]:
+    """vLLM's choice for a CPU without AMX: the operators for one with it are not in the wheel."""
+    with patch.object(torch.cpu, "_is_amx_tile_supported", lambda: False):
+        yield
 
 
 @contextmanager

@@ -9,12 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from conformance.engines.ranks import RankGroup
-from conformance.implementations.models import Parts
+from conformance.implementations.models import LOGITS, OUTPUT, ROWS, Parts
 from conformance.implementations.vllm.models.slots import expert_weights, linear_weight
 from conformance.implementations.vllm.runtime import runtime
 
-OUTPUT = "output"
-HEAD = "logits"
 Tokens = Callable[[int], None]
 
 
@@ -28,7 +26,7 @@ class Reader:
         self._unreadable: set[str] = set()  # modules whose forward does not run here
         self._names = tuple(name for name, module in model.named_modules() if _own_tensors(module))
         if hasattr(model, "compute_logits"):
-            self._names = (*self._names, HEAD)
+            self._names = (*self._names, LOGITS)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -36,18 +34,18 @@ class Reader:
 
     def read(self, name: str, tokens: Tokens, group: RankGroup) -> Parts:
         """The module's output, if it has one here, and its own tensors."""
-        if name == HEAD:
-            return self._output(name, lambda: self._logits(tokens)) or {}
+        if name == LOGITS:
+            return self._output(name, OUTPUT, lambda: self._logits(tokens)) or {}
         module, holder = self._find(name)
         base = getattr(module, "base_layer", module) if _is_lora(module) else module
         own = dict(_own_tensors(base))
         if isinstance(base, runtime().linear.LinearBase):
-            output = self._output(name, lambda: self._linear(module, base, tokens))
+            output = self._output(name, OUTPUT, lambda: self._linear(module, base, tokens))
             if output is None:
                 return own | ({"weight": linear_weight(module, group)} if _is_lora(module) else {})
             return {key: tensor for key, tensor in own.items() if key not in ("weight", "bias")} | output
         if _is_embedding(base):
-            output = self._output(name, lambda: self._embedding(module, base, tokens))
+            output = self._output(name, ROWS, lambda: self._embedding(module, base, tokens))
             return own if output is None else output
         if _is_head(base):
             return {}  # its weight is read through the logits
@@ -55,11 +53,11 @@ class Reader:
             return own | expert_weights(holder, own, group)
         return own
 
-    def _output(self, name: str, run: Callable[[], Tensor]) -> dict[str, Tensor] | None:
+    def _output(self, name: str, part: str, run: Callable[[], Tensor]) -> dict[str, Tensor] | None:
         if name in self._unreadable:
             return None
         try:
-            return {OUTPUT: run()}
+            return {part: run()}
         except (RuntimeError, AttributeError, TypeError, NotImplementedError, AssertionError, ValueError):
             self._unreadable.add(name)
             return None

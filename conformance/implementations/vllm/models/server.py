@@ -22,15 +22,21 @@ from conformance.implementations.vllm.groups import ranked
 from conformance.implementations.vllm.models import engine
 from conformance.implementations.vllm.models.readings import Reader
 
+_DUMMY = 1_000_000
 _NO_LORA = ("does not support LoRA", "LoRA is not supported", "not supported for LoRA")
 
 
 class VllmModels(ModelServer):
     """Loads what `vllm serve` would."""
 
+    def options(self, directory: Path) -> tuple[str, ...]:
+        cls = engine.model_class(directory)
+        declared = {"enable_tower_connector_lora": "supports_tower_connector_lora"}
+        return tuple(option for option, flag in declared.items() if getattr(cls, flag, False))
+
     def load(self, directory: Path, settings: ModelSettings, group: RankGroup) -> ServedModel:
         engine.groups()
-        with ranked(group), engine.quick_loading():
+        with ranked(group), engine.quick_loading(), engine.without_amx():
             try:
                 return VllmModel(directory, settings, group)
             except Exception as error:
@@ -44,8 +50,7 @@ class VllmModel(ServedModel):
     def __init__(self, directory: Path, settings: ModelSettings, group: RankGroup) -> None:
         self._group = group
         self._settings = settings
-        architectures = importlib.import_module("transformers").AutoConfig.from_pretrained(directory).architectures
-        engine.registered((architectures or [""])[0])
+        engine.model_class(directory)
         self._config = engine.engine_config(directory, settings, group.size)
         self.model = self._within(importlib.import_module("vllm.model_executor.model_loader").get_model)
         self._worker: Any = None
@@ -72,6 +77,13 @@ class VllmModel(ServedModel):
         with ranked(self._group):
             self._worker.add_adapter(self._request(number, directory))
 
+    def warm_up(self) -> None:
+        with ranked(self._group):
+            rank = self._worker.get_dummy_lora_warmup_rank(min(8, self._settings.max_rank))
+            self._worker.add_dummy_lora(self._request(_DUMMY, Path("dummy")), rank)
+            self._worker.add_adapter(self._request(_DUMMY, Path("dummy")))
+            self._worker.remove_adapter(_DUMMY)
+
     def remove(self, number: int) -> None:
         with ranked(self._group):
             self._worker.remove_adapter(number)
@@ -96,4 +108,4 @@ class VllmModel(ServedModel):
 
     def _request(self, number: int, directory: Path) -> Any:
         request = importlib.import_module("vllm.lora.request").LoRARequest
-        return request(f"adapter {number}", number, str(directory))
+        return request(f"adapter {number}", number, str(directory), is_3d_lora_weight=self._settings.fused_experts)
