@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from conformance.engines.ranks import Collective
 from conformance.judging.assertions import observed
+from conformance.judging.facts import Aspect, Difference, Disagreement, Place
 from conformance.judging.verdicts import Violation
 from conformance.subjects.linear import RankSession
 from conformance.subjects.outcomes import NotExercised
@@ -47,8 +48,9 @@ def test_all_ranks_issue_the_same_collectives(subject: Subject, case: Case) -> N
     logs = issued(subject, case)
     for rank, log in enumerate(logs):
         if [one.signature for one in log] != [one.signature for one in logs[0]]:
-            message = f"rank 0 issued {[str(one) for one in logs[0]]}, rank {rank} {[str(one) for one in log]}"
-            raise Violation("collective-mismatch", message, case)
+            first, second = ([str(one) for one in each] for each in (logs[0], log))
+            fact = Disagreement(f"rank 0 issued {first}", f"rank {rank} issued {second}")
+            raise Violation("collective-mismatch", fact, case)
     if not logs[0]:
         raise NotExercised("no collective was issued")
 
@@ -57,4 +59,9 @@ def test_all_ranks_issue_the_same_collectives(subject: Subject, case: Case) -> N
 def test_a_layer_that_is_not_parallel_issues_none(subject: Subject, case: Case) -> None:
     for rank, log in enumerate(issued(subject, case)):
         if log:
-            raise Violation("collective-mismatch", f"rank {rank} issued {log[0]}, but should issue none", case)
+            raise Violation(
+                "collective-mismatch",
+                Difference(Aspect.RESULT, f"after it issued {log[0]}", "no collective"),
+                case,
+                Place(rank=rank),
+            )

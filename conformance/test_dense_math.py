@@ -18,6 +18,7 @@ from conformance.judging.assertions import (
     observed,
     outputs_of,
 )
+from conformance.judging.facts import AFTER_A_RESET, Place
 from conformance.judging.presumption import complete
 from conformance.judging.verdicts import Violation
 from conformance.oracles.linear import assembled, dense_output, expected_of, keeps_columns
@@ -26,7 +27,6 @@ from conformance.subjects.linear import RankSession
 from conformance.subjects.outcomes import HarnessError, SubjectRefused
 from conformance.subjects.subject import Subject
 from conformance.suite.checking import check
-from conformance.test_files.scenes import AFTER_A_RESET
 from conformance.values.linear import poisoned
 from lora_compat.families import Family
 from strategies.cases import Case, Dtype, Forward, Layout, Regime
@@ -66,7 +66,7 @@ def test_every_token_of_a_mixed_batch_gets_its_own_adapter(subject: Subject, cas
     by_token = [right.by_token for right in expected_of(subject, case)]
     for before, after, counts in zip(outputs, observed(subject, case, permuted), by_token, strict=True):
         moved = [one[order] if here else one for one, here in zip(before, counts, strict=True)]
-        assert_same_bits(case, after, moved, anomaly="order-dependent", what="tokens in reverse order")
+        assert_same_bits(case, after, moved, anomaly="order-dependent", place=Place(setting="tokens in reverse order"))
 
 
 def _with_a_token_without(case: Case) -> Case:
@@ -86,9 +86,8 @@ def test_a_token_without_an_adapter_keeps_the_bits_of_the_base_layer(subject: Su
         assert_same_shapes(case, mixed, bare)
         for before, after, by_token in zip(bare, mixed, right.by_token, strict=True):
             if by_token:
-                assert_same_bits(
-                    case, [after[without]], [before[without]], anomaly="adapter-leak", what=f"tokens {without}"
-                )
+                place = Place(tokens=tuple(without))
+                assert_same_bits(case, [after[without]], [before[without]], anomaly="adapter-leak", place=place)
 
 
 @check("MATH-4", cases(adapters=(1, 1), max_ranks=(32, 64), ranks=(1, 8, 16), without_adapter=False))
@@ -131,10 +130,10 @@ def test_the_result_depends_neither_on_tp_size_nor_on_sharding(subject: Subject,
             continue
         seen = outputs_of(subject, variant)
         whole = assembled(variant, [outputs[0] for outputs in seen])
-        message = first_difference(variant, [whole], right)
-        if message is not None:
+        difference = first_difference(variant, [whole], right)
+        if difference is not None:
             mode = f"TP {variant.tp_size}, fully_sharded={variant.fully_sharded}"
-            raise Violation(_sharding_mistake(subject, variant, seen), f"{mode}: {message}", variant)
+            raise Violation(_sharding_mistake(subject, variant, seen), difference, variant, Place(setting=mode))
 
 
 def _sharding_mistake(subject: Subject, case: Case, seen: list[list[Tensor]]) -> str:
@@ -159,8 +158,12 @@ def test_any_layout_is_served_and_nothing_handed_in_is_written_to(subject: Subje
         x = rank.input()
         kept = x.clone()
         outputs = flatten(rank.run(x=x))
-        assert_same_bits(case, [x], [kept], anomaly="input-written", what="the input after the forward")
-        assert_same_bits(case, tensors_in(handed), before, anomaly="adapter-written", what="the adapter's tensors")
+        assert_same_bits(
+            case, [x], [kept], anomaly="input-written", place=Place(setting="the input after the forward")
+        )
+        assert_same_bits(
+            case, tensors_in(handed), before, anomaly="adapter-written", place=Place(setting="the adapter's tensors")
+        )
         return outputs
 
     try:
@@ -206,4 +209,4 @@ def test_the_same_call_twice_gives_the_same_bits(subject: Subject, case: Case) -
         return first, flatten(rank.run())
 
     for first, second in observed(subject, case, program):
-        assert_same_bits(case, second, first, anomaly="not-repeatable", what="the second call")
+        assert_same_bits(case, second, first, anomaly="not-repeatable", place=Place(setting="the second call"))

@@ -10,8 +10,8 @@ from conformance.implementations.dtypes import torch_dtype
 from conformance.implementations.vocabulary import VocabularyServer
 from conformance.judging.anomalies import UNEXPLAINED
 from conformance.judging.anomalies.vocabulary import explain
-from conformance.judging.assertions import raised
-from conformance.judging.verdicts import Violation
+from conformance.judging.assertions import assert_equal, raised
+from conformance.judging.facts import Place
 from conformance.oracles.vocabulary import dense
 from conformance.subjects.linear import cast_adapter
 from conformance.subjects.outcomes import NotApplicable, NotExercised
@@ -50,16 +50,16 @@ def assert_serves_the_vocabulary(subject: Subject, case: VocabularyCase) -> None
     right, plain = dense(case, tensors), dense(case, tensors, adapted=False)
     without = [index for index, adapter in enumerate(case.tokens) if adapter < 0]
     for rank, (_, _, mine) in enumerate(seen):
-        assert_equal(case, mine, given, f"rank {rank}, what was handed in", "input-written")
+        assert_equal(case, mine, given, Place(rank=rank, setting="what was handed in"), "input-written")
     name = named(case, tensors, [output for _, output, _ in seen], right)
     if name == UNEXPLAINED:  # then it may be the layer without adapters that is wrong
         for rank, (bare, _, _) in enumerate(seen):
-            assert_equal(case, bare, plain, f"rank {rank}, bare", "base-changed")
+            assert_equal(case, bare, plain, Place(rank=rank, setting="bare"), "base-changed")
     for rank, (bare, output, _) in enumerate(seen):
-        assert_equal(case, output, right, f"rank {rank}", name)
-        assert_equal(case, bare, plain, f"rank {rank}, bare", "base-changed")
+        assert_equal(case, output, right, Place(rank=rank), name)
+        assert_equal(case, bare, plain, Place(rank=rank, setting="bare"), "base-changed")
         flat = output.reshape(right.shape)
-        assert_equal(case, flat[without], bare.reshape(right.shape)[without], f"rank {rank}", "adapter-leak")
+        assert_equal(case, flat[without], bare.reshape(right.shape)[without], Place(rank=rank), "adapter-leak")
     if torch.equal(right, plain) and not without:
         raise NotExercised("the adapters change nothing")
 
@@ -70,18 +70,6 @@ def named(case: VocabularyCase, tensors: VocabularyTensors, outputs: list[Tensor
         return "gather-inflated"
     flat = [output.double().reshape(right.shape) for output in outputs]
     return UNEXPLAINED if all(torch.equal(one, right) for one in flat) else explain(case, tensors, flat)
-
-
-def assert_equal(case: VocabularyCase, output: Tensor, right: Tensor, where: str, anomaly: str) -> None:
-    """Equality, whatever the dimensions before the last."""
-    __tracebackhide__ = True
-    if output.numel() != right.numel():
-        raise Violation("gather-inflated", f"{where}: {tuple(output.shape)}, but should be {tuple(right.shape)}", case)
-    wrong = (output.reshape(right.shape).double() != right.double()).nonzero()
-    if len(wrong):
-        place = tuple(wrong[0].tolist())
-        got, should = float(output.reshape(right.shape)[place]), float(right[place])
-        raise Violation(anomaly, f"{where}: out{list(place)}={got:g}, but should be {should:g}", case)
 
 
 @check("MATH-14", vocabulary_cases(VocabularyLayer.EMBEDDING))

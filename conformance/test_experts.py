@@ -12,7 +12,8 @@ from conformance.engines.ranks import CollectiveMismatch, RankFailed, RankGroup
 from conformance.implementations.experts import ExpertsServer
 from conformance.judging.anomalies import UNEXPLAINED
 from conformance.judging.anomalies.experts import explain
-from conformance.judging.assertions import raised
+from conformance.judging.assertions import assert_equal, raised
+from conformance.judging.facts import Aspect, Difference, Place
 from conformance.judging.verdicts import Violation
 from conformance.oracles.experts import dense
 from conformance.subjects.outcomes import NotApplicable, NotExercised
@@ -50,18 +51,6 @@ def observed(subject: Subject, case: ExpertsCase, program: Callable[[ExpertsServ
         raise raised(error, case) from error
 
 
-def assert_equal(case: ExpertsCase, output: Tensor, right: Tensor, where: str, anomaly: str) -> None:
-    """The same numbers in the same places."""
-    __tracebackhide__ = True
-    if output.shape != right.shape:
-        raise Violation("gather-inflated", f"{where}: {tuple(output.shape)}, but should be {tuple(right.shape)}", case)
-    wrong = (output.double() != right.double()).nonzero()
-    if len(wrong):
-        place = tuple(wrong[0].tolist())
-        message = f"{where}: out{list(place)}={float(output[place]):g}, but should be {float(right[place]):g}"
-        raise Violation(anomaly, message, case)
-
-
 @check("MATH-16", experts_cases())
 def test_every_token_gets_its_adapter_in_each_of_its_experts(subject: Subject, case: ExpertsCase) -> None:
     def program(server: ExpertsServer, tensors: ExpertsTensors) -> tuple[Tensor, Tensor]:
@@ -74,12 +63,12 @@ def test_every_token_gets_its_adapter_in_each_of_its_experts(subject: Subject, c
     tensors = tensors_of(case)
     right, plain = dense(case, tensors), dense(case, tensors, adapted=False)
     for rank, (bare, _) in enumerate(seen):
-        assert_equal(case, bare, plain, f"rank {rank}, bare", "base-changed")
+        assert_equal(case, bare, plain, Place(rank=rank, setting="bare"), "base-changed")
     outputs = [output for _, output in seen]
     wrong = [output.shape == right.shape and not torch.equal(output.double(), right.double()) for output in outputs]
     name = explain(case, tensors, outputs) if any(wrong) else UNEXPLAINED
     for rank, output in enumerate(outputs):
-        assert_equal(case, output, right, f"rank {rank}", name)
+        assert_equal(case, output, right, Place(rank=rank), name)
     if torch.equal(right, plain) and -1 not in case.tokens:
         raise NotExercised("the adapters change nothing")
 
@@ -98,8 +87,8 @@ def test_the_warm_up_rank_counts_experts_and_its_dummy_changes_nothing(subject: 
     right = -(-case.max_rank // case.rank_shards) * case.rank_shards
     for where, (rank, bare, output) in enumerate(observed(subject, case, program)):
         if rank % case.rank_shards:
-            message = f"rank {rank}, but should be a multiple of {case.rank_shards}"
-            raise Violation("rank-indivisible", message, case)
+            difference = Difference(Aspect.RANK, rank, f"a multiple of {case.rank_shards}")
+            raise Violation("rank-indivisible", difference, case)
         if rank != right:
-            raise Violation("rank-not-smallest", f"rank {rank}, but should be {right}", case)
-        assert_equal(case, output + 0.0, bare + 0.0, f"rank {where}, warmed up", "adapter-leak")
+            raise Violation("rank-not-smallest", Difference(Aspect.RANK, rank, right), case)
+        assert_equal(case, output + 0.0, bare + 0.0, Place(rank=where, setting="warmed up"), "adapter-leak")

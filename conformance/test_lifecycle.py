@@ -8,11 +8,13 @@ from torch import Tensor
 
 from conformance.engines.ranks import CollectiveMismatch
 from conformance.judging.assertions import assert_same_bits, raised
+from conformance.judging.facts import Aspect, Difference, Place
 from conformance.judging.programs import (
     assert_explained,
     assert_outcome,
     assert_program_served,
     assert_tokens_served,
+    at,
     could_load,
     misfit_of,
     people,
@@ -48,14 +50,12 @@ def test_who_is_registered_and_active_follows_least_recent_use(subject: Subject,
                 continue
             record = next(record for record in done if record.call.method not in ("run", "rerun"))
             assert record.call == call
-            assert_outcome(program, f"call {number + 1}, {call}, rank {rank}", record, outcome.result)
-            if record.after != (outcome.registered, outcome.active):
-                raise Violation(
-                    "wrong-eviction" if record.problem is None else "state-lost",
-                    f"call {number + 1}, {call}: {people(*record.after)}, but should be "
-                    f"{people(outcome.registered, outcome.active)}",
-                    program,
-                )
+            place, right = at(number, call, rank), (outcome.registered, outcome.active)
+            assert_outcome(program, place, record, outcome.result)
+            if record.after != right:
+                anomaly = "wrong-eviction" if record.problem is None else "state-lost"
+                difference = Difference(Aspect.STATE, people(record.after), people(right))
+                raise Violation(anomaly, difference, program, place)
     if not any(outcome.result is None or not outcome.result for _, outcome in planned):
         raise NotExercised("no call met a full house or a second of its kind")
 
@@ -78,30 +78,31 @@ def assert_failures_change_nothing(subject: Subject, program: Program) -> None:
     failed = False
     for rank, records in enumerate(shown):
         for number, record in enumerate(records):
-            where = f"call {number + 1}, {record.call}, rank {rank}"
+            place = at(number, record.call, rank)
             if record.problem is None:
-                assert_nothing_passed(program, where, record)
+                assert_nothing_passed(program, place, record)
                 continue
             failed = True
             if record.before != record.after:
-                message = f"raised {record.problem} and left {people(*record.after)}, but should leave "
-                raise Violation("state-lost", f"{where} {message}{people(*record.before)}", program)
+                after = f", after it raised {record.problem}"
+                difference = Difference(Aspect.STATE, people(record.after), people(record.before), after=after)
+                raise Violation("state-lost", difference, program, place)
             if misfit_of(program, record) and not record.problem.injected and could_load(record):
-                assert_explained(program, values, where, record)
+                assert_explained(values, place, record)
     with suppress(NotExercised):
         assert_tokens_served(subject, values, shown)
     if not failed:
         raise NotExercised("nothing failed")
 
 
-def assert_nothing_passed(program: Program, where: str, record: Record) -> None:
+def assert_nothing_passed(program: Program, place: Place, record: Record) -> None:
     """A call that succeeded had nothing wrong with it."""
     __tracebackhide__ = True
     number, misfit = record.call.number, misfit_of(program, record)
     if misfit and number in record.after[1]:
-        raise Violation("not-refused", f"{where} activated an adapter that does not fit: {misfit}", program)
+        raise Violation("not-refused", f"activated an adapter that does not fit: {misfit}", program, place)
     if record.call.method == "activate_failing" and number not in record.before[1]:
-        raise Violation("fault-swallowed", f"{where} succeeded, though a load failed in it", program)
+        raise Violation("fault-swallowed", "succeeded, though a load failed in it", program, place)
 
 
 SERVE = (StepKind.USE,)
@@ -143,6 +144,7 @@ def test_in_a_model_the_warm_up_changes_nothing(subject: Subject, program: Progr
     for bare, warmed, rank in shown:
         if not 0 < rank <= program.max_rank:
             raise Violation("rank-indivisible", f"rank {rank}, but at most {program.max_rank} fits", program)
-        for index, (before, after) in enumerate(zip(bare, warmed, strict=True)):
-            what = f"output {index} under a dummy adapter of rank {rank}"
-            assert_same_bits(program, after, before, anomaly="adapter-leak", what=what)
+        names = [name for module in program.model.linears for name in module.names]
+        for name, before, after in zip(names, bare, warmed, strict=True):
+            place = Place(module=name, setting=f"under a dummy adapter of rank {rank}")
+            assert_same_bits(program, after, before, anomaly="adapter-leak", place=place)

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from conformance.implementations.schemes import METHODS
 from conformance.judging.assertions import assert_merged_equivalence, assert_outputs, observed
+from conformance.judging.facts import Aspect, Difference, Place
 from conformance.judging.verdicts import Violation
 from conformance.oracles.linear import expected_of
 from conformance.oracles.quantized import checkpoint_weight, probed_weight, quantization_error
@@ -41,11 +42,9 @@ def assert_faithful(subject: Subject, case: Case) -> None:
         excess = (probed - dense).abs() - quantization_error(case, dense)
         if bool((excess > 0).any()):
             row, column = divmod(int(excess.argmax()), dense.shape[1])
-            message = (
-                f"rank {rank}: weight[{row}, {column}]={float(probed[row, column]):g} in the kernel, "
-                f"but {float(dense[row, column]):g} in the checkpoint"
-            )
-            raise Violation("base-misquantized", message, case)
+            seen, right = (float(one[row, column]) for one in (probed, dense))
+            difference = Difference(Aspect.VALUE, seen, right, element=(row, column), name="weight")
+            raise Violation("base-misquantized", difference, case, Place(rank=rank))
 
 
 @check("MATH-11", cases(forwards=DELEGATING, quantizations=WEIGHT_ONLY, without_adapter=False).map(several_words))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from conformance.implementations.protocol import Deployment, Unavailable
+from conformance.judging.facts import Aspect, Difference, Place
 from conformance.judging.verdicts import Violation
 from conformance.subjects.outcomes import NOT_HERE, NotApplicable, NotExercised, SubjectRefused
 from conformance.subjects.subject import Subject
@@ -60,5 +61,5 @@ def test_adapters_are_added_to_what_a_scheme_of_its_own_gives(subject: Subject, 
         row, column = divmod(int(excess.argmax()), case.rows)
         got, should = float(output[row, column]), float(bare.double()[row, column] + delta[row, column])
         anomaly = "delta-dropped" if torch.equal(output, bare) else "unexplained"
-        message = f"{case.scheme.value}: out[{row}, {column}]={got:g}, but should be {should:g}"
-        raise Violation(anomaly, message, case)
+        difference = Difference(Aspect.VALUE, got, should, element=(row, column))
+        raise Violation(anomaly, difference, case, Place(setting=case.scheme.value))

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from conformance.engines.ranks import CollectiveMismatch
 from conformance.judging.assertions import raised
-from conformance.judging.programs import assert_program_served
+from conformance.judging.facts import Place
+from conformance.judging.programs import assert_program_served, problem_of
 from conformance.judging.verdicts import Violation
 from conformance.oracles.programs import ProgramOracle
 from conformance.subjects.outcomes import NotExercised, SubjectRaised
@@ -77,15 +78,15 @@ def assert_exactly(question: TargetQuestion, found: list[frozenset[str]] | Probl
     """The layers replaced are the right ones."""
     __tracebackhide__ = True
     if isinstance(found, Problem):
-        raise Violation("refused-wrongly", f"raised {found}, but should wrap {sorted(right)}", question)
+        fact = problem_of(found, but=f", but should wrap {sorted(right)}")
+        raise Violation("refused-wrongly", fact, question)
     for rank, names in enumerate(found):
         missing, surplus = sorted(right - names), sorted(names - right)
         if missing:
-            raise Violation("not-wrapped", f"rank {rank}: {', '.join(missing)} left unwrapped", question)
+            raise Violation("not-wrapped", f"{', '.join(missing)} left unwrapped", question, Place(rank=rank))
         if surplus:
-            raise Violation(
-                "wrapped-unasked", f"rank {rank}: {', '.join(surplus)} wrapped, but not targeted", question
-            )
+            said = f"{', '.join(surplus)} wrapped, but not targeted"
+            raise Violation("wrapped-unasked", said, question, Place(rank=rank))
 
 
 @check("TARGET-1", target_questions())
@@ -95,7 +96,8 @@ def test_a_module_is_wrapped_if_a_target_names_it_and_only_then(subject: Subject
     idle = [t for t in question.targets or () if not any(named(question, module, t) for module in linears)]
     if idle and isinstance(found, Problem):  # a target that names nothing may be refused
         if found.crash or not any(target in found.message for target in idle):
-            raise Violation("refused-wrongly", f"raised {found}, which is not about {idle}", question)
+            fact = problem_of(found, but=f", which is not about {idle}")
+            raise Violation("refused-wrongly", fact, question)
         return
     right = {m.name for m in linears if any(named(question, m, target) for target in question.targets or ())}
     assert_exactly(question, found, frozenset(right))
@@ -124,9 +126,10 @@ def test_a_target_that_cannot_be_wrapped_is_an_error_that_names_it(subject: Subj
         )
     said = found.message
     if found.crash or not any(m.name in said for m in culprits):
-        raise Violation("unclear-refusal", f"{found} does not name {culprits[0].name}", question)
+        fact = problem_of(found, but=f", which does not name {culprits[0].name}")
+        raise Violation("unclear-refusal", fact, question)
     if not any(target in said for target in question.targets or ()):
-        raise Violation("unclear-refusal", f"{found} does not name the targets", question)
+        raise Violation("unclear-refusal", problem_of(found, but=", which does not name the targets"), question)
 
 
 @check(

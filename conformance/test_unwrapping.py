@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from conformance.judging.assertions import assert_same_bits, observed
+from conformance.judging.assertions import assert_same_bits, observed, told
+from conformance.judging.facts import Aspect, Difference, Place
 from conformance.judging.verdicts import Violation
 from conformance.oracles.quantized import probed_weight
 from conformance.subjects.building import BareWrapper, build_layer, load_weights, nest
@@ -30,7 +31,7 @@ def found_in(subject: Subject, case: Case, search: Callable[[nn.Module], T], out
     try:
         return search(outermost)
     except subject.implementation.refusals as error:
-        raise Violation("hidden-attribute", f"not found: {type(error).__name__}: {error}", case) from error
+        raise Violation("hidden-attribute", told(error, but=", though there is one"), case) from error
 
 
 def assert_finds_the_quant_method(subject: Subject, case: Case) -> None:
@@ -42,7 +43,8 @@ def assert_finds_the_quant_method(subject: Subject, case: Case) -> None:
         outermost = nest(rank.wrap().layer, case.nesting)
         found = found_in(subject, case, subject.implementation.quant_method_of, outermost)
         if found is not own:
-            raise Violation("hidden-attribute", f"found {found!r}, but should be the base layer's {own!r}", case)
+            seen, right = (type(one).__name__ for one in (found, own))
+            raise Violation("hidden-attribute", Difference(Aspect.OBJECT, seen, f"the base layer's {right}"), case)
 
     observed(subject, case, program)
 
@@ -68,7 +70,7 @@ def test_the_dense_weight_read_through_wrappers_is_the_bare_layers(subject: Subj
             found = found_in(subject, case, subject.implementation.dense_weight, outermost)
         # A product cannot tell -0 from 0.
         found, right = found.cpu().double() + 0.0, right.cpu().double() + 0.0
-        assert_same_bits(case, [found], [right], anomaly="hidden-attribute", what="the dense weight")
+        assert_same_bits(case, [found], [right], anomaly="hidden-attribute", place=Place(setting="the dense weight"))
 
     observed(subject, case, program)
 
@@ -120,10 +122,12 @@ def test_a_chain_without_a_quant_method_or_that_loops_ends_in_a_clear_error(subj
             return
         except (RecursionError, AttributeError, AssertionError) as error:
             kind = "loops" if loops else "has no quant method"
-            message = f"a chain that {kind} ended in {type(error).__name__}, but should end in an error that says so"
-            raise Violation("unclear-refusal", message, case) from error
+            fact = told(error, but=f", but a chain that {kind} should end in an error that says so")
+            raise Violation("unclear-refusal", fact, case) from error
         except Endless as error:
             raise Violation("endless-search", f"a chain that loops was followed {MOST_READS} times", case) from error
-        raise Violation("unclear-refusal", f"found {found!r} where there is none", case)
+        raise Violation(
+            "unclear-refusal", Difference(Aspect.OBJECT, type(found).__name__, "none, as there is none"), case
+        )
 
     observed(subject, case, program)

@@ -9,7 +9,8 @@ from functools import partial
 from torch import Tensor
 
 from conformance.engines.ranks import CollectiveMismatch
-from conformance.judging.assertions import assert_same_bits, observed, raised
+from conformance.judging.assertions import assert_same_bits, observed, raised, told
+from conformance.judging.facts import Aspect, Difference, Place
 from conformance.judging.presumption import complete
 from conformance.judging.verdicts import Violation
 from conformance.oracles.programs import ProgramOracle
@@ -38,7 +39,7 @@ def chosen(subject: Subject, question: RankQuestion) -> int | Exception:
     except subject.implementation.refusals as error:
         return error
     except Exception as error:
-        raise Violation("raised", f"{type(error).__name__}: {error}", question) from error
+        raise Violation("raised", told(error), question) from error
 
 
 def multiple_of(question: RankQuestion) -> int:
@@ -58,7 +59,7 @@ def test_the_rank_divides_evenly_over_every_module_that_cuts_it(subject: Subject
     if isinstance(rank, Exception):
         raise Violation("rank-refused", f"refused though {multiple} fits: {rank}", question)
     if rank % multiple or not 0 < rank <= question.max_lora_rank:
-        raise Violation("rank-indivisible", f"rank {rank}, but should be a multiple of {multiple}", question)
+        raise Violation("rank-indivisible", Difference(Aspect.RANK, rank, f"a multiple of {multiple}"), question)
 
 
 @check("RANK-2", CUTTING)
@@ -69,14 +70,14 @@ def test_it_is_the_smallest_multiple_from_the_default_up(subject: Subject, quest
         raise NotExercised("the smallest multiple above the default does not fit (see RANK-4)")
     rank = chosen(subject, question)
     if rank != right:
-        raise Violation("rank-not-smallest", f"rank {rank}, but should be {right}", question)
+        raise Violation("rank-not-smallest", Difference(Aspect.RANK, rank, right), question)
 
 
 @check("RANK-3", rank_questions(parts=(1,), max_ranks=(8, 16, 64)))
 def test_it_is_the_default_where_nothing_cuts_the_rank(subject: Subject, question: RankQuestion) -> None:
     rank = chosen(subject, question)
     if rank != question.default:
-        raise Violation("rank-not-default", f"rank {rank}, but should be {question.default}", question)
+        raise Violation("rank-not-default", Difference(Aspect.RANK, rank, question.default), question)
 
 
 def _without_room(question: RankQuestion) -> RankQuestion:
@@ -98,11 +99,12 @@ def test_where_nothing_from_the_default_up_fits_it_takes_less_or_says_why(
         if isinstance(rank, Exception) and _explains(rank, question):
             return  # the largest multiple below is a SHOULD; a clear error is enough
         if rank != right:
-            raise Violation(
-                "rank-indivisible", f"{rank!r}, but should be {right}, or an error that says why", question
-            )
+            difference = Difference(Aspect.RANK, repr(rank), f"{right}, or an error that says why")
+            raise Violation("rank-indivisible", difference, question)
     elif not isinstance(rank, Exception):
-        raise Violation("rank-indivisible", f"rank {rank}, though no multiple of {multiple} fits", question)
+        raise Violation(
+            "rank-indivisible", Difference(Aspect.RANK, rank, f"an error, as no multiple of {multiple} fits"), question
+        )
     elif not _explains(rank, question):
         raise Violation("unclear-refusal", f"the error does not name default, multiple and maximum: {rank}", question)
 
@@ -125,7 +127,9 @@ def test_a_dummy_adapter_loads_everywhere_and_changes_nothing(subject: Subject, 
 
     for outputs in observed(subject, case, program):
         bare, warmed = outputs
-        assert_same_bits(case, warmed, bare, anomaly="adapter-leak", what=f"a dummy adapter of rank {rank}")
+        assert_same_bits(
+            case, warmed, bare, anomaly="adapter-leak", place=Place(setting=f"a dummy adapter of rank {rank}")
+        )
 
 
 def warmed(program: Program, *, cut: bool) -> Program:
@@ -180,7 +184,7 @@ def chosen_in(subject: Subject, program: Program) -> tuple[int, int]:
 def test_the_rank_of_a_model_divides_evenly_over_every_layer(subject: Subject, program: Program) -> None:
     rank, multiple = chosen_in(subject, program)
     if rank % multiple or not 0 < rank <= program.max_rank:
-        raise Violation("rank-indivisible", f"rank {rank}, but should be a multiple of {multiple}", program)
+        raise Violation("rank-indivisible", Difference(Aspect.RANK, rank, f"a multiple of {multiple}"), program)
 
 
 @check("RANK-2", MODELS.map(partial(warmed, cut=True)))
@@ -189,7 +193,7 @@ def test_the_rank_of_a_model_is_the_smallest_from_the_default_up(subject: Subjec
     right = -(-DEFAULT // multiple) * multiple
     require_room(program, right)
     if rank != right:
-        raise Violation("rank-not-smallest", f"rank {rank}, but should be {right}", program)
+        raise Violation("rank-not-smallest", Difference(Aspect.RANK, rank, right), program)
 
 
 @check("RANK-3", MODELS.map(partial(warmed, cut=False)))
@@ -197,7 +201,7 @@ def test_the_rank_of_a_model_that_cuts_none_is_the_default(subject: Subject, pro
     rank, _ = chosen_in(subject, program)
     require_room(program, DEFAULT)
     if rank != DEFAULT:
-        raise Violation("rank-not-default", f"rank {rank}, but should be {DEFAULT}", program)
+        raise Violation("rank-not-default", Difference(Aspect.RANK, rank, DEFAULT), program)
 
 
 @check("RANK-4", MODELS.map(cramped))
@@ -205,4 +209,4 @@ def test_the_rank_of_a_model_with_little_room_is_the_largest_that_fits(subject: 
     rank, multiple = chosen_in(subject, program)
     right = program.max_rank // multiple * multiple
     if rank != right:
-        raise Violation("rank-indivisible", f"rank {rank}, but should be {right}", program)
+        raise Violation("rank-indivisible", Difference(Aspect.RANK, rank, right), program)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from conformance.judging.assertions import assert_outputs, assert_same_bits, first_difference, observed
+from conformance.judging.facts import Aspect, Difference, Place, Unwrapped, without_addresses
 from conformance.judging.presumption import complete
 from conformance.judging.verdicts import Violation
 from conformance.oracles.linear import expected_of
@@ -50,7 +51,7 @@ def assert_wrapped(subject: Subject, case: Case) -> None:
     try:
         observed(subject, case, lambda rank: rank.build().wrap() and None)
     except NotWrapped as error:
-        raise Violation("not-wrapped", str(error), case) from error
+        raise Violation("not-wrapped", Unwrapped(error.family, error.subclass), case) from error
 
 
 @check("WRAP-1", cases(forwards=UNCHANGED, tokens=(1, 1), adapters=(1, 1)))
@@ -58,7 +59,8 @@ def test_a_subclass_that_keeps_its_forward_is_wrapped(subject: Subject, case: Ca
     try:
         assert_wrapped(subject, case)
     except SubjectRefused as error:
-        raise Violation("not-wrapped", f"refused: {error}", case) from error
+        family, depth = case.layer.family.value, case.subclass.depth
+        raise Violation("not-wrapped", Unwrapped(family, depth > 0, why=str(error)), case) from error
 
 
 @check("WRAP-2", cases(forwards=OVERRIDDEN, tokens=(1, 1), adapters=(1, 1)))
@@ -91,7 +93,7 @@ def assert_one_claimant(subject: Subject, case: Case) -> None:
         if len(claimants) > 1:
             raise Violation("order-dependent", f"claimed by {', '.join(claimants)}, but should be by one", case)
         if not claimants:
-            raise NotWrapped("no class claims it (see WRAP-1)")
+            raise NotWrapped(case.layer.family.value, said="no class claims it (see WRAP-1)")
 
 
 @check("WRAP-4", cases(quantizations=ANY, adapters=(1, 2)).map(complete))
@@ -104,8 +106,11 @@ def test_a_wrapped_layer_without_active_adapters_is_transparent(subject: Subject
         rank.wrap().load()
         result = rank.run(slots=NO_TOKENS_ADAPTED * len(case.tokens))
         if shape_of(result) != shape_of(bare):
-            raise Violation("base-changed", f"returns {shape_of(result)}, but should return {shape_of(bare)}", case)
-        assert_same_bits(case, flatten(result), before, anomaly="base-changed", what="wrapped, no adapter active")
+            difference = Difference(Aspect.RESULT, str(shape_of(result)), str(shape_of(bare)))
+            raise Violation("base-changed", difference, case)
+        assert_same_bits(
+            case, flatten(result), before, anomaly="base-changed", place=Place(setting="wrapped, no adapter active")
+        )
         assert_reachable(case, rank.layer, known)
         after = {name: tensor.data_ptr() for name, tensor in rank.base.named_parameters()}
         if after != storages:
@@ -133,7 +138,8 @@ def assert_reachable(case: Case, layer: nn.Module, known: dict[str, object]) -> 
         if isinstance(value, Tensor) and isinstance(found, Tensor):
             same = found.data_ptr() == value.data_ptr() and found.shape == value.shape
         if not same:
-            raise Violation("hidden-attribute", f"layer.{name}={found!r}, but should be {value!r}", case)
+            seen, right = without_addresses(found), without_addresses(value)
+            raise Violation("hidden-attribute", Difference(Aspect.ATTRIBUTE, seen, right, name=name), case)
 
 
 @check("WRAP-5", cases(adapters=(1, 1), without_adapter=False).map(complete))

@@ -203,6 +203,7 @@ def _clause(result: ClauseResult) -> dict[str, Any]:
             {
                 "anomaly": failure.anomaly,
                 "message": failure.message,
+                "seen": failure.seen,
                 "on_base": failure.on_base,
                 "case": failure.case,
                 "files": list(failure.files),
@@ -229,6 +230,7 @@ def _result(entry: Mapping[str, Any], path: str) -> ClauseResult:
                 one["case"],
                 repr(Entry(one["case"], "", ()).spec()),
                 on_base=one["on_base"],
+                seen=one.get("seen", {}),
             )
             for one in entry["failures"]
         ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 from conformance.certification.outcome import Outcome
@@ -53,12 +52,9 @@ def kinds(failures: Sequence[Failure]) -> list[list[Failure]]:
     """Failures of one anomaly and message together, the one with the shortest case first."""
     groups: dict[tuple[str, str], list[Failure]] = {}
     for failure in failures:
-        message = failure.message if failure.anomaly == "raised" else ""
-        groups.setdefault((failure.anomaly, ANY_RANK.sub("rank", message)), []).append(failure)
+        said = str(failure.fact) if failure.anomaly == "raised" else ""
+        groups.setdefault((failure.anomaly, said), []).append(failure)
     return [sorted(group, key=lambda failure: len(failure.shown)) for group in groups.values()]
-
-
-ANY_RANK = re.compile(r"rank \d+ of \d+")
 
 
 def order(clause: str) -> int:

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from conformance.certification.outcome import Conclusion, Outcome, concerns_a_class
-from conformance.certification.phrases import ANY_RANK, described, kinds, order, power, shares, short, verdict
+from conformance.certification.phrases import described, kinds, order, power, shares, short, verdict
 from conformance.contract import CONTRACT
 from conformance.judging.verdicts import ClauseResult, Failure, Verdict
 from conformance.subjects.subject import Subject
@@ -89,7 +89,7 @@ def _unexercised(outcome: Outcome) -> list[str]:
         result = outcome.results[clause]
         if result.verdict not in (Verdict.FAIL, Verdict.ERROR):
             reason = next((reason for reason, _ in result.reasons.most_common(1)), "not exercised: no case ran")
-            reason = ANY_RANK.sub("a rank", reason).replace(f"what {clause} is", "what it is")
+            reason = reason.replace(f"what {clause} is", "what it is")
             clauses.setdefault(reason, []).append(clause)
     return [line for reason, ids in clauses.items() for line in _wrapped(f"{', '.join(ids)} {reason}", "", "    ")]
 
@@ -100,7 +100,7 @@ def _refused(outcome: Outcome) -> list[str]:
     for clause in outcome.refused_in_part:
         reasons = outcome.results[clause].reasons.most_common()
         reason = next(reason for reason, _ in reasons if reason.startswith(Verdict.REFUSED.value))
-        clauses.setdefault(ANY_RANK.sub("a rank", reason), []).append(clause)
+        clauses.setdefault(reason, []).append(clause)
     return [
         line for reason, ids in clauses.items() for line in _wrapped(f"{', '.join(ids)} in part {reason}", "", "    ")
     ]

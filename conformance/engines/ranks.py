@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Protocol, TypeVar
 
 import torch
@@ -73,7 +76,8 @@ class RankFailed(Exception):
 
     def __init__(self, rank: int, size: int, error: BaseException) -> None:
         super().__init__(f"rank {rank} of {size}: {type(error).__name__}: {error}")
-        self.rank, self.error = rank, error
+        self.rank, self.size, self.error = rank, size, error
+        self.site = site_of(error)
 
 
 @dataclass(slots=True)
@@ -168,4 +172,41 @@ def call_site() -> CallSite:
     frame = sys._getframe(1)
     while frame.f_back is not None and any(part in frame.f_code.co_filename for part in _PLUMBING):
         frame = frame.f_back
-    return CallSite(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_qualname)
+    return CallSite(relative(frame.f_code.co_filename), frame.f_lineno, frame.f_code.co_qualname)
+
+
+_HARNESS = (
+    "<drawn ",
+    "conformance/",
+    "torch/",
+    "strategies/",
+)  # frames in which what is tested was at work, not at fault
+
+
+def site_of(error: BaseException) -> CallSite | None:
+    """Where ``error`` was raised: the innermost frame outside torch and the suite, or of all where there is none."""
+    kept = getattr(error, _KEPT, None)
+    if kept is not None or error.__traceback__ is None:
+        return kept
+    frames = list(traceback.walk_tb(error.__traceback__))
+    own = [one for one in frames if not relative(one[0].f_code.co_filename).startswith(_HARNESS)]
+    frame, line = (own or frames)[-1]
+    return CallSite(relative(frame.f_code.co_filename), line, frame.f_code.co_qualname)
+
+
+_KEPT = "raised_at"
+
+
+def keep_site(error: BaseException) -> BaseException:
+    """``error`` with its site written down, which a pickled exception keeps and its traceback does not."""
+    setattr(error, _KEPT, site_of(error))
+    return error
+
+
+@cache
+def relative(file: str) -> str:
+    """``file`` below the directory that it is imported from, which is the same on every machine."""
+    for folder in sorted(map(os.path.abspath, sys.path), key=len, reverse=True):
+        if file.startswith(folder + os.sep):
+            return file[len(folder) + 1 :]
+    return file

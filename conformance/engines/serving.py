@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from conformance.engines.ranks import Collective, RankGroup
+from conformance.engines.ranks import Collective, RankGroup, keep_site
 
 
 class _Abandoned(BaseException):
@@ -83,7 +83,7 @@ def _outcome(program: bytes, group: ProcessGroup) -> tuple[str, Any]:
     except _Abandoned:
         return "abandoned", None
     except BaseException as error:
-        return "raised", error
+        return "raised", keep_site(error)
 
 
 class _ResultPickler(cloudpickle.Pickler):  # type: ignore[misc]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from conformance.engines.ranks import CollectiveMismatch
+from conformance.engines.ranks import CallSite, CollectiveMismatch, RankFailed, site_of
 from conformance.judging.anomalies import UNEXPLAINED
 from conformance.judging.anomalies.linear import explain
 from conformance.judging.anomalies.partial_sums import together
 from conformance.judging.anomalies.traits import common_trait
+from conformance.judging.facts import Aspect, Difference, Disagreement, Place, Raised
 from conformance.judging.measuring import note
 from conformance.judging.verdicts import Violation
 from conformance.oracles.linear import Expected, error_bound, expected_of, signal
@@ -60,11 +62,18 @@ def observed(subject: Subject, case: Case, program: Callable[[RankSession], T]) 
         raise raised(error, case) from error
 
 
-def raised(error: Exception, case: Spec) -> AssertionError:
+def raised(error: SubjectRaised | RankFailed | CollectiveMismatch, case: Spec) -> Violation:
     """The violation of an implementation that raised, or whose ranks disagreed."""
     if isinstance(error, CollectiveMismatch):
-        return Violation("collective-mismatch", str(error), case)
-    return Violation("raised", str(error), case)
+        return Violation("collective-mismatch", Disagreement(*error.sites), case)
+    failure = error.failure if isinstance(error, SubjectRaised) else error
+    return Violation("raised", told(failure.error, failure.site), case, Place(rank=failure.rank, ranks=failure.size))
+
+
+def told(error: BaseException, site: CallSite | None = None, *, but: str = "") -> Raised:
+    """An exception as a fact."""
+    where = site or site_of(error)
+    return Raised(type(error).__name__, str(error), "" if where is None else str(where), but)
 
 
 def assert_outputs(
@@ -85,23 +94,23 @@ def assert_outputs(
     __tracebackhide__ = True
     actual, expected = together(case, actual, expected)
     for rank, (outputs, right) in enumerate(zip(actual, expected, strict=True)):
-        message = first_difference(case, outputs, right)
-        if message is not None:
+        difference = first_difference(case, outputs, right)
+        if difference is not None:
             name = explain(case, actual, expected, subject) if subject else UNEXPLAINED
             if name == UNEXPLAINED:
                 name = (
                     default if subject or default != UNEXPLAINED else common_trait(case, actual, expected) or default
                 )
-            raise Violation(name, f"rank {rank}: {message}{after}", blamed or case)
+            raise Violation(name, replace(difference, after=after), blamed or case, Place(rank=rank))
 
 
-def first_difference(case: Case, outputs: list[Tensor], right: Expected) -> str | None:
-    """The worst element of the first output that differs by more than it may, in words."""
+def first_difference(case: Case, outputs: list[Tensor], right: Expected) -> Difference | None:
+    """The worst element of the first output that differs by more than it may."""
     if len(outputs) != len(right.values):
-        return f"{len(outputs)} tensors returned, but should be {len(right.values)}"
+        return Difference(Aspect.COUNT, len(outputs), len(right.values))
     for index, (output, value) in enumerate(zip(outputs, right.values, strict=True)):
         if output.numel() != value.numel():
-            return f"out{index}.shape={tuple(output.shape)}, but should be {tuple(value.shape)} (or more dimensions)"
+            return Difference(Aspect.SHAPE, tuple(output.shape), tuple(value.shape), index)
         error = (output.double().reshape(value.shape) - value).abs()
         bound = error_bound(case, right.magnitudes[index].abs()) if right.magnitudes else torch.zeros_like(error)
         if case.regime is Regime.EXACT or not right.magnitudes:
@@ -112,11 +121,13 @@ def first_difference(case: Case, outputs: list[Tensor], right: Expected) -> str 
         excess = torch.where(error.isnan(), torch.inf, error - bound)
         if excess.numel() and float(excess.max()) > 0:
             worst = int(excess.argmax())
-            where = ", ".join(map(str, _coordinates(worst, value.shape)))
-            got = float(output.double().reshape(-1)[worst])
-            return (
-                f"out{index}[{where}]={got:g}, but should be {float(value.reshape(-1)[worst]):g} "
-                f"(allowed error {float(bound.reshape(-1)[worst]):g})"
+            return Difference(
+                Aspect.VALUE,
+                actual=float(output.double().reshape(-1)[worst]),
+                expected=float(value.reshape(-1)[worst]),
+                output=index,
+                element=tuple(_coordinates(worst, value.shape)),
+                allowed=float(bound.reshape(-1)[worst]),
             )
     return None
 
@@ -126,11 +137,11 @@ def assert_same_shapes(case: Case, actual: Sequence[Tensor], expected: Sequence[
     __tracebackhide__ = True
     seen, right = ([(tuple(one.shape), one.dtype) for one in each] for each in (actual, expected))
     if seen != right:
-        raise Violation("base-forward-bypassed", f"returns {seen}, but should return {right}", case)
+        raise Violation("base-forward-bypassed", Difference(Aspect.RESULT, str(seen), str(right)), case)
 
 
 def assert_same_bits(
-    case: Case, actual: Sequence[Tensor], expected: Sequence[Tensor], *, anomaly: str, what: str
+    case: Spec, actual: Sequence[Tensor], expected: Sequence[Tensor], *, anomaly: str, place: Place
 ) -> None:
     """Two lists of outputs agree bit for bit, in dtype and shape too; NaN equals NaN.
 
@@ -138,24 +149,30 @@ def assert_same_bits(
     """
     __tracebackhide__ = True
     if len(actual) != len(expected):
-        raise Violation(anomaly, f"{what}: {len(actual)} tensors, but should be {len(expected)}", case)
+        seen, right = (f"{len(each)} tensors" for each in (actual, expected))
+        raise Violation(anomaly, Difference(Aspect.FORM, seen, right), case, place)
     for index, (one, other) in enumerate(zip(actual, expected, strict=True)):
         if one.dtype != other.dtype or one.shape != other.shape:
-            raise Violation(
-                anomaly,
-                f"{what}: out{index} is {tuple(one.shape)} {one.dtype}, "
-                f"but should be {tuple(other.shape)} {other.dtype}",
-                case,
-            )
+            seen, right = (f"{tuple(each.shape)} {each.dtype}" for each in (one, other))
+            raise Violation(anomaly, Difference(Aspect.FORM, seen, right, index), case, place)
         if not torch.equal(_bits(one), _bits(other)):
-            where = (_bits(one) != _bits(other)).nonzero()[0].tolist()
-            place = tuple(where)
-            raise Violation(
-                anomaly,
-                f"{what}: out{index}[{', '.join(map(str, where))}]={float(one[place]):g}, "
-                f"but should be {float(other[place]):g}, to the bit",
-                case,
-            )
+            where = tuple((_bits(one) != _bits(other)).nonzero()[0].tolist())
+            difference = Difference(Aspect.BITS, float(one[where]), float(other[where]), index, where)
+            raise Violation(anomaly, difference, case, place)
+
+
+def assert_equal(case: Spec, output: Tensor, right: Tensor, place: Place, anomaly: str) -> None:
+    """The same numbers in the same places, whatever the dimensions before the last."""
+    __tracebackhide__ = True
+    if output.numel() != right.numel():
+        difference = Difference(Aspect.SHAPE, tuple(output.shape), tuple(right.shape))
+        raise Violation("gather-inflated", difference, case, place)
+    flat = output.reshape(right.shape).double()
+    wrong = (flat != right.double()).nonzero()
+    if len(wrong):
+        where = tuple(wrong[0].tolist())
+        difference = Difference(Aspect.VALUE, float(flat[where]), float(right[where]), element=where)
+        raise Violation(anomaly, difference, case, place)
 
 
 def _bits(tensor: Tensor) -> Tensor:

@@ -12,11 +12,13 @@ from conformance.judging.anomalies import UNEXPLAINED
 from conformance.judging.anomalies.linear import explain
 from conformance.judging.anomalies.partial_sums import together
 from conformance.judging.assertions import first_difference, raised
+from conformance.judging.facts import Aspect, Difference, Place, Raised
 from conformance.judging.verdicts import Violation
 from conformance.oracles.programs import ProgramOracle
+from conformance.subjects.calls import Call
 from conformance.subjects.outcomes import NotExercised, SubjectRaised
 from conformance.subjects.programs import ModelSession, observe_model
-from conformance.subjects.records import LayerOutput, Record
+from conformance.subjects.records import LayerOutput, Problem, Record
 from conformance.subjects.subject import Subject
 from strategies.programs import Misfit, Program
 
@@ -41,11 +43,11 @@ def assert_tokens_served(subject: Subject, values: ProgramOracle, shown: Shown) 
     __tracebackhide__ = True
     served = False
     for number, records in enumerate(zip(*shown, strict=True)):
-        where = f"call {number + 1}, {records[0].call}"
+        place = at(number, records[0].call)
         for outputs in zip(*(record.outputs for record in records), strict=True):
             tokens = records[0].tokens[outputs[0].index]
             served |= max(tokens, default=-1) >= 0
-            assert_layer_served(subject, values, where, outputs, tokens)
+            assert_layer_served(subject, values, place, outputs, tokens)
     if not served:
         raise NotExercised("no token was ever served by an adapter")
 
@@ -61,13 +63,13 @@ def assert_program_served(subject: Subject, program: Program) -> None:
             free = {"add": len(registered) < program.max_adapters,
                     "activate": record.call.number in registered and len(active) < program.max_loras}  # fmt: skip
             if record.problem is not None and free.get(record.call.method):
-                where = f"call {number + 1}, {record.call}, rank {rank}"
-                raise Violation("refused-wrongly", f"{where} raised {record.problem}, with a place free", program)
+                fact = problem_of(record.problem, but=", with a place free")
+                raise Violation("refused-wrongly", fact, program, at(number, record.call, rank))
     assert_tokens_served(subject, values, shown)
 
 
 def assert_layer_served(
-    subject: Subject, values: ProgramOracle, where: str, outputs: tuple[LayerOutput, ...], tokens: tuple[int, ...]
+    subject: Subject, values: ProgramOracle, place: Place, outputs: tuple[LayerOutput, ...], tokens: tuple[int, ...]
 ) -> None:
     """One run of one layer, on all ranks, gives each token what its adapter gives it in a fresh engine."""
     __tracebackhide__ = True
@@ -75,13 +77,11 @@ def assert_layer_served(
     case = values.cases[index]
     actual, expected = together(case, [output.tensors for output in outputs], values.expected(subject, index, tokens))
     for rank, (tensors, right) in enumerate(zip(actual, expected, strict=True)):
-        message = first_difference(case, list(tensors), right)
-        if message is not None:
-            raise Violation(
-                _mistake(subject, values, outputs, tokens),
-                f"{where}: rank {rank}: {name}: {message}; adapters {[t + 1 for t in tokens]} (0: none)",
-                values.program,
-            )
+        difference = first_difference(case, list(tensors), right)
+        if difference is not None:
+            fact = replace(difference, after=f"; adapters {[t + 1 for t in tokens]} (0: none)")
+            anomaly = _mistake(subject, values, outputs, tokens)
+            raise Violation(anomaly, fact, values.program, replace(place, rank=rank, module=name))
 
 
 def _mistake(
@@ -117,21 +117,33 @@ def _row_is(
     )
 
 
-def assert_outcome(program: Program, where: str, record: Record, right: bool | None) -> None:
+def assert_outcome(program: Program, place: Place, record: Record, right: bool | None) -> None:
     """The call returned, or refused, what it should."""
     __tracebackhide__ = True
     if right is not None and record.problem is not None:
-        raise Violation("refused-wrongly", f"{where} raised {record.problem}, but should succeed", program)
+        raise Violation("refused-wrongly", problem_of(record.problem, but=", but should succeed"), program, place)
     if right is None and record.problem is None:
-        raise Violation("not-refused", f"{where} succeeded, but should be refused", program)
+        raise Violation("not-refused", "succeeded, but should be refused", program, place)
     if right is None and record.problem is not None and record.problem.crash:
-        raise Violation("unclear-refusal", f"{where} raised {record.problem}, which says nothing", program)
+        raise Violation("unclear-refusal", problem_of(record.problem, but=", which says nothing"), program, place)
     if right is not None and record.result != right and record.call.method != "pin":
-        raise Violation("wrong-answer", f"{where} returned {record.result}, but should return {right}", program)
+        raise Violation("wrong-answer", Difference(Aspect.RESULT, record.result, right), program, place)
 
 
-def people(registered: frozenset[int], active: frozenset[int]) -> str:
-    return f"registered {sorted(i + 1 for i in registered)}, active {sorted(i + 1 for i in active)}"
+def problem_of(problem: Problem, *, but: str) -> Raised:
+    """What a call raised, as a fact: the first line of what it said."""
+    return Raised(problem.kind, problem.message.partition("\n")[0], problem.site, but)
+
+
+def at(number: int, call: Call, rank: int | None = None) -> Place:
+    """The place of a program's call, ``number`` from zero on."""
+    return Place((number + 1, call.method, call.argument), rank)
+
+
+def people(state: tuple[frozenset[int], frozenset[int]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Who is registered, and who active, as people count."""
+    registered, active = (tuple(sorted(number + 1 for number in one)) for one in state)
+    return registered, active
 
 
 def misfit_of(program: Program, record: Record) -> Misfit | None:
@@ -147,14 +159,18 @@ def could_load(record: Record) -> bool:
     return record.call.method == "add" or record.call.number in record.before[0]
 
 
-def assert_explained(program: Program, values: ProgramOracle, where: str, record: Record) -> None:
+def assert_explained(values: ProgramOracle, place: Place, record: Record) -> None:
     """The refusal names the module and two shapes, what was expected and what was received."""
     __tracebackhide__ = True
+    program = values.program
     said = record.problem.message if record.problem else ""
     modules = {
         part for name in values.adapter(record.call.number).modules for part in (name, name.rpartition(".")[2])
     } | {name for module in program.model.linears for name in module.names}
+    if record.problem is None:
+        return
     if not any(module in said for module in modules):
-        raise Violation("unclear-refusal", f"{where} does not name the module: {record.problem}", program)
+        raise Violation("unclear-refusal", problem_of(record.problem, but=", which names no module"), program, place)
     if len(re.findall(r"\d+", said)) < 2:
-        raise Violation("unclear-refusal", f"{where} does not say what was expected: {record.problem}", program)
+        fact = problem_of(record.problem, but=", which does not say what was expected")
+        raise Violation("unclear-refusal", fact, program, place)

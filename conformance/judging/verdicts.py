@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from conformance.judging.facts import Difference, Fact, Place, Remark, Sighting
 from conformance.judging.measuring import Evidence
 from conformance.subjects.outcomes import ClauseBroken
 from strategies.cases import Case
@@ -25,15 +26,29 @@ class Verdict(enum.Enum):
     ERROR = "error"
 
 
+NOWHERE = Place()
+
+
 class Violation(ClauseBroken):
     """A clause broken by a case: the named anomaly, what was seen, and the case."""
 
-    def __init__(self, anomaly: str, message: str, case: Spec) -> None:
-        super().__init__(f"[{anomaly}] {message}\n{case!r}")
-        self.anomaly, self.message, self.case = anomaly, message, case
+    def __init__(self, anomaly: str, fact: Fact | str, case: Spec, place: Place = NOWHERE) -> None:
+        self.anomaly, self.case = anomaly, case
+        self.sighting = Sighting(Remark(fact) if isinstance(fact, str) else fact, place)
+        super().__init__(f"[{anomaly}] {self.message}\n{case!r}")
 
-    def __reduce__(self) -> tuple[type[Violation], tuple[str, str, Spec]]:
-        return Violation, (self.anomaly, self.message, self.case)
+    @property
+    def message(self) -> str:
+        """What was seen, in words."""
+        return str(self.sighting)
+
+    @property
+    def fact(self) -> Fact:
+        """What was seen."""
+        return self.sighting.fact
+
+    def __reduce__(self) -> tuple[type[Violation], tuple[str, Fact, Spec, Place]]:
+        return Violation, (self.anomaly, self.sighting.fact, self.case, self.sighting.place)
 
 
 @dataclass(slots=True)
@@ -49,6 +64,7 @@ class Failure:
     cause: str = ""  # equal for failures of one root cause
     on_base: bool | None = None  # of an existing class: whether the family's base class breaks the clause too
     files: list[str] = field(default_factory=list)  # of an existing class: the names of its regression tests
+    seen: dict[str, Any] = field(default_factory=dict)  # `Sighting.to_dict`; empty in results of older releases
 
     @property
     def root(self) -> str:
@@ -64,14 +80,26 @@ class Failure:
             return True
         values = ("seed", "regime", "dtype")
         mine, others = ({k: v for k, v in one.case.items() if k not in values} for one in (self, other))
-        numbers = all(" but should be " in one.message and one.anomaly != "raised" for one in (self, other))
+        numbers = all(isinstance(one.fact, Difference) and one.fact.of_numbers for one in (self, other))
         return self.clause == other.clause and numbers and mine == others
+
+    @property
+    def fact(self) -> Fact:
+        """What was seen; a sentence where the result is of a release that kept no more."""
+        return Sighting.from_dict(self.seen).fact if self.seen else Remark(self.message)
 
     @classmethod
     def of(cls, clause: str, found: Violation) -> Failure:
         case = to_dict(found.case)
         kind = "case" if isinstance(found.case, Case) else type(found.case).__name__
-        return cls(clause, found.anomaly, found.message, {"kind": kind, **case}, repr(found.case))
+        return cls(
+            clause,
+            found.anomaly,
+            found.message,
+            {"kind": kind, **case},
+            repr(found.case),
+            seen=found.sighting.to_dict(),
+        )
 
 
 @dataclass(slots=True)

@@ -10,9 +10,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from conformance.judging.facts import Sighting
 from strategies.codec import CaseFormatError, Spec, from_dict
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READABLE = (1, 2)  # the first kept no `StoredFailure.seen`
 _IDENTITY_CHARACTERS = 12
 
 
@@ -37,8 +39,8 @@ class StoredFailure:
 
     ``impl`` is the ``--impl`` it was found with and ``identity`` its versions; ``indifferent`` are the parts of the
     case that do not matter, ``cause`` is equal for failures of one root cause; ``test`` is the function that found it,
-    as a clause may have several; ``files`` has, for each test file
-    written, its SHA-256 and what was proved of it.
+    as a clause may have several; ``files`` has, for each test file written, its SHA-256 and what was proved of it;
+    ``seen`` is `Sighting.to_dict`, empty where an older release found it.
     """
 
     clause: str
@@ -50,6 +52,20 @@ class StoredFailure:
     cause: str = ""
     test: str = ""
     files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    seen: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sighting(self) -> Sighting:
+        """What was seen, and where.
+
+        Raises:
+            UnreadableEntry: an older release kept only words.
+        """
+        if not self.seen:
+            raise UnreadableEntry(
+                f"{self.clause} {self.anomaly} was stored by an older release, in words alone: replay it"
+            )
+        return Sighting.from_dict(self.seen)
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -109,7 +125,7 @@ def read_entry(path: Path) -> Entry:
     except (OSError, ValueError) as error:
         raise UnreadableEntry(f"{path}: cannot be read ({error}); left as it is") from error
     version = data.get("format_version") if isinstance(data, dict) else None
-    if version != FORMAT_VERSION:
+    if version not in _READABLE:
         advice = "replay it with the release that wrote it" if isinstance(version, int) else "it is no stored failure"
         raise UnreadableEntry(f"{path}: format_version is {version!r}, this release reads {FORMAT_VERSION}; {advice}")
     try:

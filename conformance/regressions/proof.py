@@ -12,15 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from conformance.judging.facts import Difference
 from conformance.regressions.store import StoredFailure
 
 TIMEOUT_SECONDS = 300
 _COMPARED = re.compile(r"^E\s+(?:AssertionError: )?assert (.+) == (.+)$", re.MULTILINE)
 _RAISED = re.compile(r"^E\s+(?P<type>[\w.]+): (?P<text>.*)$", re.MULTILINE)
-_SEEN = re.compile(
-    r"(?:rank (?P<rank>\d+): (?:[\w.]+: )?|tokens \[(?P<tokens>[\d, ]+)\]: )?"
-    r"out(?P<tensor>\d+)\[(?P<place>[\d, ]+)\]=(?P<got>[^\s,]+), but should be"
-)
 _TELLING = 12  # characters that an exception's text has at least, to be known by
 _MOST_RANKS = 16
 _NUMBERS = re.compile(r"\d+")
@@ -81,25 +78,22 @@ def same_reason(run: FileRun, failure: StoredFailure) -> bool:
     """Whether a failed run shows what the failure says: the same exception, or the same wrong number."""
     if run.code != 1:
         return False
-    message = _plain(failure.message)
+    sighting = failure.sighting
+    seen, where = sighting.fact, sighting.place
+    message = _plain(str(seen))
     raised = [_plain(found["text"]) for found in _RAISED.finditer(run.output)]
     if any(len(text) > _TELLING and text in message for text in raised):
         return True
     if failure.anomaly == "raised":
         return False
     compared = _COMPARED.search(run.output)
-    seen = _SEEN.search(failure.message)
-    if seen is None or compared is None:
+    if not isinstance(seen, Difference) or seen.output is None or not seen.element or compared is None:
         return "assert" in run.last_line or any(told in run.output for told in _NOT_CLOSE)
-    place = _indices(seen["place"])
-    if seen["tokens"]:  # rows are counted among these tokens
-        place[0] = _indices(seen["tokens"])[place[0]]
-    ranks = [int(seen["rank"])] if seen["rank"] else range(_MOST_RANKS)
-    return any(_holds(compared.group(1), float(seen["got"]), rank, int(seen["tensor"]), place) for rank in ranks)
-
-
-def _indices(text: str) -> list[int]:
-    return [int(one) for one in text.split(",")]
+    place = list(seen.element)
+    if where.tokens:  # rows are counted among these tokens
+        place[0] = where.tokens[place[0]]
+    ranks = range(_MOST_RANKS) if where.rank is None else [where.rank]
+    return any(_holds(compared.group(1), seen.actual, rank, seen.output, place) for rank in ranks)
 
 
 def _plain(text: str) -> str:

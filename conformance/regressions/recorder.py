@@ -84,6 +84,7 @@ class Recorder:
             tuple(failure.indifferent),
             failure.cause,
             body.__name__,
+            seen=failure.seen,
         )
         if self.shared is not None:
             self.shared.save(failure.clause, body.__name__, failure.case)

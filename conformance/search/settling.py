@@ -7,10 +7,10 @@ that the end does not depend on where a shard began.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from conformance.judging.facts import Difference, Raised
 from conformance.judging.verdicts import Violation
 from conformance.search.bodies import Body, violation_of
 from conformance.search.simplifications.linear import simpler
@@ -29,10 +29,6 @@ _RENAMINGS = 3
 # Names for numbers that no known mistake gives. A large case hides its mistake behind them: a forward of its own, or a
 # second adapter, changes what the mistake would give, so a smaller case has another name.
 VAGUE = ("unexplained", "delta-misplaced", "delta-incomplete")
-_OTHER_SHAPE = re.compile(r"tensors returned|shape=")
-# What names the layer that was in the way: the family, or the module's print-out.
-_NAMES = re.compile(r"\w+LoRA\b|\w+Wrapper\b|\w+Linear\b|\(\n.*\n\)", re.DOTALL)
-_NUMBERS = re.compile(r"\d+(, \d+)*")
 Still = Callable[[Spec], Violation | None]
 
 
@@ -55,14 +51,15 @@ def same_failure(subject: Subject, clause: str, body: Body, first: Violation, *,
 
 
 def _numbers_differ(found: Violation) -> bool:
-    return " but should be " in found.message and manner(found) not in ("raised", "another shape")
+    return isinstance(found.fact, Difference) and found.fact.of_numbers and not found.fact.of_shape
 
 
 def manner(found: Violation) -> str:
-    """The anomaly; for what names none, an exception or a wrong shape, the message without its numbers."""
-    if found.anomaly == "raised":
-        return f"raised {_NUMBERS.sub('#', _NAMES.sub('…', found.message))}"
-    return "another shape" if _OTHER_SHAPE.search(found.message) else found.anomaly
+    """The anomaly; for what names none, which exception is raised where, or that the result has another form."""
+    fact = found.fact
+    if isinstance(fact, Raised) and found.anomaly == "raised":
+        return f"raised {fact.type} at {fact.site}"
+    return "another shape" if isinstance(fact, Difference) and fact.of_shape else found.anomaly
 
 
 def settled(found: Violation, still: Still, max_steps: int = MAX_STEPS) -> Violation:

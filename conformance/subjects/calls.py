@@ -27,8 +27,13 @@ class Call:
     method: str
     number: int
 
+    @property
+    def argument(self) -> int:
+        """Its argument as people count: an adapter's id, or a batch's number."""
+        return self.number if "run" in self.method else self.number + 1
+
     def __str__(self) -> str:
-        return f"{self.method}({self.number if 'run' in self.method else self.number + 1})"
+        return f"{self.method}({self.argument})"
 
 
 def calls_in(step: Step, batches: int) -> Iterator[Call]:

@@ -53,7 +53,7 @@ class RankSession:
             wrapped = self.implementation.wrap(self.base, deployment_of(self.case))
         if wrapped is None:
             family, depth = self.case.layer.family.value, self.case.subclass.depth
-            raise NotWrapped(f"a {family} layer was left unwrapped, {'a subclass' if depth else 'the base class'}")
+            raise NotWrapped(family, subclass=depth > 0)
         self.layer = wrapped
         return self
 

@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
+from conformance.engines.ranks import RankFailed
+
 NOT_HERE = "on this device it cannot run"  # begins the reason where another device might serve the case
 
 
 class NotWrapped(Exception):
-    """The implementation left the layer as it was, without a word."""
+    """The implementation left a layer of this family as it was, without a word."""
+
+    def __init__(self, family: str, *, subclass: bool = False, said: str = "") -> None:
+        super().__init__(
+            said or f"a {family} layer was left unwrapped, {'a subclass' if subclass else 'the base class'}"
+        )
+        self.family, self.subclass, self._said = family, subclass, said
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(NotWrapped, self.family, subclass=self.subclass, said=self._said), ()
 
 
 class SubjectRefused(Exception):
     """The implementation said that it will not serve the case."""
 
+    def __init__(self, failure: RankFailed) -> None:
+        super().__init__(str(failure))
+        self.reason = f"a rank: {type(failure.error).__name__}: {failure.error}"  # the same whichever rank said it
+
 
 class SubjectRaised(Exception):
-    """The implementation raised something that is no refusal."""
+    """The implementation raised something that is no refusal, on the rank that ``failure`` tells."""
+
+    def __init__(self, failure: RankFailed) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
 
 
 class AdapterRefused(Exception):
@@ -37,8 +59,8 @@ class ClauseBroken(AssertionError):
     """What the body of a clause itself found while a rank ran."""
 
 
-def named(error: BaseException, said: str, refusals: tuple[type[BaseException], ...]) -> Exception:
-    """What ended a rank, as an outcome of its case; ``said`` tells it with the rank's number."""
-    if isinstance(error, (NotWrapped, ClauseBroken)):
-        return error
-    return (SubjectRefused if isinstance(error, refusals) else SubjectRaised)(said)
+def named(failure: RankFailed, refusals: tuple[type[BaseException], ...]) -> Exception:
+    """What ended a rank, as an outcome of its case."""
+    if isinstance(failure.error, (NotWrapped, ClauseBroken)):
+        return failure.error
+    return SubjectRefused(failure) if isinstance(failure.error, refusals) else SubjectRaised(failure)

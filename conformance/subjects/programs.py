@@ -82,7 +82,9 @@ class ModelSession:
         """
         for module in self.program.model.linears:
             if not self.manager.wrapped(module.name):
-                raise NotWrapped(f"a {module.layer.family.value} layer left unwrapped (see WRAP-1)")
+                raise NotWrapped(
+                    family := module.layer.family.value, said=f"a {family} layer left unwrapped (see WRAP-1)"
+                )
         return self
 
     def play(self) -> list[Record]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from conformance.engines.ranks import site_of
 from conformance.implementations.model_protocol import InjectedFault
 from conformance.subjects.calls import Call
 
@@ -31,12 +32,15 @@ class Problem:
     message: str
     crash: bool
     injected: bool
+    site: str = ""
 
     @classmethod
     def of(cls, error: Exception) -> Problem:
         """Takes down ``error``."""
         crash = isinstance(error, _CRASHES)
-        return cls(type(error).__name__, str(error), crash, isinstance(error, InjectedFault))
+        site = site_of(error)
+        injected = isinstance(error, InjectedFault)
+        return cls(type(error).__name__, str(error), crash, injected, "" if site is None else str(site))
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.message.partition(chr(10))[0]}"

@@ -59,6 +59,6 @@ class Subject:
         try:
             return self.engine.run(size, program)
         except RankFailed as failure:
-            raise named(failure.error, str(failure), self.implementation.refusals) from failure
+            raise named(failure, self.implementation.refusals) from failure
         except (RankHung, RankLost) as lost:
             raise HarnessError(str(lost)) from lost

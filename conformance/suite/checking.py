@@ -120,7 +120,8 @@ class ClauseRun:
                 NotExercised: Verdict.NOT_EXERCISED,
                 NotApplicable: Verdict.NOT_APPLICABLE,
             }.get(type(outcome), Verdict.REFUSED)
-            self.result.reasons[f"{verdict.value}: {outcome}"] += 1
+            reason = outcome.reason if isinstance(outcome, SubjectRefused) else outcome
+            self.result.reasons[f"{verdict.value}: {reason}"] += 1
         except (HarnessError, RankHung, RankLost) as error:
             self.result.errors.append(f"{error}, in {case!r}")
             verdict = Verdict.ERROR

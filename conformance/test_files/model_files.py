@@ -26,7 +26,7 @@ def write(failure: StoredFailure, program: Program, dialect: Dialect, told: str)
     Raises:
         CannotWrite: the program has no such form.
     """
-    play, words = play_of(failure.clause, failure.anomaly, failure.message, program), _WORDS[dialect.impl]
+    play, words = play_of(failure.clause, failure.anomaly, failure.sighting.place, program), _WORDS[dialect.impl]
     if program.model.tower and dialect.impl == "vllm":
         raise CannotWrite("a tower with a token map of its own, which this project's trees alone have")
     if dialect.impl == "vllm" and program.max_rank not in _RANKS_OF_VLLM:

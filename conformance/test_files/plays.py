@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from conformance.judging.anomalies.partial_sums import summed_over_ranks, sums_partials
+from conformance.judging.facts import Place
 from conformance.oracles.programs import ProgramOracle
 from conformance.oracles.shelf import Shelf
 from conformance.subjects.calls import Call, calls_of
@@ -20,9 +20,6 @@ from lora_compat.model_adapters import ModuleAdapter
 from strategies.cases import Case
 from strategies.programs import Misfit, Program
 
-_CALL = re.compile(r"call (\d+), (\w+\(\d+\))")
-_LAYER = re.compile(r"rank \d+: ([\w.]+): ")
-_WARMED = re.compile(r"output (\d+) under a dummy adapter")
 _RUNS = ("run", "rerun")
 _OF_STATE = ("wrong-eviction", "state-lost")
 
@@ -49,7 +46,7 @@ class Play:
 
     clause: str
     anomaly: str
-    message: str
+    place: Place
     program: Program
     values: ProgramOracle
     turns: tuple[Turn, ...]
@@ -77,14 +74,9 @@ class Play:
     @property
     def layer(self) -> tuple[int, str]:
         """The layer whose output is wrong, by number and name; the first where none is named."""
-        numbered = _WARMED.match(self.message)
-        if numbered:
-            every = [(index, name) for index, one in enumerate(self.program.model.linears) for name in one.names]
-            return every[int(numbered[1])]
-        found = _LAYER.search(self.message)
         for index, module in enumerate(self.program.model.linears):
-            if found and found[1] in module.names:
-                return index, found[1]
+            if self.place.module in module.names:
+                return index, self.place.module
         return 0, self.program.model.linears[0].name
 
     def names(self) -> dict[str, str]:
@@ -158,24 +150,23 @@ class Play:
         return ids[::-1] if in_tower(self.program.model, self.layer[0]) else ids
 
 
-def play_of(clause: str, anomaly: str, message: str, program: Program) -> Play:
+def play_of(clause: str, anomaly: str, place: Place, program: Program) -> Play:
     """The program as a play.
 
     Raises:
-        CannotWrite: its calls are not told from the message.
+        CannotWrite: the call that failed is none of its calls.
     """
     turns = _turns(program)
-    found = _CALL.search(message)
     if clause.startswith("RANK-") or anomaly == "wrapped-twice":
         turns = []
-    if found is None:
-        return Play(clause, anomaly, message, program, ProgramOracle(program), tuple(turns))
+    if place.call is None:
+        return Play(clause, anomaly, place, program, ProgramOracle(program), tuple(turns))
     for kept in (turns, [turn for turn in turns if turn.call.method != "rerun"]):
-        last = int(found[1])
-        if last <= len(kept) and str(kept[last - 1].call) == found[2]:
+        last, method, argument = place.call
+        if last <= len(kept) and (kept[last - 1].call.method, kept[last - 1].call.argument) == (method, argument):
             shown = tuple(_mattering(kept[:last], clause))
-            return Play(clause, anomaly, message, program, ProgramOracle(program), shown)
-    raise CannotWrite(f"{found[0]} is no call of this program; replay the case")
+            return Play(clause, anomaly, place, program, ProgramOracle(program), shown)
+    raise CannotWrite(f"{place} is no call of this program; replay the case")
 
 
 def _mattering(turns: Sequence[Turn], clause: str) -> list[Turn]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.reference import ReferenceImplementation
 from conformance.judging.anomalies.partial_sums import summed_over_ranks, sums_partials
+from conformance.judging.facts import AFTER_A_RESET, Aspect, Difference, Fact
 from conformance.oracles.linear import error_bound, expected_of
 from conformance.subjects.linear import RankSession
 from conformance.subjects.subject import Subject
@@ -32,7 +33,6 @@ SILENT = ("COMM-2",)
 ALIKE = ("COMM-1",)
 CLAIMED = ("WRAP-3",)
 UNWRAPPED = ("UNWRAP-1", "UNWRAP-2", "UNWRAP-3")
-AFTER_A_RESET = ", after its slot was reset"  # what a message of MATH-5 ends in
 MATH = (*(f"MATH-{n}" for n in range(1, 14)), "MATH-17")
 RUN = (*MATH, *TWICE_WRAPPED, *TRANSPARENT, *SIBLING, *WARMED)
 LAYER_CLAUSES = (*RUN, *WRAPPED_ONLY, *SILENT, *ALIKE, *CLAIMED, *UNWRAPPED)
@@ -109,10 +109,11 @@ def reference() -> Subject:
     return Subject(ReferenceImplementation(), ThreadsEngine())
 
 
-def scene_of(clause: str, anomaly: str, case: Case, message: str = "") -> Scene:
+def scene_of(clause: str, anomaly: str, case: Case, fact: Fact) -> Scene:
     """The numbers of ``case``, with what the oracle expects of it."""
     tensors = values_of(case)
-    resets = message.endswith(AFTER_A_RESET)
+    differs = isinstance(fact, Difference)
+    resets = differs and fact.after == AFTER_A_RESET
     told = _told(clause, case, resets)
     right = expected_of(reference(), told, replace(tensors, biases=()) if clause in SIBLING else tensors)
     by_token = right[0].by_token
@@ -144,7 +145,7 @@ def scene_of(clause: str, anomaly: str, case: Case, message: str = "") -> Scene:
         bound=0.0 if case.regime is Regime.EXACT else max(bounds, default=0.0),
         summed=sums_partials(told),
         resets=resets,
-        counts_tensors="tensors returned" in message or "but should return" in message,
+        counts_tensors=differs and fact.aspect in (Aspect.COUNT, Aspect.RESULT),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 import threading
 from collections.abc import Mapping
@@ -32,7 +31,6 @@ from strategies.target_questions import TargetQuestion
 from strategies.vocabulary import VocabularyCase
 
 MOST_LINES = 80  # of a file that a reviewer reads; a case that could not be shrunk may take more
-_MACHINE = re.compile(r"/\S*/site-packages/")  # where one machine has its packages
 DIALECTS: tuple[Dialect, ...] = (LoraCompat(), Vllm())
 # The oracle's engine serves one case at a time.
 _one_at_a_time = threading.Lock()
@@ -50,6 +48,8 @@ def write(entry: Entry, failure: StoredFailure, dialect: Dialect, proof: str) ->
     Raises:
         CannotWrite: there is no such file for this clause, or for this library.
     """
+    if not failure.seen:
+        raise CannotWrite("an older release stored it, in words alone; replay it on a run of this one")
     with _one_at_a_time:
         text = _written(entry, failure, dialect, proof)
         if text.count("\n") < MOST_LINES:
@@ -79,7 +79,7 @@ def _written(entry: Entry, failure: StoredFailure, dialect: Dialect, proof: str)
         raise CannotWrite("it is the base layer's kernel, without an adapter, that is wrong; replay the case")
     if not isinstance(case, Case) or failure.clause not in LAYER_CLAUSES:
         raise CannotWrite(f"{failure.clause} has no form as a single file yet; replay the case")
-    scene = scene_of(failure.clause, failure.anomaly, case, failure.message)
+    scene = scene_of(failure.clause, failure.anomaly, case, failure.sighting.fact)
     reason = dialect.reason_against(scene)
     if reason is not None:
         raise CannotWrite(reason)
@@ -96,7 +96,6 @@ def _docstring(entry: Entry, failure: StoredFailure, proof: str) -> str:
         f"Found on {versions}." + (f" What does not matter: {matters}." if matters else "") + f" Proof: {proof}",
         f"Case {entry.id}",
     ]
-    paragraphs = [_MACHINE.sub("", one) for one in paragraphs]
     text = "\n".join(textwrap.fill(" ".join(one.split()), 88) for one in paragraphs)
     head = textwrap.fill(f"{failure.clause} {clause.level.value} {clause.sentence}", 85)
     return f'"""{head}\n\n{text}\n"""'.replace("\\", "/")

@@ -6,6 +6,7 @@ import re
 
 from conformance.certification.zoo.findings import shown_by
 from conformance.certification.zoo.page import page
+from conformance.judging.facts import Aspect, Difference, Raised, Unwrapped
 from conformance.subjects.zoo_index import RECIPES
 from tests.certification.screens import ROOT
 
@@ -39,9 +40,9 @@ def test_every_script_that_is_said_to_show_a_failure_is_there() -> None:
 
 
 def test_what_no_script_shows_is_not_said_to_be_shown() -> None:
-    assert shown_by("not-wrapped", "a qkv layer was left unwrapped, a subclass").endswith("unwrapped.py))")
-    assert shown_by("raised", "ValueError: 'BareWrapper(") == ""
-    assert shown_by("delta-misplaced", "rank 0: out0[0, 0]=1, but should be 2") == ""
+    assert shown_by("not-wrapped", Unwrapped("qkv", subclass=True)).endswith("unwrapped.py))")
+    assert shown_by("raised", Raised("ValueError", "'BareWrapper(")) == ""
+    assert shown_by("delta-misplaced", Difference(Aspect.VALUE, 1.0, 2.0, 0, (0, 0))) == ""
 
 
 def test_a_class_that_is_served_in_part_says_so_in_the_table() -> None:

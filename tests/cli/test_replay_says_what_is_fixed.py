@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from conformance.cli import main
+from conformance.judging.facts import Aspect, Difference, Sighting
 from conformance.regressions.entries import Entry, StoredFailure
 from conformance.regressions.store import Store
 from conformance.suite.exits import Exit
@@ -20,12 +21,17 @@ BROKEN = "tests.implementations.broken:DropsTheBias"
 WITH_BIAS = Case(layer=LayerSpec(bias=True), seed=4)
 
 
+AS_IT_WAS = Sighting(Difference(Aspect.VALUE, 2.0, 1.0, 0, (0, 0))).to_dict()
+
+
 def stored(directory: Path, *found: tuple[str, str, Case, str]) -> list[Entry]:
     store = Store(directory)
     entries = []
     for clause, anomaly, case, impl in found:
         entry = entry_of(clause, anomaly, case)
-        entries.append(store.add(entry.case, entry.shown, StoredFailure(clause, anomaly, "as it was", impl)))
+        entries.append(
+            store.add(entry.case, entry.shown, StoredFailure(clause, anomaly, "as it was", impl, seen=AS_IT_WAS))
+        )
     return entries
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from conformance.judging.facts import Aspect, Difference, Place, Sighting
 from conformance.regressions.entries import Entry, StoredFailure
 from lora_compat.families import Family
 from strategies.cases import (
@@ -131,9 +132,14 @@ def forms_of(impl: str) -> list[tuple[str, str, Spec]]:
     return plain if impl == "vllm" else list(CASES)
 
 
-def entry_of(clause: str, anomaly: str, case: Spec, message: str = "rank 0: out0[0, 0]=2, but should be 1") -> Entry:
+WRONG_NUMBER = Sighting(Difference(Aspect.VALUE, 2.0, 1.0, 0, (0, 0)), Place(rank=0))
+
+
+def entry_of(clause: str, anomaly: str, case: Spec, seen: Sighting = WRONG_NUMBER) -> Entry:
     """The entry of a failure found on the reference."""
     kind = "case" if isinstance(case, Case) else type(case).__name__
     identity = {"implementation": "reference (lora_compat 0.1.0)", "torch": "2.14"}
-    failure = StoredFailure(clause, anomaly, message, "reference", identity, ("dtype", "bias"), anomaly)
+    failure = StoredFailure(
+        clause, anomaly, str(seen), "reference", identity, ("dtype", "bias"), anomaly, seen=seen.to_dict()
+    )
     return Entry({"kind": kind, **to_dict(case)}, repr(case), (failure,))

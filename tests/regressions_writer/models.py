@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from conformance.judging.facts import Aspect, Difference, Place, Raised, Remark, Sighting
 from conformance.regressions.entries import Entry
 from lora_compat.families import Family
 from strategies.cases import AdapterSpec, LayerSpec
@@ -32,14 +33,26 @@ class Seen:
 
     clause: str
     anomaly: str
-    message: str
+    seen: Sighting | str  # a string is a remark
     spec: Spec
     bug: str = ""
 
     @property
     def entry(self) -> Entry:
         """Its entry in the store."""
-        return entry_of(self.clause, self.anomaly, self.spec, self.message)
+        seen = Sighting(Remark(self.seen)) if isinstance(self.seen, str) else self.seen
+        return entry_of(self.clause, self.anomaly, self.spec, seen)
+
+
+def in_layer(number: int | None, name: str, actual: float, expected: float) -> Sighting:
+    """A wrong number of a layer in the first batch, run by call ``number`` of the program."""
+    place = Place(None if number is None else (number, "run", 0), 0, module=name)
+    return Sighting(Difference(Aspect.VALUE, actual, expected, 0, (0, 0)), place)
+
+
+def of_rank(actual: int, expected: object) -> Sighting:
+    """A wrong warm-up rank."""
+    return Sighting(Difference(Aspect.RANK, actual, expected))
 
 
 def steps(*given: tuple[StepKind, int]) -> tuple[Step, ...]:
@@ -59,65 +72,65 @@ SEEN = (
     Seen(
         "LIFE-1",
         "refused-wrongly",
-        "call 5, activate(1), rank 0 raised AdapterShapeError, with a place free",
+        Sighting(Raised("AdapterShapeError", "", but=", with a place free"), Place((5, "activate", 1), 0)),
         Program(ModelSpec((COLUMN,), tp_size=2), steps((USE, 0), (LEAVE, 0), (USE, 0))),
         "slices-written-back",
     ),
     Seen(
         "LIFE-2",
         "wrong-eviction",
-        "call 6, activate(3): registered [2, 3], active [3], but should be registered [2, 3], active [3]",
+        Sighting(Difference(Aspect.STATE, ((2, 3), (3,)), ((2, 3), (3,))), Place((6, "activate", 3))),
         Program(steps=steps((USE, 0), (USE, 1), (USE, 2)), adapters=adapters(NONE, NONE, NONE), max_adapters=2),
         "newest-leaves",
     ),
     Seen(
         "LIFE-2",
         "not-refused",
-        "call 4, add(2), rank 0 succeeded, but should be refused",
+        Sighting(Remark("succeeded, but should be refused"), Place((4, "add", 2), 0)),
         Program(steps=steps((USE, 0), (StepKind.PIN, 0), (USE, 1)), adapters=adapters(NONE, NONE)),
         "pins-forgotten",
     ),
     Seen(
         "LIFE-2",
         "unclear-refusal",
-        "call 3, activate(2), rank 0 raised KeyError: 2, which says nothing",
+        Sighting(Raised("KeyError", "2", but=", which says nothing"), Place((3, "activate", 2), 0)),
         Program(steps=steps((USE, 0), (StepKind.ACTIVATE, 1)), adapters=adapters(NONE, NONE)),
     ),
     Seen(
         "LIFE-2",
         "wrong-answer",
-        "call 3, add(1), rank 0 returned True, but should return False",
+        Sighting(Difference(Aspect.RESULT, True, False), Place((3, "add", 1), 0)),
         Program(steps=steps((USE, 0), (StepKind.ADD, 0))),
     ),
     Seen(
         "LIFE-3",
         "state-lost",
-        "call 2, activate_failing(1), rank 0 raised InjectedFault and left registered [1], active [1]",
+        Sighting(Difference(Aspect.STATE, ((1,), (1,)), ((1,), ())), Place((2, "activate_failing", 1), 0)),
         Program(steps=steps((StepKind.USE_FAILING, 0))),
         "failed-activation-stays-active",
     ),
     Seen(
         "LIFE-3",
         "fault-swallowed",
-        "call 2, activate_failing(1), rank 0 succeeded, though a load failed in it",
+        Sighting(Remark("succeeded, though a load failed in it"), Place((2, "activate_failing", 1), 0)),
         Program(steps=steps((StepKind.USE_FAILING, 0))),
     ),
     Seen(
         "LIFE-3",
         "not-refused",
-        "call 2, activate(1), rank 0 activated an adapter that does not fit: Misfit.NARROW",
+        Sighting(Remark("activated an adapter that does not fit"), Place((2, "activate", 1), 0)),
         Program(steps=steps((USE, 0)), adapters=adapters(Misfit.NARROW)),
     ),
     Seen(
         "LIFE-3",
         "unclear-refusal",
-        "call 2, activate(1), rank 0 does not name the module: RuntimeError: The size of tensor a (16)",
+        Sighting(Raised("RuntimeError", "The size of tensor a (16)"), Place((2, "activate", 1), 0)),
         Program(steps=steps((USE, 0)), adapters=adapters(Misfit.RANK), max_rank=16),
     ),
     Seen(
         "LIFE-3",
         "delta-dropped",
-        "call 5, run(0): rank 0: layers.0.mlp.gate: out0[0, 0]=-1, but should be -2; adapters [1] (0: none)",
+        in_layer(5, "layers.0.mlp.gate", -1.0, -2.0),
         Program(
             TWO,
             steps((USE, 0), (StepKind.USE_FAILING, 1)),
@@ -129,14 +142,14 @@ SEEN = (
     Seen(
         "LIFE-1",
         "scale-dropped",
-        "call 3, run(0): rank 0: layers.1.mlp.gate: out0[0, 0]=-2, but should be 1; adapters [1] (0: none)",
+        in_layer(3, "layers.1.mlp.gate", -2.0, 1.0),
         Program(TWO, steps((USE, 0)), OTHER_ALPHA, from_disk=True),
         "alpha-pattern-ignored",
     ),
     Seen(
         "LIFE-1",
         "unexplained",
-        "call 3, run(0): rank 0: layers.0.mlp.gate: out0[0, 0]=-1, but should be -2",
+        in_layer(3, "layers.0.mlp.gate", -1.0, -2.0),
         Program(steps=steps((USE, 0)), adapters=ROOTED, from_disk=True),
         "rslora-as-lora",
     ),
@@ -144,28 +157,26 @@ SEEN = (
     Seen(
         "MATH-8",
         "delta-dropped",
-        "call 3, run(0): rank 0: layers.0.mlp.gate_up_proj: out0[0, 0]=-1, but should be -2",
+        in_layer(3, "layers.0.mlp.gate_up_proj", -1.0, -2.0),
         Program(ModelSpec((PACKED,)), steps((USE, 0)), (ModelAdapterSpec((AdapterSpec(present=(True, True)),)),)),
     ),
-    Seen(
-        "RANK-5", "adapter-leak", "output 0 under a dummy adapter of rank 8: out0[0, 0]=2, but should be 1", Program()
-    ),
-    Seen("RANK-1", "rank-indivisible", "rank 8, but should be a multiple of 3", SHARDED, "layers-are-not-asked"),
-    Seen("RANK-2", "rank-not-smallest", "rank 8, but should be 9", SHARDED, "layers-are-not-asked"),
+    Seen("RANK-5", "adapter-leak", in_layer(None, Program().model.linears[0].name, 2.0, 1.0), Program()),
+    Seen("RANK-1", "rank-indivisible", of_rank(8, "a multiple of 3"), SHARDED, "layers-are-not-asked"),
+    Seen("RANK-2", "rank-not-smallest", of_rank(8, 9), SHARDED, "layers-are-not-asked"),
     Seen(
         "RANK-3",
         "rank-not-default",
-        "rank 9, but should be 8",
+        of_rank(9, 8),
         replace(SHARDED, fully_sharded=False),
         "every-rank-cuts",
     ),
-    Seen(
-        "RANK-4", "rank-indivisible", "rank 8, but should be 6", replace(SHARDED, max_rank=8), "layers-are-not-asked"
-    ),
+    Seen("RANK-4", "rank-indivisible", of_rank(8, 6), replace(SHARDED, max_rank=8), "layers-are-not-asked"),
     Seen(
         "LIFE-1",
         "refused-wrongly",
-        "call 6, activate(1), rank 0 raised RuntimeError: All items are pinned, with a place free",
+        Sighting(
+            Raised("RuntimeError", "All items are pinned", but=", with a place free"), Place((6, "activate", 1), 0)
+        ),
         Program(
             steps=steps((StepKind.ACTIVATE, 1), (USE, 1), (StepKind.PIN, 1), (USE, 0)),
             adapters=adapters(NONE, NONE),
@@ -175,7 +186,7 @@ SEEN = (
     Seen(
         "LIFE-1",
         "raised",
-        "rank 0 of 1: RuntimeError: no such thing",
+        Sighting(Raised("RuntimeError", "no such thing"), Place(rank=0, ranks=1)),
         Program(
             ModelSpec((ModuleSpec(), SKIPPING)),
             steps((USE, 0)),
@@ -207,7 +218,7 @@ SEEN = (
     Seen(
         "WRAP-6",
         "raised",
-        "rank 0 of 2: AttributeError: no attribute device",
+        Sighting(Raised("AttributeError", "no attribute device"), Place(rank=0, ranks=2)),
         TargetQuestion(
             ModelSpec(
                 (

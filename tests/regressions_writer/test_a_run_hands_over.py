@@ -32,10 +32,10 @@ def test_shards_that_find_the_same_write_one_file_and_the_next_run_knows_it(tmp_
 
     edited = tmp_path / files[0]
     edited.write_text(edited.read_text() + "# mine\n")
-    (tmp_path / "cases" / "newer.json").write_text('{"format_version": 2}')
+    (tmp_path / "cases" / "newer.json").write_text('{"format_version": 3}')
     second = shown(run_suite(*BROKEN, *where, select="test_dense_math.py"))
     assert [entry.id for entry in Store(tmp_path).load()[0]] == [entry.id for entry in entries], "found again first"
-    assert "format_version is 2, this release reads 1" in second
+    assert "format_version is 3, this release reads 2" in second
     assert f"left alone {edited}: it was edited by hand" in second
     others = [name for name in files if name != edited.name]
     assert all(f"{tmp_path / name}: " in second for name in others), second

@@ -23,11 +23,11 @@ from strategies.program_drawing import frames, programs
 from strategies.programs import Program, StepKind
 from strategies.target_questions import misplaced_targets, target_questions
 from strategies.vocabulary import VocabularyLayer, vocabulary_cases
+from tests.regressions_writer.examples import WRONG_NUMBER
 from tests.regressions_writer.test_files_of_programs import last_run
 from tests.regressions_writer.test_files_stand_on_their_own import text_of
 
 COUNT, SEED = 16, 3
-PLACE = "rank 0: out0[0, 0]=2, but should be 1"
 PROGRAMS = programs(frames(), kinds=tuple(StepKind), steps=(0, 10))
 KINDS: dict[str, tuple[Source, str, str]] = {
     "experts": (experts_cases(), "MATH-16", "unexplained"),
@@ -71,10 +71,10 @@ def texts(kind: str) -> list[str]:
     draw_cases(source, found.append, examples=COUNT, seed=SEED, phases=(Phase.generate,))
     written = []
     for case in (*RARE.get(kind, ()), *found):
-        message = last_run(case) if isinstance(case, Program) and clause == "LIFE-1" else PLACE
+        seen = last_run(case) if isinstance(case, Program) and clause == "LIFE-1" else WRONG_NUMBER
         for dialect in (LoraCompat(), Vllm()):
             try:
-                written.append(text_of(clause, anomaly, case, dialect, message))
+                written.append(text_of(clause, anomaly, case, dialect, seen))
             except CannotWrite:
                 continue
     return written

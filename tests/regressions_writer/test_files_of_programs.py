@@ -12,6 +12,7 @@ import pytest
 from hypothesis import Phase
 
 from conformance.certification.clause_tests import bodies_of
+from conformance.judging.facts import Sighting
 from conformance.judging.verdicts import Violation
 from conformance.search.bodies import violation_of
 from conformance.search.drawing import Source, draw_cases
@@ -35,7 +36,7 @@ from strategies.program_drawing import frames, programs
 from strategies.programs import ModelAdapterSpec, Program, Step, StepKind
 from tests.manager.planted import MUTANTS
 from tests.regressions_writer.examples import entry_of
-from tests.regressions_writer.models import TWO
+from tests.regressions_writer.models import TWO, in_layer
 from tests.regressions_writer.test_files_stand_on_their_own import run_test
 
 USE, PIN, LEAVE, RERUN = StepKind.USE, StepKind.PIN, StepKind.DEACTIVATE, StepKind.RERUN
@@ -53,15 +54,15 @@ def drawn(source: Source) -> list[Program]:
     return found
 
 
-def written(clause: str, anomaly: str, message: str, program: Program) -> str:
-    entry = entry_of(clause, anomaly, program, message)
+def written(clause: str, anomaly: str, seen: Sighting, program: Program) -> str:
+    entry = entry_of(clause, anomaly, program, seen)
     return write(entry, entry.failures[0], LoraCompat(), "fails somewhere.")
 
 
-def last_run(program: Program) -> str:
+def last_run(program: Program) -> Sighting:
     """What the suite would say of the program's last run."""
     number, name = len(list(calls_of(program))), program.model.linears[-1].name
-    return f"call {number}, run(0): rank 0: {name}: out0[0, 0]=2, but should be 1"
+    return in_layer(number, name, 2.0, 1.0)
 
 
 @contextmanager
@@ -103,7 +104,7 @@ def test_the_file_makes_every_call_of_a_manager_that_the_suite_makes() -> None:
 def test_the_file_expects_each_token_to_be_served_by_whom_the_suite_expects() -> None:
     again = Program(steps=(Step(USE), Step(), Step(LEAVE), Step(RERUN), Step(USE), Step(RERUN)))
     for program in (again, *drawn(EVERY_KIND)):
-        play = play_of("LIFE-1", "delta-dropped", last_run(program), program)
+        play = play_of("LIFE-1", "delta-dropped", last_run(program).place, program)
         for turn, record in zip(play.turns, played(program), strict=True):
             for index, tokens in enumerate(record.tokens):
                 ids = turn.ids[::-1] if in_tower(program.model, index) else turn.ids
@@ -139,7 +140,7 @@ def test_every_drawn_program_that_shows_a_planted_bug_has_a_file_that_shows_it(
 def assert_proved(clause: str, found: Violation, planted: Callable[[], Any]) -> None:
     """The file passes on the reference, and fails where the bug is."""
     assert isinstance(found.case, Program)
-    text = written(clause, found.anomaly, found.message, found.case)
+    text = written(clause, found.anomaly, found.sighting, found.case)
     run_test(text)
     with planted(), pytest.raises((AssertionError, LoRAError, pytest.fail.Exception)):
         run_test(text)
@@ -170,7 +171,7 @@ def test_a_refusal_that_is_right_by_the_contract_has_a_file_of_whom_the_manager_
         found = violation_of(reference(), bodies_of("LIFE-1")[0], program)
     assert found is not None
     assert found.anomaly == "refused-wrongly"
-    assert "call 4, activate(1), rank 0 raised FullHouseError" in found.message
+    assert "call 4, activate(1), rank 0: FullHouseError" in found.message
     assert_proved("LIFE-1", found, pins_without_a_slot)
 
 

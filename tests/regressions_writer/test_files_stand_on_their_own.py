@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
+from conformance.judging.facts import AFTER_A_RESET, Aspect, Difference, Place, Sighting
 from conformance.test_files.dialects import CannotWrite
 from conformance.test_files.literals import tensor_text
 from conformance.test_files.lora_compat_dialect import LoraCompat
@@ -39,6 +41,7 @@ from tests.regressions_writer.examples import (
     SCALED_IDS,
     SCALED_LOGITS,
     SHARDED_EXPERTS,
+    WRONG_NUMBER,
     entry_of,
     forms_of,
 )
@@ -79,8 +82,8 @@ PLANTED = {
 }
 
 
-def text_of(clause: str, anomaly: str, case: Spec, dialect: LoraCompat | Vllm, message: str = "as seen") -> str:
-    entry = entry_of(clause, anomaly, case, message)
+def text_of(clause: str, anomaly: str, case: Spec, dialect: LoraCompat | Vllm, seen: Sighting = WRONG_NUMBER) -> str:
+    entry = entry_of(clause, anomaly, case, seen)
     return write(entry, entry.failures[0], dialect, "fails somewhere.")
 
 
@@ -172,7 +175,7 @@ def test_the_file_for_plain_vllm_imports_nothing_of_this_project() -> None:
 
 
 def test_the_docstring_says_what_a_stranger_asks(snapshot) -> None:
-    entry = entry_of("MATH-3", "adapter-leak", Case(tokens=(-1, 0)), "rank 0: out0[0, 0]=2, but should be 1")
+    entry = entry_of("MATH-3", "adapter-leak", Case(tokens=(-1, 0)))
     text = write(entry, entry.failures[0], LoraCompat(), "fails on X in a fresh process, for this reason.")
     assert text == snapshot
     assert write(entry, entry.failures[0], Vllm(), "NOT PROVED, it has not been run.") == snapshot
@@ -194,8 +197,8 @@ def test_what_has_no_form_as_a_file_is_said_so() -> None:
 
 
 def test_a_slot_that_keeps_its_adapter_through_a_reset_is_shown_with_the_reset() -> None:
-    message = "rank 0: out0[0, 0]=nan, but should be 1, after its slot was reset"
-    text = text_of("MATH-5", "stale-slot", Case(), LoraCompat(), message)
+    fact = Difference(Aspect.VALUE, math.nan, 1.0, 0, (0, 0), after=AFTER_A_RESET)
+    text = text_of("MATH-5", "stale-slot", Case(), LoraCompat(), Sighting(fact, Place(rank=0)))
     run_test(text)
     with patch.object(LoRALinear, "reset_lora", lambda self, slot: None), pytest.raises(AssertionError):
         run_test(text)

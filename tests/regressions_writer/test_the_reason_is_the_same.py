@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import pytest
 
+from conformance.judging.facts import Aspect, Difference, Place, Raised, Sighting
 from conformance.regressions.entries import StoredFailure
 from conformance.regressions.proof import FileRun, same_reason
 
 
-def shows(message: str, line: str, anomaly: str = "adapter-leak") -> bool:
-    return same_reason(FileRun(1, f"E   {line}\n"), StoredFailure("MATH-3", anomaly, message, "vllm"))
+def shows(seen: Sighting, line: str, anomaly: str = "adapter-leak") -> bool:
+    failure = StoredFailure("MATH-3", anomaly, str(seen), "vllm", seen=seen.to_dict())
+    return same_reason(FileRun(1, f"E   {line}\n"), failure)
+
+
+def wrong(row: int, place: Place) -> Sighting:
+    return Sighting(Difference(Aspect.VALUE, -4.0, -2.0, 0, (row, 0)), place)
 
 
 @pytest.mark.parametrize(
-    "message",
+    "seen",
     [
-        "rank 0: out0[1, 0]=-4, but should be -2 (allowed error 0)",
-        "tokens [1, 3]: out0[0, 0]=-4, but should be -2, to the bit",
-        "TP 2, fully_sharded=False: out0[1, 0]=-4, but should be -2",
-        "call 3, run(0): rank 0: layers.0.mlp.gate: out0[1, 0]=-4, but should be -2; adapters [1] (0: none)",
+        wrong(1, Place(rank=0)),
+        wrong(0, Place(tokens=(1, 3))),
+        wrong(1, Place(setting="TP 2, fully_sharded=False")),
+        wrong(1, Place(call=(3, "run", 0), rank=0, module="layers.0.mlp.gate")),
     ],
+    ids=str,
 )
-def test_the_number_must_be_where_the_message_says(message: str) -> None:
-    assert shows(message, "assert [[1.0], [-4.0]] == [[1.0], [-2.0]]")
-    assert not shows(message, "assert [[-4.0], [-3.0]] == [[1.0], [-2.0]]")
+def test_the_number_must_be_where_it_was_seen(seen: Sighting) -> None:
+    assert shows(seen, "assert [[1.0], [-4.0]] == [[1.0], [-2.0]]")
+    assert not shows(seen, "assert [[-4.0], [-3.0]] == [[1.0], [-2.0]]")
 
 
 def test_an_exception_is_another_reason_than_a_number() -> None:
-    assert not shows("rank 0: out0[0, 0]=-4, but should be -2", "RuntimeError: einsum(): subscript i has size 8")
-    assert shows("rank 0 of 2: RuntimeError: size 8 of operand", "RuntimeError: size 16 of operand", "raised")
+    assert not shows(wrong(0, Place(rank=0)), "RuntimeError: einsum(): subscript i has size 8")
+    raised = Sighting(Raised("RuntimeError", "size 8 of operand"), Place(rank=0, ranks=2))
+    assert shows(raised, "RuntimeError: size 16 of operand", "raised")

@@ -51,6 +51,6 @@ def test_the_settled_mixture_is_the_least(name: str) -> None:
     assert left == LEAST[name], f"{found.case!r} settled to {case!r}"
     assert case.max_loras == len(case.adapters)
     failure = Failure.of(test.clause, smallest)
-    stored = StoredFailure(failure.clause, failure.anomaly, failure.message, "reference")
+    stored = StoredFailure(failure.clause, failure.anomaly, failure.message, "reference", seen=failure.seen)
     text = write(Entry(failure.case, failure.shown, (stored,)), stored, LoraCompat(), "shown.")
     assert text.count("\n") < 80, text

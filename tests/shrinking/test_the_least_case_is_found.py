@@ -145,7 +145,7 @@ def lines(name: str, dialect: Dialect) -> int:
     """Lines of the file of a settled case."""
     _, smallest = settled(name)
     failure = Failure.of(BY_NAME[name].clauses[0], smallest)
-    stored = StoredFailure(failure.clause, failure.anomaly, failure.message, "reference")
+    stored = StoredFailure(failure.clause, failure.anomaly, failure.message, "reference", seen=failure.seen)
     return write(Entry(failure.case, failure.shown, (stored,)), stored, dialect, "shown.").count("\n")
 
 

@@ -8,7 +8,6 @@ The folder has ``head.md``, the page's beginning, and ``reproduced.txt``, what i
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from conformance.certification.outcome import Conclusion
 from conformance.certification.phrases import share
 from conformance.certification.zoo.findings import shown_by
+from conformance.judging.facts import Sighting
 
 _GREEN = ("pass", "not applicable")
 _CERTIFIED, _IN_PART = Conclusion.CERTIFIED.value, Conclusion.IN_PART.value
@@ -42,11 +42,10 @@ def class_page(path: str, documents: Sequence[Mapping[str, Any]], reproduced: st
         lines += ["", f"Wrapped by {_impl(document)}: **{subject['verdict']}**.", ""]
         if subject["unfit"]:
             lines.append(subject["unfit"])
-        for anomaly, message, clauses, on_base in _kinds(subject):
+        for anomaly, sighting, clauses, on_base in _kinds(subject):
             whose = "; the family's base class has it too" if on_base else ""
-            lines.append(
-                f"- **{anomaly}** in {', '.join(clauses)}{whose}: `{_said(message)}`{shown_by(anomaly, message)}"
-            )
+            said = " ".join(str(sighting).split())
+            lines.append(f"- **{anomaly}** in {', '.join(clauses)}{whose}: `{said}`{shown_by(anomaly, sighting.fact)}")
         for reason, clauses in _unexercised(subject):
             lines.append(f"- {', '.join(clauses)} {reason}")
         lines += [f"- In part: {', '.join(refused)}" for refused in [_refused(subject)] if refused]
@@ -69,18 +68,13 @@ def _reproduction(path: str, reproduced: str) -> list[str]:
 _SHARED = "What the family's base class has too is reproduced in [the findings](../../findings/README.md)."
 
 
-def _said(message: str) -> str:
-    """On one line, without addresses and folders, which differ from machine to machine."""
-    return re.sub(r" at 0x[0-9a-f]+|/\S*/(?=[^/\s]+\.py)", "", " ".join(message.split()))
-
-
-def _kinds(subject: Mapping[str, Any]) -> list[tuple[str, str, list[str], bool]]:
+def _kinds(subject: Mapping[str, Any]) -> list[tuple[str, Sighting, list[str], bool]]:
     """Failures by anomaly, those first that are the class's own."""
-    found: dict[tuple[str, bool], tuple[str, list[str]]] = {}
+    found: dict[tuple[str, bool], tuple[Sighting, list[str]]] = {}
     for clause in subject["clauses"]:
         for failure in clause["failures"]:
             key = (failure["anomaly"], bool(failure["on_base"]))
-            found.setdefault(key, (failure["message"], []))[1].append(clause["id"])
+            found.setdefault(key, (Sighting.from_dict(failure["seen"]), []))[1].append(clause["id"])
     return [(key[0], *found[key], key[1]) for key in sorted(found, key=lambda key: key[1])]
 
 
