@@ -1,0 +1,108 @@
+"""Small configurations: what a model type has by default, with every size made small and every kind of layer kept."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import replace
+from typing import Any
+
+from transformers import AutoConfig
+
+from conformance.subjects.models.layer_lists import kept_layers, number_of_layers, with_layers
+from conformance.subjects.models.recipes import RECIPES
+from conformance.subjects.models.sizes import FIXED, ROLES, is_token, is_tower, subconfigs
+from conformance.subjects.models.types import ModelTarget
+from strategies.models.configs import ConfigChoices
+
+TOWER = ConfigChoices(head_dim=16, hidden=64, intermediate=96)
+_NOT_OF_A_MODEL = ("transformers_version", "_name_or_path", "dtype", "architectures", "id2label", "label2id")
+
+
+def small_config(target: ModelTarget, choices: ConfigChoices) -> dict[str, Any]:
+    """The content of a small config.json of the target's type.
+
+    Raises:
+        Whatever transformers does for a type whose default configuration cannot be made.
+    """
+    config = target.published() or AutoConfig.for_model(target.model_type).to_dict()
+    recipe = RECIPES.get(target.architecture) or RECIPES.get(target.model_type, {})
+    _put(config, recipe.get("before", {}))
+    small = _shrunk(config, choices, choices)
+    _renumber_tokens(small, choices.vocabulary)
+    _put(small, recipe.get("after", {}))
+    _put(small, dict(choices.switches))
+    return {**small, "model_type": target.model_type, "architectures": [target.architecture]}
+
+
+def _shrunk(config: Mapping[str, Any], own: ConfigChoices, text: ConfigChoices) -> dict[str, Any]:
+    """A configuration and those in it; ``own`` are the choices for it, ``text`` those for its language model."""
+    small = {name: copy.deepcopy(value) for name, value in config.items() if name not in _NOT_OF_A_MODEL}
+    if number_of_layers(small):
+        small = with_layers(small, kept_layers(small, own.layers))
+    for name, value in small.items():
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            small[name] = _size(name, value, own, text)
+    _scale_rotary(small, own)
+    for name in subconfigs(small):
+        small[name] = _shrunk(small[name], TOWER if is_tower(name) else own, text)
+    return small
+
+
+def _size(name: str, value: int, own: ConfigChoices, text: ConfigChoices) -> int:
+    if name in FIXED:
+        return min(FIXED[name], value)
+    role = ROLES.get(name)
+    if role is None:
+        return value
+    whose, _, field = role.rpartition(".")
+    choices = {"text": text, "tower": TOWER, "": own}[whose]
+    number: int = getattr(choices, field)
+    return number
+
+
+def _scale_rotary(config: MutableMapping[str, Any], choices: ConfigChoices) -> None:
+    """The parts of a head that turn by time, height and width are as many numbers as half of it."""
+    rope = config.get("rope_parameters")
+    if not isinstance(rope, dict):
+        return
+    for one in (rope, *(inner for inner in rope.values() if isinstance(inner, dict))):
+        if "mrope_section" in one:
+            half = int(config.get("head_dim", choices.head_dim) * one.get("partial_rotary_factor", 1.0)) // 2
+            section = one["mrope_section"]
+            parts = [max(1, size * half // sum(section)) for size in section]
+            one["mrope_section"] = [half - sum(parts[1:]), *parts[1:]]
+        if "original_max_position_embeddings" in one:
+            one["original_max_position_embeddings"] = FIXED["original_max_position_embeddings"]
+
+
+def _renumber_tokens(config: MutableMapping[str, Any], vocabulary: int) -> None:
+    """Tokens get the last numbers of the small vocabulary; those that are the same stay so."""
+    numbers: dict[int, int] = {}
+    for place in _places(config):
+        for name, value in place.items():
+            if is_token(name) and isinstance(value, int) and value >= vocabulary // 2:
+                place[name] = numbers.setdefault(value, vocabulary - 1 - len(numbers))
+            elif is_token(name) and isinstance(value, list):
+                place[name] = [one % vocabulary for one in value]
+
+
+def _places(config: MutableMapping[str, Any]) -> Iterator[MutableMapping[str, Any]]:
+    yield config
+    for name in list(subconfigs(config)):
+        yield from _places(config[name])
+
+
+def _put(config: MutableMapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Sets values by dotted name."""
+    for name, value in values.items():
+        *path, last = name.split(".")
+        place = config
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = value
+
+
+def plain(choices: ConfigChoices) -> ConfigChoices:
+    """The same without its switches."""
+    return replace(choices, switches=())

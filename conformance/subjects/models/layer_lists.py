@@ -1,0 +1,70 @@
+"""The lists of a configuration that have an item for each layer, cut to a few layers with every kind among them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from conformance.subjects.models.sizes import LAYERS
+
+
+def kept_layers(config: Mapping[str, Any], count: int) -> tuple[int, ...]:
+    """The numbers of the layers that are kept: every kind of layer at least ``count`` times, where it is as often."""
+    lists = _per_layer(config).values()
+    total = number_of_layers(config)
+    have: Counter[tuple[int, str]] = Counter()
+    kept: list[int] = []
+    for layer in range(total):
+        kinds = [(place, repr(items[layer])) for place, items in enumerate(lists)]
+        if len(kept) < count or any(have[kind] < count for kind in kinds):
+            kept.append(layer)
+            have.update(kinds)
+    return tuple(kept)
+
+
+def with_layers(config: Mapping[str, Any], kept: tuple[int, ...]) -> dict[str, Any]:
+    """The same configuration of these layers alone."""
+    total, cut = number_of_layers(config), dict(config)
+    places = {layer: place for place, layer in enumerate(kept)}
+    per_layer = _per_layer(config)
+    for name, value in config.items():
+        if name in per_layer:
+            cut[name] = [value[layer] for layer in kept]
+        elif name in LAYERS and value == total:
+            cut[name] = len(kept)
+        elif _numbers_layers(name, value, total):
+            cut[name] = [places[layer] for layer in value if layer in places]
+    if "first_k_dense_replace" in config:
+        cut["first_k_dense_replace"] = sum(layer < config["first_k_dense_replace"] for layer in kept)
+    return cut
+
+
+def number_of_layers(config: Mapping[str, Any]) -> int:
+    """How many layers a configuration says; 0 where it says nothing of layers."""
+    return next((config[name] for name in LAYERS if isinstance(config.get(name), int)), 0)
+
+
+def _per_layer(config: Mapping[str, Any]) -> dict[str, list[Any]]:
+    total = number_of_layers(config)
+    return {
+        name: value
+        for name, value in config.items()
+        if isinstance(value, list)
+        and len(value) == total > 0
+        and ("layer" in name or name.endswith(("types", "type", "pattern", "per_layer")))
+        and not _numbers_layers(name, value, total)
+    }
+
+
+def _numbers_layers(name: str, value: Any, total: int) -> bool:
+    """Whether a list says which layers something is of."""
+    whole = isinstance(value, list) and value and all(isinstance(one, int) and not isinstance(one, bool) for one in value)
+    return (
+        bool(whole)
+        and ("layer" in name or "idx" in name or "index" in name)
+        and len(set(value)) == len(value)
+        and value == sorted(value)
+        and 0 <= value[0]
+        and value[-1] < total
+    )
