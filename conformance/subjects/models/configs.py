@@ -11,11 +11,12 @@ from transformers import AutoConfig
 
 from conformance.subjects.models.layer_lists import kept_layers, number_of_layers, with_layers
 from conformance.subjects.models.recipes import RECIPES
-from conformance.subjects.models.sizes import FIXED, ROLES, is_token, is_tower, subconfigs
+from conformance.subjects.models.sizes import FIXED, LATENT_HEADS, MAMBA_HEADS, ROLES, is_token, is_tower, subconfigs
 from conformance.subjects.models.types import ModelTarget
 from strategies.models.configs import ConfigChoices
 
 TOWER = ConfigChoices(head_dim=16, hidden=64, intermediate=96)
+_SAID_BY_OTHERS = ("head_dim", "num_key_value_heads")  # where they are None, which some classes cannot take
 _NOT_OF_A_MODEL = ("transformers_version", "_name_or_path", "dtype", "architectures", "id2label", "label2id")
 
 
@@ -41,24 +42,43 @@ def _shrunk(config: Mapping[str, Any], own: ConfigChoices, text: ConfigChoices) 
     if number_of_layers(small):
         small = with_layers(small, kept_layers(small, own.layers))
     for name, value in small.items():
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            small[name] = _size(name, value, own, text)
+        small[name] = _size(name, value, own, text)
+    small.update(_consequences(config, small))
     _scale_rotary(small, own)
     for name in subconfigs(small):
         small[name] = _shrunk(small[name], TOWER if is_tower(name) else own, text)
     return small
 
 
-def _size(name: str, value: int, own: ConfigChoices, text: ConfigChoices) -> int:
+def _size(name: str, value: Any, own: ConfigChoices, text: ConfigChoices) -> Any:
+    """What a value is in the small configuration; zeros and what is no size stay."""
+    if isinstance(value, list) and name in ROLES:
+        return [_size(name, one, own, text) for one in value]
+    if value is None and name in _SAID_BY_OTHERS:
+        return getattr(own, ROLES[name])
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        return value
     if name in FIXED:
         return min(FIXED[name], value)
-    role = ROLES.get(name)
-    if role is None:
+    if name not in ROLES:
         return value
-    whose, _, field = role.rpartition(".")
-    choices = {"text": text, "tower": TOWER, "": own}[whose]
-    number: int = getattr(choices, field)
-    return number
+    whose, _, field = ROLES[name].rpartition(".")
+    return getattr({"text": text, "tower": TOWER, "": own}[whose], field)
+
+
+def _consequences(config: Mapping[str, Any], small: Mapping[str, Any]) -> dict[str, Any]:
+    """Sizes that others make: those of latent attention's heads, and of the heads of a state space."""
+    sizes: dict[str, Any] = {}
+    if "qk_rope_head_dim" in config:
+        sizes["qk_head_dim"] = small["qk_nope_head_dim"] + small["qk_rope_head_dim"]
+        same = [name for name in LATENT_HEADS if config.get(name) == config.get("head_dim")]
+        sizes["head_dim"] = {**small, **sizes}[same[0]] if same else small.get("head_dim")
+    expand = small.get("mamba_expand", small.get("expand"))
+    for name in MAMBA_HEADS & config.keys():
+        sizes[name] = expand * small["hidden_size"] // FIXED["mamba_d_head"]
+    if "mamba_d_ssm" in config:
+        sizes["mamba_d_ssm"] = expand * small["hidden_size"]
+    return {name: value for name, value in sizes.items() if name in config}
 
 
 def _scale_rotary(config: MutableMapping[str, Any], choices: ConfigChoices) -> None:

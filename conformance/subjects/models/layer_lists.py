@@ -35,6 +35,8 @@ def with_layers(config: Mapping[str, Any], kept: tuple[int, ...]) -> dict[str, A
             cut[name] = len(kept)
         elif _numbers_layers(name, value, total):
             cut[name] = [places[layer] for layer in value if layer in places]
+        elif isinstance(value, dict) and value and all(key.isdigit() for key in value):
+            cut[name] = {str(places[int(layer)]): one for layer, one in value.items() if int(layer) in places}
     if "first_k_dense_replace" in config:
         cut["first_k_dense_replace"] = sum(layer < config["first_k_dense_replace"] for layer in kept)
     return cut

@@ -31,7 +31,7 @@ _FIXED = {
     "q_lora_rank": 24, "kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16,
     "qk_head_dim": 24, "index_n_heads": 4, "index_head_dim": 16, "index_topk": 8,
     # state space and linear attention
-    "mamba_d_state": 16, "ssm_state_size": 16, "mamba_dt_rank": 4, "mamba_chunk_size": 16, "chunk_size": 16,
+    "mamba_d_head": 16, "mamba_head_dim": 16, "n_groups": 4, "mamba_d_state": 16, "ssm_state_size": 16, "mamba_dt_rank": 4, "mamba_chunk_size": 16, "chunk_size": 16,
     "linear_num_key_heads": 4, "linear_num_value_heads": 8, "linear_num_heads": 4, "linear_key_head_dim": 8,
     "linear_value_head_dim": 8, "linear_head_dim": 16,
     # what is drawn of experts, and the layers that predict further tokens, of which there are none
@@ -45,6 +45,8 @@ _FIXED = {
     "image_size": 28, "patch_size": 14, "num_position_embeddings": 16, "num_mel_bins": 16,
 }  # fmt: skip
 
+LATENT_HEADS = ("qk_rope_head_dim", "v_head_dim", "qk_nope_head_dim", "qk_head_dim")
+MAMBA_HEADS = {"mamba_n_heads", "mamba_num_heads"}
 ROLES: Mapping[str, str] = {name: role for role, names in _OF_CHOICE.items() for name in names.split()}
 FIXED: Mapping[str, int] = _FIXED
 
