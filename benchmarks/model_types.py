@@ -26,7 +26,7 @@ from conformance.implementations.models import ModelSettings
 from conformance.implementations.vllm.models.server import VllmModels
 from conformance.subjects.models.configs import small_config
 from conformance.subjects.models.making import complete, made
-from conformance.subjects.models.types import ModelTarget, everything, resolve
+from conformance.subjects.models.types import ModelTarget, NotBuildable, everything, resolve
 from strategies.models.configs import ConfigChoices
 
 _FIRST = 180  # seconds for a worker's first type, which imports vLLM
@@ -85,7 +85,11 @@ def _said(error: Exception) -> str:
 def _work(pipe: Connection) -> None:
     warnings.simplefilter("ignore")
     while (name := pipe.recv()) is not None:
-        pipe.send(asdict(attempt(resolve(name))))
+        try:
+            row = attempt(resolve(name))
+        except NotBuildable as error:
+            row = Row(name, built=str(error))
+        pipe.send(asdict(row))
 
 
 class Worker:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +27,7 @@ def small_config(target: ModelTarget, choices: ConfigChoices) -> dict[str, Any]:
         Whatever transformers does for a type whose default configuration cannot be made.
     """
     config = target.published() or AutoConfig.for_model(target.model_type).to_dict()
-    recipe = RECIPES.get(target.architecture) or RECIPES.get(target.model_type, {})
+    recipe = RECIPES.get(target.model_type, {})
     _put(config, recipe.get("before", {}))
     small = _shrunk(config, choices, choices)
     _renumber_tokens(small, choices.vocabulary)
@@ -74,8 +74,9 @@ def _consequences(config: Mapping[str, Any], small: Mapping[str, Any]) -> dict[s
         same = [name for name in LATENT_HEADS if config.get(name) == config.get("head_dim")]
         sizes["head_dim"] = {**small, **sizes}[same[0]] if same else small.get("head_dim")
     expand = small.get("mamba_expand", small.get("expand"))
-    for name in MAMBA_HEADS & config.keys():
-        sizes[name] = expand * small["hidden_size"] // FIXED["mamba_d_head"]
+    for name, size in MAMBA_HEADS.items():
+        if name in config:
+            sizes[name] = expand * small["hidden_size"] // small[size]
     if "mamba_d_ssm" in config:
         sizes["mamba_d_ssm"] = expand * small["hidden_size"]
     return {name: value for name, value in sizes.items() if name in config}
@@ -89,11 +90,19 @@ def _scale_rotary(config: MutableMapping[str, Any], choices: ConfigChoices) -> N
     for one in (rope, *(inner for inner in rope.values() if isinstance(inner, dict))):
         if "mrope_section" in one:
             half = int(config.get("head_dim", choices.head_dim) * one.get("partial_rotary_factor", 1.0)) // 2
-            section = one["mrope_section"]
-            parts = [max(1, size * half // sum(section)) for size in section]
-            one["mrope_section"] = [half - sum(parts[1:]), *parts[1:]]
+            one["mrope_section"] = _apportioned(half, one["mrope_section"])
         if "original_max_position_embeddings" in one:
             one["original_max_position_embeddings"] = FIXED["original_max_position_embeddings"]
+
+
+def _apportioned(total: int, shares: Sequence[int]) -> list[int]:
+    """A total in whole parts, as nearly in the proportion of shares as can be."""
+    exact = [share * total / sum(shares) for share in shares]
+    parts = [int(one) for one in exact]
+    by_rest = sorted(range(len(shares)), key=lambda place: parts[place] - exact[place])
+    for place in by_rest[: total - sum(parts)]:
+        parts[place] += 1
+    return parts
 
 
 def _renumber_tokens(config: MutableMapping[str, Any], vocabulary: int) -> None:

@@ -11,8 +11,9 @@ from conformance.subjects.models.sizes import LAYERS
 
 def kept_layers(config: Mapping[str, Any], count: int) -> tuple[int, ...]:
     """The numbers of the layers that are kept: every kind of layer at least ``count`` times, where it is as often."""
-    lists = _per_layer(config).values()
     total = number_of_layers(config)
+    dense = config.get("first_k_dense_replace", 0)
+    lists = (*_per_layer(config).values(), [layer < dense for layer in range(total)])
     have: Counter[tuple[int, str]] = Counter()
     kept: list[int] = []
     for layer in range(total):

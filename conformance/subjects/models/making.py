@@ -11,15 +11,28 @@ import torch
 import transformers
 from torch import nn
 from transformers import AutoConfig
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import PrefixChange
 
 from conformance.subjects.models.types import ModelTarget
+
+_SENTENCE_MODULES = [
+    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+]
 
 
 def made(target: ModelTarget, content: Mapping[str, Any]) -> nn.Module:
     """The model of a config.json, uninitialized, in the default dtype and on the default device."""
     cls: Any = getattr(transformers, target.implementation)
-    config = AutoConfig.for_model(**content)
-    return cls._from_config(config, dtype=torch.get_default_dtype())  # type: ignore[no-any-return]
+    model = cls._from_config(AutoConfig.for_model(**content), dtype=torch.get_default_dtype())
+    # Made, not loaded, a model is saved without the prefixes that published files have inside of towers.
+    model._weight_conversions = [
+        one
+        for one in get_model_conversion_mapping(model, add_legacy=False)
+        if one.scope_prefix or not isinstance(one, PrefixChange)
+    ] or None
+    return model  # type: ignore[no-any-return]
 
 
 def complete(directory: Path, content: Mapping[str, Any]) -> None:
@@ -27,9 +40,17 @@ def complete(directory: Path, content: Mapping[str, Any]) -> None:
 
     Published files have it, and vLLM reads it: attributes that transformers 5 no longer knows, and the architecture.
     """
+    if content["architectures"][0].endswith("Model"):  # of sentences: vLLM takes others for generating ones
+        _write(directory / "modules.json", _SENTENCE_MODULES)
+        (directory / "1_Pooling").mkdir(exist_ok=True)
+        _write(directory / "1_Pooling" / "config.json", {"pooling_mode_mean_tokens": True})
     path = directory / "config.json"
     saved = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(_merged(saved, content), indent=2, sort_keys=True), encoding="utf-8")
+    _write(path, _merged(saved, content))
+
+
+def _write(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def _merged(saved: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:

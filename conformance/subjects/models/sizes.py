@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 _OF_CHOICE = {
-    "hidden": "hidden_size d_model n_embd word_embed_proj_dim embed_dim dim backbone_hidden_size",
+    "hidden": "hidden_size d_model block_dim conv_dim conv_dim_out n_embd word_embed_proj_dim embed_dim dim backbone_hidden_size",
     "heads": "num_attention_heads num_heads n_head n_heads encoder_attention_heads decoder_attention_heads "
     "attention_heads swa_num_attention_heads cross_num_attention_heads",
     "kv_heads": "num_key_value_heads swa_num_key_value_heads cross_num_key_value_heads num_global_key_value_heads",
     "head_dim": "head_dim swa_head_dim attention_head_dim global_head_dim cross_head_dim",
-    "intermediate": "intermediate_size ffn_dim n_inner encoder_ffn_dim decoder_ffn_dim intermediate_size_mlp "
+    "intermediate": "intermediate_size block_ff_dim ffn_dim n_inner encoder_ffn_dim decoder_ffn_dim intermediate_size_mlp "
     "ffn_hidden_size projection_intermediate_size",
     "expert_intermediate": "moe_intermediate_size expert_ffn_hidden_size shared_expert_intermediate_size "
-    "moe_shared_expert_intermediate_size shared_intermediate_size moe_latent_size",
+    "moe_shared_expert_intermediate_size shared_intermediate_size moe_latent_size moe_hidden_size",
     "experts": "num_experts num_local_experts n_routed_experts moe_num_experts",
     "top_k": "num_experts_per_tok moe_topk moe_k top_k_experts",
     "vocabulary": "vocab_size vocab_size_per_layer_input",
@@ -40,13 +40,14 @@ _FIXED = {
     # lengths
     "max_position_embeddings": 256, "n_positions": 256, "max_source_positions": 64, "max_target_positions": 64,
     "sliding_window": 32, "sliding_window_size": 32, "window_size": 28, "local_attention": 32,
+    "rotary_dim": 8, "block_multiple_of": 16,
     "original_max_position_embeddings": 64, "hidden_size_per_layer_input": 16,
     # images and sounds
     "image_size": 28, "patch_size": 14, "num_position_embeddings": 16, "num_mel_bins": 16,
 }  # fmt: skip
 
 LATENT_HEADS = ("qk_rope_head_dim", "v_head_dim", "qk_nope_head_dim", "qk_head_dim")
-MAMBA_HEADS = {"mamba_n_heads", "mamba_num_heads"}
+MAMBA_HEADS = {"mamba_n_heads": "mamba_d_head", "mamba_num_heads": "mamba_head_dim"}
 ROLES: Mapping[str, str] = {name: role for role, names in _OF_CHOICE.items() for name in names.split()}
 FIXED: Mapping[str, int] = _FIXED
 

@@ -17,6 +17,7 @@ from unittest.mock import patch
 import torch
 
 from conformance.implementations.models import ModelSettings
+from conformance.implementations.vllm.models.stand_ins import put_in_place
 from conformance.implementations.vllm.runtime import runtime
 
 MAX_TOKENS = 1024
@@ -33,6 +34,7 @@ def groups() -> None:
     state.initialize_model_parallel(1, 1)
     os.environ.setdefault("TQDM_DISABLE", "1")
     _without_kernels_of_a_cpu()
+    put_in_place()
 
 
 def engine_config(directory: Path, settings: ModelSettings, tp_size: int) -> Any:
