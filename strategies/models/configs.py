@@ -23,6 +23,6 @@ class ConfigChoices(Spec):
     intermediate: int = 128
     experts: int = 4
     top_k: int = 2
-    expert_intermediate: int = 32
+    expert_intermediate: int = 48
     vocabulary: int = 128
     switches: tuple[tuple[str, bool], ...] = ()

@@ -28,6 +28,7 @@ def small_config(target: ModelTarget, choices: ConfigChoices) -> dict[str, Any]:
     """
     config = target.published() or AutoConfig.for_model(target.model_type).to_dict()
     recipe = RECIPES.get(target.model_type, {})
+    _put(config, {name: AutoConfig.for_model(one).to_dict() for name, one in recipe.get("types", {}).items()})
     _put(config, recipe.get("before", {}))
     small = _shrunk(config, choices, choices)
     _renumber_tokens(small, choices.vocabulary)

@@ -8,12 +8,14 @@ from typing import Any
 
 from conformance.subjects.models.sizes import LAYERS
 
+_FIRST_DENSE = ("first_k_dense_replace", "num_dense_layers")  # how many layers come before those with experts
+
 
 def kept_layers(config: Mapping[str, Any], count: int) -> tuple[int, ...]:
     """The numbers of the layers that are kept: every kind of layer at least ``count`` times, where it is as often."""
     total = number_of_layers(config)
-    dense = config.get("first_k_dense_replace", 0)
-    lists = (*_per_layer(config).values(), [layer < dense for layer in range(total)])
+    firsts = ([layer < config[name] for layer in range(total)] for name in _FIRST_DENSE if name in config)
+    lists = (*_per_layer(config).values(), *firsts)
     have: Counter[tuple[int, str]] = Counter()
     kept: list[int] = []
     for layer in range(total):
@@ -38,8 +40,7 @@ def with_layers(config: Mapping[str, Any], kept: tuple[int, ...]) -> dict[str, A
             cut[name] = [places[layer] for layer in value if layer in places]
         elif isinstance(value, dict) and value and all(key.isdigit() for key in value):
             cut[name] = {str(places[int(layer)]): one for layer, one in value.items() if int(layer) in places}
-    if "first_k_dense_replace" in config:
-        cut["first_k_dense_replace"] = sum(layer < config["first_k_dense_replace"] for layer in kept)
+    cut.update({name: sum(layer < config[name] for layer in kept) for name in _FIRST_DENSE if name in config})
     return cut
 
 

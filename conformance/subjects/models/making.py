@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import PrefixChange
 
+from conformance.subjects.models.recipes import RECIPES
 from conformance.subjects.models.types import ModelTarget
 
 _SENTENCE_MODULES = [
@@ -44,9 +47,19 @@ def complete(directory: Path, content: Mapping[str, Any]) -> None:
         _write(directory / "modules.json", _SENTENCE_MODULES)
         (directory / "1_Pooling").mkdir(exist_ok=True)
         _write(directory / "1_Pooling" / "config.json", {"pooling_mode_mean_tokens": True})
+    _rename(directory, RECIPES.get(content["model_type"], {}).get("names", {}))
     path = directory / "config.json"
     saved = json.loads(path.read_text(encoding="utf-8"))
     _write(path, _merged(saved, content))
+
+
+def _rename(directory: Path, names: Mapping[str, str]) -> None:
+    """Gives saved tensors other names; those that come to the same keep the last."""
+    for path in directory.glob("*.safetensors") if names else ():
+        tensors = load_file(path)
+        for pattern, name in names.items():
+            tensors = {re.sub(pattern, name, one): tensor for one, tensor in tensors.items()}
+        save_file(tensors, path, {"format": "pt"})
 
 
 def _write(path: Path, content: object) -> None:

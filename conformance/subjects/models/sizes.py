@@ -12,7 +12,7 @@ _OF_CHOICE = {
     "head_dim": "head_dim swa_head_dim attention_head_dim global_head_dim cross_head_dim",
     "intermediate": "intermediate_size block_ff_dim ffn_dim n_inner encoder_ffn_dim decoder_ffn_dim intermediate_size_mlp "
     "ffn_hidden_size projection_intermediate_size",
-    "expert_intermediate": "moe_intermediate_size expert_ffn_hidden_size shared_expert_intermediate_size "
+    "expert_intermediate": "moe_intermediate_size expert_hidden_dim expert_ffn_hidden_size shared_expert_intermediate_size "
     "moe_shared_expert_intermediate_size shared_intermediate_size moe_latent_size moe_hidden_size",
     "experts": "num_experts num_local_experts n_routed_experts moe_num_experts",
     "top_k": "num_experts_per_tok moe_topk moe_k top_k_experts",
