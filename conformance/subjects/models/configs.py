@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from transformers import AutoConfig
@@ -33,7 +32,10 @@ def small_config(target: ModelTarget, choices: ConfigChoices) -> dict[str, Any]:
     small = _shrunk(config, choices, choices)
     _renumber_tokens(small, choices.vocabulary)
     _put(small, recipe.get("after", {}))
-    _put(small, dict(choices.switches))
+    for name, value in choices.switches:
+        _put(small, {name: value})
+        if name == "tie_word_embeddings":  # says so for the whole, and for the language model in it
+            _put(small, {f"{one}.{name}": value for one in subconfigs(small) if name in small[one]})
     return {**small, "model_type": target.model_type, "architectures": [target.architecture]}
 
 
@@ -133,6 +135,6 @@ def _put(config: MutableMapping[str, Any], values: Mapping[str, Any]) -> None:
         place[last] = value
 
 
-def plain(choices: ConfigChoices) -> ConfigChoices:
-    """The same without its switches."""
-    return replace(choices, switches=())
+def dtypes(target: ModelTarget) -> tuple[str, ...]:
+    """The dtypes that its models can be of, the plainest first."""
+    return RECIPES.get(target.model_type, {}).get("dtypes", ("float32", "bfloat16"))

@@ -63,12 +63,13 @@ def _per_layer(config: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 def _numbers_layers(name: str, value: Any, total: int) -> bool:
     """Whether a list says which layers something is of."""
-    whole = isinstance(value, list) and value and all(isinstance(one, int) and not isinstance(one, bool) for one in value)
     return (
-        bool(whole)
+        isinstance(value, list)
+        and bool(value)
+        and all(type(one) is int for one in value)
         and ("layer" in name or "idx" in name or "index" in name)
         and len(set(value)) == len(value)
         and value == sorted(value)
-        and 0 <= value[0]
+        and value[0] >= 0
         and value[-1] < total
     )

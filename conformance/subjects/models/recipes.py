@@ -28,19 +28,20 @@ _GATE = {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [22, 22, 20]}
 
 
-
 class Recipe(TypedDict, total=False):
     """What one model type needs; each is by dotted name.
 
     ``types`` are model types of configurations that its default leaves out. ``before`` is put into the type's default
     configuration, as published files have it, and is made small with it; ``after`` into the small one, as it is.
-    ``names`` are patterns of tensors' names that transformers saves otherwise than published files have them.
+    ``names`` are patterns of tensors' names that transformers saves otherwise than published files have them;
+    ``dtypes`` are the only ones that vLLM's class takes.
     """
 
     types: Mapping[str, str]
     before: Mapping[str, object]
     after: Mapping[str, object]
     names: Mapping[str, str]
+    dtypes: tuple[str, ...]
 
 
 RECIPES: Mapping[str, Recipe] = {
@@ -57,7 +58,8 @@ RECIPES: Mapping[str, Recipe] = {
         "after": {"vq_config.base_channels": 32, "vq_config.codebook_size": 16},
     },
     "ernie4_5_vl_moe": {
-        "before": {"text_config.rope_parameters": _ROPE, "vision_config.embed_dim": 1280, "vision_config.mlp_ratio": 1.5},
+        "before": {"text_config.rope_parameters": _ROPE, "vision_config.embed_dim": 1280,
+                   "vision_config.mlp_ratio": 1.5, "pixel_hidden_size": 1280},
     },
     "gemma4": {"types": {"vision_config": "gemma4_vision"}},
     "gemma4_unified": {"types": {"vision_config": "gemma4_unified_vision"}},
@@ -75,7 +77,7 @@ RECIPES: Mapping[str, Recipe] = {
     "hy_v3": {"before": {"first_k_dense_replace": 1, "expert_hidden_dim": 1536, "route_norm": True}},
     "hy_v4": {"names": {r"\.hc_pre\.(hc_attn_layer|hc_mlp_layer)\.": r".\1.hc_pre."}},
     "lfm2": {"before": {"block_dim": 2560, "block_ff_dim": 12288, "conv_dim": 2560, "conv_dim_out": 2560}},
-    "lfm2_moe": {"before": {"layer_types": ["conv", "full_attention"] * 2, "num_hidden_layers": 4, "num_dense_layers": 2}},
+    "lfm2_moe": {"before": {"layer_types": ["conv", "full_attention"] * 2, "num_hidden_layers": 4}},
     "lfm2_vl": {"before": {"text_config.block_dim": 2560, "text_config.block_ff_dim": 12288,
                            "text_config.conv_dim": 2560, "text_config.conv_dim_out": 2560,
                            "vision_config.vision_use_head": False}},
@@ -94,8 +96,9 @@ RECIPES: Mapping[str, Recipe] = {
         "after": {"linear_num_value_heads": 4},
         "names": {"attention_layer_norm": "input_layernorm", "feedforward_layer_norm": "post_attention_layernorm"},
     },
-    "qianfan_ocr": {"before": {"force_image_size": 28, "ps_version": "v2", "select_layer": -1, "dynamic_image_size": True,
-                                "use_thumbnail": True, "max_dynamic_patch": 12, "min_dynamic_patch": 1}},
+    "qianfan_ocr": {"before": {"force_image_size": 28, "ps_version": "v2", "select_layer": -1,
+                                "dynamic_image_size": True, "use_thumbnail": True,
+                                "max_dynamic_patch": 12, "min_dynamic_patch": 1}},
     "qwen2_5_omni": {"before": {"enable_audio_output": False}},
     "qwen3_asr": {"after": {"audio_config.downsample_hidden_size": 32}},
     "qwen3_omni_moe": {
@@ -106,8 +109,9 @@ RECIPES: Mapping[str, Recipe] = {
     "qwen4_exp": {
         "before": {f"text_config.{name}": value for name, value in _INDEXER.items()}
         | {"vision_config.deepstack_visual_indexes": []},
+        "dtypes": ("bfloat16",),
     },
-    "qwen4_exp_text": {"before": _INDEXER},
+    "qwen4_exp_text": {"before": _INDEXER, "dtypes": ("bfloat16",)},
     "vibevoice_asr": {
         "before": {f"{which}_tokenizer_encoder_config.{name}": value
                    for which in ("acoustic", "semantic")

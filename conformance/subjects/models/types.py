@@ -7,6 +7,7 @@ import enum
 import functools
 import importlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +15,12 @@ from typing import Any
 
 import transformers
 from transformers.models.auto import modeling_auto
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from conformance.implementations.vllm.models.registry import Registered, registered
 from conformance.subjects.models.recipes import BUILT_AS, NOT_BUILDABLE
 
 ALL = "all"
+MODEL_TYPES: tuple[str, ...] = tuple(modeling_auto.CONFIG_MAPPING_NAMES)
 # A model type has several classes; the one that it is known for is that of the first of these which vLLM serves.
 _HEADS = (
     "CAUSAL_LM",
@@ -104,11 +105,11 @@ def resolve(name: str) -> ModelTarget:
         return _of_class(name)
     if name in registered():
         return _of_architecture(name)
-    if name in CONFIG_MAPPING_NAMES:
+    if name in MODEL_TYPES:
         return _of_type(name)
     raise UnknownModel(
         f"{name!r} is no model type of transformers {transformers.__version__}, no architecture of vLLM, no directory "
-        f"and no module:Class; {_nearest(name, (*CONFIG_MAPPING_NAMES, *registered()))}"
+        f"and no module:Class; {_nearest(name, (*MODEL_TYPES, *registered()))}"
     )
 
 
@@ -161,10 +162,10 @@ def _of_type(name: str) -> ModelTarget:
 def _of_directory(name: str) -> ModelTarget:
     config = _read_config(Path(name))
     model_type, architectures = config.get("model_type", ""), config.get("architectures") or []
-    if model_type not in CONFIG_MAPPING_NAMES:
+    if model_type not in MODEL_TYPES:
         raise UnknownModel(
             f"{name}/config.json has the model_type {model_type!r}, which transformers {transformers.__version__} "
-            f"does not know; {_nearest(model_type, CONFIG_MAPPING_NAMES)}"
+            f"does not know; {_nearest(model_type, MODEL_TYPES)}"
         )
     found = resolve(architectures[0] if architectures else model_type)
     return replace(found, name=name, model_type=model_type, naming=Naming.DIRECTORY, path=name)
@@ -175,7 +176,7 @@ def _of_class(name: str) -> ModelTarget:
     cls = _imported(name)
     if not getattr(cls, "supports_lora", False):
         raise ModelWithoutLoRA(f"{name} declares no LoRA support: it has no supports_lora")
-    places = {_place(entry): entry for entry in reversed(registered().values())}
+    places = {_place(entry): entry for entry in reversed(list(registered().values()))}
     for base in cls.__mro__:
         entry = places.get((base.__module__, base.__name__))
         implementation = entry and _implementation(entry)
@@ -204,8 +205,8 @@ def _read_config(directory: Path) -> dict[str, Any]:
 def _maps() -> tuple[Mapping[str, str | tuple[str, ...]], ...]:
     """The auto maps of transformers from model type to class names, the head that a type is known for first."""
     first = [f"MODEL_FOR_{head}_MAPPING_NAMES" for head in _HEADS] + ["MODEL_MAPPING_NAMES"]
-    others = [name for name in dir(modeling_auto) if name.startswith("MODEL_FOR_") and name.endswith("_MAPPING_NAMES")]
-    return tuple(getattr(modeling_auto, name) for name in dict.fromkeys(first + others) if hasattr(modeling_auto, name))
+    others = [name for name in dir(modeling_auto) if re.fullmatch("MODEL_FOR_.*_MAPPING_NAMES", name)]
+    return tuple(getattr(modeling_auto, name) for name in dict.fromkeys(first + others))
 
 
 def _classes_of(model_type: str) -> tuple[str, ...]:
@@ -220,9 +221,9 @@ def _buildable() -> frozenset[str]:
 
 
 def _served_types() -> tuple[str, ...]:
-    return tuple(one for one in CONFIG_MAPPING_NAMES if any(name in registered() for name in _classes_of(one)))
+    return tuple(one for one in MODEL_TYPES if any(name in registered() for name in _classes_of(one)))
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return f"the nearest names are {', '.join(near)}" if near else "`lora-compat certify-model all` certifies every one"
+    return f"the nearest names are {', '.join(near)}" if near else "`lora-compat certify-model all` takes every one"

@@ -33,7 +33,7 @@ def _dense_for_sparse() -> None:
     platform = importlib.import_module("vllm.platforms.cpu").CpuPlatform
     choose = platform.get_attn_backend_cls.__func__
 
-    def chosen(cls: Any, selected: Any, attn_selector_config: Any, **others: Any) -> str:
+    def chosen(cls: Any, /, selected: Any, attn_selector_config: Any, **others: Any) -> str:
         dense = attn_selector_config._replace(use_sparse=False)
         return choose(cls, selected, attn_selector_config=dense, **others)  # type: ignore[no-any-return]
 
@@ -57,7 +57,7 @@ def _experts_without_gate() -> None:
 def _quick_gelu() -> None:
     if hasattr(torch.ops._C, "gelu_quick"):
         return
-    library = torch.library.Library("_C", "FRAGMENT")
+    library: Any = importlib.import_module("torch.library").Library("_C", "FRAGMENT")
     library.define("gelu_quick(Tensor! out, Tensor input) -> ()")
     library.impl("gelu_quick", lambda out, x: out.copy_(x * torch.sigmoid(1.702 * x)), "CPU")
     _kept.append(library)
