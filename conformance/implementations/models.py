@@ -16,6 +16,7 @@ Parts = Mapping[str, Tensor]  # of a module: "output" of its forward, and its ow
 
 
 OUTPUT, ROWS, LOGITS = "output", "rows", "logits"
+EXPERTS = ("w13_weight", "w2_weight")  # of a mixture: gate and up, down
 
 
 class BaseModelError(Exception):

@@ -38,7 +38,7 @@ from lora_compat.families import Family
 from strategies.cases import Case, LayerSpec, SubclassSpec
 from strategies.codec import Spec
 from strategies.existing import NothingFits, Target, targeting
-from strategies.models.cases import ModelCase, ModelTarget, targeting_model
+from strategies.models.cases import ModelCase, ModelDraws, targeting_model
 
 Body = Callable[[Subject, Any], None]
 PROFILES = {"quick": 20, "default": 250, "thorough": 1000}
@@ -71,7 +71,7 @@ class ClauseRun:
     subject: Subject
     budget: Budget
     result: ClauseResult = field(init=False)
-    target: Target | ModelTarget | None = None
+    target: Target | ModelDraws | None = None
     recorder: Recorder | None = None
 
     def check(self, clause: str, name: str, source: Source, body: Body) -> ClauseResult:
@@ -206,8 +206,8 @@ class ClauseRun:
         return False
 
 
-def _targeting(target: Target | ModelTarget | None) -> AbstractContextManager[None]:
-    return targeting_model(target) if isinstance(target, ModelTarget) else targeting(target)
+def _targeting(target: Target | ModelDraws | None) -> AbstractContextManager[None]:
+    return targeting_model(target) if isinstance(target, ModelDraws) else targeting(target)
 
 
 def _target_of(case: Spec) -> str:

@@ -78,7 +78,7 @@ def model_adapters(
     if kind == "all":
         modules, parameters = (ALL_LINEAR,), parameters if draw(numbers(2, "and parameters")) else ()
     rslora = draw(numbers(4, "rslora")) == 3
-    patterned = not rslora and kind != "one" and draw(numbers(3, "patterns")) == 2
+    patterned = not rslora and kind == "some" and draw(numbers(3, "patterns")) == 2
     rank = draw(sampled(_SQUARES if rslora else _POWERS if patterned else RANKS, "rank"))
     scaling = draw(sampled(_SCALINGS, "scaling"))
     named = tuple(one for one in (*modules, *parameters) if one != ALL_LINEAR)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
 
-from hypothesis.strategies import DrawFn, SearchStrategy, composite, just
+from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
 from strategies.cases import Dtype
 from strategies.choices import numbers, sampled
 from strategies.codec import Spec
 from strategies.existing import NothingFits
 from strategies.models.adapters import ModelAdapter, Targetable, model_adapters
+from strategies.models.configs import ConfigChoices
 
 TP_SIZES = (1, 1, 2, 2, 4)
 
@@ -24,49 +23,39 @@ TP_SIZES = (1, 1, 2, 2, 4)
 class ModelCase(Spec):
     """One model with one adapter.
 
-    ``target`` is what is certified, by the name it was given; ``config`` the small configuration as JSON, sorted by
-    key, whatever is left out being the type's default. Every tensor is a pure function of ``seed`` and its name.
+    ``target`` is what is certified, by the name it was given; ``config`` says how small its configuration is, and how
+    it differs from the type's own. Every tensor is a pure function of ``seed`` and its name.
     """
 
     target: str = "llama"
-    config: str = "{}"
+    config: ConfigChoices = ConfigChoices()  # noqa: RUF009 - frozen
     adapter: ModelAdapter = ModelAdapter()  # noqa: RUF009 - frozen
     tp_size: int = 1
     fully_sharded: bool = False
     dtype: Dtype = Dtype.FLOAT32
     seed: int = 0
 
-    @property
-    def choices(self) -> dict[str, Any]:
-        """The configuration's choices."""
-        return dict(json.loads(self.config))
-
-
-def written(choices: Mapping[str, Any]) -> str:
-    """Choices of a configuration as `ModelCase.config` has them."""
-    return json.dumps(choices, sort_keys=True)
-
 
 @dataclass(frozen=True, slots=True)
-class ModelTarget:
+class ModelDraws:
     """A model type, as far as drawing cases for it must know it.
 
-    ``configs`` draws the choices of a small configuration, ``offer`` says what PEFT can target in one; both are
-    functions of the type alone.
+    ``configs`` draws its small configurations, ``offer`` says what PEFT can target in one; both are functions of the
+    type alone.
     """
 
     path: str
-    configs: SearchStrategy[str]
-    offer: Callable[[str], Targetable]
+    configs: SearchStrategy[ConfigChoices]
+    offer: Callable[[ConfigChoices], Targetable]
     tp_sizes: tuple[int, ...] = TP_SIZES
     dtypes: tuple[Dtype, ...] = (Dtype.FLOAT32, Dtype.FLOAT32, Dtype.FLOAT32, Dtype.BFLOAT16)
 
 
-_target: ContextVar[ModelTarget | None] = ContextVar("model target", default=None)
+_target: ContextVar[ModelDraws | None] = ContextVar("model target", default=None)
 
 
 @contextmanager
-def targeting_model(target: ModelTarget | None) -> Iterator[None]:
+def targeting_model(target: ModelDraws | None) -> Iterator[None]:
     """Inside the block `model_cases` draws cases of ``target``."""
     token = _target.set(target)
     try:
@@ -115,8 +104,3 @@ def model_cases(
         dtype=draw(sampled(target.dtypes, "dtype")),
         seed=draw(numbers(2**16, "seed")),
     )
-
-
-def one_config(choices: Mapping[str, Any]) -> SearchStrategy[str]:
-    """The one configuration of a type that leaves no choice."""
-    return just(written(choices))

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from conformance.implementations.models import LOGITS, OUTPUT, ROWS
+from conformance.implementations.models import EXPERTS, LOGITS, OUTPUT, ROWS
 from conformance.judging.anomalies import UNEXPLAINED
 from conformance.subjects.models.adapters import FilePair
 
 VANISHED = "key-vanished"
-_COMPUTED = (OUTPUT, ROWS, "weight", "w13_weight", "w2_weight")
+_COMPUTED = (OUTPUT, ROWS, "weight", *EXPERTS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import warnings
 from collections.abc import Mapping
@@ -70,7 +71,6 @@ def adapted(model: nn.Module, adapter: ModelAdapter, seed: int) -> PeftModel:
         rank_pattern=dict(adapter.ranks),
         alpha_pattern=dict(adapter.alphas),
         modules_to_save=list(adapter.saved) or None,
-        task_type="CAUSAL_LM",
     )
     try:
         with warnings.catch_warnings():
@@ -78,6 +78,9 @@ def adapted(model: nn.Module, adapter: ModelAdapter, seed: int) -> PeftModel:
             wrapped = get_peft_model(model, config)  # type: ignore[arg-type]
     except (ValueError, NotImplementedError, RuntimeError, TypeError) as error:
         raise NotApplicable(f"PEFT makes no such adapter: {str(error).splitlines()[0]}") from error
+    for scaling in (one for module in wrapped.modules() for one in _scalings(module)):
+        if math.frexp(scaling)[0] != 0.5:
+            raise NotApplicable(f"PEFT's own rank for fused experts makes the scaling {scaling:g}, which is not exact")
     dtype = next(model.parameters()).dtype
     for name, parameter in wrapped.named_parameters():
         if "lora_" in name:
@@ -104,7 +107,7 @@ def read_adapter(directory: Path, wrapped: PeftModel) -> AdapterFile:
     for module, keys in halves.items():
         layer: Any = wrapped.get_submodule(_PREFIX + module)
         parameter = _parameter_of(module, layer)
-        scaling = scaling_of(config, parameter.removesuffix(".weight"))
+        scaling = scaling_of(config, parameter if hasattr(layer, "parameter_name") else module)
         a, b = (tensors[keys[part]].float() for part in "AB")
         delta = scaling * _product(layer, a, b)
         pairs.append(FilePair(module, keys["A"], keys["B"], layer.r["default"], scaling, parameter, delta))
@@ -155,3 +158,8 @@ def cut(source: Path, target: Path, keys: set[str]) -> None:
     (target / CONFIG).write_text((source / CONFIG).read_text(encoding="utf-8"), encoding="utf-8")
     kept = {key: tensor for key, tensor in load_file(source / TENSORS).items() if key in keys}
     save_file(kept, target / TENSORS)
+
+
+def _scalings(module: nn.Module) -> list[float]:
+    found = getattr(module, "scaling", None)
+    return list(found.values()) if isinstance(found, dict) else []  # attention has a number of that name

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from conformance.subjects.models.adapters import AdapterFile, adapted, read_adapter
-from conformance.subjects.models.checkpoints import config_of, filled, model_of, save
+from conformance.subjects.models.checkpoints import content_of, model_of, save, untied
 from conformance.subjects.outcomes import HarnessError, NotApplicable
 from strategies.models.cases import ModelCase
 
@@ -97,8 +97,9 @@ class Chains:
 def make(case: ModelCase, root: Path) -> Chain:
     """Makes the three directories under ``root``; raises what `Chains.of` does."""
     with torch.no_grad():
-        model: Any = filled(model_of(config_of(case)), case.seed)
-        save(model, root / "base")
+        content = content_of(case)
+        model: Any = model_of(case, content)
+        save(model, root / "base", content)
         before = {name: parameter.clone() for name, parameter in model.named_parameters(remove_duplicate=False)}
         wrapped = adapted(model, case.adapter, case.seed)
         wrapped.save_pretrained(root / "adapter")
@@ -106,11 +107,11 @@ def make(case: ModelCase, root: Path) -> Chain:
         ends = _untie(wrapped, file)
         merged: Any = wrapped.merge_and_unload()  # type: ignore[operator]
         _check_merge(file, before, dict(merged.named_parameters(remove_duplicate=False)), case)
-        save(merged, root / "merged")
+        save(merged, root / "merged", untied(content) if ends else content)
         chain = Chain(root, file, ends)
         if ends is not None and ends.embedding != ends.head:
             _tie(merged, to_head=ends.head)
-            save(merged, chain.merged_tied)
+            save(merged, chain.merged_tied, content)
     return chain
 
 

@@ -1,47 +1,65 @@
-"""Checkpoints: a model of a type, built and saved by transformers with the numbers of a case."""
+"""Checkpoints: a model of a case's type, built and saved by transformers with the numbers of its seed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
 
+from conformance.subjects.models.configs import small_config
+from conformance.subjects.models.making import complete, made
+from conformance.subjects.models.offers import targetable
+from conformance.subjects.models.types import ModelTarget, resolve
 from conformance.values.models import fill_weight
+from strategies.models.adapters import Targetable
 from strategies.models.cases import ModelCase
+from strategies.models.configs import ConfigChoices
 
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
 
-
-def config_of(case: ModelCase) -> Any:
-    """The configuration of a case."""
-    return AutoConfig.for_model(case.target, **case.choices, dtype=case.dtype.value)
+resolved = cache(resolve)
 
 
-def model_of(config: Any, *, device: str = "cpu") -> nn.Module:
-    """A model of that configuration, uninitialized."""
-    dtype = getattr(torch, str(config.dtype).removeprefix("torch."))
-    with _default_dtype(dtype), torch.device(device):
-        return AutoModelForCausalLM.from_config(config)  # type: ignore[no-any-return]
+def content_of(case: ModelCase) -> dict[str, Any]:
+    """The config.json of a case; raises what `small_config` does."""
+    return {**small_config(resolved(case.target), case.config), "dtype": case.dtype.of_tensors}
 
 
-def filled(model: nn.Module, seed: int) -> nn.Module:
-    """The same model with the numbers of ``seed``; parameters under two names are filled once."""
+def model_of(case: ModelCase, content: Mapping[str, Any]) -> nn.Module:
+    """The case's model with the numbers of its seed; parameters under two names are filled once."""
+    with _default_dtype(getattr(torch, case.dtype.of_tensors)):
+        model = made(resolved(case.target), content)
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point():
-            fill_weight(parameter.data, seed, name)
+            fill_weight(parameter.data, case.seed, name)
     return model
 
 
-def save(model: Any, directory: Path) -> None:
-    """As a user would: the configuration and the tensors, under the names of published checkpoints."""
+def offer_of(target: ModelTarget, choices: ConfigChoices) -> Targetable:
+    """What PEFT can target in a model of one configuration, learned on the meta device, which allocates nothing."""
+    with torch.device("meta"):
+        return targetable(made(target, small_config(target, choices)))
+
+
+def save(model: Any, directory: Path, content: Mapping[str, Any]) -> None:
+    """As published checkpoints are: tensors under their names on disk, and the whole config.json."""
     model.save_pretrained(directory)
+    complete(directory, content)
+
+
+def untied(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with a weight for each end."""
+    return {
+        name: untied(value) if isinstance(value, dict) else False if name == "tie_word_embeddings" else value
+        for name, value in content.items()
+    }
 
 
 @contextmanager

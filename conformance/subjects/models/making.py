@@ -12,12 +12,11 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoConfig
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import PrefixChange
 
 from conformance.subjects.models.recipes import RECIPES
-from conformance.subjects.models.types import ModelTarget
+from conformance.subjects.models.types import ModelTarget, config_class
 
 _SENTENCE_MODULES = [
     {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
@@ -28,7 +27,7 @@ _SENTENCE_MODULES = [
 def made(target: ModelTarget, content: Mapping[str, Any]) -> nn.Module:
     """The model of a config.json, uninitialized, in the default dtype and on the default device."""
     cls: Any = getattr(transformers, target.implementation)
-    model = cls._from_config(AutoConfig.for_model(**content), dtype=torch.get_default_dtype())
+    model = cls._from_config(config_class(content["model_type"])(**content), dtype=torch.get_default_dtype())
     # Made, not loaded, a model is saved without the prefixes that published files have inside of towers.
     model._weight_conversions = [
         one

@@ -23,7 +23,7 @@ from conformance.implementations.models import (
     ServedModel,
 )
 from conformance.subjects.models.chains import Chain, Chains
-from conformance.subjects.outcomes import NotApplicable, SubjectRefused
+from conformance.subjects.outcomes import NotApplicable, FileRefused
 from conformance.subjects.subject import Subject
 from strategies.models.cases import ModelCase
 
@@ -55,10 +55,10 @@ _FOLDERS = re.compile(r"\S*/lora-compat-\w+/\d+/")
 _CRASHES = ("AssertionError", "AttributeError", "KeyError", "IndexError", "TypeError", "UnboundLocalError")
 
 
-def refused(refusal: Refusal, chain: Chain) -> SubjectRefused | None:
+def refused(refusal: Refusal, chain: Chain) -> FileRefused | None:
     """The outcome of a refusal by name; None of any other."""
     named = refusal.named(chain)
-    return SubjectRefused(f"by name ({refusal.kind}): {', '.join(named)}") if named else None
+    return FileRefused(f"by name ({refusal.kind}): {', '.join(named)}") if named else None
 
 
 @cache

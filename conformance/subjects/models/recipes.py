@@ -52,6 +52,7 @@ RECIPES: Mapping[str, Recipe] = {
         "before": {"vision_config.deepstack_visual_indexes": [0], "text_config.tie_word_embeddings": True,
                    "tie_word_embeddings": True, "text_config.rope_parameters": {"full_attention": _ROPE}},
     },
+    "deepseek_v3": {"before": _GATE},
     "deepseek_v32": {"before": _GATE},
     "emu3": {
         "before": {"vocabulary_map": {"<|extra_200|>": 100, "<image>": 101}, "image_token_id": 101},

@@ -113,6 +113,11 @@ def resolve(name: str) -> ModelTarget:
     )
 
 
+def config_class(model_type: str) -> Any:
+    """Transformers' own configuration of a type; its auto class gives vLLM's, once vLLM has loaded such a model."""
+    return getattr(transformers, CONFIG_MAPPING_NAMES[model_type])
+
+
 def everything() -> tuple[dict[str, ModelTarget], dict[str, str]]:
     """Every architecture with LoRA support: those that can be built, and why the others cannot be."""
     targets: dict[str, ModelTarget] = {}

@@ -68,8 +68,8 @@ def _as_on_disk(case: ModelCase, chain: Chain) -> Iterator[tuple[str, Tensor]]:
         if not parts:
             return
         for module, a, b in parts:
-            written[f"{_PREFIX}{module}.lora_A.weight"] = a.contiguous()
-            written[f"{_PREFIX}{module}.lora_B.weight"] = b.contiguous()
+            written[f"{_PREFIX}{module}.lora_A.weight"] = a.clone()
+            written[f"{_PREFIX}{module}.lora_B.weight"] = b.contiguous().clone()
     yield from written.items()
 
 
