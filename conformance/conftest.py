@@ -10,6 +10,7 @@ import torch
 
 from conformance.certification.candidates import Certification
 from conformance.certification.clause_tests import clause_of
+from conformance.certification.models import ModelCertification
 from conformance.certification.known_failures import KnownFailures
 from conformance.certification.plugin import FIT, CertificationReport, deselect_others
 from conformance.contract import CONTRACT
@@ -27,7 +28,7 @@ from conformance.suite.warming import warm_up
 OPTIONS = pytest.StashKey[Options]()
 SUBJECT = pytest.StashKey[Subject]()
 RECORDER = pytest.StashKey[Recorder]()
-CERTIFICATION = pytest.StashKey[Certification]()
+CERTIFICATION = pytest.StashKey[Certification | ModelCertification]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -74,8 +75,9 @@ def _freeze() -> None:
 
 
 def _certify(config: pytest.Config, options: Options) -> None:
-    """Runs the clauses on existing classes instead of drawn ones."""
-    certification = Certification(options, options.certify)
+    """Runs the clauses on existing classes, or models, instead of drawn ones."""
+    kind = ModelCertification if options.certify.models else Certification
+    certification = kind(options, options.certify)
     config.stash[CERTIFICATION] = certification
     certification.prepare(getattr(config, "workerinput", {}).get(FIT))
     if not hasattr(config, "workerinput"):
@@ -86,7 +88,7 @@ def _certify(config: pytest.Config, options: Options) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """After -k and -m, so that the parts of a run are of the tests that are left."""
     if CERTIFICATION in config.stash:
-        deselect_others(config, items)
+        deselect_others(config, items, models=isinstance(config.stash[CERTIFICATION], ModelCertification))
     keep(config.stash[OPTIONS].part or Part(), config, items)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from strategies.models.cases import ModelCase
 T = TypeVar("T")
 Readings = Mapping[str, Parts]
 MAX_RANK = 8
+HANG_SECONDS = 120.0  # a case takes a tenth of one; the first of a class, with its imports, five
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ def on_ranks(subject: Subject, case: ModelCase, program: Callable[[RankGroup], T
         NotApplicable: the base model cannot be served, or its class declares no LoRA support.
         CollectiveMismatch, SubjectRaised, HarnessError: as `Subject.on_ranks`.
     """
+    faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)  # a worker's end is an error of this model alone
     try:
         return subject.on_ranks(case.tp_size, program)
     except Exception as error:
@@ -107,6 +110,8 @@ def on_ranks(subject: Subject, case: ModelCase, program: Callable[[RankGroup], T
         if isinstance(ended, BaseModelError):
             raise NotApplicable(f"the base model cannot be served here: {_first_line(ended)}") from error
         raise
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def attempt(step: Callable[[], object]) -> Refusal | None:

@@ -115,7 +115,7 @@ def resolve(name: str) -> ModelTarget:
 
 def config_class(model_type: str) -> Any:
     """Transformers' own configuration of a type; its auto class gives vLLM's, once vLLM has loaded such a model."""
-    return getattr(transformers, CONFIG_MAPPING_NAMES[model_type])
+    return getattr(transformers, modeling_auto.CONFIG_MAPPING_NAMES[model_type])
 
 
 def everything() -> tuple[dict[str, ModelTarget], dict[str, str]]:

@@ -79,7 +79,7 @@ def _flag(module: str, name: str) -> bool | None:
 def _names(module: str) -> Mapping[str, _Named]:
     """A module's classes, what it makes of classes, and what it imports from elsewhere in vLLM."""
     names: dict[str, _Named] = {}
-    package = module if _file(module).name == "__init__.py" else module.rpartition(".")[0]
+    package = module if source_file(module).name == "__init__.py" else module.rpartition(".")[0]
     for statement in _taken(_source(module).body):
         if isinstance(statement, ast.ClassDef):
             names[statement.name] = statement
@@ -108,11 +108,11 @@ def _taken(statements: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def _source(module: str) -> ast.Module:
-    return ast.parse(_file(module).read_text(encoding="utf-8"))
+    return ast.parse(source_file(module).read_text(encoding="utf-8"))
 
 
 @functools.cache
-def _file(module: str) -> Path:
+def source_file(module: str) -> Path:
     """The file of a module of vLLM, whose packages are not imported to find it."""
     spec = importlib.util.find_spec("vllm")
     root = Path((spec.origin if spec else None) or "").parent
