@@ -25,7 +25,7 @@ def small_config(target: ModelTarget, choices: ConfigChoices) -> dict[str, Any]:
     Raises:
         Whatever transformers does for a type whose default configuration cannot be made.
     """
-    config = target.published() or AutoConfig.for_model(target.model_type).to_dict()
+    config = target.published() or target.config_class().to_dict()
     recipe = RECIPES.get(target.model_type, {})
     _put(config, {name: AutoConfig.for_model(one).to_dict() for name, one in recipe.get("types", {}).items()})
     _put(config, recipe.get("before", {}))
