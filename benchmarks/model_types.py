@@ -28,7 +28,7 @@ from conformance.implementations.models import ModelSettings
 from conformance.implementations.vllm.models.server import VllmModels
 from conformance.subjects.models.configs import dtypes, small_config
 from conformance.subjects.models.making import complete, made
-from conformance.subjects.models.traits import booleans, traits
+from conformance.subjects.models.traits import TIED, booleans, traits
 from conformance.subjects.models.types import ModelTarget, NotBuildable, everything, resolve
 from strategies.models.configs import ConfigChoices, config_choices
 
@@ -105,9 +105,20 @@ def _rows(name: str, question: str) -> list[Row]:
 
 
 def _switched(target: ModelTarget) -> Iterator[ConfigChoices]:
-    """Each boolean turned over, alone."""
+    """Each boolean turned over, alone, if that makes other parameters."""
     for name, value in booleans(small_config(target, ConfigChoices())).items():
-        yield ConfigChoices(switches=((name, not value),))
+        choices = ConfigChoices(switches=((name, not value),))
+        if name == TIED or _parameters(target, choices) != _parameters(target, ConfigChoices()):
+            yield choices
+
+
+def _parameters(target: ModelTarget, choices: ConfigChoices) -> dict[str, torch.Size]:
+    """The shapes of a model's parameters; empty where it cannot be built."""
+    try:
+        with torch.device("meta"):
+            return {name: one.shape for name, one in made(target, small_config(target, choices)).named_parameters()}
+    except Exception:  # whatever transformers raises
+        return {}
 
 
 def _drawn(target: ModelTarget) -> list[ConfigChoices]:

@@ -29,6 +29,7 @@ from conformance.subjects.subject import Subject
 from conformance.suite.certify_options import CertifyOptions
 from conformance.suite.checking import Budget, ClauseRun
 from conformance.suite.options import Options, implementation_of
+from strategies.models.adapters import Targetable
 from strategies.models.cases import ModelDraws
 from strategies.models.configs import ConfigChoices, config_choices
 
@@ -116,7 +117,10 @@ def draws_of(name: str, target: ModelTarget) -> ModelDraws:
     """How cases of a model are drawn; what can be targeted is learned once for each configuration."""
 
     @cache
-    def offer(choices: ConfigChoices) -> object:
-        return offer_of(target, choices)
+    def offer(choices: ConfigChoices) -> Targetable | None:
+        try:
+            return offer_of(target, choices)
+        except Exception:  # sizes that transformers does not take together
+            return None
 
-    return ModelDraws(name, config_choices(traits(target)), offer)  # type: ignore[arg-type]
+    return ModelDraws(name, config_choices(traits(target)), offer)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from hypothesis import reject
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
 from strategies.cases import Dtype
@@ -40,13 +41,13 @@ class ModelCase(Spec):
 class ModelDraws:
     """A model type, as far as drawing cases for it must know it.
 
-    ``configs`` draws its small configurations, ``offer`` says what PEFT can target in one; both are functions of the
-    type alone.
+    ``configs`` draws its small configurations, ``offer`` says what PEFT can target in one, None where transformers
+    does not take it; both are functions of the type alone.
     """
 
     path: str
     configs: SearchStrategy[ConfigChoices]
-    offer: Callable[[ConfigChoices], Targetable]
+    offer: Callable[[ConfigChoices], Targetable | None]
     tp_sizes: tuple[int, ...] = TP_SIZES
     dtypes: tuple[Dtype, ...] = (Dtype.FLOAT32, Dtype.FLOAT32, Dtype.FLOAT32, Dtype.BFLOAT16)
 
@@ -89,6 +90,10 @@ def model_cases(
         raise NothingFits("the clause is about whole models: name one with --certify-model")
     config = draw(target.configs)
     offer = target.offer(config)
+    if offer is None:
+        if target.offer(ConfigChoices()) is None:
+            raise NothingFits("transformers makes no small model of this type")
+        reject()
     if not offer.modules + offer.parameters:
         raise NothingFits("PEFT can target nothing in this model")
     served = tuple(size for size in tp_sizes or target.tp_sizes if size in target.tp_sizes)

@@ -6,10 +6,12 @@ import copy
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
+from transformers import AutoConfig
+
 from conformance.subjects.models.layer_lists import kept_layers, number_of_layers, with_layers
 from conformance.subjects.models.recipes import RECIPES
 from conformance.subjects.models.sizes import FIXED, LATENT_HEADS, MAMBA_HEADS, ROLES, is_token, is_tower, subconfigs
-from conformance.subjects.models.types import ModelTarget, config_class
+from conformance.subjects.models.types import ModelTarget
 from strategies.models.configs import ConfigChoices
 
 TOWER = ConfigChoices(head_dim=16, hidden=64, intermediate=96)
@@ -23,9 +25,9 @@ def small_config(target: ModelTarget, choices: ConfigChoices) -> dict[str, Any]:
     Raises:
         Whatever transformers does for a type whose default configuration cannot be made.
     """
-    config = target.published() or config_class(target.model_type)().to_dict()
+    config = target.published() or target.config_class().to_dict()
     recipe = RECIPES.get(target.model_type, {})
-    _put(config, {name: config_class(one)().to_dict() for name, one in recipe.get("types", {}).items()})
+    _put(config, {name: AutoConfig.for_model(one).to_dict() for name, one in recipe.get("types", {}).items()})
     _put(config, recipe.get("before", {}))
     small = _shrunk(config, choices, choices)
     _renumber_tokens(small, choices.vocabulary)

@@ -15,8 +15,8 @@ from torch import nn
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import PrefixChange
 
-from conformance.subjects.models.recipes import RECIPES
-from conformance.subjects.models.types import ModelTarget, config_class
+from conformance.subjects.models.recipes import RECIPES, Recipe
+from conformance.subjects.models.types import ModelTarget
 
 _SENTENCE_MODULES = [
     {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
@@ -27,7 +27,7 @@ _SENTENCE_MODULES = [
 def made(target: ModelTarget, content: Mapping[str, Any]) -> nn.Module:
     """The model of a config.json, uninitialized, in the default dtype and on the default device."""
     cls: Any = getattr(transformers, target.implementation)
-    model = cls._from_config(config_class(content["model_type"])(**content), dtype=torch.get_default_dtype())
+    model = cls._from_config(target.config_class(**content), dtype=torch.get_default_dtype())
     # Made, not loaded, a model is saved without the prefixes that published files have inside of towers.
     model._weight_conversions = [
         one
@@ -46,18 +46,24 @@ def complete(directory: Path, content: Mapping[str, Any]) -> None:
         _write(directory / "modules.json", _SENTENCE_MODULES)
         (directory / "1_Pooling").mkdir(exist_ok=True)
         _write(directory / "1_Pooling" / "config.json", {"pooling_mode_mean_tokens": True})
-    _rename(directory, RECIPES.get(content["model_type"], {}).get("names", {}))
+    recipe = RECIPES.get(content["model_type"], {})
+    _rewrite(directory, recipe)
     path = directory / "config.json"
     saved = json.loads(path.read_text(encoding="utf-8"))
-    _write(path, _merged(saved, content))
+    inner = content.get(recipe.get("flat", ""), {})
+    _write(path, {**inner, **_merged(saved, content)})
 
 
-def _rename(directory: Path, names: Mapping[str, str]) -> None:
-    """Gives saved tensors other names; those that come to the same keep the last."""
-    for path in directory.glob("*.safetensors") if names else ():
+def _rewrite(directory: Path, recipe: Recipe) -> None:
+    """Gives saved tensors the names and the orientation that they have in published files."""
+    names, transposed = recipe.get("names", {}), recipe.get("transposed", "")
+    for path in directory.glob("*.safetensors") if names or transposed else ():
         tensors = load_file(path)
         for pattern, name in names.items():
             tensors = {re.sub(pattern, name, one): tensor for one, tensor in tensors.items()}
+        for name in tensors if transposed else ():
+            if re.search(transposed, name):
+                tensors[name] = tensors[name].mT.contiguous()
         save_file(tensors, path, {"format": "pt"})
 
 

@@ -33,14 +33,17 @@ class Recipe(TypedDict, total=False):
 
     ``types`` are model types of configurations that its default leaves out. ``before`` is put into the type's default
     configuration, as published files have it, and is made small with it; ``after`` into the small one, as it is.
-    ``names`` are patterns of tensors' names that transformers saves otherwise than published files have them;
-    ``dtypes`` are the only ones that vLLM's class takes.
+    What is in ``flat`` published files have outside of it too.
+    ``names`` are patterns of tensors' names that transformers saves otherwise than published files have them,
+    ``transposed`` is the pattern of those that it saves transposed. ``dtypes`` are the only ones vLLM's class takes.
     """
 
     types: Mapping[str, str]
     before: Mapping[str, object]
     after: Mapping[str, object]
+    flat: str
     names: Mapping[str, str]
+    transposed: str
     dtypes: tuple[str, ...]
 
 
@@ -60,7 +63,9 @@ RECIPES: Mapping[str, Recipe] = {
     },
     "ernie4_5_vl_moe": {
         "before": {"text_config.rope_parameters": _ROPE, "vision_config.embed_dim": 1280,
-                   "vision_config.mlp_ratio": 1.5, "pixel_hidden_size": 1280},
+                   "vision_config.mlp_ratio": 1.5, "pixel_hidden_size": 1280, "spatial_conv_size": 2,
+                   "temporal_conv_size": 2, "use_temporal_conv": True},
+        "flat": "text_config",
     },
     "gemma4": {"types": {"vision_config": "gemma4_vision"}},
     "gemma4_unified": {"types": {"vision_config": "gemma4_unified_vision"}},
@@ -70,13 +75,16 @@ RECIPES: Mapping[str, Recipe] = {
     "glm5_next": {"after": {"text_config.index_kpool": 4}},
     "glm_moe_dsa": {"before": _GATE},
     "glmasr": {"names": {r"^language_model\.model\.model\.": "language_model.model."}},
-    "granite4_vision": {"after": {"deepstack_layer_map": [[0, 0]], "downsample_rate": "1/2",
+    "granite4_vision": {"types": {"vision_config": "siglip_vision_model"},
+                        "after": {"deepstack_layer_map": [[0, 0]], "downsample_rate": "1/2",
                                   "qformer_config.intermediate_size": 3072}},
     "granite_speech": {"after": _SLOW_AUDIO},
     "granite_speech_plus": {"after": _SLOW_AUDIO},
     "granitemoehybrid": {"before": {"layer_types": ["linear_attention", "full_attention"], "num_hidden_layers": 2}},
-    "hy_v3": {"before": {"first_k_dense_replace": 1, "expert_hidden_dim": 1536, "route_norm": True}},
-    "hy_v4": {"names": {r"\.hc_pre\.(hc_attn_layer|hc_mlp_layer)\.": r".\1.hc_pre."}},
+    "hy_v3": {"before": {"first_k_dense_replace": 1, "expert_hidden_dim": 1536, "route_norm": True,
+                         "qk_norm": True}},
+    "hy_v4": {"names": {r"\.hc_pre\.(hc_attn_layer|hc_mlp_layer)\.": r".\1.hc_pre.",
+                        r"\.hc_pre\.hc_head\.": ".hc_head."}},
     "lfm2": {"before": {"block_dim": 2560, "block_ff_dim": 12288, "conv_dim": 2560, "conv_dim_out": 2560}},
     "lfm2_moe": {"before": {"layer_types": ["conv", "full_attention"] * 2, "num_hidden_layers": 4}},
     "lfm2_vl": {"before": {"text_config.block_dim": 2560, "text_config.block_ff_dim": 12288,
@@ -84,13 +92,14 @@ RECIPES: Mapping[str, Recipe] = {
                            "vision_config.vision_use_head": False}},
     "longcat_flash": {"before": {"mla_scale_q_lora": True, "mla_scale_kv_lora": True, "zero_expert_type": "identity"},
                       "after": {"zero_expert_num": 0}},
-    "minimax_m2": {"before": {"rotary_dim": 64, "scoring_func": "sigmoid"}},
+    "minimax_m2": {"before": {"rotary_dim": 64, "scoring_func": "sigmoid",
+                              "use_routing_bias": True}},
     "molmo2": {"before": {"adapter_config.vision_feature_layer": [-1, -1]}},
-    "muse_glimmer": {"after": {"vision_config.out_hidden_size": 256}},
+    "muse_glimmer": {"after": {"out_hidden_size": 256}},
     "muse_spark": {
-        "before": {"audio_config.hidden_sizes": [16, 32], "audio_config.depths": [1, 1],
-                   "audio_config.patch_sizes": [16, 6]},
-        "after": {"audio_config.num_hidden_layers": 2, "audio_config.hidden_sizes": [16, 32]},
+        "before": {"text_config.num_shared_experts": 0, "audio_config.hidden_sizes": [16, 32],
+                   "audio_config.depths": [1, 1], "audio_config.patch_sizes": [16, 6]},
+        "after": {"audio_config.num_hidden_layers": 2, "audio_config.hidden_sizes": [16, 32], "out_hidden_size": 256},
     },
     "nemotron_h_omni": {"before": {"patch_size": 16}, "after": {"vision_config.max_img_size": 64}},
     "olmo_hybrid": {
@@ -99,14 +108,21 @@ RECIPES: Mapping[str, Recipe] = {
     },
     "qianfan_ocr": {"before": {"force_image_size": 28, "ps_version": "v2", "select_layer": -1,
                                 "dynamic_image_size": True, "use_thumbnail": True,
-                                "max_dynamic_patch": 12, "min_dynamic_patch": 1}},
+                                "max_dynamic_patch": 12, "min_dynamic_patch": 1},
+                    "names": {r"^language_model\.model\.encoder\.": "language_model.model."}},
     "qwen2_5_omni": {"before": {"enable_audio_output": False}},
     "qwen3_asr": {"after": {"audio_config.downsample_hidden_size": 32}},
     "qwen3_omni_moe": {
-        "before": {"enable_audio_output": False, "thinker_config.vision_config.image_size": 768},
-        "after": {"thinker_config.audio_config.downsample_hidden_size": 32},
+        "before": {"enable_audio_output": False,
+                   "thinker_config.vision_config.apply_vit_abs_pos_embed": True,
+                   "thinker_config.text_config.tie_word_embeddings": False},
+        "after": {"thinker_config.audio_config.downsample_hidden_size": 32,
+                  "thinker_config.vision_config.image_size": 56},
     },
-    "qwen3_vl_moe": {"before": {"text_config.norm_topk_prob": True}},
+    "qwen3_vl_moe": {
+        "before": {"text_config.norm_topk_prob": True},
+        "transposed": r"mlp\.experts\.(gate_up|down)_proj$",
+    },
     "qwen4_exp": {
         "before": {f"text_config.{name}": value for name, value in _INDEXER.items()}
         | {"vision_config.deepstack_visual_indexes": []},
@@ -118,8 +134,9 @@ RECIPES: Mapping[str, Recipe] = {
                    for which in ("acoustic", "semantic")
                    for name, value in (("depths", [1, 1]), ("downsampling_ratios", [2]), ("num_filters", 8))},
     },
-    "voxtral": {"before": {"audio_config.downsample_factor": 4, "audio_config.window_size": 400,
+    "voxtral": {"before": {"audio_config.downsample_factor": 4,
                           "audio_config.hop_length": 160, "audio_config.sampling_rate": 16000,
-                          "audio_config.global_log_mel_max": 1.5}},
+                          "audio_config.global_log_mel_max": 1.5},
+                "after": {"audio_config.window_size": 400}},
     "xlm-roberta": {"before": {"position_embedding_type": "absolute"}},
 }  # fmt: skip

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from transformers import CONFIG_MAPPING
 from transformers.models.auto import modeling_auto
 
 from conformance.implementations.vllm.models.registry import Registered, registered
 from conformance.subjects.models.recipes import BUILT_AS, NOT_BUILDABLE
 
 ALL = "all"
-MODEL_TYPES: tuple[str, ...] = tuple(modeling_auto.CONFIG_MAPPING_NAMES)
+MODEL_TYPES: tuple[str, ...] = tuple(CONFIG_MAPPING.keys())
 # A model type has several classes; the one that it is known for is that of the first of these which vLLM serves.
 _HEADS = (
     "CAUSAL_LM",
@@ -81,6 +82,11 @@ class ModelTarget:
         """The content of the config.json that the target is of; empty unless it is a directory."""
         return _read_config(Path(self.path)) if self.naming is Naming.DIRECTORY else {}
 
+    @property
+    def config_class(self) -> Any:
+        """transformers' class of the configuration, whatever vLLM registers for the model type in its place."""
+        return getattr(transformers, self.implementation).config_class
+
     def register(self) -> None:
         """Makes a class that is out of vLLM's tree known to its registry; nothing to do for any other target."""
         if self.naming is Naming.CLASS:
@@ -111,11 +117,6 @@ def resolve(name: str) -> ModelTarget:
         f"{name!r} is no model type of transformers {transformers.__version__}, no architecture of vLLM, no directory "
         f"and no module:Class; {_nearest(name, (*MODEL_TYPES, *registered()))}"
     )
-
-
-def config_class(model_type: str) -> Any:
-    """Transformers' own configuration of a type; its auto class gives vLLM's, once vLLM has loaded such a model."""
-    return getattr(transformers, modeling_auto.CONFIG_MAPPING_NAMES[model_type])
 
 
 def everything() -> tuple[dict[str, ModelTarget], dict[str, str]]:

@@ -26,6 +26,7 @@ def put_in_place() -> None:
     _dense_for_sparse()
     _experts_without_gate()
     _quick_gelu()
+    _transformers_as_it_is()
     importlib.import_module("vllm.triton_utils").triton.set_allocator = lambda allocator: None
 
 
@@ -61,6 +62,12 @@ def _quick_gelu() -> None:
     library.define("gelu_quick(Tensor! out, Tensor input) -> ()")
     library.impl("gelu_quick", lambda out, x: out.copy_(x * torch.sigmoid(1.702 * x)), "CPU")
     _kept.append(library)
+
+
+def _transformers_as_it_is() -> None:
+    """Without vLLM's wrapping of transformers' classes for torch.compile, after which they build no checkpoint."""
+    base = importlib.import_module("vllm.model_executor.models.transformers.base").Base
+    base._decorate_cls_for_torch_compile = lambda *of_a_class, **how: None
 
 
 _kept: list[Any] = []  # a library is gone with its last reference
