@@ -28,12 +28,12 @@ def differences(base: Readings, want: Readings, got: Readings, rank: int) -> lis
 
 
 def same(right: Tensor, seen: Tensor | None) -> bool:
-    """Whether two tensors are equal bit for bit; noted as an exact comparison."""
+    """Whether two tensors are equal bit for bit, what is no number in either aside; noted as an exact comparison."""
     if seen is None or seen.shape != right.shape:
         return False
-    error = (seen.double() - right.double()).abs()
+    error = (seen.double() - right.double()).abs().nan_to_num(0.0)
     note(error, torch.zeros_like(error), None)
-    return torch.equal(seen, right)
+    return torch.equal(seen, right) or torch.equal(seen.nan_to_num(1.0), right.nan_to_num(1.0))
 
 
 def _delta(base: Readings, name: str, part: str, seen: Tensor | None) -> Tensor:

@@ -59,8 +59,8 @@ def report(expected, got, present):
 
 
 small = Llama4TextConfig(
-    hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4,
-    num_key_value_heads=4, head_dim=16, num_local_experts=4, interleave_moe_layer_step=1, vocab_size=128, max_position_embeddings=64,
+    hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=4,
+    head_dim=16, num_local_experts=4, interleave_moe_layer_step=1, vocab_size=128, max_position_embeddings=64,
     pad_token_id=0, bos_token_id=1, eos_token_id=2, attention_chunk_size=64, layer_types=["full_attention"],
 )  # fmt: skip
 base = Llama4ForCausalLM(small)

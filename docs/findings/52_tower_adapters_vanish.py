@@ -19,7 +19,7 @@ from vllm.platforms.cpu import CpuPlatform
 vllm.platforms._current_platform = CpuPlatform()  # the wheel of a machine without a GPU has none
 
 from peft import LoraConfig, get_peft_model
-from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.distributed import init_distributed_environment, initialize_model_parallel
 from vllm.engine.arg_utils import EngineArgs
@@ -58,14 +58,15 @@ def report(expected, got, present):
     sys.exit(int(present))
 
 
-small = Qwen2VLConfig(
-    vision_config={"depth": 1, "embed_dim": 64, "hidden_size": 64, "num_heads": 4, "patch_size": 14},
+small = Qwen2_5_VLConfig(
+    vision_config={"depth": 1, "hidden_size": 64, "intermediate_size": 96, "out_hidden_size": 64, "num_heads": 4,
+                   "patch_size": 14, "fullatt_block_indexes": [0]},
     text_config={"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4,
                  "num_key_value_heads": 4, "vocab_size": 128, "max_position_embeddings": 64, "bos_token_id": 1,
                  "eos_token_id": 2, "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3]}},
     image_token_id=127, video_token_id=126, vision_start_token_id=125, vision_end_token_id=124,
 )  # fmt: skip
-base = Qwen2VLForConditionalGeneration(small)
+base = Qwen2_5_VLForConditionalGeneration(small)
 base.save_pretrained(f"{folder}/base")
 config = LoraConfig(r=1, target_modules=r".*visual.*attn\.qkv", init_lora_weights=False)
 get_peft_model(base, config).save_pretrained(f"{folder}/adapter")

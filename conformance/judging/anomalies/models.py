@@ -47,7 +47,7 @@ def explain(wrong: Difference, everything: Mapping[tuple[str, str, int], Tensor]
         return VANISHED
     return (
         _scaled(want, got, pairs)
-        or _moved(want, got)
+        or _moved(wrong)
         or _in_part(wrong, want, got)
         or _elsewhere(wrong, everything, pairs)
         or UNEXPLAINED
@@ -69,15 +69,16 @@ def _scaled(want: Tensor, got: Tensor, pairs: Sequence[FilePair]) -> str | None:
     return {0.5: "halved", 2.0: "delta-doubled"}.get(ratio, "scale-wrong")
 
 
-def _moved(want: Tensor, got: Tensor) -> str | None:
+def _moved(wrong: Difference) -> str | None:
     """The same numbers in another order."""
+    want, got = wrong.want, wrong.got
     if want.ndim > 1 and want.shape == got.mT.shape and torch.equal(got.mT, want):
         return "transposed"
-    names = _OF_STACKS if want.ndim == 3 else _OF_OUTPUTS
+    names = _OF_STACKS if want.ndim == 3 else _OF_OUTPUTS if wrong.part == OUTPUT else _OF_OUTPUTS[::-1]
     return next((names[dim] for dim in range(want.ndim) if _same_slices(want, got, dim)), None)
 
 
-_OF_OUTPUTS = ("columns-moved", "rows-moved")  # the last axis of an output is that of the weight's rows
+_OF_OUTPUTS = ("columns-moved", "rows-moved")  # an output has the rows of its weight last
 _OF_STACKS = ("other-expert", "rows-moved", "columns-moved")
 
 

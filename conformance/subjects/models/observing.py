@@ -24,7 +24,7 @@ from conformance.implementations.models import (
     Parts,
     ServedModel,
 )
-from conformance.subjects.models.chains import Chain, Chains
+from conformance.subjects.models.chains import Chain, Chains, Ends
 from conformance.subjects.outcomes import FileRefused, HarnessError, NotApplicable, SubjectRaised
 from conformance.subjects.subject import Subject
 from strategies.models.cases import ModelCase
@@ -48,13 +48,14 @@ class Refusal:
             return []
         modules = [pair.module for pair in chain.file.pairs] + [key.rsplit(".", 2)[-2] for key in chain.file.others]
         last = dict.fromkeys(module.removesuffix(".base_layer").rpartition(".")[2] for module in modules)
-        return sorted(name for name in last if name in self.message)
+        return sorted(name for name in last if name in self.message) or _QUOTED.findall(self.message)[-2:]
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.message}"
 
 
 _FOLDERS = re.compile(r"\S*/lora-compat-\w+/\d+/")
+_QUOTED = re.compile(r"'([\w.]+)'")  # an implementation has names of its own for some modules
 _CRASHES = ("AssertionError", "AttributeError", "KeyError", "IndexError", "TypeError", "UnboundLocalError")
 
 
@@ -132,15 +133,26 @@ def attempt(step: Callable[[], object]) -> Refusal | None:
 def right_readings(server: ModelServer, chain: Chain, settings: ModelSettings, group: RankGroup) -> Readings:
     """What the merged checkpoint computes, loaded by the class's own ``load_weights``."""
     try:
-        return server.load(chain.merged, settings, group).read(None)
+        merged = server.load(chain.merged, settings, group).read(None)
     except BaseModelError:
         if chain.ends is None:
             raise
+    else:
+        if chain.ends is None or _parted(merged, server.load(chain.base, settings, group).read(None), chain.ends):
+            return merged
     if chain.ends.embedding and chain.ends.head:
         raise NotApplicable("the class has one weight for embedding and head, and the adapter is of both")
     merged = server.load(chain.merged_tied, settings, group).read(None)
     base = server.load(chain.base, settings, group).read(None)
     return {name: base[name] if _is_other_end(name, parts, chain) else parts for name, parts in merged.items()}
+
+
+def _parted(merged: Readings, base: Readings, ends: Ends) -> bool:
+    """Whether a class has a weight for each end if the checkpoint has; some have one whatever it says."""
+    head_changed = LOGITS in base and any(
+        not torch.equal(tensor, merged[LOGITS][part]) for part, tensor in base[LOGITS].items()
+    )
+    return head_changed == ends.head
 
 
 def _is_other_end(name: str, parts: Parts, chain: Chain) -> bool:
