@@ -22,7 +22,7 @@ def simpler_models(case: ModelCase) -> Iterator[ModelCase]:
         {"dtype": Dtype.FLOAT32},
         {"seed": 0},
     ):
-        changed = replace(case, **changes)  # type: ignore[arg-type]
+        changed = replace(case, **changes)
         if changed != case:
             yield changed
     for field in fields(ConfigChoices):
@@ -46,6 +46,6 @@ def _adapters(adapter: ModelAdapter) -> Iterator[ModelAdapter]:
         {"rank": plain.rank, "alpha": plain.alpha, "rslora": False},
         {"alpha": float(adapter.rank), "rslora": False},
     ):
-        changed = replace(adapter, **changes)  # type: ignore[arg-type]
+        changed = replace(adapter, **changes)
         if changed != adapter:
             yield changed

@@ -102,10 +102,10 @@ def make(case: ModelCase, root: Path) -> Chain:
         save(model, root / "base", content)
         before = {name: parameter.clone() for name, parameter in model.named_parameters(remove_duplicate=False)}
         wrapped = adapted(model, case.adapter, case.seed)
-        wrapped.save_pretrained(root / "adapter")
+        wrapped.save_pretrained(str(root / "adapter"))
         file = read_adapter(root / "adapter", wrapped)
         ends = _untie(wrapped, file)
-        merged: Any = wrapped.merge_and_unload()  # type: ignore[operator]
+        merged: Any = wrapped.merge_and_unload()
         _check_merge(file, before, dict(merged.named_parameters(remove_duplicate=False)), case)
         save(merged, root / "merged", untied(content) if ends else content)
         chain = Chain(root, file, ends)

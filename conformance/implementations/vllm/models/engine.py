@@ -102,9 +102,9 @@ def _without_kernels_of_a_cpu() -> None:
         layer.cpu_linear = torch.nn.functional.linear
 
     for name in ("layers.utils", "layers.linear", "layers.vocab_parallel_embedding"):
-        module = importlib.import_module(f"vllm.model_executor.{name}")
+        module: Any = importlib.import_module(f"vllm.model_executor.{name}")
         if hasattr(module, "dispatch_cpu_unquantized_gemm"):
             module.dispatch_cpu_unquantized_gemm = by_torch
-    operators = importlib.import_module("vllm._custom_ops")
+    operators: Any = importlib.import_module("vllm._custom_ops")
     if not hasattr(torch.ops._C, "prepack_moe_weight"):
         operators.cpu_prepack_moe_weight = lambda weight, isa: weight

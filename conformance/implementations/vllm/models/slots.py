@@ -15,7 +15,7 @@ _SLOT = 0  # of the first adapter that is loaded
 
 def linear_weight(lora: Any, group: RankGroup) -> Tensor:
     """The weight of a linear layer with what is in its slot, where its forward cannot run."""
-    base = lora.base_layer.weight
+    base: Tensor = lora.base_layer.weight
     parts = [
         b[_SLOT, 0].float() @ _whole(a[_SLOT, 0], b.shape[-1], group, dim=0).float()
         for a, b in zip(lora.lora_a_stacked, lora.lora_b_stacked, strict=True)
