@@ -72,7 +72,7 @@ def adapted(model: nn.Module, adapter: ModelAdapter, seed: int) -> PeftModel:
     """
     config = LoraConfig(
         r=adapter.rank,
-        lora_alpha=adapter.alpha,
+        lora_alpha=adapter.alpha,  # type: ignore[arg-type]
         use_rslora=adapter.rslora,
         target_modules=ALL_LINEAR if adapter.all_linear else list(adapter.modules),
         target_parameters=list(adapter.parameters) or None,
@@ -84,7 +84,7 @@ def adapted(model: nn.Module, adapter: ModelAdapter, seed: int) -> PeftModel:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            wrapped = get_peft_model(model, config)
+            wrapped: Any = get_peft_model(model, config)
     except (ValueError, NotImplementedError, RuntimeError, TypeError) as error:
         raise NotApplicable(f"PEFT makes no such adapter: {str(error).splitlines()[0]}") from error
     for scaling in (one for module in wrapped.modules() for one in _scalings(module)):
