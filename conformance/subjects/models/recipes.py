@@ -7,16 +7,25 @@ from typing import TypedDict
 
 # Architectures of vLLM that transformers has under another name.
 BUILT_AS = {
+    "BertSpladeSparseEmbeddingModel": "BertForMaskedLM",
+    "LightOnOCRForConditionalGeneration": "LightOnOcrForConditionalGeneration",
+    "LlamaBidirectionalForSequenceClassification": "LlamaForSequenceClassification",
+    "LlamaBidirectionalModel": "LlamaModel",
+    "MiniCPMForCausalLM": "LlamaForCausalLM",
+    "PanguEmbeddedForCausalLM": "LlamaForCausalLM",
     "PhiMoEForCausalLM": "PhimoeForCausalLM",
+    "SolarForCausalLM": "LlamaForCausalLM",
 }
 
-_DRAFT = "a draft model, which vLLM loads beside the model that it drafts for"
 # Architectures that stand beside no checkpoint of their own, and why.
 NOT_BUILDABLE = {
-    "DFlashDraftModel": _DRAFT,
-    "DFlashMuseGlimmerAssistantModel": _DRAFT,
-    "MuseGlimmerAssistantModel": _DRAFT,
     "NanbeigeForCausalLM": "transformers has no implementation of it, which vLLM would ask for",
+}
+
+# Tables of vLLM's registry whose models are none of their own, and why.
+TABLES_NOT_BUILDABLE = {
+    "_SPECULATIVE_DECODING_MODELS": "a draft model, which vLLM loads beside the model that it drafts for",
+    "_TRANSFORMERS_BACKEND_MODELS": "vLLM's wrapper of transformers' classes; what it serves has names of its own",
 }
 
 _SLOW_AUDIO = {"encoder_config.hidden_dim": 64, "encoder_config.dim_head": 16}
