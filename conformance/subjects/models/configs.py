@@ -9,7 +9,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from conformance.subjects.models.layer_lists import kept_layers, number_of_layers, with_layers
-from conformance.subjects.models.recipes import RECIPES
+from conformance.subjects.models.recipes import recipe_of
 from conformance.subjects.models.sizes import FIXED, LATENT_HEADS, MAMBA_HEADS, ROLES, is_token, is_tower, subconfigs
 from conformance.subjects.models.types import ModelTarget
 from strategies.models.configs import ConfigChoices
@@ -26,7 +26,7 @@ def small_config(target: ModelTarget, choices: ConfigChoices) -> dict[str, Any]:
         Whatever transformers does for a type whose default configuration cannot be made.
     """
     config = target.published() or target.config_class().to_dict()
-    recipe = RECIPES.get(target.model_type, {})
+    recipe = recipe_of(target.model_type, target.architecture)
     _put(config, {name: AutoConfig.for_model(one).to_dict() for name, one in recipe.get("types", {}).items()})
     _put(config, recipe.get("before", {}))
     small = _shrunk(config, choices, choices)
@@ -137,4 +137,4 @@ def _put(config: MutableMapping[str, Any], values: Mapping[str, Any]) -> None:
 
 def dtypes(target: ModelTarget) -> tuple[str, ...]:
     """The dtypes that its models can be of, the plainest first."""
-    return RECIPES.get(target.model_type, {}).get("dtypes", ("float32", "bfloat16"))
+    return recipe_of(target.model_type, target.architecture).get("dtypes", ("float32", "bfloat16"))
