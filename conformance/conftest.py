@@ -10,8 +10,8 @@ import torch
 
 from conformance.certification.candidates import Certification
 from conformance.certification.clause_tests import clause_of
-from conformance.certification.models import ModelCertification
 from conformance.certification.known_failures import KnownFailures
+from conformance.certification.models import ModelCertification
 from conformance.certification.plugin import FIT, CertificationReport, deselect_others
 from conformance.contract import CONTRACT
 from conformance.regressions.recorder import Recorder

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.models import EXPERTS, ModelServer, ModelSettings
@@ -26,13 +28,23 @@ from conformance.subjects.models.observing import (
     settings_of,
 )
 from conformance.subjects.models.writings import writings
-from conformance.subjects.outcomes import FileRefused, NotExercised
+from conformance.subjects.outcomes import FileRefused, NotExercised, SubjectRaised
 from conformance.subjects.subject import Subject
 from conformance.suite.checking import check
 from strategies.models.cases import ModelCase, model_cases
 
+T = TypeVar("T")
 _KEYS = 4  # tensors of a file that are looked at one by one
 Seen = tuple[Readings, Readings, Readings]
+
+
+def on_all(subject: Subject, case: ModelCase, program: Callable[[RankGroup], T]) -> list[T]:
+    """`on_ranks`; a forward that runs without adapters, and does not with them, breaks the clause."""
+    __tracebackhide__ = True
+    try:
+        return on_ranks(subject, case, program)
+    except SubjectRaised as error:
+        raise Violation("raised", str(error.failure.error), case) from error
 
 
 def served(server: ModelServer, chain: Chain, settings: ModelSettings, group: RankGroup) -> Seen | Refusal:
@@ -55,7 +67,7 @@ def require_served(subject: Subject, case: ModelCase, how: str = "") -> None:
     __tracebackhide__ = True
     server, chain = server_of(subject), chains().of(case)
     settings = settings_of(case, chain)
-    seen = on_ranks(subject, case, lambda group: served(server, chain, settings, group))
+    seen = on_all(subject, case, lambda group: served(server, chain, settings, group))
     refusals = [one for one in seen if isinstance(one, Refusal)]
     if refusals:
         raise refused(refusals[0], chain) or unnamed(case, refusals[0])
@@ -68,12 +80,13 @@ def test_every_tensor_of_the_file_changes_what_is_computed_or_is_refused_by_name
 ) -> None:
     server, chain = server_of(subject), chains().of(case)
     settings = settings_of(case, chain)
-    pairs = chain.file.pairs[:: max(1, len(chain.file.pairs) // _KEYS)]
+    every = chain.file.keys_by_module()
+    pairs = every[:: max(1, len(every) // _KEYS)]
     if not pairs:
         raise NotExercised("PEFT wrote no tensor")
-    for number, pair in enumerate(pairs):
-        others = {key for one in chain.file.pairs for key in one.keys} - set(pair.keys)
-        for name, keys in ((f"only-{number}", set(pair.keys)), (f"without-{number}", others)):
+    for number, own in enumerate(pairs):
+        others = {key for keys in every for key in keys} - set(own)
+        for name, keys in ((f"only-{number}", set(own)), (f"without-{number}", others)):
             if keys and not (chain.root / name).exists():
                 cut(chain.adapter, chain.root / name, keys)
 
@@ -86,7 +99,8 @@ def test_every_tensor_of_the_file_changes_what_is_computed_or_is_refused_by_name
         alone: list[Refusal | bool] = []
         among: list[bool] = []
         for number in range(len(pairs)):
-            alone.append(attempt(lambda n=number: model.add(1, chain.root / f"only-{n}")) or _differ(base, model.read(1)))
+            only = chain.root / f"only-{number}"
+            alone.append(attempt(lambda path=only: model.add(1, path)) or _differ(base, model.read(1)))
             model.remove(1)
             without = chain.root / f"without-{number}"
             left_out = not refusal and without.exists() and attempt(lambda path=without: model.add(1, path)) is None
@@ -94,19 +108,19 @@ def test_every_tensor_of_the_file_changes_what_is_computed_or_is_refused_by_name
             model.remove(1)
         return refusal, alone, among
 
-    ranks = on_ranks(subject, case, program)
+    ranks = on_all(subject, case, program)
     refusal = ranks[0][0]
     if refusal is not None and not refusal.named(chain):
         raise unnamed(case, refusal)
-    for number, pair in enumerate(pairs):
+    for number, own in enumerate(pairs):
         alone = [rank[1][number] for rank in ranks]
         if not any(alone):
-            raise Violation(VANISHED, f"{pair.key_b} by itself: loaded, and no module computes anything else", case)
+            raise Violation(VANISHED, f"{own[-1]} by itself: loaded, and no module computes anything else", case)
         by_itself = next((one for one in alone if isinstance(one, Refusal)), None)
         if by_itself is not None and not by_itself.named(chain):
-            raise Violation("raised", f"{pair.key_b} by itself: {by_itself}", case)
+            raise Violation("raised", f"{own[-1]} by itself: {by_itself}", case)
         if not any(rank[2][number] for rank in ranks):
-            raise Violation(VANISHED, f"{pair.key_b} among the others: without it the model computes the same", case)
+            raise Violation(VANISHED, f"{own[-1]} among the others: without it the model computes the same", case)
 
 
 def _differ(one: Readings, other: Readings) -> bool:
@@ -145,7 +159,7 @@ def test_any_way_of_writing_the_adapter_gives_the_same(subject: Subject, case: M
         return base, plain, {one.name: read(one.directory, one.fused_experts) for one in others}
 
     compared = 0
-    for rank, (base, plain, rest) in enumerate(on_ranks(subject, case, program)):
+    for rank, (base, plain, rest) in enumerate(on_all(subject, case, program)):
         for name, other in rest.items():
             if isinstance(plain, Refusal) or isinstance(other, Refusal):
                 refusal = other if isinstance(other, Refusal) else plain
@@ -179,7 +193,7 @@ def test_lora_switched_on_changes_nothing_by_itself(subject: Subject, case: Mode
         model.remove(1)
         return bare, before, model.read(None)
 
-    for rank, (bare, before, after) in enumerate(on_ranks(subject, case, program)):
+    for rank, (bare, before, after) in enumerate(on_all(subject, case, program)):
         require_same(case, _comparable(bare), before, rank, "with LoRA switched on and no adapter")
         require_same(case, _comparable(bare), after, rank, "after an adapter was used and removed")
 
@@ -215,7 +229,7 @@ def test_loading_leaves_everything_else_as_it_was(subject: Subject, case: ModelC
         model.add(1, chain.adapter)
         return [*read, model.read(1)]
 
-    seen = on_ranks(subject, case, program)
+    seen = on_all(subject, case, program)
     if _fingerprint(chain) != before:
         raise Violation("file-changed", "the adapter's directory is not what it was before it was loaded", case)
     for rank, read in enumerate(seen):
@@ -240,10 +254,11 @@ def test_a_class_that_declares_lora_support_starts_with_it(subject: Subject, cas
             model = server.load(chain.base, settings, group)
             return attempt(model.serve_adapters) or attempt(model.warm_up)
 
-        for refusal in on_ranks(subject, case, program):
+        for refusal in on_all(subject, case, program):
             if refusal is not None:
                 said = " ".join(str(refusal).split())[:400]
-                raise Violation("does-not-start", f"with LoRA{''.join(f' and {one}' for one in options)}: {said}", case)
+                on = " and ".join(("LoRA", *options))
+                raise Violation("does-not-start", f"with {on}: {said}", case)
 
 
 @check("MODEL-7", model_cases(tp_sizes=(2, 4), saved=False))

@@ -15,8 +15,8 @@ from strategies.cases import Loader
 from strategies.choices import numbers, sampled, sequences
 from strategies.classes import UNCHANGED, subclasses
 from strategies.layers import FAMILIES, linear_layers
-from strategies.trees import ModelSpec, ModuleKind, ModuleSpec
 from strategies.parallel import tensor_parallel_sizes
+from strategies.trees import ModelSpec, ModuleKind, ModuleSpec
 
 FOREIGN = (ModuleKind.NN_LINEAR, ModuleKind.EMBEDDING, ModuleKind.NORM, ModuleKind.LOOKALIKE, ModuleKind.HOLDER)
 # Packed layers have last parts of their own, as the packed mapping goes by them; "vision.q_proj" is no packed

@@ -10,10 +10,10 @@ import pytest
 from conformance.certification import certificate, summary
 from conformance.certification.baseline import Baseline, BaselineError
 from conformance.certification.candidates import Certification
-from conformance.certification.models import ModelCertification
 from conformance.certification.clause_tests import clause_of
 from conformance.certification.environment import versions
 from conformance.certification.files import write_files
+from conformance.certification.models import ModelCertification
 from conformance.certification.outcome import Outcome, concerns, judges_a_layer
 from conformance.suite.reporting import ConformanceReport
 

@@ -20,7 +20,6 @@ from conformance.subjects.subject import Subject
 from conformance.suite.options import implementation_named
 from strategies.codec import Spec
 
-
 _VOCABULARY = (
     "strategies.cases",
     "strategies.models.configs",

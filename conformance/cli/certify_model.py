@@ -13,8 +13,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "certify-model",
         help="certify a model: base checkpoint + adapter directory = merged checkpoint",
-        description="Says whether adapter files reach a model: small checkpoints of its type are made by transformers, "
-        "adapters and merged checkpoints by PEFT, and every module is compared.",
+        description="Says whether adapter files reach a model: transformers makes small checkpoints of its type, PEFT "
+        "adapters and merged checkpoints, and every module is compared.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -27,6 +27,10 @@ class NoLoRASupport(Exception):
     """A model class that declares no LoRA support, and was refused for that."""
 
 
+class ForwardRaised(Exception):
+    """A module whose forward runs without adapters, and raises where they can be loaded."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
     """The deployment of a model.

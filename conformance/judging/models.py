@@ -64,6 +64,8 @@ def require_merged(
 def told(wrong: Difference, chain: Chain) -> str:
     """The first wrong number, and the tensor of the file that it is of."""
     place = wrong.place
+    if not place:
+        return f"{wrong.module} on rank {wrong.rank}, {wrong.part}: not of the shape that the merged model's has"
     where = f"{wrong.module} on rank {wrong.rank}, {wrong.part}{list(place)}"
     pair = tensor_of(wrong, chain.file.pairs)
     of = f"; {pair.key_b} of the file" if pair else ""

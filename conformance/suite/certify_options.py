@@ -36,7 +36,7 @@ def add_certify_options(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="TARGET",
-        help="certify a model type, an architecture, a directory with a config.json, module:Class, or all (repeatable)",
+        help="certify a model type, architecture, directory with a config.json, module:Class, or all (repeatable)",
     )
     group.addoption("--recipe", default=None, metavar="MODULE:FUNCTION", help="the function that builds the class")
     group.addoption("--certificate", default=None, metavar="FILE", help="write the certificate, as JSON")

@@ -10,8 +10,8 @@ from conformance.test_files.literals import call, indented, names_one_of, one_li
 from conformance.test_files.manager_words import vllm_model
 from conformance.test_files.margins import INDENT
 from strategies.cases import Case
-from strategies.trees import ModuleKind, ModuleSpec
 from strategies.target_questions import TargetQuestion
+from strategies.trees import ModuleKind, ModuleSpec
 
 _HANG = """
 def hang(model: torch.nn.Module, name: str, module: torch.nn.Module) -> None:

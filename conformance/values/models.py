@@ -1,4 +1,4 @@
-"""The numbers of a whole model and its adapter: whole numbers over a power of two, a function of seed and name alone."""
+"""The numbers of a whole model and its adapter: whole over a power of two, a function of seed and name alone."""
 
 from __future__ import annotations
 

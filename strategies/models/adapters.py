@@ -21,9 +21,9 @@ _SQUARES = (1, 4)  # ranks whose root is exact
 class ModelAdapter(Spec):
     """What a PEFT adapter is of.
 
-    ``modules`` are ends of module names (``q_proj``, ``shared_experts.up_proj``), or `ALL_LINEAR` alone; ``parameters``
-    are ends of the names of parameters that are no module's weight, such as stacked experts. ``layers`` are the numbers
-    of the layers that are adapted, all where it is empty. ``ranks`` and ``alphas`` are PEFT's patterns, ``saved`` its
+    ``modules`` are ends of module names (``q_proj``, ``shared_experts.up_proj``), or `ALL_LINEAR` alone, ``parameters``
+    those of parameters that are no module's weight, such as stacked experts. ``layers`` are the numbers of the layers
+    that are adapted, all where it is empty. ``ranks`` and ``alphas`` are PEFT's patterns, ``saved`` its
     ``modules_to_save``. Scalings are powers of two, so that B·A is exact.
     """
 

@@ -1,4 +1,4 @@
-"""`ModelCase`: a checkpoint, an adapter directory and a deployment, as frozen data; and the strategy that draws one."""
+"""`ModelCase`: a checkpoint, an adapter directory and a deployment, as frozen data; and what draws one."""
 
 from __future__ import annotations
 

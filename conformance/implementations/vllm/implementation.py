@@ -32,8 +32,8 @@ from conformance.implementations.vocabulary import VocabularyServer, VocabularyW
 from lora_compat.adapters import LayerAdapter
 from lora_compat.families import Family
 from strategies.cases import DTYPES, Case, Dtype
-from strategies.trees import ModelSpec
 from strategies.schemes import SchemeCase
+from strategies.trees import ModelSpec
 from strategies.vocabulary import VocabularyCase
 
 _LEAST_TOKENS = 64

@@ -1,4 +1,4 @@
-"""What went wrong between an adapter file and a model: each known mistake is computed and compared with what was seen."""
+"""What went wrong between an adapter file and a model: each known mistake is computed, and compared with what is."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class Difference:
     @property
     def place(self) -> tuple[int, ...]:
         """The first element that is wrong."""
-        return tuple((self.want != self.got).nonzero()[0].tolist())
+        wrong = (self.want != self.got).nonzero()
+        return tuple(wrong[0].tolist()) if len(wrong) else ()
 
 
 def explain(wrong: Difference, everything: Mapping[tuple[str, str, int], Tensor], pairs: Sequence[FilePair]) -> str:
@@ -38,6 +39,8 @@ def explain(wrong: Difference, everything: Mapping[tuple[str, str, int], Tensor]
     ``everything`` has what every module had to get, by name, part and rank.
     """
     want, got = wrong.want, wrong.got
+    if not wrong.place:
+        return "base-changed"  # of another shape, or not the base's
     if wrong.part not in _COMPUTED:
         return "weight-stolen"  # a copy of the weight that the adapter does not reach
     if not got.any():
@@ -68,18 +71,13 @@ def _scaled(want: Tensor, got: Tensor, pairs: Sequence[FilePair]) -> str | None:
 
 def _moved(want: Tensor, got: Tensor) -> str | None:
     """The same numbers in another order."""
-    for one, other in ((want, got), *((e, g) for e, g in [(want.flatten(0, -2), got.flatten(0, -2))] if want.ndim > 2)):
-        if one.ndim == 2 and one.shape == other.T.shape and torch.equal(other.T, one):
-            return "transposed"
-    if want.ndim == 3 and want.shape == got.transpose(1, 2).shape and torch.equal(got.transpose(1, 2), want):
+    if want.ndim > 1 and want.shape == got.mT.shape and torch.equal(got.mT, want):
         return "transposed"
-    for dim in range(want.ndim):
-        if _same_slices(want, got, dim):
-            kind = want.ndim - 1 - dim if want.ndim == 2 else dim
-            return ("rows-moved", "columns-moved")[kind] if want.ndim == 2 else _OF_STACKS[dim]
-    return None
+    names = _OF_STACKS if want.ndim == 3 else _OF_OUTPUTS
+    return next((names[dim] for dim in range(want.ndim) if _same_slices(want, got, dim)), None)
 
 
+_OF_OUTPUTS = ("columns-moved", "rows-moved")  # the last axis of an output is that of the weight's rows
 _OF_STACKS = ("other-expert", "rows-moved", "columns-moved")
 
 

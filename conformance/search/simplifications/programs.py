@@ -13,9 +13,9 @@ from strategies.cases import AdapterSpec, LayerSpec, SubclassSpec
 from strategies.codec import Spec
 from strategies.experts import ExpertsCase
 from strategies.models.cases import ModelCase
-from strategies.trees import ModelSpec, ModuleKind, ModuleSpec
 from strategies.programs import Misfit, ModelAdapterSpec, Program, Step, StepKind
 from strategies.target_questions import TargetQuestion
+from strategies.trees import ModelSpec, ModuleKind, ModuleSpec
 
 _SEEDS = 3
 

@@ -53,6 +53,15 @@ class AdapterFile:
 
     pairs: tuple[FilePair, ...]
     others: tuple[str, ...]
+    rank: int = 1  # the largest that its configuration speaks of
+
+    def keys_by_module(self) -> list[tuple[str, ...]]:
+        """The keys of each module; PEFT writes stacked experts of one module as each other's base layer."""
+        found: dict[str, tuple[str, ...]] = {}
+        for pair in self.pairs:
+            module = pair.module.split(".base_layer")[0]
+            found[module] = (*found.get(module, ()), *pair.keys)
+        return list(found.values())
 
 
 def adapted(model: nn.Module, adapter: ModelAdapter, seed: int) -> PeftModel:
@@ -111,7 +120,8 @@ def read_adapter(directory: Path, wrapped: PeftModel) -> AdapterFile:
         a, b = (tensors[keys[part]].float() for part in "AB")
         delta = scaling * _product(layer, a, b)
         pairs.append(FilePair(module, keys["A"], keys["B"], layer.r["default"], scaling, parameter, delta))
-    return AdapterFile(tuple(pairs), tuple(others))
+    ranks = (config["r"], *(config.get("rank_pattern") or {}).values())
+    return AdapterFile(tuple(pairs), tuple(others), max(ranks))
 
 
 def _parameter_of(module: str, layer: Any) -> str:

@@ -150,7 +150,9 @@ def _tie(merged: Any, *, to_head: bool) -> None:
     merged.all_tied_weights_keys = merged.get_expanded_tied_weights_keys(all_submodels=True)
 
 
-def _check_merge(file: AdapterFile, before: Mapping[str, Tensor], after: Mapping[str, Tensor], case: ModelCase) -> None:
+def _check_merge(
+    file: AdapterFile, before: Mapping[str, Tensor], after: Mapping[str, Tensor], case: ModelCase
+) -> None:
     """Every adapted parameter is W + scaling · B · A of the saved tensors, every other one is as it was."""
     right = {name: tensor.float() for name, tensor in before.items()}
     for pair in file.pairs:

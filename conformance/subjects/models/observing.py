@@ -17,6 +17,7 @@ from conformance.implementations.models import (
     LOGITS,
     ROWS,
     BaseModelError,
+    ForwardRaised,
     ModelServer,
     ModelSettings,
     NoLoRASupport,
@@ -24,13 +25,13 @@ from conformance.implementations.models import (
     ServedModel,
 )
 from conformance.subjects.models.chains import Chain, Chains
-from conformance.subjects.outcomes import NotApplicable, FileRefused
+from conformance.subjects.outcomes import FileRefused, HarnessError, NotApplicable, SubjectRaised
 from conformance.subjects.subject import Subject
 from strategies.models.cases import ModelCase
 
 T = TypeVar("T")
 Readings = Mapping[str, Parts]
-MAX_RANK = 8
+_MAX_RANKS = (8, 16, 32, 64)  # of those that vLLM has
 HANG_SECONDS = 120.0  # a case takes a tenth of one; the first of a class, with its imports, five
 
 
@@ -75,7 +76,7 @@ def settings_of(case: ModelCase, chain: Chain, options: tuple[str, ...] = ()) ->
         fully_sharded=case.fully_sharded,
         fused_experts=any(pair.delta.ndim == 3 for pair in chain.file.pairs),
         options=options,
-        max_rank=max([MAX_RANK, *(pair.rank for pair in chain.file.pairs)]),
+        max_rank=next(size for size in _MAX_RANKS if size >= chain.file.rank),
         dtype=getattr(torch, case.dtype.of_tensors),
     )
 
@@ -97,7 +98,8 @@ def on_ranks(subject: Subject, case: ModelCase, program: Callable[[RankGroup], T
 
     Raises:
         NotApplicable: the base model cannot be served, or its class declares no LoRA support.
-        CollectiveMismatch, SubjectRaised, HarnessError: as `Subject.on_ranks`.
+        SubjectRaised: a forward that ran without adapters does not where they can be loaded.
+        CollectiveMismatch, HarnessError: as `Subject.on_ranks`.
     """
     faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)  # a worker's end is an error of this model alone
     try:
@@ -109,6 +111,10 @@ def on_ranks(subject: Subject, case: ModelCase, program: Callable[[RankGroup], T
             raise NotApplicable(f"the class declares no LoRA support: {_first_line(ended)}") from error
         if isinstance(ended, BaseModelError):
             raise NotApplicable(f"the base model cannot be served here: {_first_line(ended)}") from error
+        if isinstance(ended, NotApplicable):
+            raise ended from error
+        if isinstance(error, SubjectRaised) and not isinstance(ended, ForwardRaised):
+            raise HarnessError(str(error)) from error
         raise
     finally:
         faulthandler.cancel_dump_traceback_later()

@@ -1,4 +1,4 @@
-"""Other ways of writing an adapter: under the names that the base checkpoint has on disk, expert by expert, pickled."""
+"""Other ways of writing an adapter: under the names that the base checkpoint has on disk, by expert, pickled."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from conformance.engines.ranks import RankGroup
-from conformance.implementations.models import LOGITS, OUTPUT, ROWS, Parts
+from conformance.implementations.models import LOGITS, OUTPUT, ROWS, ForwardRaised, Parts
 from conformance.implementations.vllm.models.slots import expert_weights, linear_weight
 from conformance.implementations.vllm.runtime import runtime
 
@@ -21,9 +21,10 @@ class Reader:
 
     def __init__(self, model: Any, config: Any) -> None:
         self._model = model
+        self._adapted = False
         self._hidden_size = config.model_config.get_hidden_size()
         self._dtype = config.model_config.dtype
-        self._unreadable: set[str] = set()  # modules whose forward does not run here
+        self._readable: dict[str, bool] = {}  # whether a module's forward runs here, found out on the bare model
         self._names = tuple(name for name, module in model.named_modules() if _own_tensors(module))
         if hasattr(model, "compute_logits"):
             self._names = (*self._names, LOGITS)
@@ -31,6 +32,10 @@ class Reader:
     @property
     def names(self) -> tuple[str, ...]:
         return self._names
+
+    def adapted(self) -> None:
+        """From now on a forward that ran before has to run."""
+        self._adapted = True
 
     def read(self, name: str, tokens: Tokens, group: RankGroup) -> Parts:
         """The module's output, if it has one here, and its own tensors."""
@@ -40,7 +45,7 @@ class Reader:
         base = getattr(module, "base_layer", module) if _is_lora(module) else module
         own = dict(_own_tensors(base))
         if isinstance(base, runtime().linear.LinearBase):
-            output = self._output(name, OUTPUT, lambda: self._linear(module, base, tokens))
+            output = self._output(name, OUTPUT, lambda: self._linear(module, base, tokens, group))
             if output is None:
                 return own | ({"weight": linear_weight(module, group)} if _is_lora(module) else {})
             return {key: tensor for key, tensor in own.items() if key not in ("weight", "bias")} | output
@@ -54,18 +59,24 @@ class Reader:
         return own
 
     def _output(self, name: str, part: str, run: Callable[[], Tensor]) -> dict[str, Tensor] | None:
-        if name in self._unreadable:
+        if not self._readable.setdefault(name, True):
             return None
         try:
-            return {part: run()}
-        except (RuntimeError, AttributeError, TypeError, NotImplementedError, AssertionError, ValueError):
-            self._unreadable.add(name)
+            output = run()
+        except Exception as error:
+            if self._adapted:
+                raise ForwardRaised(f"{name}: {type(error).__name__}: {error}") from error
+            self._readable[name] = False
             return None
+        return {part: output}
 
-    def _linear(self, module: Any, base: Any, tokens: Tokens) -> Tensor:
+    def _linear(self, module: Any, base: Any, tokens: Tokens, group: RankGroup) -> Tensor:
         given = unit_vectors(base, self._dtype)
         tokens(len(given))
-        return _first(module(given))
+        output = _first(module(given))
+        if getattr(base, "reduce_results", True) or base.tp_size == 1:
+            return output
+        return group.all_reduce(output)  # the model adds the ranks' parts up later, in whatever part of each they are
 
     def _embedding(self, module: Any, base: Any, tokens: Tokens) -> Tensor:
         ids = torch.arange(base.org_vocab_size)
@@ -115,7 +126,7 @@ def _is_lora(module: Any) -> bool:
 
 
 def _is_embedding(module: Any) -> bool:
-    return hasattr(module, "org_vocab_size") and hasattr(module, "num_embeddings_per_partition") and not _is_head(module)
+    return all(hasattr(module, name) for name in ("org_vocab_size", "shard_indices")) and not _is_head(module)
 
 
 def _is_head(module: Any) -> bool:

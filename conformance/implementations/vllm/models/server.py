@@ -72,6 +72,7 @@ class VllmModel(ServedModel):
 
         with ranked(self._group):
             self._worker = self._within(build)
+        self._reader.adapted()
 
     def add(self, number: int, directory: Path) -> None:
         with ranked(self._group):
