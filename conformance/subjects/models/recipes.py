@@ -87,7 +87,12 @@ RECIPES: Mapping[str, Recipe] = {
     "glm4_moe": {"before": {"head_dim": 128}},
     "glm4_moe_lite": {"before": {"first_k_dense_replace": 1}},
     "glm4v_moe": {"before": {"text_config.head_dim": 128, "text_config.use_qk_norm": False}},
-    "glm5_next": {"after": {"text_config.index_kpool": 4}},
+    "glm5_next": {
+        "before": {"text_config.mhc": True, "text_config.mla_use_nope": True,
+                   "text_config.indexer_rope_interleave": True}
+        | {f"text_config.{name}": value for name, value in _GATE.items()},
+        "after": {"text_config.index_kpool": 4},
+    },
     "glm_moe_dsa": {"before": _GATE},
     "glmasr": {"names": {r"^language_model\.model\.model\.": "language_model.model."}},
     "granite4_vision": {"types": {"vision_config": "siglip_vision_model"},
