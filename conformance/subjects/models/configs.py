@@ -16,7 +16,17 @@ from strategies.models.configs import ConfigChoices
 
 TOWER = ConfigChoices(head_dim=16, hidden=64, intermediate=96)
 _SAID_BY_OTHERS = ("head_dim", "num_key_value_heads")  # where they are None, which some classes cannot take
-_NOT_OF_A_MODEL = ("transformers_version", "_name_or_path", "dtype", "architectures", "id2label", "label2id")
+_NOT_OF_A_MODEL = (
+    "transformers_version",
+    "_name_or_path",
+    "dtype",
+    "architectures",
+    "id2label",
+    "label2id",
+    "torch_dtype",
+    "quantization_config",
+    "auto_map",
+)
 
 
 def small_config(target: ModelTarget, choices: ConfigChoices) -> dict[str, Any]:
@@ -25,7 +35,7 @@ def small_config(target: ModelTarget, choices: ConfigChoices) -> dict[str, Any]:
     Raises:
         Whatever transformers does for a type whose default configuration cannot be made.
     """
-    config = target.published() or target.config_class().to_dict()
+    config = target.config_class(**target.published()).to_dict()  # which fills in what a published file leaves out
     recipe = recipe_of(target.model_type, target.architecture)
     _put(config, {name: AutoConfig.for_model(one).to_dict() for name, one in recipe.get("types", {}).items()})
     _put(config, recipe.get("before", {}))
