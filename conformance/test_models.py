@@ -11,7 +11,7 @@ from typing import TypeVar
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.models import EXPERTS, ModelServer, ModelSettings
 from conformance.judging.anomalies.models import VANISHED
-from conformance.judging.models import adds_something, require_merged, require_same, unnamed
+from conformance.judging.models import adds_something, reaches, require_merged, require_same, unnamed
 from conformance.judging.verdicts import Violation
 from conformance.subjects.models.adapters import cut
 from conformance.subjects.models.chains import Chain
@@ -90,9 +90,11 @@ def test_every_tensor_of_the_file_changes_what_is_computed_or_is_refused_by_name
             if keys and not (chain.root / name).exists():
                 cut(chain.adapter, chain.root / name, keys)
 
-    def program(group: RankGroup) -> tuple[Refusal | None, list[Refusal | bool], list[bool]]:
-        model = loaded(server, chain.base, settings, group)
+    def program(group: RankGroup) -> tuple[Refusal | None, list[Refusal | bool], list[bool], list[bool]]:
+        right = right_readings(server, chain, settings, group)
+        model = server.load(chain.base, settings, group)
         base = model.read(None)
+        model.serve_adapters()
         refusal = attempt(lambda: model.add(1, chain.adapter))
         whole = base if refusal else model.read(1)
         model.remove(1)
@@ -106,13 +108,17 @@ def test_every_tensor_of_the_file_changes_what_is_computed_or_is_refused_by_name
             left_out = not refusal and without.exists() and attempt(lambda path=without: model.add(1, path)) is None
             among.append(not left_out or _differ(whole, model.read(1)))
             model.remove(1)
-        return refusal, alone, among
+        owners = [[pair for pair in chain.file.pairs if pair.key_a in own] for own in pairs]
+        return refusal, alone, among, [reaches(one, base, right) for one in owners]
 
     ranks = on_all(subject, case, program)
     refusal = ranks[0][0]
     if refusal is not None and not refusal.named(chain):
         raise unnamed(case, refusal)
-    for number, own in enumerate(pairs):
+    reached = [number for number in range(len(pairs)) if case.tp_size > 1 or any(rank[3][number] for rank in ranks)]
+    if not reached:
+        raise NotExercised("the class serves no such module: the merged checkpoint computes what the base does")
+    for number, own in ((number, pairs[number]) for number in reached):
         alone = [rank[1][number] for rank in ranks]
         if not any(alone):
             raise Violation(VANISHED, f"{own[-1]} by itself: loaded, and no module computes anything else", case)
@@ -255,6 +261,8 @@ def test_a_class_that_declares_lora_support_starts_with_it(subject: Subject, cas
             return attempt(model.serve_adapters) or attempt(model.warm_up)
 
         for refusal in on_all(subject, case, program):
+            if refusal is not None and options and "rocessor" in refusal.message:
+                raise NotExercised("the option asks for a processor, which checkpoints here have none of")
             if refusal is not None:
                 said = " ".join(str(refusal).split())[:400]
                 on = " and ".join(("LoRA", *options))

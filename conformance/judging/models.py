@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from conformance.implementations.models import Parts
-from conformance.judging.anomalies.models import Difference, explain, tensor_of
+from conformance.judging.anomalies.models import Difference, explain, rows_of, sources_of, tensor_of
 from conformance.judging.measuring import note
 from conformance.judging.verdicts import Violation
+from conformance.subjects.models.adapters import FilePair
 from conformance.subjects.models.chains import Chain
 from conformance.subjects.models.observing import Readings, Refusal
 from strategies.models.cases import ModelCase
@@ -89,6 +90,17 @@ def require_same(case: ModelCase, before: Readings, after: Readings, rank: int, 
 def adds_something(base: Parts, seen: Parts) -> bool:
     """Whether any part of a module differs."""
     return any(part in seen and not torch.equal(tensor, seen[part]) for part, tensor in base.items())
+
+
+def reaches(pairs: Sequence[FilePair], base: Readings, right: Readings) -> bool:
+    """Whether anything that the pairs add is in what the merged checkpoint computes.
+
+    A class that serves no such module drops its weights when it loads the base checkpoint, too.
+    """
+    added = {row for row, _ in sources_of(pairs)}
+    deltas = (_delta(base, name, part, tensor) for name, parts in right.items() for part, tensor in parts.items())
+    rows = (row for delta in deltas if delta.any() for row in rows_of(delta))
+    return any(row in added for row in rows if row)
 
 
 def unnamed(case: ModelCase, refusal: Refusal) -> Violation:

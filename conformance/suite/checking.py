@@ -90,7 +90,8 @@ class ClauseRun:
             self.result.counts[Verdict.NOT_APPLICABLE.value] += 1
             self.result.reasons[f"{Verdict.NOT_APPLICABLE.value}: {reason}"] += 1
         except hypothesis.errors.Flaky as error:
-            self.result.errors.append(f"not reproducible: {error}")
+            if not self.result.errors:  # after which no case is run, and none fails again
+                self.result.errors.append(f"not reproducible: {error}")
         finally:
             self.result.seconds = time.perf_counter() - started
         if search.exhausted:

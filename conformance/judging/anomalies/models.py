@@ -112,7 +112,7 @@ def _elsewhere(
             if module != wrong.module:
                 return "other-module"
     sources = dict(sources_of(pairs))
-    found = [sources.get(row) for row in _rows(wrong.got) if row]
+    found = [sources.get(row) for row in rows_of(wrong.got) if row]
     return "other-module" if found and all(found) else None
 
 
@@ -120,7 +120,7 @@ def tensor_of(wrong: Difference, pairs: Sequence[FilePair]) -> FilePair | None:
     """The pair of the file whose rows are missing or wrong."""
     sources = dict(sources_of(pairs))
     at_fault = torch.where(wrong.want != wrong.got, 1.0, 0.0)
-    rows = [row for row, bad in zip(_rows(wrong.want), _bad_rows(at_fault), strict=True) if bad and row]
+    rows = [row for row, bad in zip(rows_of(wrong.want), _bad_rows(at_fault), strict=True) if bad and row]
     found = next((sources[row] for row in rows if row in sources), None)
     return found or max(pairs, key=lambda pair: _likeness(pair.module, wrong.module), default=None)
 
@@ -134,7 +134,7 @@ def sources_of(pairs: Sequence[FilePair]) -> Iterator[tuple[bytes, FilePair]]:
                     yield row.contiguous().numpy().tobytes(), pair
 
 
-def _rows(tensor: Tensor) -> list[bytes]:
+def rows_of(tensor: Tensor) -> list[bytes]:
     """What each output gets, as bytes; empty for nothing. The last axis of outputs is that of the outputs."""
     flat = tensor.T if tensor.ndim == 2 else tensor.reshape(-1, tensor.shape[-1])
     return [row.contiguous().float().numpy().tobytes() if row.any() else b"" for row in flat]

@@ -127,14 +127,14 @@ def read_adapter(directory: Path, wrapped: PeftModel) -> AdapterFile:
 def _parameter_of(module: str, layer: Any) -> str:
     """The parameter's name: PEFT nests wrappers of several parameters of one module, each as the other's base."""
     name = getattr(layer, "parameter_name", None) or "weight"
-    while module.endswith(".base_layer"):
-        module = module.removesuffix(".base_layer")
-    return f"{module}.{name}"
+    return f"{module.replace('.base_layer', '')}.{name}"
 
 
 def _product(layer: Any, a: Tensor, b: Tensor) -> Tensor:
     """B · A as the parameter has its axes: turned for embeddings and `Conv1D`, expert by expert where stacked."""
     weight = layer.get_param() if hasattr(layer, "get_param") else layer.get_base_layer().weight
+    if not hasattr(layer, "fan_in_fan_out"):
+        raise NotApplicable(f"a {type(layer).__name__} of PEFT's is no linear layer")
     experts = weight.shape[0] if weight.ndim == 3 else 1
     if experts == 1:
         embeds = hasattr(layer, "lora_embedding_A") and "default" in layer.lora_embedding_A

@@ -150,8 +150,9 @@ def _is_other_end(name: str, parts: Parts, chain: Chain) -> bool:
 
 
 def loaded(server: ModelServer, directory: Path, settings: ModelSettings, group: RankGroup) -> ServedModel:
-    """The checkpoint, ready for adapters."""
+    """The checkpoint, ready for adapters; read before, which shows whose forward runs here."""
     served = server.load(directory, settings, group)
+    served.read(None)
     served.serve_adapters()
     return served
 

@@ -20,7 +20,7 @@ from conformance.implementations.models import ModelSettings
 from conformance.implementations.vllm.models.stand_ins import put_in_place
 from conformance.implementations.vllm.runtime import runtime
 
-MAX_TOKENS = 1024
+MAX_TOKENS = 4096
 _MAX_LENGTH = 64
 
 
