@@ -32,8 +32,8 @@ from conformance.subjects.models.traits import TIED, booleans, traits
 from conformance.subjects.models.types import ModelTarget, NotBuildable, everything, resolve
 from strategies.models.configs import ConfigChoices, config_choices
 
-_FIRST = 180  # seconds for a worker's first type, which imports vLLM
-_NEXT = 60
+_FIRST = 600  # seconds for a worker's first type, which imports vLLM
+_NEXT = 300
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from conformance.implementations.models import Parts
-from conformance.judging.anomalies.models import Difference, explain, rows_of, sources_of, tensor_of
+from conformance.judging.anomalies.models import VANISHED, Difference, explain, rows_of, sources_of, tensor_of
 from conformance.judging.measuring import note
 from conformance.judging.verdicts import Violation
 from conformance.subjects.models.adapters import FilePair
@@ -87,9 +86,15 @@ def require_same(case: ModelCase, before: Readings, after: Readings, rank: int, 
                 raise Violation("base-changed", f"{name} on rank {rank}, {part}: not what it was, {when}", case)
 
 
-def adds_something(base: Parts, seen: Parts) -> bool:
-    """Whether any part of a module differs."""
-    return any(part in seen and not torch.equal(tensor, seen[part]) for part, tensor in base.items())
+def require_same_writing(case: ModelCase, name: str, base: Readings, plain: Readings, other: Readings) -> None:
+    """Raises a `Violation` where an adapter written in another way does not give what PEFT's own file gives."""
+    for module, parts in plain.items():
+        for part, tensor in parts.items():
+            seen = other[module][part]
+            if not same(tensor, seen):
+                lost = tensor.equal(base[module][part]) or seen.equal(base[module][part])
+                message = f"{module}, {part}: written {name} it is not what PEFT's own file gives"
+                raise Violation(VANISHED if lost else "writing-matters", message, case)
 
 
 def reaches(pairs: Sequence[FilePair], base: Readings, right: Readings) -> bool:

@@ -71,7 +71,7 @@ def config_choices(
         layers: the numbers of layers of each layer type that are drawn from.
     """
     heads, head_dim = draw(sampled(_HEADS, "heads")), draw(sampled(_HEAD_DIMS, "head dim"))
-    sizes = tuple(size for size in _HIDDEN if not traits.even or size % 32 == 0)
+    sizes = tuple(size for size in _HIDDEN if size % heads == 0 and not (traits.even and size % 32))
     sizes = (sizes[0], heads * head_dim, *sizes[1:]) if traits.free_heads else (heads * head_dim,)
     hidden = draw(sampled(sizes, "hidden"))
     kv_heads = tuple(count for count in (4, 2, 1, heads) if heads % count == 0)

@@ -76,11 +76,8 @@ def rank_stabilization_ignored(monkey: pytest.MonkeyPatch) -> None:
 
 @planted("MODEL-2", "scale-dropped", "o_proj", adapter={"alphas": (("o_proj", 4.0),)})
 def alpha_pattern_ignored(monkey: pytest.MonkeyPatch) -> None:
-    monkey.setattr(
-        part("peft_helper", "PEFTHelper"),
-        "get_rank_and_scaling",
-        lambda self, name: (self.r, self._scaling(self.r, 1)),
-    )
+    cls = part("peft_helper", "PEFTHelper")
+    monkey.setattr(cls, "get_rank_and_scaling", lambda self, name: (self.r, self._scaling(self.r, 1)))
 
 
 @planted("MODEL-1", "key-vanished", "o_proj", "down_proj")

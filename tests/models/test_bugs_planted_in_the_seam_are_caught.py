@@ -1,4 +1,4 @@
-"""Each bug planted between adapter file and model is caught by its clause, under its name; else the case passes."""
+"""Each bug planted between adapter file and model is caught by its clause, by name; without it the case passes."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +97,13 @@ def test_tokens_are_inside_of_the_small_vocabulary() -> None:
 
 
 def test_a_directory_is_made_small_with_what_its_own_file_says(tmp_path: Path) -> None:
-    transformers.AutoConfig.for_model("llama", hidden_act="gelu", attention_bias=True).save_pretrained(tmp_path)
+    published = {"model_type": "llama", "hidden_act": "gelu", "attention_bias": True, "torch_dtype": "bfloat16"}
+    (tmp_path / "config.json").write_text(json.dumps(published))
     target = ModelTarget("x", "llama", "LlamaForCausalLM", "LlamaForCausalLM", Naming.DIRECTORY, str(tmp_path))
     content = small_config(target, ConfigChoices())
     assert (content["hidden_act"], content["attention_bias"], content["hidden_size"]) == ("gelu", True, 64)
+    assert (content["vocab_size"], content["num_hidden_layers"]) == (128, 1)
+    assert "torch_dtype" not in content
 
 
 def test_a_boolean_that_is_turned_over_is_turned_over_in_the_model() -> None:

@@ -58,7 +58,7 @@ def _scaled(want: Tensor, got: Tensor, pairs: Sequence[FilePair]) -> str | None:
     there = want != 0
     if not there.any() or bool(got[~there].any()):
         return None
-    ratios = (got[there] / want[there]).unique()
+    ratios = torch.unique(got[there] / want[there])
     if len(ratios) != 1:
         return None
     ratio = float(ratios)

@@ -84,7 +84,7 @@ def adapted(model: nn.Module, adapter: ModelAdapter, seed: int) -> PeftModel:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            wrapped = get_peft_model(model, config)
+            wrapped: Any = get_peft_model(model, config)
     except (ValueError, NotImplementedError, RuntimeError, TypeError) as error:
         raise NotApplicable(f"PEFT makes no such adapter: {str(error).splitlines()[0]}") from error
     for scaling in (one for module in wrapped.modules() for one in _scalings(module)):
@@ -96,7 +96,7 @@ def adapted(model: nn.Module, adapter: ModelAdapter, seed: int) -> PeftModel:
             fill_factor(parameter.data, seed, name, is_b="_B." in name, dtype=dtype)
         elif "modules_to_save" in name:
             fill_weight(parameter.data, seed + 1, name)
-    wrapped.create_or_update_model_card = lambda output_dir: None  # type: ignore[method-assign]  # a third of the time
+    wrapped.create_or_update_model_card = lambda output_dir: None  # a third of the time
     return wrapped
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from collections import OrderedDict
@@ -57,6 +58,11 @@ class Chain:
     def merged_tied(self) -> Path:
         """The same in one weight for both ends; there where `ends` has exactly one that is adapted."""
         return self.root / "merged-tied"
+
+    def fingerprint(self) -> dict[str, str]:
+        """What is in the adapter's directory, as hashes."""
+        files = sorted(path for path in self.adapter.iterdir() if path.is_file())
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 class Chains:
@@ -121,12 +127,10 @@ def _untie(wrapped: Any, file: AdapterFile) -> Ends | None:
     PEFT's merge would write into both.
     """
     model = wrapped.get_base_model()
-    if not getattr(model.config, "tie_word_embeddings", False):
-        return None
     head, embedding = (
         getattr(end, "base_layer", end) for end in (model.get_output_embeddings(), model.get_input_embeddings())
     )
-    if head is None or head.weight is not embedding.weight:
+    if head is None or embedding is None or head.weight is not embedding.weight:
         return None
     adapted_ones = [model.get_submodule(pair.module) for pair in file.pairs]
     adapted_ones = [getattr(one, "base_layer", one) for one in adapted_ones]
@@ -134,7 +138,7 @@ def _untie(wrapped: Any, file: AdapterFile) -> Ends | None:
     if not (ends.embedding or ends.head):
         return None
     head.weight = nn.Parameter(head.weight.clone(), requires_grad=False)
-    model.config.tie_word_embeddings = False
+    _set_tied(model, tied=False)
     model.all_tied_weights_keys = {}
     return ends
 
@@ -146,8 +150,13 @@ def _tie(merged: Any, *, to_head: bool) -> None:
         embedding.weight = head.weight
     else:
         head.weight = embedding.weight
-    merged.config.tie_word_embeddings = True
+    _set_tied(merged, tied=True)
     merged.all_tied_weights_keys = merged.get_expanded_tied_weights_keys(all_submodels=True)
+
+
+def _set_tied(model: Any, *, tied: bool) -> None:
+    for config in (model.config, model.config.get_text_config()):
+        config.tie_word_embeddings = tied
 
 
 def _check_merge(

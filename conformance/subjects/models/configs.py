@@ -9,14 +9,24 @@ from typing import Any
 from transformers import AutoConfig
 
 from conformance.subjects.models.layer_lists import kept_layers, number_of_layers, with_layers
-from conformance.subjects.models.recipes import RECIPES
+from conformance.subjects.models.recipes import recipe_of
 from conformance.subjects.models.sizes import FIXED, LATENT_HEADS, MAMBA_HEADS, ROLES, is_token, is_tower, subconfigs
 from conformance.subjects.models.types import ModelTarget
 from strategies.models.configs import ConfigChoices
 
 TOWER = ConfigChoices(head_dim=16, hidden=64, intermediate=96)
 _SAID_BY_OTHERS = ("head_dim", "num_key_value_heads")  # where they are None, which some classes cannot take
-_NOT_OF_A_MODEL = ("transformers_version", "_name_or_path", "dtype", "architectures", "id2label", "label2id")
+_NOT_OF_A_MODEL = (
+    "transformers_version",
+    "_name_or_path",
+    "dtype",
+    "architectures",
+    "id2label",
+    "label2id",
+    "torch_dtype",
+    "quantization_config",
+    "auto_map",
+)
 
 
 def small_config(target: ModelTarget, choices: ConfigChoices) -> dict[str, Any]:
@@ -25,8 +35,8 @@ def small_config(target: ModelTarget, choices: ConfigChoices) -> dict[str, Any]:
     Raises:
         Whatever transformers does for a type whose default configuration cannot be made.
     """
-    config = target.published() or target.config_class().to_dict()
-    recipe = RECIPES.get(target.model_type, {})
+    config = target.config_class(**target.published()).to_dict()  # which fills in what a published file leaves out
+    recipe = recipe_of(target.model_type, target.architecture)
     _put(config, {name: AutoConfig.for_model(one).to_dict() for name, one in recipe.get("types", {}).items()})
     _put(config, recipe.get("before", {}))
     small = _shrunk(config, choices, choices)
@@ -137,4 +147,4 @@ def _put(config: MutableMapping[str, Any], values: Mapping[str, Any]) -> None:
 
 def dtypes(target: ModelTarget) -> tuple[str, ...]:
     """The dtypes that its models can be of, the plainest first."""
-    return RECIPES.get(target.model_type, {}).get("dtypes", ("float32", "bfloat16"))
+    return recipe_of(target.model_type, target.architecture).get("dtypes", ("float32", "bfloat16"))

@@ -15,7 +15,7 @@ from torch import nn
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import PrefixChange
 
-from conformance.subjects.models.recipes import RECIPES, Recipe
+from conformance.subjects.models.recipes import Recipe, recipe_of
 from conformance.subjects.models.types import ModelTarget
 
 _SENTENCE_MODULES = [
@@ -46,12 +46,10 @@ def complete(directory: Path, content: Mapping[str, Any]) -> None:
         _write(directory / "modules.json", _SENTENCE_MODULES)
         (directory / "1_Pooling").mkdir(exist_ok=True)
         _write(directory / "1_Pooling" / "config.json", {"pooling_mode_mean_tokens": True})
-    recipe = RECIPES.get(content["model_type"], {})
-    _rewrite(directory, recipe)
+    _rewrite(directory, recipe_of(content["model_type"], content["architectures"][0]))
     path = directory / "config.json"
     saved = json.loads(path.read_text(encoding="utf-8"))
-    inner = content.get(recipe.get("flat", ""), {})
-    _write(path, {**inner, **_merged(saved, content)})
+    _write(path, _merged(saved, content))
 
 
 def _rewrite(directory: Path, recipe: Recipe) -> None:

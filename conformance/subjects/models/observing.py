@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -22,7 +21,6 @@ from conformance.implementations.models import (
     ModelSettings,
     NoLoRASupport,
     Parts,
-    ServedModel,
 )
 from conformance.subjects.models.chains import Chain, Chains, Ends
 from conformance.subjects.outcomes import FileRefused, HarnessError, NotApplicable, SubjectRaised
@@ -159,14 +157,6 @@ def _is_other_end(name: str, parts: Parts, chain: Chain) -> bool:
     """Whether a module is the end of a tied weight that the adapter leaves alone."""
     assert chain.ends is not None
     return name == LOGITS if chain.ends.embedding else ROWS in parts
-
-
-def loaded(server: ModelServer, directory: Path, settings: ModelSettings, group: RankGroup) -> ServedModel:
-    """The checkpoint, ready for adapters; read before, which shows whose forward runs here."""
-    served = server.load(directory, settings, group)
-    served.read(None)
-    served.serve_adapters()
-    return served
 
 
 def _first_line(error: BaseException) -> str:

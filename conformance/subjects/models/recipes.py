@@ -7,16 +7,25 @@ from typing import TypedDict
 
 # Architectures of vLLM that transformers has under another name.
 BUILT_AS = {
+    "BertSpladeSparseEmbeddingModel": "BertForMaskedLM",
+    "LightOnOCRForConditionalGeneration": "LightOnOcrForConditionalGeneration",
+    "LlamaBidirectionalForSequenceClassification": "LlamaForSequenceClassification",
+    "LlamaBidirectionalModel": "LlamaModel",
+    "MiniCPMForCausalLM": "LlamaForCausalLM",
+    "PanguEmbeddedForCausalLM": "LlamaForCausalLM",
     "PhiMoEForCausalLM": "PhimoeForCausalLM",
+    "SolarForCausalLM": "LlamaForCausalLM",
 }
 
-_DRAFT = "a draft model, which vLLM loads beside the model that it drafts for"
 # Architectures that stand beside no checkpoint of their own, and why.
 NOT_BUILDABLE = {
-    "DFlashDraftModel": _DRAFT,
-    "DFlashMuseGlimmerAssistantModel": _DRAFT,
-    "MuseGlimmerAssistantModel": _DRAFT,
     "NanbeigeForCausalLM": "transformers has no implementation of it, which vLLM would ask for",
+}
+
+# Tables of vLLM's registry whose models are none of their own, and why.
+TABLES_NOT_BUILDABLE = {
+    "_SPECULATIVE_DECODING_MODELS": "a draft model, which vLLM loads beside the model that it drafts for",
+    "_TRANSFORMERS_BACKEND_MODELS": "vLLM's wrapper of transformers' classes; what it serves has names of its own",
 }
 
 _SLOW_AUDIO = {"encoder_config.hidden_dim": 64, "encoder_config.dim_head": 16}
@@ -25,15 +34,15 @@ _INDEXER = {
     "indexer_compress_ratio": 4, "output_gate_type": "sigmoid",
 }  # fmt: skip
 _GATE = {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}
+_GEMMA_EXPERTS = {"enable_moe_block": True, "num_experts": 128, "top_k_experts": 8, "moe_intermediate_size": 704}
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [22, 22, 20]}
 
 
 class Recipe(TypedDict, total=False):
-    """What one model type needs; each is by dotted name.
+    """What one model type needs, or one architecture in addition; each is by dotted name.
 
     ``types`` are model types of configurations that its default leaves out. ``before`` is put into the type's default
     configuration, as published files have it, and is made small with it; ``after`` into the small one, as it is.
-    What is in ``flat`` published files have outside of it too.
     ``names`` are patterns of tensors' names that transformers saves otherwise than published files have them,
     ``transposed`` is the pattern of those that it saves transposed. ``dtypes`` are the only ones vLLM's class takes.
     """
@@ -41,13 +50,20 @@ class Recipe(TypedDict, total=False):
     types: Mapping[str, str]
     before: Mapping[str, object]
     after: Mapping[str, object]
-    flat: str
     names: Mapping[str, str]
     transposed: str
     dtypes: tuple[str, ...]
 
 
 RECIPES: Mapping[str, Recipe] = {
+    "BertSpladeSparseEmbeddingModel": {"before": {"tie_word_embeddings": False}},
+    "HF_ColBERT": {"names": {r"^(embeddings|encoder|pooler)\.": r"bert.\1."}},
+    "LlamaBidirectionalForSequenceClassification": {"before": {"pooling": "avg"}},
+    "LlamaBidirectionalModel": {"before": {"pooling": "avg"}},
+    "MiniCPMForCausalLM": {
+        "before": {"dim_model_base": 256, "scale_depth": 1.4, "scale_emb": 12, "num_experts": 0},
+    },
+    "TeleFLMForCausalLM": {"before": {"use_mup": False}},
     "afmoe": {"before": {"score_func": "sigmoid", "route_norm": True, "n_group": 1, "topk_group": 1}},
     "audioflamingo3": {"names": {r"^language_model\.model\.model\.": "language_model.model."}},
     "axk1": {"before": {"first_k_dense_replace": 0, "mlp_layer_types": ["sparse"], "num_hidden_layers": 1}},
@@ -61,18 +77,22 @@ RECIPES: Mapping[str, Recipe] = {
         "before": {"vocabulary_map": {"<|extra_200|>": 100, "<image>": 101}, "image_token_id": 101},
         "after": {"vq_config.base_channels": 32, "vq_config.codebook_size": 16},
     },
-    "ernie4_5_vl_moe": {
-        "before": {"text_config.rope_parameters": _ROPE, "vision_config.embed_dim": 1280,
-                   "vision_config.mlp_ratio": 1.5, "pixel_hidden_size": 1280, "spatial_conv_size": 2,
-                   "temporal_conv_size": 2, "use_temporal_conv": True},
-        "flat": "text_config",
+    "ernie4_5_vl_moe": {"before": {"text_config.rope_parameters": _ROPE}},
+    "gemma4": {
+        "types": {"vision_config": "gemma4_vision"},
+        "before": {f"text_config.{name}": value for name, value in _GEMMA_EXPERTS.items()},
     },
-    "gemma4": {"types": {"vision_config": "gemma4_vision"}},
+    "gemma4_text": {"before": _GEMMA_EXPERTS},
     "gemma4_unified": {"types": {"vision_config": "gemma4_unified_vision"}},
     "glm4_moe": {"before": {"head_dim": 128}},
     "glm4_moe_lite": {"before": {"first_k_dense_replace": 1}},
     "glm4v_moe": {"before": {"text_config.head_dim": 128, "text_config.use_qk_norm": False}},
-    "glm5_next": {"after": {"text_config.index_kpool": 4}},
+    "glm5_next": {
+        "before": {"text_config.mhc": True, "text_config.mla_use_nope": True,
+                   "text_config.indexer_rope_interleave": True}
+        | {f"text_config.{name}": value for name, value in _GATE.items()},
+        "after": {"text_config.index_kpool": 4},
+    },
     "glm_moe_dsa": {"before": _GATE},
     "glmasr": {"names": {r"^language_model\.model\.model\.": "language_model.model."}},
     "granite4_vision": {"types": {"vision_config": "siglip_vision_model"},
@@ -90,6 +110,8 @@ RECIPES: Mapping[str, Recipe] = {
     "lfm2_vl": {"before": {"text_config.block_dim": 2560, "text_config.block_ff_dim": 12288,
                            "text_config.conv_dim": 2560, "text_config.conv_dim_out": 2560,
                            "vision_config.vision_use_head": False}},
+    "lighton_ocr": {"before": {"vision_feature_layer": -1, "projector_hidden_act": "gelu",
+                               "multimodal_projector_bias": False, "spatial_merge_size": 2}},
     "longcat_flash": {"before": {"mla_scale_q_lora": True, "mla_scale_kv_lora": True, "zero_expert_type": "identity"},
                       "after": {"zero_expert_num": 0}},
     "minimax_m2": {"before": {"rotary_dim": 64, "scoring_func": "sigmoid",
@@ -140,3 +162,8 @@ RECIPES: Mapping[str, Recipe] = {
                 "after": {"audio_config.window_size": 400}},
     "xlm-roberta": {"before": {"position_embedding_type": "absolute"}},
 }  # fmt: skip
+
+
+def recipe_of(model_type: str, architecture: str) -> Recipe:
+    """What a small model needs; what its architecture needs comes before what its type does."""
+    return {**RECIPES.get(model_type, {}), **RECIPES.get(architecture, {})}

@@ -25,7 +25,7 @@ def traits(target: ModelTarget) -> ModelTraits:
     text = language_model(content)[1]
     own = booleans(content)
     return ModelTraits(
-        grouped="num_key_value_heads" in text,
+        grouped="num_key_value_heads" in text and "qk_rope_head_dim" not in text,
         free_heads="head_dim" in text or "qk_rope_head_dim" in text,
         experts=any(ROLES.get(name) == "experts" and value for name, value in text.items()),
         even=any(name in text for name in ("expand", "mamba_expand")),

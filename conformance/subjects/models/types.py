@@ -4,37 +4,20 @@ from __future__ import annotations
 
 import difflib
 import enum
-import functools
 import importlib
 import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import CONFIG_MAPPING
-from transformers.models.auto import modeling_auto
 
-from conformance.implementations.vllm.models.registry import Registered, registered
-from conformance.subjects.models.recipes import BUILT_AS, NOT_BUILDABLE
+from conformance.implementations.vllm.models.registry import registered
+from conformance.subjects.models.counterparts import MODEL_TYPES, classes_of, counterpart, served_by, served_types
+from conformance.subjects.models.recipes import NOT_BUILDABLE, TABLES_NOT_BUILDABLE
 
 ALL = "all"
-MODEL_TYPES: tuple[str, ...] = tuple(CONFIG_MAPPING.keys())
-# A model type has several classes; the one that it is known for is that of the first of these which vLLM serves.
-_HEADS = (
-    "CAUSAL_LM",
-    "IMAGE_TEXT_TO_TEXT",
-    "MULTIMODAL_LM",
-    "SPEECH_SEQ_2_SEQ",
-    "SEQ_TO_SEQ_CAUSAL_LM",
-    "RETRIEVAL",
-    "PRETRAINING",
-    "MASKED_LM",
-    "SEQUENCE_CLASSIFICATION",
-    "TOKEN_CLASSIFICATION",
-)
 
 
 class BadModelTarget(ValueError):
@@ -138,29 +121,20 @@ def _of_architecture(name: str) -> ModelTarget:
         raise ModelWithoutLoRA(f"{name} is served by {entry.class_name}, which declares no LoRA support")
     if name in NOT_BUILDABLE:
         raise NotBuildable(NOT_BUILDABLE[name])
-    implementation = _implementation(entry)
+    if entry.table in TABLES_NOT_BUILDABLE:
+        raise NotBuildable(TABLES_NOT_BUILDABLE[entry.table])
+    implementation = counterpart(entry)
     if implementation is None:
         raise NotBuildable(f"transformers {transformers.__version__} has no implementation of {name}")
     model_type = getattr(transformers, implementation).config_class.model_type
     return ModelTarget(name, model_type, name, implementation, Naming.ARCHITECTURE)
 
 
-def _implementation(entry: Registered) -> str | None:
-    """The class of transformers for an architecture, or for another one that the same class of vLLM serves."""
-    same = (one.architecture for one in registered().values() if _place(one) == _place(entry))
-    names = (entry.architecture, BUILT_AS.get(entry.architecture, ""), *same)
-    return next((name for name in names if name in _buildable()), None)
-
-
-def _place(entry: Registered) -> tuple[str, str]:
-    return entry.module, entry.class_name
-
-
 def _of_type(name: str) -> ModelTarget:
-    served = [one for one in _classes_of(name) if one in registered()]
+    served = [one for one in classes_of(name) if one in registered()]
     with_lora = [one for one in served if registered()[one].lora]
     if not served:
-        raise UnknownModel(f"vLLM serves no model of type {name!r}; {_nearest(name, _served_types())}")
+        raise UnknownModel(f"vLLM serves no model of type {name!r}; {_nearest(name, served_types())}")
     own = [one for one in with_lora if getattr(transformers, one).config_class.model_type == name]
     return replace(_of_architecture((own or with_lora or served)[0]), name=name, naming=Naming.TYPE)
 
@@ -182,10 +156,8 @@ def _of_class(name: str) -> ModelTarget:
     cls = _imported(name)
     if not getattr(cls, "supports_lora", False):
         raise ModelWithoutLoRA(f"{name} declares no LoRA support: it has no supports_lora")
-    places = {_place(entry): entry for entry in reversed(list(registered().values()))}
     for base in cls.__mro__:
-        entry = places.get((base.__module__, base.__name__))
-        implementation = entry and _implementation(entry)
+        implementation = served_by((base.__module__, base.__name__))
         if implementation:
             model_type = getattr(transformers, implementation).config_class.model_type
             return ModelTarget(name, model_type, cls.__name__, implementation, Naming.CLASS, name)
@@ -205,29 +177,6 @@ def _read_config(directory: Path) -> dict[str, Any]:
         return dict(json.loads((directory / "config.json").read_text(encoding="utf-8")))
     except ValueError as error:
         raise UnknownModel(f"{directory}/config.json is no JSON object: {error}") from error
-
-
-@functools.cache
-def _maps() -> tuple[Mapping[str, str | tuple[str, ...]], ...]:
-    """The auto maps of transformers from model type to class names, the head that a type is known for first."""
-    first = [f"MODEL_FOR_{head}_MAPPING_NAMES" for head in _HEADS] + ["MODEL_MAPPING_NAMES"]
-    others = [name for name in dir(modeling_auto) if re.fullmatch("MODEL_FOR_.*_MAPPING_NAMES", name)]
-    return tuple(getattr(modeling_auto, name) for name in dict.fromkeys(first + others))
-
-
-def _classes_of(model_type: str) -> tuple[str, ...]:
-    found = (table[model_type] for table in _maps() if model_type in table)
-    return tuple(dict.fromkeys(name for one in found for name in ((one,) if isinstance(one, str) else one)))
-
-
-@functools.cache
-def _buildable() -> frozenset[str]:
-    """Every class name in the auto maps."""
-    return frozenset(name for table in _maps() for model_type in table for name in _classes_of(model_type))
-
-
-def _served_types() -> tuple[str, ...]:
-    return tuple(one for one in MODEL_TYPES if any(name in registered() for name in _classes_of(one)))
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

@@ -56,6 +56,7 @@ def engine_config(directory: Path, settings: ModelSettings, tp_size: int) -> Any
         max_loras=settings.max_loras,
         fully_sharded_loras=settings.fully_sharded,
         async_scheduling=False,
+        enable_prefix_caching=False,
         load_format="safetensors",
         enable_mixed_moe_lora_format=settings.fused_experts and not getattr(cls, "is_3d_moe_weight", False),
         **dict.fromkeys(settings.options, True),

@@ -22,6 +22,12 @@ class Registered:
     architecture: str
     module: str
     class_name: str
+    table: str  # of the registry, such as _SPECULATIVE_DECODING_MODELS
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Where the class is: its module and its name there."""
+        return self.module, self.class_name
 
     @property
     def lora(self) -> bool:
@@ -43,17 +49,29 @@ def registered() -> Mapping[str, Registered]:
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)
     }
 
-    def entries(table: ast.expr) -> Iterator[Registered]:
+    def entries(name: str) -> Iterator[Registered]:
+        table = tables[name]
         assert isinstance(table, ast.Dict)
         for key, value in zip(table.keys, table.values, strict=True):
             if key is not None:
-                module, name = ast.literal_eval(value)
+                module, cls = ast.literal_eval(value)
                 path = module if module.startswith("vllm.") else f"vllm.model_executor.models.{module}"
-                yield Registered(ast.literal_eval(key), path, name)
+                yield Registered(ast.literal_eval(key), path, cls, name)
             elif isinstance(value, ast.Name):  # one dictionary spread in another
-                yield from entries(tables[value.id])
+                yield from entries(value.id)
 
-    return {entry.architecture: entry for entry in entries(tables["_VLLM_MODELS"])}
+    return {entry.architecture: entry for entry in entries("_VLLM_MODELS")}
+
+
+def ancestors(module: str, name: str) -> Iterator[tuple[str, str]]:
+    """A class and those that it derives from or is made of, the nearest first, by module and name."""
+    found = _names(module).get(name)
+    if isinstance(found, tuple):
+        yield from ancestors(*found)
+    elif found is not None:
+        yield module, name
+        for origin in _origins(found, name):
+            yield from ancestors(module, origin)
 
 
 @functools.cache
@@ -70,9 +88,13 @@ def _flag(module: str, name: str) -> bool | None:
                 target = line.targets[0] if isinstance(line, ast.Assign) else line.target
                 if isinstance(target, ast.Name) and target.id == _FLAG:
                     return bool(ast.literal_eval(line.value))
-    origins = found.bases if isinstance(found, ast.ClassDef) else ast.walk(found.value)
-    said = (_flag(module, origin.id) for origin in origins if isinstance(origin, ast.Name) and origin.id != name)
+    said = (_flag(module, origin) for origin in _origins(found, name))
     return next((answer for answer in said if answer is not None), None)
+
+
+def _origins(found: ast.ClassDef | ast.Assign, name: str) -> list[str]:
+    nodes = found.bases if isinstance(found, ast.ClassDef) else ast.walk(found.value)
+    return [node.id for node in nodes if isinstance(node, ast.Name) and node.id != name]
 
 
 @functools.cache
