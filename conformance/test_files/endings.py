@@ -139,7 +139,7 @@ class Ending:
         """``outputs`` of the layer that is wrong, given ``x``."""
         case, paths = self.play.case, paths_of(self.play.case)
         forward = f"model.{self.play.names()[self.play.layer[1]]}(x)"
-        return taken(forward, paths[:1] if sums_partials(case) else paths, ".tolist()")
+        return taken(forward, paths[:1] if sums_partials(case) else paths)
 
     def _every_forward(self) -> list[str]:
         lines = []

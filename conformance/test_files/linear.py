@@ -155,15 +155,15 @@ def _forward(scene: Scene) -> list[str]:
     reached = []
     if scene.reads_attributes:
         reached = ["reached = {name: getattr(lora, name) for name in known}", "assert reached == known"]
-    result, *outputs = taken(forward, scene.paths, f"{_whole(scene.case)}.tolist()")
+    result, *outputs = taken(forward, scene.paths)
     return [*lines, *([result] if outputs else []), *reached, *(outputs or [result])]
 
 
-def taken(forward: str, paths: tuple[str, ...], read: str) -> list[str]:
-    """``outputs``: what is ``read`` of each of the ``paths`` to a tensor of the ``result`` of a forward."""
+def taken(forward: str, paths: tuple[str, ...]) -> list[str]:
+    """``outputs``: the tensors that are ``paths`` of the ``result`` of a forward."""
     if len(paths) == 1:
-        return [f"outputs = {paths[0].replace('result', forward, 1)}{read}"]
-    return [f"result = {forward}", f"outputs = [{', '.join(path + read for path in paths)}]"]
+        return [f"outputs = {paths[0].replace('result', forward, 1)}.tolist()"]
+    return [f"result = {forward}", f"outputs = [{', '.join(f'{path}.tolist()' for path in paths)}]"]
 
 
 def _whole(case: Case) -> str:

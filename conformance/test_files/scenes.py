@@ -17,7 +17,7 @@ from conformance.oracles.linear import Expected, error_bound, expected_of
 from conformance.subjects.subject import Subject
 from conformance.values.linear import CaseTensors, laid_out, product_alone, rank_input, values_of
 from lora_compat.families import Family
-from strategies.cases import Case, Regime
+from strategies.cases import Case, Layout, Regime
 from strategies.forwards import Forward
 
 DEQUANTIZING = ("WRAP-8",)
@@ -30,8 +30,8 @@ class Scene:
 
     ``inputs`` has every rank's input, and ``expected`` what ``outputs`` of every rank must be, as nested lists; of
     partial sums there is one: the sum. ``paths`` are the tensors compared, as expressions of the ``result`` of a
-    forward; ``gate`` is the extra argument of one that takes it. ``bound`` is the largest error that is allowed, 0
-    for equal.
+    forward, flattened where the layout has more than two dimensions; ``gate`` is the extra argument of one that takes
+    it. ``bound`` is the largest error that is allowed, 0 for equal.
     """
 
     clause: str
@@ -85,6 +85,7 @@ def scene_of(clause: str, anomaly: str, case: Case, fact: Fact) -> Scene:
     right = expected_of(reference(), told, replace(tensors, biases=()) if sibling else tensors)
     values = [[rows(value) for value in one.values] for one in right]
     paths = ("result",) if sibling else paths_of(case)
+    paths = tuple(path + flat for path, flat in zip(paths, _flattened(case, right[0]), strict=True))
     summed = sums_partials(told)
     if summed:
         values, paths = [summed_over_ranks(values, right[0].by_token)[:1]], paths[:1]
@@ -113,6 +114,14 @@ def scene_of(clause: str, anomaly: str, case: Case, fact: Fact) -> Scene:
         counts_tensors=counts,
         resets=resets,
     )
+
+
+def _flattened(case: Case, right: Expected) -> list[str]:
+    """What makes of each tensor of a result one that has a row, or a number, for each token."""
+    if case.layout not in (Layout.THREE_D, Layout.FOUR_D):
+        return [""] * len(right.values)
+    forms = (".flatten(0, -2)" if value.dim() > 1 else ".flatten()" for value in right.values)
+    return [form if by_token else "" for form, by_token in zip(forms, right.by_token, strict=True)]
 
 
 def _bound(case: Case, right: Sequence[Expected]) -> float:
