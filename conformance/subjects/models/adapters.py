@@ -97,7 +97,8 @@ def adapted(model: nn.Module, adapter: ModelAdapter, seed: int) -> PeftModel:
         elif "modules_to_save" in name:
             fill_weight(parameter.data, seed + 1, name)
     wrapped.create_or_update_model_card = lambda output_dir: None  # a third of the time
-    return wrapped
+    found: PeftModel = wrapped
+    return found
 
 
 def read_adapter(directory: Path, wrapped: PeftModel) -> AdapterFile:
