@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,7 +37,8 @@ class ParameterMap:
 
     def __str__(self) -> str:
         lines = [f"{self.name} {list(self.shape)}"]
-        lines += [f"    {line}" for line in folded([piece.said(self.shape) for piece in self.pieces])]
+        pieces = sorted(self.pieces, key=lambda one: (one.target.start, one.first_column))
+        lines += [f"    {line}" for line in folded([piece.said(self.shape) for piece in pieces])]
         lines += [f"    {origin.value}: {count} elements" for origin, count in self.others.items()]
         return "\n".join(lines)
 
@@ -47,11 +48,13 @@ class CheckpointMap:
     """Where each element of a checkpoint goes, on this rank.
 
     ``unmoved`` are tensors of which no element is anywhere as it was: skipped, or something was computed of them.
+    ``same`` has for further names of a parameter the first that it has; ``parameters`` has it under each.
     """
 
     shapes: Mapping[str, TensorInfo]
     parameters: Mapping[str, ParameterMap]
     unmoved: tuple[str, ...]
+    same: Mapping[str, str]
 
     @classmethod
     def learn(
@@ -84,7 +87,8 @@ class CheckpointMap:
             if names.get(name) in proofs
         }
         used = {tensor for one in found.values() for tensor in one.tensors}
-        return cls(shapes, found, tuple(name for name in shapes if name not in used))
+        unmoved = tuple(name for name in shapes if name not in used)
+        return cls(shapes, found, unmoved, {name: first for name, first in names.items() if name != first})
 
     @classmethod
     def of(cls, model: Any, shapes: Mapping[str, TensorInfo], *, restore: bool = True) -> CheckpointMap:
@@ -102,7 +106,7 @@ class CheckpointMap:
                     now[name].data.copy_(content)
         buffers = {name for name, _ in model.named_buffers()}
         written = {name: one for name, one in found.parameters.items() if one.pieces or name not in buffers}
-        return cls(shapes, written, found.unmoved)
+        return replace(found, parameters=written)
 
     def places(self, tensor: str) -> Iterator[tuple[str, Piece]]:
         """Every piece of a checkpoint tensor, with the parameter that it is in."""
@@ -121,8 +125,9 @@ class CheckpointMap:
         return whole
 
     def __str__(self) -> str:
-        lines = folded([str(one) for one in self.parameters.values()])
-        return "\n".join([*lines, *folded([f"not moved: {name}" for name in self.unmoved])])
+        lines = folded([str(one) for name, one in self.parameters.items() if name not in self.same])
+        same = folded([f"{name} is {first}" for name, first in self.same.items() if name in self.parameters])
+        return "\n".join([*lines, *same, *folded([f"not moved: {name}" for name in self.unmoved])])
 
 
 def _tensors(model: Any) -> dict[str, Tensor]:
