@@ -20,21 +20,21 @@ def test_a_boolean_that_matters_is_what_remains() -> None:
 
 
 @given(config_choices(ALL))
-@settings(max_examples=50, database=None)
+@settings(max_examples=50, database=None, deadline=None)
 def test_they_go_to_plain_data_and_back(choices: ConfigChoices) -> None:
     assert from_dict(to_dict(choices), ConfigChoices) == choices
     assert eval(repr(choices)) == choices
 
 
 @given(config_choices(ModelTraits(grouped=False, free_heads=False, even=True)))
-@settings(max_examples=50, database=None)
+@settings(max_examples=50, database=None, deadline=None)
 def test_sizes_follow_from_each_other_where_the_type_has_it_so(choices: ConfigChoices) -> None:
     assert choices.heads == choices.kv_heads
     assert choices.hidden == choices.heads * choices.head_dim
 
 
 @given(config_choices(ALL))
-@settings(max_examples=50, database=None)
+@settings(max_examples=50, database=None, deadline=None)
 def test_heads_are_shared_out_evenly(choices: ConfigChoices) -> None:
     assert choices.heads % choices.kv_heads == 0
     assert choices.head_dim % 2 == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
@@ -83,13 +84,12 @@ def test_the_registry_as_read_from_the_source_is_the_one_that_vllm_has() -> None
 
     runtime()
     from vllm.model_executor.models.interfaces import supports_lora
-    from vllm.model_executor.models.registry import ModelRegistry
+    from vllm.model_executor.models.registry import _VLLM_MODELS, _resolve_module_name
 
-    told = {name: (entry.module, entry.class_name) for name, entry in registered().items()}
-    lazy = {name: one for name, one in ModelRegistry.models.items() if hasattr(one, "module_name")}  # not used yet
-    assert told.keys() == ModelRegistry.models.keys()
-    assert all(told[name] == (one.module_name, one.class_name) for name, one in lazy.items())
-    some = [name for name in told if "Llama" in name or "Deepseek" in name or "Qwen" in name]
+    told = {name: entry.place for name, entry in registered().items()}
+    assert told == {name: (_resolve_module_name(module), cls) for name, (module, cls) in _VLLM_MODELS.items()}
+    some = {name: place for name, place in told.items() if "Llama" in name or "Deepseek" in name or "Qwen" in name}
     assert {name: registered()[name].lora for name in some} == {
-        name: bool(supports_lora(ModelRegistry.models[name].load_model_cls())) for name in some
+        name: bool(supports_lora(getattr(importlib.import_module(module), cls)))
+        for name, (module, cls) in some.items()
     }

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import re
 from collections.abc import Mapping
 
-from transformers import CONFIG_MAPPING
+import transformers
 from transformers.models.auto import modeling_auto
 
 from conformance.implementations.vllm.models.registry import Registered, ancestors, registered
 from conformance.subjects.models.recipes import BUILT_AS
 
-MODEL_TYPES: tuple[str, ...] = tuple(CONFIG_MAPPING.keys())
+_CONFIGS: Mapping[str, str] = importlib.import_module(
+    "transformers.models.auto.configuration_auto"
+).CONFIG_MAPPING_NAMES
+MODEL_TYPES = tuple(_CONFIGS)
 # A model type has several classes; the one that it is known for is that of the first of these which vLLM serves.
 _HEADS = (
     "CAUSAL_LM",
@@ -41,6 +45,13 @@ def served_by(place: tuple[str, str]) -> str | None:
     """The first class of transformers whose checkpoints a class of vLLM serves."""
     served = (one.architecture for one in registered().values() if one.place == place)
     return next((name for name in served if name in _buildable()), None)
+
+
+def model_type_of(implementation: str) -> str:
+    """The model type of a class, by transformers' table: vLLM writes another one into some configuration classes."""
+    cls = getattr(transformers, implementation).config_class
+    types = [name for name, config in _CONFIGS.items() if config == cls.__name__]
+    return types[0] if types and cls.model_type not in types else cls.model_type
 
 
 @functools.cache

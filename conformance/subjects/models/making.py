@@ -74,4 +74,4 @@ def _merged(saved: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, A
     for name, value in content.items():
         if isinstance(value, dict) and isinstance(saved.get(name), dict):
             both[name] = _merged(saved[name], value)
-    return both if "architectures" not in content else {**both, "architectures": content["architectures"]}
+    return {**both, **{name: content[name] for name in ("architectures", "model_type") if name in content}}

@@ -14,7 +14,14 @@ from typing import Any
 import transformers
 
 from conformance.implementations.vllm.models.registry import registered
-from conformance.subjects.models.counterparts import MODEL_TYPES, classes_of, counterpart, served_by, served_types
+from conformance.subjects.models.counterparts import (
+    MODEL_TYPES,
+    classes_of,
+    counterpart,
+    model_type_of,
+    served_by,
+    served_types,
+)
 from conformance.subjects.models.recipes import NOT_BUILDABLE, TABLES_NOT_BUILDABLE
 
 ALL = "all"
@@ -126,7 +133,7 @@ def _of_architecture(name: str) -> ModelTarget:
     implementation = counterpart(entry)
     if implementation is None:
         raise NotBuildable(f"transformers {transformers.__version__} has no implementation of {name}")
-    model_type = getattr(transformers, implementation).config_class.model_type
+    model_type = model_type_of(implementation)
     return ModelTarget(name, model_type, name, implementation, Naming.ARCHITECTURE)
 
 
@@ -135,7 +142,7 @@ def _of_type(name: str) -> ModelTarget:
     with_lora = [one for one in served if registered()[one].lora]
     if not served:
         raise UnknownModel(f"vLLM serves no model of type {name!r}; {_nearest(name, served_types())}")
-    own = [one for one in with_lora if getattr(transformers, one).config_class.model_type == name]
+    own = [one for one in with_lora if model_type_of(one) == name]
     return replace(_of_architecture((own or with_lora or served)[0]), name=name, naming=Naming.TYPE)
 
 
@@ -159,7 +166,7 @@ def _of_class(name: str) -> ModelTarget:
     for base in cls.__mro__:
         implementation = served_by((base.__module__, base.__name__))
         if implementation:
-            model_type = getattr(transformers, implementation).config_class.model_type
+            model_type = model_type_of(implementation)
             return ModelTarget(name, model_type, cls.__name__, implementation, Naming.CLASS, name)
     raise UnknownModel(f"{name} derives from no model class of vLLM that transformers can make a checkpoint of")
 
