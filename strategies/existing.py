@@ -37,6 +37,11 @@ class Target:
     regimes: tuple[Regime, ...] = tuple(Regime)
     quantizations: tuple[Quantization, ...] = (Quantization.NONE,)
 
+    @property
+    def path(self) -> str:
+        """The class's path."""
+        return self.subclass.target or ""
+
 
 _target: ContextVar[Target | None] = ContextVar("target", default=None)
 

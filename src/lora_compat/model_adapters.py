@@ -21,7 +21,6 @@ class ModuleAdapter:
     lora_a: Tensor
     lora_b: Tensor
     scaling: float = 1.0
-    embedding: bool = False  # whether its weight is looked up: ``(B·A)ᵀ`` is added to it
 
     @property
     def part(self) -> SubAdapter:

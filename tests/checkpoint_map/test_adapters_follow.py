@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
-from lora_compat import Adapter, ModuleAdapter
-from lora_compat.checkpoint_map import TensorNotServed, delta, factors, unserved
+from lora_compat import LoRAError
+from lora_compat.checkpoint_map import CheckpointMap, added, load_factors
 from tests.checkpoint_map.loaders import HIDDEN, SHAPES, VOCABULARY, Model, learned
 
 SERVED = [
@@ -14,60 +19,76 @@ SERVED = [
     for name, one in SHAPES.items()
     if name.endswith(".weight") and len(one.shape) == 2 and name not in ("embed.weight", "unused.weight")
 ]
+RANK, ALPHA = 2, 1.0
+Pair = tuple[Tensor, Tensor]
 
 
-def part_of(module: str, rank: int = 2) -> ModuleAdapter:
+def saved(directory: Path, pairs: dict[str, Pair], *, looked_up: bool = False) -> Path:
+    """A directory as PEFT's ``save_pretrained`` writes it."""
+    tensors = {}
+    for module, (a, b) in pairs.items():
+        for letter, tensor in (("A", a), ("B", b)):
+            name = f"lora_embedding_{letter}" if looked_up else f"lora_{letter}.weight"
+            tensors[f"base_model.model.{module}.{name}"] = tensor.contiguous()
+    save_file(tensors, directory / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA, "target_modules": list(pairs)}
+    (directory / "adapter_config.json").write_text(json.dumps(config))
+    return directory
+
+
+def pair_of(module: str) -> Pair:
     rows, columns = SHAPES[f"{module}.weight"].shape
     generator = torch.Generator().manual_seed(len(module))
-    a, b = (torch.randint(-2, 3, shape, generator=generator).float() for shape in ((rank, columns), (rows, rank)))
-    return ModuleAdapter(a, b, 0.5)
+    a, b = (torch.randint(-2, 3, shape, generator=generator).float() for shape in ((RANK, columns), (rows, RANK)))
+    return a, b
 
 
-def whole_numbers() -> dict[str, torch.Tensor]:
+def whole_numbers() -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     return {name: torch.randint(-8, 9, one.shape, generator=generator).to(one.dtype) for name, one in SHAPES.items()}
 
 
-@pytest.mark.parametrize(("rank", "ranks"), [(0, 1), (0, 2), (1, 2)])
+@pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("module", [*SERVED, "all of them"])
 def test_base_and_factors_are_what_the_loader_makes_of_the_merged_checkpoint(
-    module: str, rank: int, ranks: int
+    module: str, ranks: int, tmp_path: Path
 ) -> None:
-    adapter = Adapter({one: part_of(one) for one in (SERVED if module == "all of them" else [module])})
-    base, merged = Model(rank, ranks, torch.float32), Model(rank, ranks, torch.float32)
-    weights = whole_numbers()
-    base.load_weights(weights.items())
-    for name, part in adapter.modules.items():
-        weights[f"{name}.weight"] = weights[f"{name}.weight"].float() + part.scaling * (part.lora_b @ part.lora_a)
-    merged.load_weights(weights.items())
-    found = learned(rank, ranks, torch.float32)
-    given = factors(found, adapter)
-    right = dict(merged.named_parameters())
-    for name, parameter in base.named_parameters():
-        added = delta(found, name, given.get(name, ()))
-        assert torch.equal(parameter.double() + added, right[name].double()), name
+    pairs = {one: pair_of(one) for one in (SERVED if module == "all of them" else [module])}
+    maps = [learned(rank, ranks, torch.float32) for rank in range(ranks)]
+    for rank, found in enumerate(maps):
+        given = load_factors(saved(tmp_path, pairs), found, ranks=maps).factors
+        base, merged = Model(rank, ranks, torch.float32), Model(rank, ranks, torch.float32)
+        weights = whole_numbers()
+        base.load_weights(weights.items())
+        for name, (a, b) in pairs.items():
+            weights[f"{name}.weight"] = weights[f"{name}.weight"].float() + ALPHA / RANK * (b @ a)
+        merged.load_weights(weights.items())
+        right = dict(merged.named_parameters())
+        for name, parameter in base.named_parameters():
+            whole = parameter.double()
+            if name in given:
+                whole = whole + added(tuple(parameter.shape), given[name])
+            assert torch.equal(whole, right[name].double()), name
 
 
-def test_an_embedding_goes_wherever_it_is_tied_to() -> None:
-    a, b = torch.ones(2, VOCABULARY), torch.arange(2.0 * HIDDEN).view(HIDDEN, 2)  # as PEFT has them
-    found = learned()
-    given = factors(found, Adapter({"embed": ModuleAdapter(a, b, 1.0, embedding=True)}))
-    assert sorted(given) == ["embed", "head"]
-    assert torch.equal(delta(found, "head", given["head"])[:VOCABULARY], (b @ a).t().double())
+def test_an_embedding_goes_where_its_table_went(tmp_path: Path) -> None:
+    a, b = torch.ones(RANK, VOCABULARY), torch.arange(2.0 * HIDDEN).view(HIDDEN, RANK)  # as PEFT has them
+    found = learned(dtype=torch.float32)
+    given = load_factors(saved(tmp_path, {"embed": (a, b)}, looked_up=True), found).factors
+    delta = added((VOCABULARY + 3, HIDDEN), given["embed"])
+    assert torch.equal(delta[:VOCABULARY], ALPHA / RANK * (b @ a).t().double())
 
 
 @pytest.mark.parametrize(
-    ("module", "part", "said"),
+    ("module", "pair"),
     [
-        ("norm", ModuleAdapter(torch.ones(1, 1), torch.ones(HIDDEN, 1)), "computes something of it"),
-        ("unused", ModuleAdapter(torch.ones(1, 3), torch.ones(3, 1)), "it skips it"),
-        ("attn.qq", ModuleAdapter(torch.ones(1, HIDDEN), torch.ones(8, 1)), "the nearest modules are attn.q"),
-        ("attn.q", ModuleAdapter(torch.ones(1, HIDDEN), torch.ones(4, 1)), r"not of the checkpoint's weight \(8, 6\)"),
+        ("unused", (torch.ones(RANK, 3), torch.ones(3, RANK))),
+        ("attn.qq", (torch.ones(RANK, HIDDEN), torch.ones(8, RANK))),
+        ("attn.q", (torch.ones(RANK, HIDDEN), torch.ones(4, RANK))),
     ],
+    ids=["skipped", "unknown", "of another shape"],
 )
-def test_what_cannot_go_anywhere_is_refused_by_name(module: str, part: ModuleAdapter, said: str) -> None:
-    adapter = Adapter({"attn.k": part_of("attn.k"), module: part})
-    with pytest.raises(TensorNotServed, match=said):
-        factors(learned(), adapter)
-    (only,) = unserved(learned(), adapter)
-    assert module in only
+def test_what_cannot_go_anywhere_is_refused_by_name(module: str, pair: Pair, tmp_path: Path) -> None:
+    found: CheckpointMap = learned()
+    with pytest.raises(LoRAError, match=module):
+        load_factors(saved(tmp_path, {"attn.k": pair_of("attn.k"), module: pair}), found)
