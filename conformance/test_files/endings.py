@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from conformance.judging.anomalies.partial_sums import sums_partials
 from conformance.subjects.calls import Call
 from conformance.test_files.dialects import Dialect
-from conformance.test_files.linear import taken
 from conformance.test_files.plays import Play, Turn
 from conformance.test_files.ranks import right_rank
 from conformance.test_files.scenes import paths_of
-from conformance.test_files.script import handed, names_one_of, raises
+from conformance.test_files.script import handed, names_one_of, raises, taken
 from conformance.values.linear import rank_input
 
 _OF_THE_RANK = ("RANK-1", "RANK-2", "RANK-3", "RANK-4")  # the warm-up's, whatever comes out of the layers

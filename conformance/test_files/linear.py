@@ -15,8 +15,8 @@ from conformance.test_files.construction import (
 from conformance.test_files.dialects import Dialect
 from conformance.test_files.layout import CannotWrite
 from conformance.test_files.literals import indented, one_line, tensor_text
-from conformance.test_files.scenes import DEQUANTIZING, SIBLING, Scene, layer_reduces, scene_of
-from conformance.test_files.script import Script, claimed, compared, handed
+from conformance.test_files.scenes import SIBLING, Scene, layer_reduces, scene_of
+from conformance.test_files.script import Script, claimed, compared, handed, taken
 from conformance.values.linear import poisoned
 from strategies.cases import Case, Layout, Quantization
 from strategies.quantization import SCALED_BY_ROW
@@ -84,7 +84,7 @@ def _verdict(scene: Scene, dialect: Dialect) -> tuple[str, list[str]]:
         return "RANKS.log[rank]", ["assert outputs[0] == []"]
     reported = [f"if outputs == [None] * {ranks}:  # all report it", "    return"]
     verdict = compared(scene.expected, ranks, bound=scene.bound, summed=scene.summed)
-    return "outputs", [*(reported if scene.clause in DEQUANTIZING and ranks > 1 else []), *verdict]
+    return "outputs", [*(reported if scene.clause == "WRAP-8" and ranks > 1 else []), *verdict]
 
 
 def _lines(scene: Scene, dialect: Dialect) -> list[str]:
@@ -140,7 +140,7 @@ def _forward(scene: Scene) -> list[str]:
             extra = ", gate"
     if scene.clause == "MATH-13":
         lines.append(f"lora(x{extra})  # the same call before")
-    if scene.clause in DEQUANTIZING:
+    if scene.clause == "WRAP-8":
         return [*lines, *_dequantized(scene)]
     forward = f"lora(x{extra})"
     if scene.clause in SIBLING:
@@ -157,13 +157,6 @@ def _forward(scene: Scene) -> list[str]:
         reached = ["reached = {name: getattr(lora, name) for name in known}", "assert reached == known"]
     result, *outputs = taken(forward, scene.paths)
     return [*lines, *([result] if outputs else []), *reached, *(outputs or [result])]
-
-
-def taken(forward: str, paths: tuple[str, ...]) -> list[str]:
-    """``outputs``: the tensors that are ``paths`` of the ``result`` of a forward."""
-    if len(paths) == 1:
-        return [f"outputs = {paths[0].replace('result', forward, 1)}.tolist()"]
-    return [f"result = {forward}", f"outputs = [{', '.join(f'{path}.tolist()' for path in paths)}]"]
 
 
 def _whole(case: Case) -> str:

@@ -20,8 +20,7 @@ from lora_compat.families import Family
 from strategies.cases import Case, Layout, Regime
 from strategies.forwards import Forward
 
-DEQUANTIZING = ("WRAP-8",)
-SIBLING = ("WRAP-7", *DEQUANTIZING)
+SIBLING = ("WRAP-7", "WRAP-8")  # a path beside the layer multiplies with its weight
 
 
 @dataclass(frozen=True, slots=True, eq=False)

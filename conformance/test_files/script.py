@@ -106,6 +106,13 @@ def handed(inputs: Sequence[Tensor]) -> list[str]:
     return [f"inputs = {rows([one.tolist() for one in inputs])}  # of each rank", "x = torch.tensor(inputs[rank])"]
 
 
+def taken(forward: str, paths: tuple[str, ...]) -> list[str]:
+    """``outputs``: the tensors that are ``paths`` of the ``result`` of a forward."""
+    if len(paths) == 1:
+        return [f"outputs = {paths[0].replace('result', forward, 1)}.tolist()"]
+    return [f"result = {forward}", f"outputs = [{', '.join(f'{path}.tolist()' for path in paths)}]"]
+
+
 def raises(*lines: str, context: str = "pytest.raises(Exception) as caught") -> list[str]:
     """Statements inside ``with``."""
     return [f"with {context}:", *indented(lines)]
