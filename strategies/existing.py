@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from lora_compat.families import Family
-from strategies.cases import LayerSpec, Quantization, Regime, SubclassSpec
+from strategies.cases import LayerSpec, Quantization, Regime
 from strategies.forwards import Forward
 from strategies.options import Options
 from strategies.parallel import TP_SIZES
+from strategies.subclasses import SubclassSpec
 
 T = TypeVar("T")
 

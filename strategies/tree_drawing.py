@@ -11,11 +11,11 @@ from hypothesis.strategies import DrawFn, composite
 
 from lora_compat.families import Family
 from strategies.adapters import packed_lists
-from strategies.cases import Loader
 from strategies.choices import numbers, sampled, sequences
 from strategies.classes import UNCHANGED, subclasses
 from strategies.layers import FAMILIES, linear_layers
 from strategies.parallel import tensor_parallel_sizes
+from strategies.subclasses import Loader
 from strategies.trees import ModelSpec, ModuleKind, ModuleSpec
 
 FOREIGN = (ModuleKind.NN_LINEAR, ModuleKind.EMBEDDING, ModuleKind.NORM, ModuleKind.LOOKALIKE, ModuleKind.HOLDER)

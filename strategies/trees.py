@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from strategies.cases import LayerSpec, SubclassSpec
+from strategies.cases import LayerSpec
 from strategies.codec import Named, Spec
+from strategies.subclasses import SubclassSpec
 
 
 class ModuleKind(Named):

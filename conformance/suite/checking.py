@@ -37,10 +37,11 @@ from conformance.subjects.outcomes import (
 )
 from conformance.subjects.subject import Subject
 from lora_compat.families import Family
-from strategies.cases import Case, LayerSpec, SubclassSpec
+from strategies.cases import Case, LayerSpec
 from strategies.codec import Spec
 from strategies.existing import NothingFits, Target, targeting
 from strategies.models.cases import ModelCase, ModelDraws, targeting_model
+from strategies.subclasses import SubclassSpec
 
 Body = Callable[[Subject, Any], None]
 PROFILES = {"quick": 20, "default": 250, "thorough": 1000}

@@ -11,7 +11,7 @@ from conformance.test_files.literals import INDENT, Expression, call, one_line, 
 from conformance.test_files.lora_compat_dialect import sub_adapter
 from conformance.test_files.script import Script, compared
 from conformance.values.experts import SCALING, ExpertsTensors, tensors_of
-from lora_compat.expert_adapters import ExpertAdapter, ExpertsAdapter
+from lora_compat.expert_parts import ExpertAdapter, ExpertsAdapter
 from strategies.experts import ExpertsCase
 
 _OF_THE_RANK = ("rank-indivisible", "rank-not-smallest")

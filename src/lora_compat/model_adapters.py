@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lora_compat.adapters import LayerAdapter, SubAdapter
 from lora_compat.errors import AdapterFormatError, UnknownModulesError
-from lora_compat.expert_adapters import ExpertAdapter, ExpertsAdapter
+from lora_compat.expert_parts import ExpertAdapter, ExpertsAdapter
 from lora_compat.targets import PackedModules
 
 

@@ -7,24 +7,12 @@ from dataclasses import replace
 from conformance.judging.facts import Aspect, Difference, Place, Sighting
 from conformance.regressions.entries import Entry, StoredFailure
 from lora_compat.families import Family
-from strategies.cases import (
-    AdapterSpec,
-    Case,
-    Constructor,
-    Dtype,
-    Heads,
-    LayerSpec,
-    Layout,
-    Mixins,
-    Quantization,
-    Regime,
-    SubclassSpec,
-    WrapperKind,
-)
+from strategies.cases import AdapterSpec, Case, Dtype, Heads, LayerSpec, Layout, Quantization, Regime, WrapperKind
 from strategies.codec import Spec, to_dict
 from strategies.experts import ExpertsAdapterSpec, ExpertsCase
 from strategies.forwards import Forward
 from strategies.ranks import RankQuestion
+from strategies.subclasses import Constructor, Mixins, SubclassSpec
 from strategies.vocabulary import VocabularyCase, VocabularyLayer
 
 MERGED = LayerSpec(family=Family.MERGED_COLUMN, output_sizes=(2, 2), bias=True)

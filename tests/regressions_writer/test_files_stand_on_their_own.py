@@ -22,10 +22,11 @@ from conformance.test_files.vllm_dialect import Vllm
 from conformance.test_files.writer import file_name, write
 from lora_compat.errors import LoRAError
 from lora_compat.wrapper import LoRALinear
-from strategies.cases import Case, Dtype, LayerSpec, Quantization, Regime, SubclassSpec
+from strategies.cases import Case, Dtype, LayerSpec, Quantization, Regime
 from strategies.codec import Spec
 from strategies.experts import ExpertsCase
 from strategies.programs import Program
+from strategies.subclasses import SubclassSpec
 from strategies.trees import ModelSpec
 from strategies.vocabulary import VocabularyCase
 from tests.experts import planted as of_experts

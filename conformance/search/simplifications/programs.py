@@ -9,11 +9,12 @@ from conformance.search.simplifications.experts import simpler_experts
 from conformance.search.simplifications.models import simpler_models
 from lora_compat.families import Family
 from strategies.adapters import MAX_RANKS
-from strategies.cases import AdapterSpec, LayerSpec, SubclassSpec
+from strategies.cases import AdapterSpec, LayerSpec
 from strategies.codec import Spec
 from strategies.experts import ExpertsCase
 from strategies.models.cases import ModelCase
 from strategies.programs import Misfit, ModelAdapterSpec, Program, Step, StepKind
+from strategies.subclasses import SubclassSpec
 from strategies.target_questions import TargetQuestion
 from strategies.trees import ModelSpec, ModuleKind, ModuleSpec
 
