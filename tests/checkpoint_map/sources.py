@@ -1,4 +1,4 @@
-"""The model that the checkpoint of `loaders` is of, as those who train it have it, and adapters that PEFT makes of it."""
+"""The model that the checkpoint of `loaders` is of, as those who train it have it, and what PEFT makes of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lora_compat.checkpoint_map import CheckpointMap, added, load_factors
 from tests.checkpoint_map.loaders import EXPERTS, HIDDEN, INNER, SHAPES, VOCABULARY, Model
 
-LINEAR = ("q", "k", "v", "gate_up", "down", "router", "embed", "up")
+LINEAR = ("q", "k", "v", "gate_up", "down", "router", "square", "embed", "up")
 Pairs = Mapping[str, tuple[Tensor, Tensor]]
 
 
@@ -45,6 +45,7 @@ class Source(nn.Module):
             {"gate_up": nn.Linear(HIDDEN, 2 * INNER, bias=False), "down": nn.Linear(INNER, HIDDEN, bias=False)}
         )
         self.router = nn.Linear(HIDDEN, EXPERTS, bias=False)
+        self.square = nn.Linear(HIDDEN, HIDDEN, bias=False)
         self.experts = Experts(transposed=transposed)
         self.unused = nn.Linear(3, 3, bias=False)
         generator = torch.Generator().manual_seed(0)
