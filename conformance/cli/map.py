@@ -51,6 +51,10 @@ def run(arguments: argparse.Namespace) -> int:
     except LoaderStopped as error:
         print(f"lora-compat: {error}", file=sys.stderr)
         return Exit.ERROR
+    except Exception as error:  # whatever vLLM raises for a configuration that it does not take
+        said = " ".join(str(error).split())[:300]
+        print(f"lora-compat: vLLM does not build this model: {type(error).__name__}: {said}", file=sys.stderr)
+        return Exit.ERROR
     if not arguments.quiet:
         print(found)
     for line in folded(differing):
