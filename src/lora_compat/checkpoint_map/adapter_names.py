@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from lora_compat.checkpoint_map.maps import CheckpointMap
 from lora_compat.errors import AdapterFormatError, UnknownModulesError
@@ -80,7 +81,8 @@ class AdapterNames:
             return Prefix()
         ways = [way for way in self._ways(unknown[0]) if all(way.of(module) in known for module in modules)]
         if not ways:
-            raise UnknownModulesError(repr(self._source), unknown, self._known)
+            nearest = get_close_matches(unknown[0], self._known, n=len(self._known), cutoff=0.0)
+            raise UnknownModulesError(repr(self._source), unknown, nearest)
         if len(ways) > 1:
             could = " or ".join(repr(way.of(unknown[0])) for way in ways)
             raise AdapterFormatError(self._source, f"module {unknown[0]!r} could be {could} of the checkpoint")
