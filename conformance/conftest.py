@@ -19,7 +19,7 @@ from conformance.regressions.recorder import Recorder
 from conformance.regressions.store import Store
 from conformance.subjects.subject import Subject
 from conformance.suite.certify_options import CertifyOptions, add_certify_options
-from conformance.suite.checking import Budget, ClauseRun, device_lost
+from conformance.suite.checking import Budget, Checking, ClauseRun, device_lost
 from conformance.suite.options import Options, add_options, engine_of, implementation_of, read_options, shared_of
 from conformance.suite.parts import Part, keep
 from conformance.suite.regression_files import RegressionWriter
@@ -65,6 +65,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     subjects = [config.stash[SUBJECT]] if SUBJECT in config.stash else []
     if CERTIFICATION in config.stash:
         subjects += config.stash[CERTIFICATION].subjects.values()
+        config.stash[CERTIFICATION].close()
     for subject in subjects:
         subject.engine.close()
 
@@ -142,7 +143,7 @@ def target() -> str | None:
 
 
 @pytest.fixture
-def clause_run(request: pytest.FixtureRequest, shard: int, target: str | None) -> ClauseRun:
+def clause_run(request: pytest.FixtureRequest, shard: int, target: str | None) -> Checking:
     options = request.config.stash[OPTIONS]
     budget = Budget(options.max_examples, options.seed, shard, options.shards)
     if target is not None:

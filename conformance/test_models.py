@@ -96,7 +96,7 @@ def test_every_tensor_of_the_file_changes_what_is_computed_or_is_refused_by_name
         raise NotExercised("the merged checkpoint computes what the base does: the class serves no such module")
 
 
-@check("MODEL-2", model_cases())
+@check("MODEL-2", model_cases(saved=False))
 def test_base_and_adapter_are_the_merged_checkpoint(subject: Subject, case: ModelCase) -> None:
     try:
         require_served(subject, case)

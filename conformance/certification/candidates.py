@@ -21,7 +21,7 @@ from conformance.regressions.store import Store
 from conformance.subjects.recipes import RecipeNotFoundError
 from conformance.subjects.subject import Subject
 from conformance.suite.certify_options import CertifyOptions
-from conformance.suite.checking import Budget, ClauseRun
+from conformance.suite.checking import Budget, Checking, ClauseRun
 from conformance.suite.options import Options, engine_of, implementation_of
 from strategies.existing import Target
 from strategies.source import Library
@@ -45,8 +45,11 @@ class Certifying(Protocol):
     def prepare(self, fit: list[str] | None = None) -> None:
         """Finds them; a worker takes those only that the controller found ``fit``."""
 
-    def clause_run(self, path: str, budget: Budget) -> ClauseRun:
+    def clause_run(self, path: str, budget: Budget) -> Checking:
         """Runs clauses on one of them."""
+
+    def close(self) -> None:
+        """Ends what runs them."""
 
     def outcomes(self, results: list[ClauseResult], baseline: Baseline | None) -> list[Outcome]:
         """What became of each."""
@@ -85,6 +88,9 @@ class Certification:
     def clause_run(self, path: str, budget: Budget) -> ClauseRun:
         """Runs clauses on the class at ``path``."""
         return ClauseRun(self.subjects[path], budget, self.targets[path], self._recorder_for(self.found[path]))
+
+    def close(self) -> None:
+        """Nothing is to be ended but the engines."""
 
     def _recorder_for(self, found: Found) -> Recorder | None:
         """Keeps failures for `lora-compat replay`, which builds the layers that each implementation has by itself."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 import conformance
 from conformance.contract import CONTRACT
 from conformance.search.bodies import Body
+from conformance.search.drawing import Source
 
 
 class UnknownClause(ValueError):
@@ -18,30 +20,43 @@ class UnknownClause(ValueError):
         super().__init__(f"no test checks clause {clause!r}; the contract has {', '.join(CONTRACT)}")
 
 
+class ClauseTest(Protocol):
+    """What `conformance.suite.checking.check` makes."""
+
+    clause: str
+    body: Body
+    strategy: Source
+
+
 @cache
-def _all_bodies(*, models: bool) -> dict[str, tuple[Body, ...]]:
+def _all_tests(*, models: bool) -> dict[str, tuple[ClauseTest, ...]]:
     """Of whole models, or of all else: the former take libraries that the others do without."""
-    found: dict[str, tuple[Body, ...]] = {}
+    found: dict[str, tuple[ClauseTest, ...]] = {}
     for path in sorted(Path(conformance.__file__).parent.glob("test_*.py")):
         if (path.stem == "test_models") is not models:
             continue
         for test in vars(importlib.import_module(f"conformance.{path.stem}")).values():
             clause, body = getattr(test, "clause", None), getattr(test, "body", None)
             if isinstance(clause, str) and callable(body):
-                found[clause] = (*found.get(clause, ()), body)
+                found[clause] = (*found.get(clause, ()), test)
     return found
 
 
-def bodies_of(clause: str) -> tuple[Body, ...]:
-    """The bodies of the tests of ``clause``.
+def checks_of(clause: str) -> tuple[ClauseTest, ...]:
+    """The tests of ``clause``.
 
     Raises:
         UnknownClause: there is none.
     """
     try:
-        return _all_bodies(models=clause.startswith("MODEL-"))[clause]
+        return _all_tests(models=clause.startswith("MODEL-"))[clause]
     except KeyError:
         raise UnknownClause(clause) from None
+
+
+def bodies_of(clause: str) -> tuple[Body, ...]:
+    """The bodies of the tests of ``clause``; raises what `checks_of` does."""
+    return tuple(test.body for test in checks_of(clause))
 
 
 def clause_of(nodeid: str) -> str | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 
 import pytest
 
+from conformance.certification.apart import Apart, ApartRun
 from conformance.certification.baseline import Baseline
 from conformance.certification.errors import SubjectError
 from conformance.certification.outcome import Outcome, complete
@@ -27,7 +28,7 @@ from conformance.subjects.models.types import (
 )
 from conformance.subjects.subject import Subject
 from conformance.suite.certify_options import CertifyOptions
-from conformance.suite.checking import Budget, ClauseRun
+from conformance.suite.checking import Budget, Checking, ClauseRun
 from conformance.suite.options import Options, implementation_of
 from strategies.models.adapters import Targetable
 from strategies.models.cases import ModelDraws
@@ -48,9 +49,13 @@ class ModelCertification:
     options: Options
     certify: CertifyOptions
     subjects: dict[str, Subject] = field(default_factory=dict)
-    targets: dict[str, ModelDraws] = field(default_factory=dict)
+    targets: dict[str, ModelTarget] = field(default_factory=dict)
     unfit: dict[str, SubjectError] = field(default_factory=dict)
     _recorder: Recorder | None = None
+    _apart: Apart = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._apart = Apart(self.certify.time_limit, self.certify.resume)
 
     def prepare(self, fit: list[str] | None = None) -> None:
         """Finds the models; nothing is built yet, and the controller of workers imports no vLLM.
@@ -68,7 +73,7 @@ class ModelCertification:
             if isinstance(found, SubjectError):
                 self.unfit[name] = found
             else:
-                self.targets[name] = draws_of(name, found)
+                self.targets[name] = found
         if not self.targets and fit is None:
             raise pytest.UsageError("; ".join(str(error) for error in self.unfit.values()))
         self._recorder = Recorder(Store(self.options.regressions), impl, subject.identity())
@@ -87,10 +92,17 @@ class ModelCertification:
             raise pytest.UsageError(f"--certify-model {' '.join(str(error).split())}") from None
         return found
 
-    def clause_run(self, path: str, budget: Budget) -> ClauseRun:
-        """Runs clauses on the model called ``path``."""
-        self.subjects[path].implementation.layers.prepare()
-        return ClauseRun(self.subjects[path], budget, self.targets[path], self._recorder)
+    def clause_run(self, path: str, budget: Budget) -> Checking:
+        """Runs clauses on the model called ``path``, in a process of its own."""
+        self.subjects[path].implementation.layers.prepare()  # which every such process has then
+        draws = cache(partial(draws_of, path, self.targets[path]))
+        return ApartRun(
+            self._apart, path, lambda given: ClauseRun(self.subjects[path], given, draws(), self._recorder), budget
+        )
+
+    def close(self) -> None:
+        """Ends the process of the last model."""
+        self._apart.stop()
 
     def outcomes(self, results: list[ClauseResult], baseline: Baseline | None) -> list[Outcome]:
         """What became of every model."""

@@ -80,13 +80,16 @@ class Outcome:
 
     @property
     def conclusion(self) -> Conclusion:
-        """Certified only if every MUST is a pass, or not applicable for a stated reason, and no case was refused."""
+        """Certified only if every MUST is a pass, or not applicable for a stated reason, and no case was refused.
+
+        A model that refuses an adapter by name keeps MODEL-1; a class is asked for what it serves.
+        """
         red, refused = self.red, self.refused_in_part
         if self.model and self._nothing_applies:
             return Conclusion.NOT_APPLICABLE
         if self.unfit is not None or not all(self._known(clause) for clause in red):
             return Conclusion.NOT_CERTIFIED
-        if refused:
+        if refused and not self.model:
             return Conclusion.NOT_CERTIFIED if red else Conclusion.IN_PART
         return Conclusion.KNOWN_FAILURES if red else Conclusion.CERTIFIED
 

@@ -25,6 +25,8 @@ def described(outcome: Outcome) -> str:
 def verdict(outcome: Outcome) -> str:
     """The conclusion, what stands in its way, and whether the class is to blame."""
     red, own = outcome.red, outcome.own_red
+    if not red and outcome.model:
+        return outcome.conclusion.value  # what it refuses by name is said above
     if not red:
         return ": refused ".join(filter(None, [outcome.conclusion.value, shares(outcome)]))
     said = f"{outcome.conclusion.value}: {', '.join(red)}"

@@ -118,9 +118,16 @@ def deselect_others(config: pytest.Config, items: list[pytest.Item], *, models: 
         marker = item.get_closest_marker("clause")
         keep = marker is not None and concerns(marker.args[0], model=models) and (models or _judges_a_case(item))
         (kept if keep else dropped).append(item)
+    if models:  # one model's clauses after the other, so that its process is started once
+        kept.sort(key=_place_of_target)
     items[:] = kept
     if dropped:
         config.hook.pytest_deselected(items=dropped)
+
+
+def _place_of_target(item: pytest.Item) -> int:
+    callspec: Any = getattr(item, "callspec", None)
+    return int(callspec.indices["target"]) if callspec is not None else 0
 
 
 def _judges_a_case(item: pytest.Item) -> bool:

@@ -26,6 +26,8 @@ def add_parser(subparsers: Any) -> None:
         "module:Class of a model out of tree, or all",
     )
     parser.add_argument("--impl", help="who serves the models (default: vllm)")
+    parser.add_argument("--time-limit", metavar="SECONDS", help="how long one case may take (default: 120)")
+    parser.add_argument("--resume", metavar="DIR", help="keep results there, and do not run again what is there")
     add_options(parser)
     parser.set_defaults(run=run)
 
@@ -33,4 +35,7 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Certifies; workers are processes even where there is one, so that a model may take its own down with it."""
     given = [option for target in arguments.targets for option in ("--certify-model", target)]
+    if arguments.time_limit is not None:
+        given += ["--time-limit", arguments.time_limit]
+    given += ["--resume", arguments.resume] if arguments.resume is not None else []
     return exit_code([*pytest_arguments(arguments), *given, "-n", str(arguments.workers)])

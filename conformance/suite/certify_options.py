@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+HANG_SECONDS = 120.0  # a case takes a tenth of one; the first of a class, with its imports, five
+
 
 @dataclass(frozen=True, slots=True)
 class CertifyOptions:
@@ -19,6 +21,8 @@ class CertifyOptions:
     report: Path | None = None
     baseline: Path | None = None
     update_baseline: bool = False
+    time_limit: float = HANG_SECONDS
+    resume: Path | None = None
 
 
 def add_certify_options(parser: pytest.Parser) -> None:
@@ -42,6 +46,18 @@ def add_certify_options(parser: pytest.Parser) -> None:
     group.addoption("--certificate", default=None, metavar="FILE", help="write the certificate, as JSON")
     group.addoption("--report", default=None, metavar="FILE.html", help="write the report, one HTML page")
     group.addoption("--baseline", default=None, metavar="FILE", help="known failures that do not fail the run")
+    group.addoption(
+        "--time-limit",
+        default=str(HANG_SECONDS),
+        metavar="SECONDS",
+        help="how long one case of a model may take before its process is ended (default: %(default)s)",
+    )
+    group.addoption(
+        "--resume",
+        default=None,
+        metavar="DIR",
+        help="keep there what each clause of a model came to, and do not run again what is there",
+    )
     group.addoption("--update-baseline", action="store_true", help="write the failures of this run to --baseline")
 
 
@@ -74,7 +90,19 @@ def read_certify_options(config: pytest.Config) -> CertifyOptions | None:
         report=_path(others["--report"]),
         baseline=_path(others["--baseline"]),
         update_baseline=update,
+        time_limit=_seconds(config.getoption("--time-limit")),
+        resume=_path(config.getoption("--resume")),
     )
+
+
+def _seconds(given: str) -> float:
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise pytest.UsageError(f"--time-limit {given}: give seconds above 0, for instance 120")
+    return seconds
 
 
 def _path(given: str | None) -> Path | None:

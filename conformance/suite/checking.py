@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import hypothesis
 import pytest
@@ -65,6 +65,13 @@ class Budget:
         """A seed that no other clause or shard has."""
         digest = hashlib.sha256(f"{self.seed}/{clause}/{name}/{self.shard}".encode()).digest()
         return int.from_bytes(digest[:8], "big")
+
+
+class Checking(Protocol):
+    """Who runs the property of one clause."""
+
+    def check(self, clause: str, name: str, source: Source, body: Body) -> ClauseResult:
+        """The clause's result; never raises for what is found."""
 
 
 @dataclass(slots=True)
@@ -255,7 +262,7 @@ def check(clause: str, strategy: Source) -> Callable[[Body], Callable[..., None]
 
     def decorate(body: Body) -> Callable[..., None]:
         @pytest.mark.clause(clause)
-        def test(clause_run: ClauseRun, record_property: Callable[[str, object], None], shard: int) -> None:
+        def test(clause_run: Checking, record_property: Callable[[str, object], None], shard: int) -> None:
             __tracebackhide__ = True
             result = clause_run.check(clause, body.__name__, strategy, body)
             record_property("clause_result", result.to_dict())

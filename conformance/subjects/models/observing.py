@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,7 +29,6 @@ from strategies.models.cases import ModelCase
 T = TypeVar("T")
 Readings = Mapping[str, Parts]
 _MAX_RANKS = (8, 16, 32, 64)  # of those that vLLM has
-HANG_SECONDS = 120.0  # a case takes a tenth of one; the first of a class, with its imports, five
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +98,6 @@ def on_ranks(subject: Subject, case: ModelCase, program: Callable[[RankGroup], T
         SubjectRaised: a forward that ran without adapters does not where they can be loaded.
         CollectiveMismatch, HarnessError: as `Subject.on_ranks`.
     """
-    faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)  # a worker's end is an error of this model alone
     try:
         return subject.on_ranks(case.tp_size, program)
     except Exception as error:
@@ -115,8 +112,6 @@ def on_ranks(subject: Subject, case: ModelCase, program: Callable[[RankGroup], T
         if isinstance(error, SubjectRaised) and not isinstance(ended, ForwardRaised):
             raise HarnessError(str(error)) from error
         raise
-    finally:
-        faulthandler.cancel_dump_traceback_later()
 
 
 def attempt(step: Callable[[], object]) -> Refusal | None:
