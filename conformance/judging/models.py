@@ -57,7 +57,7 @@ def require_merged(
         for part, right in parts.items()
     }
     named = [(explain(one, everything, chain.file.pairs), one) for one in wrong]
-    anomaly, first = named[0]
+    anomaly, first = next((pair for pair in named if pair[0] != VANISHED), named[0])  # that one is MODEL-1's
     raise Violation(anomaly, how + told(first, chain) + _others(named), case)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from hypothesis.strategies import DrawFn, composite
 
@@ -42,6 +43,14 @@ class ModelAdapter(Spec):
         """Whether PEFT chooses: every linear module but the head."""
         return self.modules == (ALL_LINEAR,)
 
+    def without(self, names: tuple[str, ...]) -> ModelAdapter:
+        """The same of those targets only that end none of ``names``."""
+
+        def kept(targets: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(one for one in targets if not any(f".{name}".endswith(f".{one}") for name in names))
+
+        return replace(self, modules=kept(self.modules), parameters=kept(self.parameters))
+
 
 @dataclass(frozen=True, slots=True)
 class Targetable:
@@ -56,6 +65,17 @@ class Targetable:
     layers: int = 1
     saved: tuple[str, ...] = ()
 
+    @property
+    def fused_experts(self) -> bool:
+        """Whether experts have gate and up projection in one parameter, which PEFT takes their names for."""
+        return any(one.endswith("gate_up_proj") for one in self.parameters)
+
+
+def _partners(chosen: Iterable[str], offer: Targetable) -> list[str]:
+    """What PEFT wants adapted with what is chosen."""
+    wanted = {"gate_proj": "up_proj", "up_proj": "gate_proj", "w1": "w3", "w3": "w1"} if offer.fused_experts else {}
+    return [wanted[one] for one in chosen if wanted.get(one) in offer.modules]
+
 
 @composite
 def model_adapters(
@@ -66,18 +86,21 @@ def model_adapters(
     Args:
         offer: what PEFT can target.
         targets: least and most targets, unless everything is.
-        all_linear: whether ``all-linear`` is among the choices.
+        all_linear: whether ``all-linear``, or every target by its name, is among the choices.
         saved: whether an adapter may hold a module whole.
     """
-    kind = draw(sampled(("one", "one", "some", "some", "all") if all_linear else ("one", "some"), "kind"))
+    kind = draw(sampled(("one", "every", "some", "one", "all", "some") if all_linear else ("one", "some"), "kind"))
     everything = offer.modules + offer.parameters
     least, most = (1, 1) if kind == "one" else targets
     chosen = dict.fromkeys(draw(sequences(everything, min_size=least, max_size=most, what="targets")))
+    if kind == "every":
+        chosen = dict.fromkeys(everything if draw(numbers(2, "and parameters")) else offer.modules)
+    chosen |= dict.fromkeys(_partners(chosen, offer))
     modules = tuple(one for one in chosen if one in offer.modules)
     parameters = tuple(one for one in chosen if one in offer.parameters)
     if kind == "all":
         modules, parameters = (ALL_LINEAR,), parameters if draw(numbers(2, "and parameters")) else ()
-    rslora = draw(numbers(4, "rslora")) == 3
+    rslora = draw(numbers(4, "rslora")) == 3 and not offer.fused_experts  # PEFT gives those a rank with no exact root
     patterned = not rslora and kind == "some" and draw(numbers(3, "patterns")) == 2
     rank = draw(sampled(_SQUARES if rslora else _POWERS if patterned else RANKS, "rank"))
     scaling = draw(sampled(_SCALINGS, "scaling"))

@@ -123,7 +123,18 @@ def tensor_of(wrong: Difference, pairs: Sequence[FilePair]) -> FilePair | None:
     at_fault = torch.where(wrong.want != wrong.got, 1.0, 0.0)
     rows = [row for row, bad in zip(rows_of(wrong.want), _bad_rows(at_fault), strict=True) if bad and row]
     found = next((sources[row] for row in rows if row in sources), None)
+    found = found or next((pair for pair in pairs if _has_piece(pair.delta, wrong)), None)
     return found or max(pairs, key=lambda pair: _likeness(pair.module, wrong.module), default=None)
+
+
+def _has_piece(delta: Tensor, wrong: Difference) -> bool:
+    """Whether a row that is missing is part of a row or column of ``delta``, as where a weight was cut into heads."""
+    flat = wrong.want.reshape(-1, wrong.want.shape[-1]) if wrong.want.ndim else wrong.want.reshape(1, 1)
+    row = next((one for one in flat.float() if one.any()), None)
+    if row is None or delta.ndim != 2:
+        return False
+    sides = [side for side in (delta, delta.T) if side.shape[1] >= len(row)]
+    return any(bool((side.unfold(1, len(row), 1) == row).all(dim=-1).any()) for side in sides)
 
 
 def sources_of(pairs: Sequence[FilePair]) -> Iterator[tuple[bytes, FilePair]]:

@@ -18,7 +18,8 @@ _WHOLE = ("lm_head", "embed_tokens", "norm")
 
 def targetable(model: nn.Module) -> Targetable:
     """Ends of names: the last part, as users write them, and where that means several places also longer ones."""
-    modules = [name for name, module in model.named_modules() if isinstance(module, _MODULES)]
+    kinds = {name: type(module) for name, module in model.named_modules() if isinstance(module, _MODULES)}
+    modules = sorted(kinds, key=lambda name: issubclass(kinds[name], nn.Embedding))  # the plainest are linear ones
     parameters = list(_bare_parameters(model))
     last = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     layers = [int(found.group(1)) for name in modules if (found := _NUMBER.search(name))]

@@ -11,12 +11,12 @@ import torch
 
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.models import ModelServer, ModelSettings, ServedModel
-from conformance.subjects.models.adapters import cut
+from conformance.subjects.models.adapters import FilePair, cut
 from conformance.subjects.models.chains import Chain
 from conformance.subjects.models.observing import Readings, Refusal, attempt, right_readings
 from conformance.subjects.models.writings import Writing
 
-_LOOKED_AT = 4  # modules of a file whose tensors are looked at one by one
+_LOOKED_AT = 8  # modules of a file whose tensors are looked at one by one
 Seen = tuple[Readings, Readings, Readings]
 
 
@@ -63,6 +63,18 @@ class Programs:
             found.append(Alone(keys, by_itself, not left_out or differ(whole, model.read(1))))
             model.remove(1)
         return base, right, refusal, found
+
+    def taken(self, group: RankGroup) -> list[FilePair]:
+        """The pairs of the file that are not refused where the tensors of their module are alone."""
+        model, _ = self._loaded(group)
+        found: list[FilePair] = []
+        for number, keys in enumerate(self.chain.file.keys_by_module()):
+            only = self.chain.root / f"taken-{number}"
+            self._cut(only, set(keys))
+            if attempt(partial(model.add, 1, only)) is None:
+                found += [pair for pair in self.chain.file.pairs if pair.key_a in keys]
+                model.remove(1)
+        return found
 
     def written(self, writings: Sequence[Writing], group: RankGroup) -> list[tuple[Readings, Readings | Refusal]]:
         """Readings of the base and with the adapter, as PEFT wrote it and in each other way."""

@@ -52,7 +52,8 @@ class VllmModel(ServedModel):
         self._settings = settings
         engine.model_class(directory)
         self._config = engine.engine_config(directory, settings, group.size)
-        self.model = self._within(importlib.import_module("vllm.model_executor.model_loader").get_model)
+        with engine.defined_memory():
+            self.model = self._within(importlib.import_module("vllm.model_executor.model_loader").get_model)
         self._worker: Any = None
         self._reader = Reader(self.model, self._config)
 
