@@ -187,8 +187,10 @@ class ClauseRun:
             self.recorder.sight(body, clause, found)
 
     def _replay(self, clause: str, body: Body) -> Iterator[str]:
-        """Runs the cases stored for the clause, and tells how those fail that still do."""
-        for case in self.recorder.priors(clause, body.__name__) if self.recorder else []:
+        """Runs a model with everything adapted, and the cases stored for the clause; tells how those fail that do."""
+        stored = self.recorder.priors(clause, body.__name__) if self.recorder else []
+        whole = self.target.whole() if isinstance(self.target, ModelDraws) and not self.budget.shard else []
+        for case in [*whole, *stored]:
             if not judges(body, case) or _target_of(case) != self.result.target:
                 continue
             try:

@@ -51,6 +51,14 @@ class ModelDraws:
     tp_sizes: tuple[int, ...] = TP_SIZES
     dtypes: tuple[Dtype, ...] = (Dtype.FLOAT32, Dtype.FLOAT32, Dtype.FLOAT32, Dtype.BFLOAT16)
 
+    def whole(self) -> list[ModelCase]:
+        """The plainest configuration with everything adapted, without and with what is no module's weight."""
+        offer = self.offer(ConfigChoices())
+        if offer is None:
+            return []
+        adapters = dict.fromkeys(ModelAdapter(offer.modules, given) for given in ((), offer.parameters))
+        return [ModelCase(self.path, adapter=one, dtype=self.dtypes[0]) for one in adapters if offer.modules]
+
 
 _target: ContextVar[ModelDraws | None] = ContextVar("model target", default=None)
 
