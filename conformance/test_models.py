@@ -139,12 +139,14 @@ def require_same_of_all_writings(subject: Subject, case: ModelCase) -> None:
     programs = programs_of(subject, case)
     others = writings(case, programs.chain)
     (seen,) = on_all(subject, case, partial(programs.written, others))
-    for name, (_, one) in zip(["by PEFT", *(other.name for other in others)], seen, strict=True):
+    base, plain = seen[0]
+    require_loaded(programs.chain, [plain])
+    assert not isinstance(plain, Refusal)
+    for name, (_, one) in zip([other.name for other in others], seen[1:], strict=True):
         if isinstance(one, Refusal) and not one.named(programs.chain):
             raise Violation("raised", f"written {name}: {one}", case)
-    base, plain = seen[0]
     loaded = [(way.name, one) for way, (_, one) in zip(others, seen[1:], strict=True) if not isinstance(one, Refusal)]
-    if isinstance(plain, Refusal) or not loaded:
+    if not loaded:
         raise FileRefused("one way of writing it alone is taken, the others are refused by name")
     for name, one in loaded:
         require_same_writing(case, name, base, plain, one)

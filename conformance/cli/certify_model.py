@@ -28,6 +28,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--impl", help="who serves the models (default: vllm)")
     parser.add_argument("--time-limit", metavar="SECONDS", help="how long one case may take (default: 120)")
     parser.add_argument("--resume", metavar="DIR", help="keep results there, and do not run again what is there")
+    parser.add_argument("--as-met", action="store_true", help="report failures as they were met, not made plain")
     add_options(parser)
     parser.set_defaults(run=run)
 
@@ -38,4 +39,5 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.time_limit is not None:
         given += ["--time-limit", arguments.time_limit]
     given += ["--resume", arguments.resume] if arguments.resume is not None else []
+    given += ["--as-met"] if arguments.as_met else []
     return exit_code([*pytest_arguments(arguments), *given, "-n", str(arguments.workers)])

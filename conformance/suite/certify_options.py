@@ -23,6 +23,7 @@ class CertifyOptions:
     update_baseline: bool = False
     time_limit: float = HANG_SECONDS
     resume: Path | None = None
+    as_met: bool = False
 
 
 def add_certify_options(parser: pytest.Parser) -> None:
@@ -58,6 +59,7 @@ def add_certify_options(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="keep there what each clause of a model came to, and do not run again what is there",
     )
+    group.addoption("--as-met", action="store_true", help="report failures of models as they were met, not made plain")
     group.addoption("--update-baseline", action="store_true", help="write the failures of this run to --baseline")
 
 
@@ -92,6 +94,7 @@ def read_certify_options(config: pytest.Config) -> CertifyOptions | None:
         update_baseline=update,
         time_limit=_seconds(config.getoption("--time-limit")),
         resume=_path(config.getoption("--resume")),
+        as_met=config.getoption("--as-met"),
     )
 
 

@@ -57,18 +57,24 @@ class Targetable:
     """What PEFT can target in a model of one configuration, the plainest first.
 
     ``modules`` and ``parameters`` are ends of names, each as long as it must be to mean one place in a layer;
-    ``saved`` are modules that an adapter may hold whole.
+    ``saved`` are modules that an adapter may hold whole, ``tied`` embeddings that share their weight with a head.
     """
 
     modules: tuple[str, ...]
     parameters: tuple[str, ...] = ()
     layers: int = 1
     saved: tuple[str, ...] = ()
+    tied: tuple[str, ...] = ()
 
     @property
     def fused_experts(self) -> bool:
         """Whether experts have gate and up projection in one parameter, which PEFT takes their names for."""
         return any(one.endswith("gate_up_proj") for one in self.parameters)
+
+    def clash(self, target: str) -> bool:
+        """Whether PEFT may take ``target`` for experts, or it is one of their parameters: both are too much."""
+        names = ("gate_proj", "up_proj", "down_proj", "gate_up_proj", "w1", "w2", "w3")
+        return self.fused_experts and target.rpartition(".")[2] in names
 
 
 def _partners(chosen: Iterable[str], offer: Targetable) -> list[str]:
@@ -97,7 +103,7 @@ def model_adapters(
         chosen = dict.fromkeys(everything if draw(numbers(2, "and parameters")) else offer.modules)
     chosen |= dict.fromkeys(_partners(chosen, offer))
     modules = tuple(one for one in chosen if one in offer.modules)
-    parameters = tuple(one for one in chosen if one in offer.parameters)
+    parameters = tuple(one for one in chosen if one in offer.parameters and not (modules and offer.clash(one)))
     if kind == "all":
         modules, parameters = (ALL_LINEAR,), parameters if draw(numbers(2, "and parameters")) else ()
     rslora = draw(numbers(4, "rslora")) == 3 and not offer.fused_experts  # PEFT gives those a rank with no exact root

@@ -56,7 +56,9 @@ class ModelDraws:
         offer = self.offer(ConfigChoices())
         if offer is None:
             return []
-        adapters = dict.fromkeys(ModelAdapter(offer.modules, given) for given in ((), offer.parameters))
+        modules = tuple(one for one in offer.modules if one not in offer.tied)
+        plain = tuple(one for one in modules if not offer.clash(one))
+        adapters = dict.fromkeys((ModelAdapter(modules), ModelAdapter(plain, offer.parameters)))
         return [ModelCase(self.path, adapter=one, dtype=self.dtypes[0]) for one in adapters if offer.modules]
 
 

@@ -33,6 +33,9 @@ def simpler_models(case: ModelCase) -> Iterator[ModelCase]:
 
 
 def _adapters(adapter: ModelAdapter) -> Iterator[ModelAdapter]:
+    if len(adapter.modules) + len(adapter.parameters) > 2:
+        yield from (replace(adapter, modules=(one,), parameters=()) for one in adapter.modules)
+        yield from (replace(adapter, modules=(), parameters=(one,)) for one in adapter.parameters)
     for at in range(len(adapter.modules)):
         yield replace(adapter, modules=(*adapter.modules[:at], *adapter.modules[at + 1 :]))
     for at in range(len(adapter.parameters)):

@@ -127,9 +127,11 @@ def _untie(wrapped: Any, file: AdapterFile) -> Ends | None:
     PEFT's merge would write into both.
     """
     model = wrapped.get_base_model()
-    head, embedding = (
-        getattr(end, "base_layer", end) for end in (model.get_output_embeddings(), model.get_input_embeddings())
-    )
+    try:
+        ends_of_model = model.get_output_embeddings(), model.get_input_embeddings()
+    except NotImplementedError:  # a model of several models has no ends of its own
+        return None
+    head, embedding = (getattr(end, "base_layer", end) for end in ends_of_model)
     if head is None or embedding is None or head.weight is not embedding.weight:
         return None
     adapted_ones = [model.get_submodule(pair.module) for pair in file.pairs]

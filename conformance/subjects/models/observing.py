@@ -125,6 +125,8 @@ def attempt(step: Callable[[], object]) -> Refusal | None:
 
 def right_readings(server: ModelServer, chain: Chain, settings: ModelSettings, group: RankGroup) -> Readings:
     """What the merged checkpoint computes, loaded by the class's own ``load_weights``."""
+    if chain.ends is not None and chain.ends.embedding and chain.ends.head:
+        raise NotApplicable("the checkpoint has one weight for embedding and head, and the adapter is of both")
     try:
         merged = server.load(chain.merged, settings, group).read(None)
     except BaseModelError:
@@ -133,8 +135,6 @@ def right_readings(server: ModelServer, chain: Chain, settings: ModelSettings, g
     else:
         if chain.ends is None or _parted(merged, server.load(chain.base, settings, group).read(None), chain.ends):
             return merged
-    if chain.ends.embedding and chain.ends.head:
-        raise NotApplicable("the class has one weight for embedding and head, and the adapter is of both")
     merged = server.load(chain.merged_tied, settings, group).read(None)
     base = server.load(chain.base, settings, group).read(None)
     return {name: base[name] if _is_other_end(name, parts, chain) else parts for name, parts in merged.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -20,6 +21,7 @@ def targetable(model: nn.Module) -> Targetable:
     """Ends of names: the last part, as users write them, and where that means several places also longer ones."""
     kinds = {name: type(module) for name, module in model.named_modules() if isinstance(module, _MODULES)}
     modules = sorted(kinds, key=lambda name: issubclass(kinds[name], nn.Embedding))  # the plainest are linear ones
+    embeddings = [name for name in modules if issubclass(kinds[name], nn.Embedding)]
     parameters = list(_bare_parameters(model))
     last = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     layers = [int(found.group(1)) for name in modules if (found := _NUMBER.search(name))]
@@ -28,7 +30,13 @@ def targetable(model: nn.Module) -> Targetable:
         parameters=_ends(parameters, least=2),  # of a module and its parameter: `weight` alone would be any
         layers=max(layers, default=0) + 1,
         saved=tuple(name for name in _WHOLE if name in last),
+        tied=tuple(sorted(_ends(embeddings, least=1))) if _ties(model) else (),
     )
+
+
+def _ties(model: nn.Module) -> bool:
+    config: Any = getattr(model, "config", None)
+    return config is not None and bool(getattr(config.get_text_config(), "tie_word_embeddings", False))
 
 
 def _bare_parameters(model: nn.Module) -> Iterator[str]:

@@ -16,7 +16,7 @@ from conformance.subjects.models.chains import Chain
 from conformance.subjects.models.observing import Readings, Refusal, attempt, right_readings
 from conformance.subjects.models.writings import Writing
 
-_LOOKED_AT = 24  # modules of a file whose tensors are looked at one by one
+_LOOKED_AT = 12  # modules of a file whose tensors are looked at one by one
 Seen = tuple[Readings, Readings, Readings]
 
 
