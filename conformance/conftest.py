@@ -14,6 +14,7 @@ from conformance.certification.candidates import Certification, Certifying
 from conformance.certification.clause_tests import clause_of
 from conformance.certification.known_failures import KnownFailures
 from conformance.certification.plugin import FIT, CertificationReport, deselect_others
+from conformance.certification.run_report import RunReport
 from conformance.contract import CONTRACT
 from conformance.regressions.recorder import Recorder
 from conformance.regressions.store import Store
@@ -61,6 +62,9 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(KnownFailures(report, options), "known-failures")
         writer = RegressionWriter(report, Store(options.regressions), options.impl, prove=options.prove)
         config.pluginmanager.register(writer, "regression-writer")
+        if options.report is not None:
+            page = RunReport(report, subject, options.report, options.compare)
+            config.pluginmanager.register(page, "run-report")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -7,12 +7,10 @@ from pathlib import Path
 import pytest
 
 from conformance.certification.baseline import Baseline, BaselineError
-from conformance.certification.outcome import Outcome
+from conformance.certification.outcome import DRAWN, Outcome
 from conformance.suite.options import Options
 from conformance.suite.reporting import ConformanceReport
 from conformance.suite.screen import Known
-
-DRAWN = "drawn classes"
 
 
 class KnownFailures:

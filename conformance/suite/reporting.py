@@ -40,6 +40,7 @@ class ConformanceReport:
         self.notes: list[str] = []  # what else the header says
         self.known: Known | None = None
         self.handed: list[Handed] = []
+        self.written: list[str] = []  # what else the run leaves behind, by name
 
     def header(self) -> list[str]:
         """Identity of what is tested, and every option."""
@@ -107,7 +108,7 @@ class ConformanceReport:
         if wants_detail(config):
             terminalreporter.section("conformance")
             lines = chain(detailed(totals), map(str, self.handed), ending.verdict())
-        for line in lines:
+        for line in chain(lines, self.written):
             terminalreporter.write_line(line)
 
     def totals(self) -> dict[str, ClauseResult]:
