@@ -30,9 +30,10 @@ class NotMovedError(LoRAError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AdapterFactors:
-    """An adapter on this rank: what it adds to each parameter that it changes."""
+    """An adapter on this rank: what it adds to each parameter that it changes, and to tensors of the checkpoint."""
 
     factors: Mapping[str, tuple[Factor, ...]]
+    deltas: tuple[TensorDelta, ...]
     source: str
 
 
@@ -63,7 +64,7 @@ def load_factors(path: str | Path, found: CheckpointMap, *, ranks: Sequence[Chec
         name: tuple(factor for delta in deltas for factor in factors_of(one, delta))
         for name, one in found.parameters.items()
     }
-    return AdapterFactors({name: some for name, some in factors.items() if some}, str(path))
+    return AdapterFactors({name: some for name, some in factors.items() if some}, tuple(deltas), str(path))
 
 
 def _deltas(pairs: Mapping[str, LoRAPair], found: CheckpointMap, fitting: Fitting, source: str) -> list[TensorDelta]:
