@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from lora_compat.checkpoint_map.adapter_names import AdapterNames, Named
 from lora_compat.checkpoint_map.adapter_tensors import Fitting
 from lora_compat.checkpoint_map.factors import Factor, TensorDelta, factors_of
 from lora_compat.checkpoint_map.maps import CheckpointMap
+from lora_compat.checkpoint_map.repeated import require_repeated
 from lora_compat.errors import AdapterFormatError, LoRAError
 from lora_compat.peft_config import PeftConfig
-from lora_compat.peft_loading import LoRAPair, pairs_in, read_config, read_tensors
+from lora_compat.peft_loading import LoRAPair, is_lora, pairs_in, read_config, read_tensors
 
 
 class NotMovedError(LoRAError):
@@ -37,12 +39,20 @@ class AdapterFactors:
     source: str
 
 
-def load_factors(path: str | Path, found: CheckpointMap, *, ranks: Sequence[CheckpointMap] = ()) -> AdapterFactors:
+def load_factors(
+    path: str | Path,
+    found: CheckpointMap,
+    *,
+    ranks: Sequence[CheckpointMap] = (),
+    parameters: Mapping[str, Tensor] | None = None,
+) -> AdapterFactors:
     """The adapter in a directory that PEFT's ``save_pretrained`` wrote, as what it adds to the model's parameters.
 
     Args:
         found: this rank's map.
         ranks: the maps of all ranks, this one's too; unless given, this rank is taken to hold everything.
+        parameters: what the model holds. PEFT repeats weights of the base model in the file where embeddings are
+            adapted; they are compared with these, and refused where nothing is given.
 
     Raises:
         AdapterFormatError: no such directory, a damaged file, tensors whose place or orientation cannot be told, or
@@ -55,7 +65,13 @@ def load_factors(path: str | Path, found: CheckpointMap, *, ranks: Sequence[Chec
         data = read_config(directory)
         config = PeftConfig.of(data, served=("target_parameters",))
         fitting = Fitting(found.shapes, config, fan_in_fan_out=bool(data.get("fan_in_fan_out")))
-        deltas = _deltas(pairs_in(read_tensors(directory)), found, fitting, str(path))
+        tensors = read_tensors(directory)
+        pairs = pairs_in({key: one for key, one in tensors.items() if parameters is None or is_lora(key)})
+        names = AdapterNames(found, pairs, str(path))
+        deltas = _deltas(pairs, names, fitting)
+        for key, one in tensors.items():
+            if parameters is not None and not is_lora(key):
+                require_repeated(key, one, names, found, parameters)
     except ValueError as error:
         raise AdapterFormatError(path, str(error)) from error
     for delta in deltas:
@@ -67,10 +83,9 @@ def load_factors(path: str | Path, found: CheckpointMap, *, ranks: Sequence[Chec
     return AdapterFactors({name: some for name, some in factors.items() if some}, tuple(deltas), str(path))
 
 
-def _deltas(pairs: Mapping[str, LoRAPair], found: CheckpointMap, fitting: Fitting, source: str) -> list[TensorDelta]:
+def _deltas(pairs: Mapping[str, LoRAPair], names: AdapterNames, fitting: Fitting) -> list[TensorDelta]:
     if not pairs:
         raise ValueError("it has no LoRA tensors")
-    names = AdapterNames(found, pairs, source)
     together: dict[Named, dict[str, LoRAPair]] = {}
     for module, pair in pairs.items():
         together.setdefault(names.find(module), {})[module] = pair

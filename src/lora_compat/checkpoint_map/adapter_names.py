@@ -74,6 +74,17 @@ class AdapterNames:
             return Named(name, tuple(self._leaves[name]))
         return Named(name, self._members(name), True)
 
+    def tensor_of(self, module: str) -> str | None:
+        """The checkpoint tensor that is the weight of a module, also of one that has no adapter; None if none is."""
+        for way in dict.fromkeys((self._prefix, Prefix(), *self._ways(_plain(module)))):
+            name = way.of(_plain(module))
+            if f"{name}.weight" in self._map.shapes:
+                return f"{name}.weight"
+            of_model = self._map.parameters.get(f"{name}.weight")
+            if of_model is not None and len(of_model.tensors) == 1:
+                return of_model.tensors[0]
+        return None
+
     def _prefix_of(self, modules: Sequence[str]) -> Prefix:
         known = set(self._known)
         unknown = [module for module in modules if module not in known]

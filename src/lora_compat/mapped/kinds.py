@@ -8,9 +8,10 @@ from torch import nn
 
 from lora_compat.experts import FusedMoE
 from lora_compat.families import family_of
-from lora_compat.vocabulary import ParallelLMHead
+from lora_compat.vocabulary import ParallelLMHead, VocabParallelEmbedding
 
-# Projections to a vocabulary, which are embeddings by class and look nothing up.
+# Those that look up by ``quant_method.embedding``, and, embeddings by class, those that multiply instead.
+embeddings: set[type[nn.Module]] = {VocabParallelEmbedding}
 heads: set[type[nn.Module]] = {ParallelLMHead}
 # Mixtures, and their methods that are handed tokens: the first dimension of every tensor is that of the tokens.
 mixtures: dict[type[nn.Module], tuple[str, ...]] = {FusedMoE: ("forward",)}
@@ -36,7 +37,7 @@ def kind_of(module: nn.Module, attribute: str, dimensions: int) -> Kind | None:
     if attribute == "weight":
         if isinstance(module, tuple(heads)):
             return Kind.HEAD
-        if hasattr(getattr(module, "quant_method", None), "embedding"):
+        if isinstance(module, tuple(embeddings)):
             return Kind.EMBEDDING
         if known or type(module).forward is nn.Linear.forward:
             return Kind.LINEAR

@@ -48,7 +48,9 @@ class MappedLayout:
         """
         if isinstance(adapter, Adapter):
             raise AdapterFormatError(adapter.source, "a model with a checkpoint map takes PEFT directories")
-        given = load_factors(adapter, self.maps[0], ranks=self.maps if len(self.maps) > 1 else ())
+        ranks = self.maps if len(self.maps) > 1 else ()
+        with torch._C.DisableTorchFunctionSubclass():  # it looks at the base weights, whatever adapters are active
+            given = load_factors(adapter, self.maps[0], ranks=ranks, parameters=self.model.parameters)
         for delta in given.deltas:
             self._require(delta, given.source)
         parts: dict[str, dict[str, list[Factor]]] = {}

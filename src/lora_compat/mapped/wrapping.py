@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from lora_compat.adapters import LoRAConfig
 from lora_compat.checkpoint_map import CheckpointMap, ParameterMap
@@ -44,13 +44,14 @@ class Taker:
 class MappedModel:
     """The LoRA layers of a model, which of them take adapters of a parameter, and why some parameters have none.
 
-    ``same`` has for a further name of a parameter of the same module the first.
+    ``same`` has for a further name of a parameter of the same module the first; ``parameters`` are all of the map.
     """
 
     layers: dict[str, LoRALayer] = field(default_factory=dict)
     takers: dict[str, list[Taker]] = field(default_factory=dict)
     unserved: dict[str, str] = field(default_factory=dict)
     same: dict[str, str] = field(default_factory=dict)
+    parameters: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,7 @@ def _holders(model: nn.Module, mine: CheckpointMap, found: MappedModel) -> Itera
             raise MapMismatchError(name, parameter.shape, "absent" if tensor is None else tuple(tensor.shape))
         if isinstance(site.module, LORA_LAYERS) or delta_of(site.module) is not None:
             raise WrappedOtherwiseError(prefix, "a manager", "a map")
+        found.parameters[name] = tensor
         other = first.setdefault((id(site.module), attribute), name)
         if other != name:
             found.same[name] = other
