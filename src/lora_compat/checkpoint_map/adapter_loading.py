@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lora_compat.checkpoint_map.adapter_names import AdapterNames, Named
 from lora_compat.checkpoint_map.adapter_tensors import Fitting
+from lora_compat.checkpoint_map.expert_stacks import ExpertStack, stacks_of
 from lora_compat.checkpoint_map.factors import Factor, TensorDelta, factors_of
 from lora_compat.checkpoint_map.maps import CheckpointMap
 from lora_compat.checkpoint_map.repeated import require_repeated
@@ -60,18 +61,8 @@ def load_factors(
         UnknownModulesError: a module that is nothing in the checkpoint.
         NotMovedError: a tensor that the loader computes from, skips or moves in part.
     """
-    directory = Path(path)
     try:
-        data = read_config(directory)
-        config = PeftConfig.of(data, served=("target_parameters",))
-        fitting = Fitting(found.shapes, config, fan_in_fan_out=bool(data.get("fan_in_fan_out")))
-        tensors = read_tensors(directory)
-        pairs = pairs_in({key: one for key, one in tensors.items() if parameters is None or is_lora(key)})
-        names = AdapterNames(found, pairs, str(path))
-        deltas = _deltas(pairs, names, fitting)
-        for key, one in tensors.items():
-            if parameters is not None and not is_lora(key):
-                require_repeated(key, one, names, found, parameters)
+        deltas = _read(Path(path), found, parameters)
     except ValueError as error:
         raise AdapterFormatError(path, str(error)) from error
     for delta in deltas:
@@ -83,13 +74,34 @@ def load_factors(
     return AdapterFactors({name: some for name, some in factors.items() if some}, tuple(deltas), str(path))
 
 
-def _deltas(pairs: Mapping[str, LoRAPair], names: AdapterNames, fitting: Fitting) -> list[TensorDelta]:
+def _read(directory: Path, found: CheckpointMap, parameters: Mapping[str, Tensor] | None) -> list[TensorDelta]:
+    """What every tensor of the file adds; those of the base model are what it has."""
+    data, tensors = read_config(directory), read_tensors(directory)
+    config = PeftConfig.of(data, served=("target_parameters",))
+    targets = [str(one).rpartition(".")[2] for one in data.get("target_parameters") or ()]
+    stacks = stacks_of(found.shapes, dict.fromkeys(targets))
+    shapes = {**found.shapes, **{name: one.info for name, one in stacks.items()}}
+    fitting = Fitting(shapes, config, fan_in_fan_out=bool(data.get("fan_in_fan_out")))
+    repeated = {} if parameters is None else {key: one for key, one in tensors.items() if not is_lora(key)}
+    pairs = pairs_in({key: one for key, one in tensors.items() if key not in repeated})
+    names = AdapterNames(found, pairs, str(directory), stacks)
+    for key, one in repeated.items():
+        require_repeated(key, one, names, found, parameters or {})
+    return _deltas(pairs, names, fitting, stacks)
+
+
+def _deltas(
+    pairs: Mapping[str, LoRAPair], names: AdapterNames, fitting: Fitting, stacks: Mapping[str, ExpertStack]
+) -> list[TensorDelta]:
     if not pairs:
         raise ValueError("it has no LoRA tensors")
     together: dict[Named, dict[str, LoRAPair]] = {}
     for module, pair in pairs.items():
         together.setdefault(names.find(module), {})[module] = pair
-    deltas = [delta for named, some in together.items() for delta in fitting.deltas(named, some)]
+    fitted = [delta for named, some in together.items() for delta in fitting.deltas(named, some)]
+    deltas = [
+        one for delta in fitted for one in (stacks[delta.tensor].deltas(delta) if delta.tensor in stacks else [delta])
+    ]
     taken: dict[tuple[str, bool], str] = {}
     for delta in deltas:
         other = taken.setdefault((delta.tensor, delta.looked_up), delta.module)

@@ -41,10 +41,11 @@ class AdapterNames:
     """Finds the modules of one adapter in a map.
 
     A module is the checkpoint tensor ``<module>.weight``; or tensors ``<module>.<parameter>``, of which its shape says
-    which; or the model's own ``<module>.weight``, where that is made of whole checkpoint tensors one below the other.
+    which; or a stack of experts ``<module>.<parameter>``; or the model's own ``<module>.weight``, where that is made
+    of whole checkpoint tensors one below the other.
     """
 
-    def __init__(self, found: CheckpointMap, modules: Iterable[str], source: str) -> None:
+    def __init__(self, found: CheckpointMap, modules: Iterable[str], source: str, stacks: Iterable[str] = ()) -> None:
         """Names of the adapter may have another prefix than the checkpoint's, all of them the same.
 
         Raises:
@@ -53,9 +54,8 @@ class AdapterNames:
         """
         self._map, self._source = found, source
         self._leaves: dict[str, list[str]] = {}
-        for name, info in found.shapes.items():
-            if len(info.shape) > 1:
-                self._leaves.setdefault(name.rpartition(".")[0], []).append(name)
+        for name in (*(one for one, info in found.shapes.items() if len(info.shape) > 1), *stacks):
+            self._leaves.setdefault(name.rpartition(".")[0], []).append(name)
         own = {name.removesuffix(".weight") for name in found.parameters if name.endswith(".weight")}
         self._known = sorted(own | set(self._leaves))
         self._prefix = self._prefix_of(sorted({_plain(module) for module in modules}))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from lora_compat.checkpoint_map import CheckpointMap, ParameterMap, Piece
+from lora_compat.checkpoint_map import CheckpointMap, Piece
 from lora_compat.families import registry
 from lora_compat.family import Family
 from lora_compat.sharding import OutputSlice, ShardPlan
@@ -21,9 +21,9 @@ def numbers(piece: Piece, found: CheckpointMap) -> tuple[int, ...]:
     return tuple((piece.rows.tensor() // height).unique().tolist())
 
 
-def lanes(parameter: ParameterMap, found: CheckpointMap) -> int:
-    """How many LoRA A a matrix can get at once: one for each matrix of the checkpoint that it has a piece of."""
-    return sum(len(numbers(piece, found)) for piece in parameter.pieces)
+def lanes(parameter: str, maps: Sequence[CheckpointMap]) -> int:
+    """How many LoRA A a matrix can get at once: one for each matrix of the checkpoint that a rank has a piece of."""
+    return max(sum(len(numbers(piece, found)) for piece in found.parameters[parameter].pieces) for found in maps)
 
 
 def plan_of(module: nn.Module, parameter: str, maps: Sequence[CheckpointMap], *, fully_sharded: bool) -> ShardPlan:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor, nn
 
 from lora_compat.adapters import LoRAConfig
-from lora_compat.checkpoint_map import CheckpointMap, ParameterMap
+from lora_compat.checkpoint_map import CheckpointMap
 from lora_compat.embeddings import LoRAEmbedding, intercept_lookups
 from lora_compat.errors import LoRAError, UnknownTargetError, UnsupportedLayerError, WrappedOtherwiseError
 from lora_compat.interception import delta_of
@@ -56,12 +56,13 @@ class MappedModel:
 
 @dataclass(frozen=True, slots=True)
 class _Holder:
-    """A parameter in the module that holds it."""
+    """A parameter in the module that holds it, and the checkpoint tensors that any rank has in it."""
 
     name: str
     site: Site
     attribute: str
-    parameter: ParameterMap
+    shape: tuple[int, ...]
+    tensors: tuple[str, ...]
 
     @property
     def module_name(self) -> str:
@@ -74,8 +75,8 @@ class _Holder:
             *self.site.names,
             *(f"{name}.{self.attribute}" for name in self.site.names),
             self.name,
-            *self.parameter.tensors,
-            *(tensor.removesuffix(".weight") for tensor in self.parameter.tensors),
+            *self.tensors,
+            *(tensor.removesuffix(".weight") for tensor in self.tensors),
         ]
 
 
@@ -93,12 +94,12 @@ def wrap_mapped(
         WrappedOtherwiseError: the model was wrapped before.
     """
     found = MappedModel()
-    holders = list(_holders(model, maps[0], found))
+    holders = list(_holders(model, maps, found))
     _require_known(holders, targets)
     stacks: dict[str, list[_Holder]] = {}
     replaced: list[tuple[Site, LoRALinear]] = []
     for holder in holders:
-        module, dimensions = holder.site.module, len(holder.parameter.shape)
+        module, dimensions = holder.site.module, len(holder.shape)
         kind = kind_of(module, holder.attribute, dimensions) if holder.attribute in module._parameters else None
         if kind in (Kind.EMBEDDING, Kind.HEAD):
             intercept_lookups(module)
@@ -119,11 +120,12 @@ def wrap_mapped(
     return found
 
 
-def _holders(model: nn.Module, mine: CheckpointMap, found: MappedModel) -> Iterator[_Holder]:
+def _holders(model: nn.Module, maps: Sequence[CheckpointMap], found: MappedModel) -> Iterator[_Holder]:
+    """Alike on all ranks, whether they hold anything or only padding."""
     root = Site(model, [""])
     by_name = {"": root} | {name: site for site in sites(model) for name in site.names}
     first: dict[tuple[int, str], str] = {}
-    for name, parameter in mine.parameters.items():
+    for name, parameter in maps[0].parameters.items():
         prefix, _, attribute = name.rpartition(".")
         site = by_name.get(prefix)
         tensor = getattr(site.module, attribute, None) if site else None
@@ -135,8 +137,10 @@ def _holders(model: nn.Module, mine: CheckpointMap, found: MappedModel) -> Itera
         other = first.setdefault((id(site.module), attribute), name)
         if other != name:
             found.same[name] = other
-        elif parameter.pieces and len(parameter.shape) > 1:
-            yield _Holder(name, site, attribute, parameter)
+        elif len(parameter.shape) > 1:
+            tensors = dict.fromkeys(one for rank in maps for one in rank.parameters[name].tensors)
+            if tensors:
+                yield _Holder(name, site, attribute, parameter.shape, tuple(tensors))
 
 
 def _matrix(
@@ -144,7 +148,7 @@ def _matrix(
 ) -> Iterator[tuple[Site, LoRALinear]]:
     """The layers of one matrix; those that are to stand in their modules' place."""
     module, name = holder.site.module, holder.module_name
-    count = lanes(holder.parameter, maps[0])
+    count = lanes(holder.name, maps)
     plan = plan_of(module, holder.name, maps, fully_sharded=config.fully_sharded_loras)
     wide = replace(config, max_lora_rank=config.max_lora_rank * count)
     takers = found.takers.setdefault(holder.name, [])
