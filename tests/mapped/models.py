@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import lora_compat
 from conformance.engines.ranks import RankGroup
 from lora_compat.checkpoint_map import CheckpointMap, shapes_in
 
-HIDDEN, INNER, EXPERTS, IDS = 4, 6, 3, 11
+HIDDEN, INNER, EXPERTS, IDS = 4, 6, 3, 7
 HEADS, KV_HEADS, HEAD = 4, 2, 2
 Q = torch.tensor([1, 0, 3, 2, 5, 4, 7, 6])  # the rows of q within the packed layer, as for rotary embeddings
 
@@ -42,7 +42,7 @@ class Served(nn.Module):
 
     def __init__(self, *, tied: bool = True, one_module: bool = False) -> None:
         super().__init__()
-        self.embed = lora_compat.VocabParallelEmbedding(IDS, HIDDEN, padding_size=4)
+        self.embed = lora_compat.VocabParallelEmbedding(IDS, HIDDEN, padding_size=16)
         self.norm = nn.Parameter(torch.zeros(HIDDEN))
         self.qkv = lora_compat.QKVParallelLinear(HIDDEN, HEAD, HEADS, KV_HEADS, bias=False, return_bias=False)
         self.o = lora_compat.RowParallelLinear(HEADS * HEAD, HIDDEN, bias=False, return_bias=False)
@@ -50,7 +50,7 @@ class Served(nn.Module):
         self.down = lora_compat.RowParallelLinear(INNER, HIDDEN, bias=False, return_bias=False)
         self.twice = lora_compat.ReplicatedLinear(HIDDEN, HIDDEN, bias=False, return_bias=False)
         self.block = Block()
-        self.head = self.embed if one_module else lora_compat.ParallelLMHead(IDS, HIDDEN, padding_size=4)
+        self.head = self.embed if one_module else lora_compat.ParallelLMHead(IDS, HIDDEN, padding_size=16)
         if one_module:
             self.head.bias = None  # which an embedding has none of, and the logits are asked for
         if tied:
@@ -76,7 +76,7 @@ class Served(nn.Module):
             case ("norm",):
                 self.norm.data.copy_(tensor + 1)
             case ("block", "experts", number, projection):
-                shard = {"gate": "w1", "up": "w3", "down": "w2"}[projection]
+                shard = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}[projection]
                 experts = self.block.experts
                 weight = experts.w2_weight if shard == "w2" else experts.w13_weight
                 experts.weight_loader(weight, tensor, shard, int(number))
@@ -97,10 +97,19 @@ class Served(nn.Module):
         return self.logits(self.head, self.block(x))
 
 
+class Stacks(nn.Module):
+    """All experts in two parameters, as transformers has them in memory where the files have each expert's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_up_proj = nn.Parameter(torch.zeros(EXPERTS, 2 * INNER, HIDDEN))
+        self.down_proj = nn.Parameter(torch.zeros(EXPERTS, HIDDEN, INNER))
+
+
 class Trained(nn.Module):
     """The same to those who train it; its parameters are the tensors of the checkpoint."""
 
-    def __init__(self, *, tied: bool = True) -> None:
+    def __init__(self, *, tied: bool = True, fused: bool = False) -> None:
         super().__init__()
 
         def linear(rows: int, columns: int) -> nn.Linear:
@@ -113,10 +122,12 @@ class Trained(nn.Module):
         self.gate_up, self.short = linear(2 * INNER, HIDDEN), linear(HIDDEN // 2, HIDDEN)
         self.block = nn.Module()
         self.block.gate, self.block.router = linear(EXPERTS, HIDDEN), nn.Parameter(torch.zeros(EXPERTS, HIDDEN))
+        shapes = {"gate_proj": (INNER, HIDDEN), "up_proj": (INNER, HIDDEN), "down_proj": (HIDDEN, INNER)}
         self.block.experts = nn.ModuleList(
-            nn.ModuleDict({"gate": linear(INNER, HIDDEN), "up": linear(INNER, HIDDEN), "down": linear(HIDDEN, INNER)})
-            for _ in range(EXPERTS)
+            nn.ModuleDict({name: linear(*shape) for name, shape in shapes.items()}) for _ in range(EXPERTS)
         )
+        if fused:
+            self.block.experts = Stacks()
         if not tied:
             self.head = linear(IDS, HIDDEN)
         generator = torch.Generator().manual_seed(0)
@@ -127,9 +138,9 @@ class Trained(nn.Module):
         return x
 
 
-def made(directory: Path, *, tied: bool = True, seed: int = 1, **options: Any) -> Path:
+def made(directory: Path, *, tied: bool = True, fused: bool = False, seed: int = 1, **options: Any) -> Path:
     """``base/``, ``adapter/`` and ``merged/`` in a directory, as PEFT makes them."""
-    trained: Any = Trained(tied=tied)
+    trained: Any = Trained(tied=tied, fused=fused)
     save(trained, directory / "base")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -145,7 +156,20 @@ def made(directory: Path, *, tied: bool = True, seed: int = 1, **options: Any) -
 
 def save(model: nn.Module, directory: Path) -> None:
     directory.mkdir(parents=True)
-    save_file(dict(model.state_dict()), directory / "model.safetensors")
+    save_file(dict(_apart(model.state_dict())), directory / "model.safetensors")
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a checkpoint, with experts each on their own."""
+    for name, tensor in tensors.items():
+        prefix, _, last = name.rpartition(".")
+        if last not in ("gate_up_proj", "down_proj"):
+            yield name, tensor
+            continue
+        for expert, weight in enumerate(tensor):
+            projections = ("gate_proj", "up_proj") if last == "gate_up_proj" else ("down_proj",)
+            for projection, part in zip(projections, weight.chunk(len(projections)), strict=True):
+                yield f"{prefix}.{expert}.{projection}.weight", part.clone()
 
 
 def loaded(directory: Path, **options: Any) -> Served:

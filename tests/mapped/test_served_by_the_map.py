@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import lora_compat
@@ -16,7 +17,7 @@ from lora_compat import LoRAConfig, LoRAManager, PackedModules
 from tests.mapped.models import EXPERTS, IDS, loaded, made, maps
 
 TOKENS = torch.arange(IDS)
-EVERY_EXPERT = [f"experts.{n}.{name}" for n in range(EXPERTS) for name in ("gate", "up", "down")]
+EVERY_EXPERT = [f"experts.{n}.{name}" for n in range(EXPERTS) for name in ("gate_proj", "up_proj", "down_proj")]
 TARGETS: dict[str, dict[str, Any]] = {
     "rows in another order": {"target_modules": ["q"]},
     "packed": {"target_modules": ["q", "k", "v"]},
@@ -28,7 +29,13 @@ TARGETS: dict[str, dict[str, Any]] = {
     "a bare parameter": {"target_modules": [], "target_parameters": ["block.router"]},
     "an embedding": {"target_modules": ["embed"]},
     "all experts": {"target_modules": EVERY_EXPERT},
-    "one expert's projection": {"target_modules": ["experts.1.up"]},
+    "one expert's projection": {"target_modules": ["experts.1.up_proj"]},
+    "fused experts": {
+        "target_modules": [],
+        "target_parameters": ["experts.gate_up_proj", "experts.down_proj"],
+        "rank_pattern": {"experts.down_proj": 1},
+        "fused": True,
+    },
     "scalings of their own": {"target_modules": ["q", "k"], "alpha_pattern": {"k": 8}, "rank_pattern": {"k": 1}},
     "everything": {
         "target_modules": ["embed", "q", "k", "v", "o", "gate_up", "down", "short", "block.gate", *EVERY_EXPERT],
@@ -58,19 +65,19 @@ def test_an_adapter_gives_what_the_merged_checkpoint_gives(what: str, tied: bool
         merged.head.weight = base.head.weight  # PEFT adapts the lookups alone
     managed = manager(model, maps(where / "base", tied=tied))
     assert torch.equal(model(TOKENS), base(TOKENS))
-    managed.add(7, where / "adapter")
-    managed.activate(7)
-    assert torch.equal(served(model, managed, [7] * IDS), merged(TOKENS))
-    mixed = served(model, managed, [7, None] * (IDS // 2) + [7])
+    managed.add(5, where / "adapter")
+    managed.activate(5)
+    assert torch.equal(served(model, managed, [5] * IDS), merged(TOKENS))
+    mixed = served(model, managed, [5, None] * (IDS // 2) + [5])
     assert torch.equal(mixed[::2], merged(TOKENS)[::2])
     assert torch.equal(mixed[1::2], base(TOKENS)[1::2])
-    managed.remove(7)
+    managed.remove(5)
     assert torch.equal(model(TOKENS), base(TOKENS))
 
 
 @pytest.mark.parametrize("fully_sharded", [False, True])
 @pytest.mark.parametrize("what", TARGETS)
-def test_it_is_the_same_on_two_ranks(what: str, fully_sharded: bool, tmp_path: Path) -> None:
+def test_it_is_the_same_on_two_ranks_of_which_one_holds_no_id(what: str, fully_sharded: bool, tmp_path: Path) -> None:
     where = made(tmp_path, tied=False, **TARGETS[what])
     merged = loaded(where / "merged", tied=False)(TOKENS)
 
@@ -126,8 +133,11 @@ def test_a_mixture_runs_with_the_base_weights_again_afterwards(tmp_path: Path) -
         ),
         ({"gate_up": ("gate", "up")}, ""),
         ({"twice": ("left", "right")}, "'twice' is left, right, and the model's loader makes it of short"),
-        ({"experts": ("up", "gate", "down")}, "'block.experts' is up, gate, down, .* makes it of gate, up, down"),
-        ({"experts": ("gate", "up", "down")}, ""),
+        (
+            {"experts": ("up_proj", "gate_proj", "down_proj")},
+            "'block.experts' is up_proj, .* makes it of gate_proj, up_",
+        ),
+        ({"experts": ("gate_proj", "up_proj", "down_proj")}, ""),
     ],
 )
 def test_a_mapping_that_the_loader_contradicts_is_an_error(
@@ -151,6 +161,35 @@ def test_targets_are_named_as_the_model_or_the_checkpoint_does(tmp_path: Path) -
         managed.add(1, where / "adapter")
     with pytest.raises(lora_compat.LoRAError, match="'z' matches no module"):
         LoRAManager(loaded(where / "base"), LoRAConfig(), checkpoint=found, target_modules=["z"])
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_an_embedding_that_the_file_repeats_has_to_be_the_models(pickled: bool, tmp_path: Path) -> None:
+    where = made(tmp_path, target_modules=["embed"])
+    file = where / "adapter" / "adapter_model.safetensors"
+    base = loaded(where / "base").embed.weight[:IDS].float()
+    tensors = load_file(file) | {"base_model.model.embed.base_layer.weight": base.contiguous()}
+    for trained in (False, True):
+        base[2, 1] += trained
+        save_file(tensors, file)
+        if pickled:
+            torch.save(tensors, file.with_suffix(".bin"))
+            file.unlink()
+        managed = manager(loaded(where / "base"), maps(where / "base"))
+        if trained:
+            with pytest.raises(lora_compat.LoRAError, match=r"embed.base_layer.weight is no LoRA weight, .* trained"):
+                managed.add(1, where / "adapter")
+        else:
+            assert managed.add(1, where / "adapter")
+
+
+def test_experts_whose_names_do_not_say_how_they_are_fused_are_refused(tmp_path: Path) -> None:
+    where = made(tmp_path, target_modules=[], target_parameters=["experts.gate_up_proj"], fused=True)
+    config = where / "adapter" / "adapter_config.json"
+    config.write_text(config.read_text().replace("experts.gate_up_proj", "experts.w1_w3"))
+    managed = manager(loaded(where / "base"), maps(where / "base"))
+    with pytest.raises(lora_compat.LoRAError, match=r"has tensors for block\.experts, which no LoRA layer"):
+        managed.add(1, where / "adapter")
 
 
 def test_a_rank_that_does_not_fit_is_refused(tmp_path: Path) -> None:

@@ -55,9 +55,10 @@ def _members(parameter: str, projections: list[str]) -> list[str]:
     if parameter in projections:
         return [parameter]
     for one, other in permutations(projections, 2):
-        end = one.rpartition("_")[2]
-        if one.endswith(f"_{end}") and parameter == f"{one.removesuffix(end)}{other}" and other.endswith(f"_{end}"):
-            return [one, other]
+        for end in ("", f"_{one.rpartition('_')[2]}"):
+            alike = one.endswith(end) and other.endswith(end)
+            if alike and parameter == f"{one.removesuffix(end)}_{other}":
+                return [one, other]
     return []
 
 
