@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lora_compat.errors import AdapterFormatError
+from lora_compat.errors import AdapterFormatError, AmbiguousAdapterError, UnservedFeatureError
 from lora_compat.model_adapters import Adapter, ModuleAdapter
-from lora_compat.peft_config import CONFIG_FILE, PeftConfig
+from lora_compat.peft_config import CONFIG_FILE, PeftConfig, UnservedFeature
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLED_FILE = "adapter_model.bin"
@@ -48,7 +48,17 @@ def load_adapter(path: str | Path) -> Adapter:
         config = PeftConfig.of(read_config(directory))
         return Adapter(_paired(read_tensors(directory), config), source=str(path))
     except ValueError as error:
-        raise AdapterFormatError(path, str(error)) from error
+        raise refusal(path, error) from error
+
+
+def refusal(path: str | Path, error: ValueError) -> AdapterFormatError:
+    """The error that says what is wrong with an adapter."""
+    kinds = {UnservedFeature: UnservedFeatureError, Ambiguity: AmbiguousAdapterError}
+    return kinds.get(type(error), AdapterFormatError)(path, str(error))
+
+
+class Ambiguity(ValueError):
+    """Tensors that fit in several ways, or in none."""
 
 
 def read_config(directory: Path) -> Mapping[str, Any]:

@@ -15,9 +15,9 @@ from lora_compat.checkpoint_map.expert_stacks import ExpertStack, stacks_of
 from lora_compat.checkpoint_map.factors import Factor, TensorDelta, factors_of
 from lora_compat.checkpoint_map.maps import CheckpointMap
 from lora_compat.checkpoint_map.repeated import require_repeated
-from lora_compat.errors import AdapterFormatError, LoRAError
+from lora_compat.errors import LoRAError
 from lora_compat.peft_config import PeftConfig
-from lora_compat.peft_loading import LoRAPair, is_lora, pairs_in, read_config, read_tensors
+from lora_compat.peft_loading import LoRAPair, is_lora, pairs_in, read_config, read_tensors, refusal
 
 
 class NotMovedError(LoRAError):
@@ -64,7 +64,7 @@ def load_factors(
     try:
         deltas = _read(Path(path), found, parameters)
     except ValueError as error:
-        raise AdapterFormatError(path, str(error)) from error
+        raise refusal(path, error) from error
     for delta in deltas:
         _require_moved(delta, ranks or (found,), str(path))
     factors = {

@@ -30,8 +30,8 @@ class Kind(enum.Enum):
 def kind_of(module: nn.Module, attribute: str, dimensions: int) -> Kind | None:
     """How a parameter of that many dimensions can be served; None if in no way that is known."""
     known = family_of(module) is not None  # looks for what has been imported, too
-    if dimensions == 3:
-        return Kind.STACK if token_wise(module) else None
+    if token_wise(module):
+        return Kind.STACK  # a bias for each expert, too
     if dimensions != 2:
         return None
     if attribute == "weight":

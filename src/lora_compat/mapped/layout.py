@@ -71,10 +71,20 @@ class MappedLayout:
         for parameter in places:
             if parameter in self.model.unserved:
                 raise NotServedError(source, delta, parameter, self.model.unserved[parameter])
+        head = self._dropped_head(delta)
+        if head is not None:
+            why = f"and drops {head!r}, a tensor of the same shape, in whose place it may multiply with that"
+            raise NotServedError(source, delta, next(iter(places)), why)
         takers = [taker for parameter in places for taker in self.model.takers.get(parameter, ())]
         if not any(taker.looked_up == delta.looked_up for taker in takers):
             why = "which nobody looks up" if delta.looked_up else "which nobody multiplies with"
             raise NotServedError(source, delta, next(iter(places)), why)
+
+    def _dropped_head(self, delta: TensorDelta) -> str | None:
+        """A tensor like the embedding that a delta is of, which no rank keeps; None if there is none."""
+        dropped = set.intersection(*(set(one.unmoved) for one in self.maps)) if delta.looked_up else set()
+        shapes = self.maps[0].shapes
+        return next((name for name in sorted(dropped) if shapes[name].shape == shapes[delta.tensor].shape), None)
 
     def _of_layer(self, name: str, factors: Mapping[str, Sequence[Factor]]) -> object:
         layer = self.model.layers[name]

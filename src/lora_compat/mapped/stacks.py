@@ -79,9 +79,9 @@ class StackedWeights:
         return {name: tuple(self._zeros(self._parameter(name), rank)) for name in self.attributes}
 
     def _zeros(self, parameter: Tensor, rank: int) -> Iterator[Factor]:
-        experts, rows, columns = parameter.shape
+        rows, columns = parameter.shape[-2:]
         a, b = torch.zeros(rank, columns), torch.zeros(rows, rank)
-        for at in range(experts):
+        for at in range(parameter.numel() // (rows * columns)):
             yield Factor(at, Indices(0, rows), Indices(0, columns), a, b, 1.0, self.name)
 
     def weight(self, attribute: str, slot: int) -> Tensor:

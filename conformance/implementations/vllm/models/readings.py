@@ -41,7 +41,7 @@ class Reader:
             return self._output(name, OUTPUT, self._logits) or {}
         module, lora = self._find(name)
         base: Any = self._view.base_of(module) or module
-        own = dict(own_tensors(base))
+        own = {key: tensor.detach().as_subclass(Tensor) for key, tensor in own_tensors(base)}
         if _multiplies(base):
             output = self._output(name, OUTPUT, lambda: self._linear(module, base, group))
             if output is not None:
