@@ -62,7 +62,7 @@ def load_factors(
         NotMovedError: a tensor that the loader computes from, skips or moves in part.
     """
     try:
-        deltas = _read(Path(path), found, parameters)
+        deltas = _read(Path(path), ranks or (found,), found, parameters)
     except ValueError as error:
         raise refusal(path, error) from error
     for delta in deltas:
@@ -74,7 +74,9 @@ def load_factors(
     return AdapterFactors({name: some for name, some in factors.items() if some}, tuple(deltas), str(path))
 
 
-def _read(directory: Path, found: CheckpointMap, parameters: Mapping[str, Tensor] | None) -> list[TensorDelta]:
+def _read(
+    directory: Path, maps: Sequence[CheckpointMap], found: CheckpointMap, parameters: Mapping[str, Tensor] | None
+) -> list[TensorDelta]:
     """What every tensor of the file adds; those of the base model are what it has."""
     data, tensors = read_config(directory), read_tensors(directory)
     config = PeftConfig.of(data, served=("target_parameters",))
@@ -84,7 +86,7 @@ def _read(directory: Path, found: CheckpointMap, parameters: Mapping[str, Tensor
     fitting = Fitting(shapes, config, fan_in_fan_out=bool(data.get("fan_in_fan_out")))
     repeated = {} if parameters is None else {key: one for key, one in tensors.items() if not is_lora(key)}
     pairs = pairs_in({key: one for key, one in tensors.items() if key not in repeated})
-    names = AdapterNames(found, pairs, str(directory), stacks)
+    names = AdapterNames(maps, pairs, str(directory), stacks)
     for key, one in repeated.items():
         require_repeated(key, one, names, found, parameters or {})
     return _deltas(pairs, names, fitting, stacks)

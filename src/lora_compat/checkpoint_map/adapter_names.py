@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from lora_compat.checkpoint_map.maps import CheckpointMap
+from lora_compat.checkpoint_map.maps import CheckpointMap, ParameterMap
 from lora_compat.errors import AdapterFormatError, UnknownModulesError
 
 _NESTED = ".base_layer"
@@ -45,14 +45,21 @@ class AdapterNames:
     of whole checkpoint tensors one below the other.
     """
 
-    def __init__(self, found: CheckpointMap, modules: Iterable[str], source: str, stacks: Iterable[str] = ()) -> None:
+    def __init__(
+        self, maps: Sequence[CheckpointMap], modules: Iterable[str], source: str, stacks: Iterable[str] = ()
+    ) -> None:
         """Names of the adapter may have another prefix than the checkpoint's, all of them the same.
+
+        Args:
+            maps: of all ranks, as one that holds only padding of a parameter does not say what it is.
+            stacks: parameters that experts are to PEFT.
 
         Raises:
             UnknownModulesError: some modules are nothing in the map.
             AdapterFormatError: several prefixes would do.
         """
-        self._map, self._source = found, source
+        found = maps[0]
+        self._maps, self._map, self._source = maps, found, source
         self._leaves: dict[str, list[str]] = {}
         for name in (*(one for one, info in found.shapes.items() if len(info.shape) > 1), *stacks):
             self._leaves.setdefault(name.rpartition(".")[0], []).append(name)
@@ -80,9 +87,8 @@ class AdapterNames:
             name = way.of(_plain(module))
             if f"{name}.weight" in self._map.shapes:
                 return f"{name}.weight"
-            of_model = self._map.parameters.get(f"{name}.weight")
-            if of_model is not None and len(of_model.tensors) == 1:
-                return of_model.tensors[0]
+            if f"{name}.weight" in self._map.parameters and len(self._of_model(f"{name}.weight").tensors) == 1:
+                return self._of_model(f"{name}.weight").tensors[0]
         return None
 
     def _prefix_of(self, modules: Sequence[str]) -> Prefix:
@@ -112,9 +118,13 @@ class AdapterNames:
                 break
         return ways
 
+    def _of_model(self, parameter: str) -> ParameterMap:
+        """A parameter on the rank that holds the most of it."""
+        return max((one.parameters[parameter] for one in self._maps), key=lambda one: len(one.tensors))
+
     def _members(self, name: str) -> tuple[str, ...]:
         """The checkpoint tensors that one below the other are the model's ``<name>.weight``."""
-        parameter = self._map.parameters[f"{name}.weight"]
+        parameter = self._of_model(f"{name}.weight")
         pieces = sorted(parameter.pieces, key=lambda one: one.target.start)
         plain = all(
             piece.target.is_slice and piece.rows.is_slice and not piece.transposed and not piece.first_column

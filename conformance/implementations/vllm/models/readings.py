@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -84,7 +85,8 @@ class Reader:
     def _logits(self) -> Tensor:
         given = torch.eye(self._hidden_size, dtype=self._dtype)
         self._view.serve(len(given))
-        return _first(self._model.compute_logits(given))
+        with _handed_to_head(self._model, given):
+            return _first(self._model.compute_logits(given))
 
     def _find(self, name: str) -> tuple[Any, Any]:
         """The module of that name, LoRA layer or not, and the LoRA layer that it is or is inside of."""
@@ -95,6 +97,22 @@ class Reader:
                 module, lora = inner, module
             module = getattr(module, part)
         return module, lora if self._view.base_of(module) is None else module
+
+
+@contextmanager
+def _handed_to_head(model: Any, given: Tensor) -> Iterator[None]:
+    """Inside, the head multiplies with ``given`` itself, whatever a model does to its input before."""
+
+    def hand(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0], given, *args[2:]) if len(args) > 1 else args
+
+    processors = [module for module in model.modules() if type(module).__name__.startswith("LogitsProcessor")]
+    hooks = [module.register_forward_pre_hook(hand) for module in processors]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def unit_vectors(base: Any, dtype: torch.dtype) -> Tensor:
