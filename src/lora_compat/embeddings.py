@@ -178,9 +178,26 @@ class InterceptedEmbedding:
 
 def intercept_lookups(layer: nn.Module) -> None:
     """Makes sure that the layer's lookups are intercepted: its own adapters, or those of a head that it is tied to."""
-    method: Any = layer.quant_method
-    if not isinstance(method.embedding, InterceptedEmbedding):
+    method: Any = getattr(layer, "quant_method", None)
+    if method is None:
+        if not isinstance(layer.forward, InterceptedLookup):
+            layer.forward = InterceptedLookup(layer)
+    elif not isinstance(method.embedding, InterceptedEmbedding):
         method.embedding = InterceptedEmbedding(method.embedding)
+
+
+class InterceptedLookup:
+    """Stands in for the forward of a plain `torch.nn.Embedding`."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        forward = layer.forward
+        self._lookup = InterceptedEmbedding(lambda layer, rows: forward(rows))
+        self._layer = weakref.ref(layer)
+
+    def __call__(self, input: Tensor) -> Tensor:
+        layer = self._layer()
+        assert layer is not None
+        return self._lookup(layer, input)
 
 
 def wrap_embedding(layer: nn.Module, config: LoRAConfig, *, name: str = "") -> LoRAEmbedding:

@@ -43,6 +43,7 @@ class Served(nn.Module):
     def __init__(self, *, tied: bool = True, one_module: bool = False) -> None:
         super().__init__()
         self.embed = lora_compat.VocabParallelEmbedding(IDS, HIDDEN, padding_size=16)
+        self.positions = nn.Embedding(IDS, HIDDEN)
         self.norm = nn.Parameter(torch.zeros(HIDDEN))
         self.qkv = lora_compat.QKVParallelLinear(HIDDEN, HEAD, HEADS, KV_HEADS, bias=False, return_bias=False)
         self.o = lora_compat.RowParallelLinear(HEADS * HEAD, HIDDEN, bias=False, return_bias=False)
@@ -73,6 +74,8 @@ class Served(nn.Module):
                     self.gate_up.weight_loader(self.gate_up.weight, tensor[shard::2], shard)
             case ("short",):
                 self.twice.weight.data.copy_(tensor.repeat(2, 1))
+            case ("positions",):
+                self.positions.weight.data.copy_(tensor)
             case ("norm",):
                 self.norm.data.copy_(tensor + 1)
             case ("block", "experts", number, projection):
@@ -88,7 +91,7 @@ class Served(nn.Module):
                 module.weight_loader(module.weight, tensor)
 
     def forward(self, ids: Tensor) -> Tensor:
-        x = self.embed(ids) * self.norm
+        x = (self.embed(ids) + self.positions(ids)) * self.norm
         q, k, v = self.qkv(x).split([self.qkv.num_heads * HEAD, *[self.qkv.num_kv_heads * HEAD] * 2], dim=-1)
         shared = (k - v).unflatten(-1, (-1, HEAD)).repeat_interleave(HEADS // KV_HEADS, dim=1).flatten(1)
         x = x + self.o(q + shared)
@@ -115,7 +118,7 @@ class Trained(nn.Module):
         def linear(rows: int, columns: int) -> nn.Linear:
             return nn.Linear(columns, rows, bias=False)
 
-        self.embed = nn.Embedding(IDS, HIDDEN)
+        self.embed, self.positions = nn.Embedding(IDS, HIDDEN), nn.Embedding(IDS, HIDDEN)
         self.norm = nn.LayerNorm(HIDDEN, bias=False)
         self.q, self.k, self.v = (linear(HEAD * heads, HIDDEN) for heads in (HEADS, KV_HEADS, KV_HEADS))
         self.o, self.down = linear(HIDDEN, HEADS * HEAD), linear(HIDDEN, INNER)

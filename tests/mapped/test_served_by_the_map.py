@@ -28,6 +28,7 @@ TARGETS: dict[str, dict[str, Any]] = {
     "a plain linear layer": {"target_modules": ["block.gate"]},
     "a bare parameter": {"target_modules": [], "target_parameters": ["block.router"]},
     "an embedding": {"target_modules": ["embed"]},
+    "a plain embedding": {"target_modules": ["positions"]},
     "all experts": {"target_modules": EVERY_EXPERT},
     "one expert's projection": {"target_modules": ["experts.1.up_proj"]},
     "fused experts": {

@@ -87,9 +87,10 @@ def _read(
     repeated = {} if parameters is None else {key: one for key, one in tensors.items() if not is_lora(key)}
     pairs = pairs_in({key: one for key, one in tensors.items() if key not in repeated})
     names = AdapterNames(maps, pairs, str(directory), stacks)
+    deltas = _deltas(pairs, names, fitting, stacks)
     for key, one in repeated.items():
         require_repeated(key, one, names, found, parameters or {})
-    return _deltas(pairs, names, fitting, stacks)
+    return deltas
 
 
 def _deltas(

@@ -37,12 +37,12 @@ def kind_of(module: nn.Module, attribute: str, dimensions: int) -> Kind | None:
     if attribute == "weight":
         if isinstance(module, tuple(heads)):
             return Kind.HEAD
-        if isinstance(module, tuple(embeddings)):
+        if isinstance(module, tuple(embeddings)) or type(module).forward is nn.Embedding.forward:
             return Kind.EMBEDDING
-        if known or type(module).forward is nn.Linear.forward:
-            return Kind.LINEAR
         if isinstance(module, nn.Embedding):
             return None
+        if known or type(module).forward is nn.Linear.forward:
+            return Kind.LINEAR
     return Kind.BARE
 
 

@@ -78,7 +78,7 @@ class Reader:
         return group.all_reduce(output)  # the model adds the ranks' parts up later, in whatever part of each they are
 
     def _embedding(self, module: Any, base: Any) -> Tensor:
-        ids = torch.arange(base.org_vocab_size)
+        ids = torch.arange(getattr(base, "org_vocab_size", len(base.weight)))
         self._view.serve(len(ids))
         return _first(module(ids))
 
@@ -143,6 +143,8 @@ def _multiplies(module: Any) -> bool:
 
 
 def _is_embedding(module: Any) -> bool:
+    if type(module).forward is nn.Embedding.forward:
+        return True
     return all(hasattr(module, name) for name in ("org_vocab_size", "shard_indices")) and not _is_head(module)
 
 
