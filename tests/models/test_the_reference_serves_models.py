@@ -25,6 +25,9 @@ CASES = {
     "packed, and declared by nobody": ModelCase(
         target="Qwen2VLForConditionalGeneration", adapter=ModelAdapter(modules=("gate_proj",))
     ),
+    "in a layer that nobody declares": ModelCase(
+        target="deepseek_v32", adapter=ModelAdapter(modules=("wk", "weights_proj"))
+    ),
     "fused experts": ModelCase(
         target="qwen3_moe", config=SIZES, adapter=ModelAdapter(modules=(), parameters=EXPERTS, rank=2, alpha=4.0)
     ),
