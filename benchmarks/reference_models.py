@@ -70,21 +70,22 @@ def subjects() -> list[Subject]:
     return [subject for document in documents() for subject in document["subjects"]]
 
 
-def page(found: Sequence[Subject], reasons: Mapping[str, str], run: Mapping[str, Any], vllm: str) -> str:
-    """The page."""
+def page(found: Sequence[Subject], targets: Sequence[str], unbuilt: int, run: Mapping[str, Any], vllm: str) -> str:
+    """The page; ``targets`` can be built, ``unbuilt`` more cannot."""
     verdicts = Counter(_verdict(one) for one in found)
     examples = run.get("max_examples")
     lines = [
         f"# Whole models on the reference, vLLM {vllm}",
         "",
-        "Written by `python -m benchmarks.reference_models`: `lora-compat certify-model --impl reference` on every "
-        f"architecture with LoRA support, {examples} cases a clause, MODEL-1 to MODEL-7. The reference is told nothing "
-        "of a model: its [map](../checkpoint-map.md) is learned.",
+        "Written by `python -m benchmarks.reference_models`: `lora-compat certify-model --impl reference`, "
+        f"{examples} cases a clause, on every architecture with LoRA support. The reference is told nothing of a "
+        "model: its [map](../checkpoint-map.md) is learned.",
         "",
-        f"Of {len(found) + len(reasons)} architectures {len(found)} can be built into a checkpoint here "
+        f"Of {len(targets) + unbuilt} architectures {len(targets)} can be built into a checkpoint here "
         "(`python -m benchmarks.model_types` says why the others cannot):",
         "",
         *(f"- {count} {verdict}" for verdict, count in verdicts.most_common()),
+        *([f"- {len(targets) - len(found)} not run yet"] if len(found) < len(targets) else []),
         "",
         "*Certified in part*: every case that is served is right, and some adapters are refused by name:",
         "",
@@ -174,8 +175,9 @@ def main() -> None:
     targets, reasons = everything()
     if not arguments.page:
         certify(arguments.names or list(targets), arguments.max_examples, arguments.at_a_time)
-    found = documents()
-    PAGE.write_text(page(subjects(), reasons, found[0]["run"], found[0]["environment"].get("vllm", "")), "utf-8")
+    made = documents()
+    run, vllm = made[0]["run"], made[0]["environment"].get("vllm", "")
+    PAGE.write_text(page(subjects(), list(targets), len(reasons), run, vllm), "utf-8")
 
 
 if __name__ == "__main__":
