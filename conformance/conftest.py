@@ -22,6 +22,8 @@ from conformance.suite.certify_options import CertifyOptions, add_certify_option
 from conformance.suite.checking import Budget, ClauseRun, device_lost
 from conformance.suite.options import Options, add_options, engine_of, implementation_of, read_options, shared_of
 from conformance.suite.parts import Part, keep
+from conformance.suite.progress import Progress
+from conformance.suite.quiet import Quiet, quieten, wants_detail
 from conformance.suite.regression_files import RegressionWriter
 from conformance.suite.reporting import ConformanceReport
 from conformance.suite.warming import warm_up
@@ -55,7 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
     _freeze()
     if not is_worker:
         report = ConformanceReport(options, subject.identity(), clause_of)
-        config.pluginmanager.register(report, "conformance-report")
+        _report(config, report)
         config.pluginmanager.register(KnownFailures(report, options), "known-failures")
         writer = RegressionWriter(report, Store(options.regressions), options.impl, prove=options.prove)
         config.pluginmanager.register(writer, "regression-writer")
@@ -83,7 +85,15 @@ def _certify(config: pytest.Config, options: Options, asked: CertifyOptions) -> 
     config.stash[CERTIFICATION] = certification
     certification.prepare(getattr(config, "workerinput", {}).get(FIT))
     if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(CertificationReport(certification), "conformance-report")
+        _report(config, CertificationReport(certification))
+
+
+def _report(config: pytest.Config, report: ConformanceReport) -> None:
+    config.pluginmanager.register(report, "conformance-report")
+    if not wants_detail(config):
+        quieten(config)
+        config.pluginmanager.register(Quiet(report), "conformance-quiet")
+        config.pluginmanager.register(Progress(config, report.options, clause_of), "conformance-progress")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

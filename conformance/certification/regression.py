@@ -21,6 +21,7 @@ from strategies.codec import Spec
 
 _VOCABULARY = (
     "strategies.cases",
+    "strategies.subclasses",
     "strategies.models.configs",
     "strategies.models.adapters",
     "strategies.models.cases",

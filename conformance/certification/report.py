@@ -12,9 +12,10 @@ import jinja2
 
 from conformance.certification.environment import class_source
 from conformance.certification.outcome import Outcome
-from conformance.certification.phrases import described, kinds, order, power, verdict
+from conformance.certification.phrases import described, power, verdict
 from conformance.certification.regression import regression_test
 from conformance.contract import CONTRACT
+from conformance.judging.causes import Cause, causes
 from conformance.judging.measuring import Cell, Evidence
 from conformance.judging.verdicts import Failure
 
@@ -77,14 +78,13 @@ def _subject(outcome: Outcome) -> dict[str, Any]:
         "errors": error_map(outcome.evidence),
         "about": {clause: one for clause, one in outcome.results.items() if outcome.concerned(clause)},
         "others": [clause for clause in outcome.results if not outcome.concerned(clause)],
-        "counterexamples": [_counterexample(failures, outcome) for failures in kinds(outcome.failures)],
+        "counterexamples": [_counterexample(cause, outcome) for cause in causes(outcome.failures)],
         "source": "" if outcome.model else class_source(outcome.path),
     }
 
 
-def _counterexample(failures: list[Failure], outcome: Outcome) -> Counterexample:
-    clauses = tuple(sorted((failure.clause for failure in failures), key=order))
-    return Counterexample(failures[0], clauses, regression_test(failures[0], outcome))
+def _counterexample(cause: Cause, outcome: Outcome) -> Counterexample:
+    return Counterexample(cause.smallest, cause.clauses, regression_test(cause.smallest, outcome))
 
 
 def verdict_map(evidence: Evidence) -> HeatMap:

@@ -13,7 +13,8 @@ from conformance.certification.outcome import Outcome
 from conformance.contract import CONTRACT
 from conformance.judging.verdicts import ClauseResult, summed
 from conformance.suite.parts import Coverage, Part
-from conformance.suite.reporting import RESULTS_FORMAT, conclusion
+from conformance.suite.reporting import RESULTS_FORMAT
+from conformance.suite.screen import conclusion
 
 DRAWN = "drawn classes"
 
