@@ -43,7 +43,8 @@ class LoRAManager:
         max_adapters: int | None = None,
         towers: Sequence[str] = (),
         evict: bool = True,
-        checkpoint: CheckpointMap | Sequence[CheckpointMap] | None = None,
+        checkpoint: CheckpointMap | None = None,
+        ranks: Sequence[CheckpointMap] = (),
     ) -> None:
         """Replaces the targeted layers of ``model`` in place.
 
@@ -54,8 +55,9 @@ class LoRAManager:
             max_adapters: how many adapters are held; ``config.max_loras`` unless given.
             towers: name prefixes of parts of the model whose tokens are mapped on their own (a vision tower).
             evict: whether a new adapter may take the place of the least recently used one.
-            checkpoint: where the model's loader puts its checkpoint, on this rank first and then on all others. With
-                it nothing is declared: adapters are PEFT directories, and may be of all that the loader moves.
+            checkpoint: where the model's loader puts its checkpoint on this rank. With it nothing is declared, and
+                adapters are PEFT directories, of whatever the loader moves.
+            ranks: ``checkpoint`` of every rank, this one's too, where there are several.
 
         Raises:
             MapMismatchError, PackedModulesError: ``checkpoint`` is of another model, or ``packed_modules`` is.
@@ -69,8 +71,7 @@ class LoRAManager:
         if checkpoint is None:
             served = by_declaration(model, config, target_modules, packed)
         else:
-            maps = [checkpoint] if isinstance(checkpoint, CheckpointMap) else list(checkpoint)
-            served = by_map(model, config, target_modules, packed, maps)
+            served = by_map(model, config, target_modules, packed, checkpoint, ranks)
         self.model, self.config = model, config
         self.layers = dict(served.layers)
         self._lay_out = served.lay_out

@@ -42,13 +42,18 @@ def by_map(
     config: LoRAConfig,
     targets: Sequence[str] | None,
     packed: PackedModules,
-    maps: Sequence[CheckpointMap],
+    mine: CheckpointMap,
+    ranks: Sequence[CheckpointMap],
 ) -> ServedModel:
-    """Wraps by the maps of all ranks, this one's first; see `wrap_mapped`.
+    """Wraps by this rank's map and those of all ranks; see `wrap_mapped`.
 
     Raises:
+        ValueError: this rank's map is none of them.
         PackedModulesError: ``packed`` contradicts the map.
     """
-    require_agreeing(packed, maps[0])
+    if ranks and not any(one is mine for one in ranks):
+        raise ValueError("ranks are the maps of all ranks, but this rank's checkpoint map is none of them")
+    maps = [mine, *(one for one in ranks if one is not mine)]
+    require_agreeing(packed, mine)
     wrapped = wrap_mapped(model, config, targets, maps)
     return ServedModel(wrapped.layers, MappedLayout(wrapped, config, maps).of)

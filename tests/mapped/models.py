@@ -186,11 +186,11 @@ def loaded(directory: Path, **options: Any) -> Served:
     return model
 
 
-def maps(directory: Path, rank: int = 0, size: int = 1, **options: Any) -> list[CheckpointMap]:
-    """Those of all ranks, the given one's first; each rank can learn them all."""
+def maps(directory: Path, size: int = 1, **options: Any) -> list[CheckpointMap]:
+    """Those of all ranks; each rank can learn them all."""
     found = []
     for one in range(size):
         group = RankGroup(one, size, lambda rank, issued, tensor: [tensor] * size)
         with lora_compat.tensor_parallel(group):
             found.append(CheckpointMap.of(loaded(directory, **options), shapes_in(directory)))
-    return [found[rank], *found[:rank], *found[rank + 1 :]]
+    return found

@@ -22,7 +22,7 @@ def right_and_served(where: Path) -> tuple[Tensor, Tensor]:
     base, merged = (loaded(where / name, tied=False)(TOKENS) for name in ("base", "merged"))
     right = torch.where(torch.tensor([one is not None for one in MIXED])[:, None], merged, base)
     model = loaded(where / "base", tied=False)
-    manager = LoRAManager(model, LoRAConfig(max_lora_rank=4), checkpoint=maps(where / "base", tied=False))
+    manager = LoRAManager(model, LoRAConfig(max_lora_rank=4), checkpoint=maps(where / "base", tied=False)[0])
     manager.add(1, where / "adapter")
     manager.activate(1)
     manager.map_tokens(MIXED)

@@ -14,6 +14,7 @@ import lora_compat
 from conformance.engines.ranks import RankGroup
 from conformance.engines.threads import ThreadsEngine
 from lora_compat import LoRAConfig, LoRAManager, PackedModules
+from lora_compat.checkpoint_map import CheckpointMap, shapes_in
 from tests.mapped.models import EXPERTS, IDS, loaded, made, maps
 
 TOKENS = torch.arange(IDS)
@@ -46,9 +47,9 @@ TARGETS: dict[str, dict[str, Any]] = {
 }
 
 
-def manager(model: Any, found: Any, **options: Any) -> LoRAManager:
+def manager(model: Any, found: list[CheckpointMap], rank: int = 0, **options: Any) -> LoRAManager:
     config = LoRAConfig(max_loras=2, max_lora_rank=4, **options)
-    return LoRAManager(model, config, checkpoint=found)
+    return LoRAManager(model, config, checkpoint=found[rank], ranks=found)
 
 
 def served(model: Any, managed: LoRAManager, ids: list[int | None]) -> Tensor:
@@ -85,8 +86,8 @@ def test_it_is_the_same_on_two_ranks_of_which_one_holds_no_id(what: str, fully_s
     def program(group: RankGroup) -> Tensor:
         with lora_compat.tensor_parallel(group):
             model = loaded(where / "base", tied=False)
-        found = maps(where / "base", group.rank, group.size, tied=False)
-        managed = manager(model, found, fully_sharded_loras=fully_sharded)
+        found = maps(where / "base", group.size, tied=False)
+        managed = manager(model, found, group.rank, fully_sharded_loras=fully_sharded)
         managed.add(1, where / "adapter")
         managed.activate(1)
         return served(model, managed, [1] * IDS)
@@ -145,7 +146,7 @@ def test_a_mapping_that_the_loader_contradicts_is_an_error(
     packed: dict[str, tuple[str, ...]], said: str, tmp_path: Path
 ) -> None:
     where = made(tmp_path, target_modules=["o"])
-    model, found = loaded(where / "base"), maps(where / "base")
+    model, (found,) = loaded(where / "base"), maps(where / "base")
     if not said:
         LoRAManager(model, LoRAConfig(), checkpoint=found, packed_modules=PackedModules(packed))
         return
@@ -155,7 +156,7 @@ def test_a_mapping_that_the_loader_contradicts_is_an_error(
 
 def test_targets_are_named_as_the_model_or_the_checkpoint_does(tmp_path: Path) -> None:
     where = made(tmp_path, target_modules=["q", "o"])
-    model, found = loaded(where / "base"), maps(where / "base")
+    model, (found,) = loaded(where / "base"), maps(where / "base")
     managed = LoRAManager(model, LoRAConfig(), checkpoint=found, target_modules=["q", "block.router", "gate_up"])
     assert sorted(managed.layers) == ["block.router", "gate_up", "qkv"]
     with pytest.raises(lora_compat.LoRAError, match=r"adapts 'o', .* 'o.weight', which target_modules does not name"):
@@ -213,9 +214,7 @@ def test_a_copy_that_no_adapter_reaches_is_refused(tmp_path: Path) -> None:
         model.absorbed.copy_(model.twice.weight.T)
 
     model.load_weights = loading  # type: ignore[method-assign]
-    from lora_compat.checkpoint_map import CheckpointMap, shapes_in
-
-    managed = manager(model, CheckpointMap.of(model, shapes_in(where / "base")))
+    managed = manager(model, [CheckpointMap.of(model, shapes_in(where / "base"))])
     with pytest.raises(
         lora_compat.LoRAError, match=r"adapts 'short', .* in 'absorbed', which is made of it while load"
     ):
@@ -253,3 +252,24 @@ def test_a_warm_up_serves_dummies_in_every_layer(tmp_path: Path) -> None:
     with managed.warmed_up(IDS) as rank:
         assert rank == 4
         assert torch.equal(model(TOKENS), base(TOKENS))
+
+
+def test_a_map_that_is_none_of_the_ranks_is_refused(tmp_path: Path) -> None:
+    where = made(tmp_path, target_modules=["q"])
+    (found,), others = maps(where / "base"), maps(where / "base", 2)
+    with pytest.raises(ValueError, match="this rank's checkpoint map is none of them"):
+        LoRAManager(loaded(where / "base"), LoRAConfig(), checkpoint=found, ranks=others)
+
+
+def test_one_rank_of_two_does_not_pass_for_all(tmp_path: Path) -> None:
+    where = made(tmp_path, tied=False, target_modules=["q"])
+
+    def program(group: RankGroup) -> None:
+        with lora_compat.tensor_parallel(group):
+            model = loaded(where / "base", tied=False)
+        found = maps(where / "base", 2, tied=False)[group.rank]
+        managed = LoRAManager(model, LoRAConfig(), checkpoint=found)
+        with pytest.raises(lora_compat.LoRAError, match="moves 4 rows and 0 columns to no place"):
+            managed.add(1, where / "adapter")
+
+    ThreadsEngine().run(2, program)

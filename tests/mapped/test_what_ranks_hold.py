@@ -21,7 +21,8 @@ def held(where: Path, size: int, *, fully_sharded: bool) -> Sizes:
         with lora_compat.tensor_parallel(group):
             model = loaded(where, tied=False)
         config = LoRAConfig(max_lora_rank=4, fully_sharded_loras=fully_sharded)
-        manager = LoRAManager(model, config, checkpoint=maps(where, group.rank, size, tied=False))
+        found = maps(where, size, tied=False)
+        manager = LoRAManager(model, config, checkpoint=found[group.rank], ranks=found)
         layers = {name: layer for name, layer in manager.layers.items() if isinstance(layer, SlotLayer)}
         return {name: (one.slots.lora_a.shape[2], one.slots.lora_b.shape[1]) for name, one in layers.items()}
 

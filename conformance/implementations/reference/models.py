@@ -54,16 +54,13 @@ class ReferenceModel(ServedModel):
 
     def serve_adapters(self) -> None:
         maps = self._library.maps(self._directory, self._settings, self._group.size)
-        rank = self._group.rank
         config = LoRAConfig(
             max_loras=self._settings.max_loras,
             max_lora_rank=self._settings.max_rank,
             fully_sharded_loras=self._settings.fully_sharded,
         )
         with self._host.ranked():
-            self.manager = LoRAManager(
-                self._host.model, config, checkpoint=[maps[rank], *maps[:rank], *maps[rank + 1 :]]
-            )
+            self.manager = LoRAManager(self._host.model, config, checkpoint=maps[self._group.rank], ranks=maps)
 
     def add(self, number: int, directory: Path) -> None:
         assert self.manager is not None

@@ -142,10 +142,10 @@ class TokenWise:
 
         Raises:
             TokenCountError: it has not one row for each token of the batch.
-            MatmulBypassedError: it is a module, which would be called once for each adapter.
+            MatmulBypassedError: it is a module, which would be called once for each adapter, or holds several things.
         """
-        if isinstance(argument, nn.Module):
-            how = f"it calls {type(argument).__qualname__} itself, once for each adapter"
+        if isinstance(argument, (nn.Module, list, tuple, dict)):
+            how = f"it is handed a {type(argument).__qualname__}, which cannot be taken apart by token"
             raise MatmulBypassedError(self.weights.name, how)
         if not isinstance(argument, Tensor):
             return argument
