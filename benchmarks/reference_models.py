@@ -70,10 +70,12 @@ def subjects() -> list[Subject]:
     return [subject for document in documents() for subject in document["subjects"]]
 
 
-def page(found: Sequence[Subject], targets: Sequence[str], unbuilt: int, run: Mapping[str, Any], vllm: str) -> str:
-    """The page; ``targets`` can be built, ``unbuilt`` more cannot."""
+def page(made: Sequence[Mapping[str, Any]], targets: Sequence[str], unbuilt: int) -> str:
+    """The page of some certificates; ``targets`` can be built, ``unbuilt`` more architectures cannot."""
+    found = [subject for document in made for subject in document["subjects"]]
+    vllm = made[0]["environment"].get("vllm", "")
     verdicts = Counter(_verdict(one) for one in found)
-    examples = run.get("max_examples")
+    examples = " or ".join(sorted({str(document["run"]["cases_per_clause"]) for document in made}))
     lines = [
         f"# Whole models on the reference, vLLM {vllm}",
         "",
@@ -175,9 +177,7 @@ def main() -> None:
     targets, reasons = everything()
     if not arguments.page:
         certify(arguments.names or list(targets), arguments.max_examples, arguments.at_a_time)
-    made = documents()
-    run, vllm = made[0]["run"], made[0]["environment"].get("vllm", "")
-    PAGE.write_text(page(subjects(), list(targets), len(reasons), run, vllm), "utf-8")
+    PAGE.write_text(page(documents(), list(targets), len(reasons)), "utf-8")
 
 
 if __name__ == "__main__":
