@@ -79,7 +79,7 @@ class LoRAManager:
         self._active = Places(config.max_loras, "slot", "max_loras", evict)
         self._adapters: dict[int, LayerAdapters] = {}
         self._slots = ModelSlots(self.layers, config.max_loras)
-        self._maps = TokenMaps(self.layers, towers)
+        self._maps = TokenMaps(self.layers, towers, self._slots.filled)
         self._pinned: set[int] = set()
 
     @property

@@ -15,7 +15,7 @@ from conformance.engines.ranks import RankGroup
 from conformance.engines.threads import ThreadsEngine
 from lora_compat import LoRAConfig, LoRAManager, PackedModules
 from lora_compat.checkpoint_map import CheckpointMap, shapes_in
-from tests.mapped.models import EXPERTS, IDS, loaded, made, maps
+from tests.mapped.models import EXPERTS, HIDDEN, IDS, INNER, loaded, made, maps
 
 TOKENS = torch.arange(IDS)
 EVERY_EXPERT = [f"experts.{n}.{name}" for n in range(EXPERTS) for name in ("gate_proj", "up_proj", "down_proj")]
@@ -273,3 +273,20 @@ def test_one_rank_of_two_does_not_pass_for_all(tmp_path: Path) -> None:
             managed.add(1, where / "adapter")
 
     ThreadsEngine().run(2, program)
+
+
+def test_a_layer_that_an_adapter_has_nothing_for_is_the_base_model_s(tmp_path: Path) -> None:
+    """It may be of other tokens, as that of a vision tower is, and use its weight as it likes."""
+    where = made(tmp_path, target_modules=["q"])
+    model = loaded(where / "base")
+    managed = manager(model, maps(where / "base"))
+    managed.add(1, where / "adapter")
+    managed.activate(1)
+    managed.map_tokens([1] * IDS)
+    few = torch.ones(2, HIDDEN, dtype=torch.float64)
+    assert model.down(torch.ones(2, INNER, dtype=torch.float64)).shape == (2, HIDDEN)
+    assert model.positions(torch.tensor([0])).shape == (1, HIDDEN)
+    assert model.block(few).shape == few.shape
+    assert model.block.router.sum() == loaded(where / "base").block.router.sum()
+    with pytest.raises(lora_compat.LoRAError, match="multiplies 2 tokens, but the batch maps 7"):
+        model.qkv(few)

@@ -122,6 +122,9 @@ class TokenWise:
         batch = self.weights.batch
         if not batch.active:
             return self.method(*args, **kwargs)
+        if batch.largest_group == len(batch):
+            with self.weights.merged(batch.groups[0][0]):
+                return self.method(*args, **kwargs)
         rest = (batch.token_slots < 0).nonzero().flatten()
         parts = [self._part(slot, tokens, args, kwargs) for slot, tokens in batch.groups]
         parts += [self._part(None, rest, args, kwargs)] if len(rest) else []
