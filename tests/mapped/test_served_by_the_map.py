@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional
 
 import lora_compat
 from conformance.engines.ranks import RankGroup
@@ -290,3 +291,20 @@ def test_a_layer_that_an_adapter_has_nothing_for_is_the_base_model_s(tmp_path: P
     assert model.block.router.sum() == loaded(where / "base").block.router.sum()
     with pytest.raises(lora_compat.LoRAError, match="multiplies 2 tokens, but the batch maps 7"):
         model.qkv(few)
+
+
+def test_an_embedding_that_is_not_looked_up_in_its_own_way_is_refused(tmp_path: Path) -> None:
+    where = made(tmp_path, tied=False, target_modules=["positions", "embed"])
+    model = loaded(where / "base", tied=False)
+    managed = manager(model, maps(where / "base", tied=False))
+    managed.add(1, where / "adapter")
+    managed.activate(1)
+    managed.map_tokens([1] * IDS)
+    for weight in (model.positions.weight, model.embed.weight):
+        with pytest.raises(lora_compat.LoRAError, match="embedding was called on the base weight"):
+            functional.embedding(TOKENS, weight)
+        with pytest.raises(lora_compat.LoRAError, match="was called on the base weight"):
+            weight.unsqueeze(0)
+        assert functional.linear(torch.ones(2, HIDDEN, dtype=torch.float64), weight).shape == (2, len(weight))
+    managed.deactivate(1)
+    assert functional.embedding(TOKENS, model.positions.weight).shape == (IDS, HIDDEN)

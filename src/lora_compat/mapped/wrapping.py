@@ -15,6 +15,7 @@ from lora_compat.interception import delta_of
 from lora_compat.lora_layers import LORA_LAYERS, LoRALayer
 from lora_compat.mapped.bare import BareWeight
 from lora_compat.mapped.kinds import Kind, kind_of, token_wise
+from lora_compat.mapped.lookups import guard
 from lora_compat.mapped.plans import lanes, plan_of
 from lora_compat.mapped.stacks import StackedWeights
 from lora_compat.model_tree import Site, sites
@@ -117,6 +118,9 @@ def wrap_mapped(
         found.takers.update({one.name: [Taker(name, one.attribute)] for one in some})
     for site, layer in replaced:
         site.replace(layer)
+    for one in found.layers.values():
+        if isinstance(one, LoRAEmbedding):
+            guard(one)
     return found
 
 
