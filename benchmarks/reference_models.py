@@ -89,7 +89,8 @@ def page(made: Sequence[Mapping[str, Any]], targets: Sequence[str], unbuilt: int
         *(f"- {count} {verdict}" for verdict, count in verdicts.most_common()),
         *([f"- {len(targets) - len(found)} not run yet"] if len(found) < len(targets) else []),
         "",
-        "*Certified in part*: every case that is served is right, and some adapters are refused by name:",
+        "*Certified in part*: every case that is served is right; some adapters, maybe all that a clause has drawn, "
+        "are refused by name:",
         "",
         "| refused as | cases | architectures | what that is |",
         "|---|---|---|---|",

@@ -74,15 +74,10 @@ class VllmModelLibrary(ModelLibrary):
 
 @contextmanager
 def loading(group: RankGroup) -> Iterator[None]:
-    """Inside, vLLM's loader runs for this rank; what it leaves unwritten is no number, and always the same."""
+    """Inside, vLLM's loader runs for this rank."""
     engine.groups()
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)  # which fills what is allocated and not written
-    try:
-        with ranked(group), engine.quick_loading(), engine.without_amx():
-            yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+    with ranked(group), engine.quick_loading(), engine.without_amx(), engine.defined_memory():
+        yield
 
 
 @lru_cache(maxsize=_MAPS_KEPT)
