@@ -110,6 +110,7 @@ class Apart:
 
     seconds: float
     folder: Path | None = None
+    impl: str = "vllm"
     _path: str = ""
     _process: Process | None = None
 
@@ -142,7 +143,7 @@ class Apart:
 
     def _kept(self, path: str, asked: Asked) -> Path | None:
         clause, name, budget = asked
-        key = hashlib.sha256(f"{path}/{clause}/{name}/{budget}".encode()).hexdigest()[:16]
+        key = hashlib.sha256(f"{self.impl}/{path}/{clause}/{name}/{budget}".encode()).hexdigest()[:16]
         return self.folder / f"{re.sub('[^A-Za-z0-9_]+', '-', path)}-{clause}-{key}.json" if self.folder else None
 
 

@@ -55,7 +55,7 @@ class ModelCertification:
     _apart: Apart = field(init=False)
 
     def __post_init__(self) -> None:
-        self._apart = Apart(self.certify.time_limit, self.certify.resume)
+        self._apart = Apart(self.certify.time_limit, self.certify.resume, self.options.impl or "vllm")
 
     def prepare(self, fit: list[str] | None = None) -> None:
         """Finds the models; nothing is built yet, and the controller of workers imports no vLLM.
@@ -64,9 +64,9 @@ class ModelCertification:
             pytest.UsageError: a target names no model that can be certified, or something is not installed.
         """
         impl = self.options.impl or "vllm"
-        implementation = implementation_of(replace(self.options, impl=impl), prepare=False)
+        implementation = implementation_of(replace(self.options, impl=impl, layers="vllm"), prepare=False)
         if getattr(implementation, "models", None) is None:
-            raise pytest.UsageError(f"--impl {impl} is not driven on whole models: use --impl vllm")
+            raise pytest.UsageError(f"--impl {impl} is not driven on whole models: use --impl vllm or reference")
         subject = Subject(implementation, ThreadsEngine(), self.options.device)
         for name, found in self._found(fit).items():
             self.subjects[name] = subject
