@@ -1,0 +1,84 @@
+"""An adapter of AFMoE's router, under the name that its checkpoint has, too, loads and does nothing.
+
+Clause MODEL-1. Releases: 0.33.0.
+"""
+
+# ruff: noqa: E402
+import os
+
+os.environ |= {"VLLM_TARGET_DEVICE": "cpu", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_PLUGINS": "", "HF_HUB_OFFLINE": "1"}
+os.environ |= {"HUMMING_DISABLE_PARALLEL_BUILD": "1"}  # or importing vLLM starts background builds
+
+import sys
+import tempfile
+
+import torch
+import vllm.platforms
+from vllm.platforms.cpu import CpuPlatform
+
+vllm.platforms._current_platform = CpuPlatform()  # the wheel of a machine without a GPU has none
+
+from peft import LoraConfig, get_peft_model
+from transformers import AfmoeConfig, AfmoeForCausalLM
+from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.distributed import init_distributed_environment, initialize_model_parallel
+from vllm.engine.arg_utils import EngineArgs
+from vllm.lora.request import LoRARequest
+from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
+from vllm.model_executor.model_loader import get_model
+
+torch.set_grad_enabled(False)
+folder = tempfile.mkdtemp()
+with set_current_vllm_config(VllmConfig()):
+    init_distributed_environment(1, 0, f"file://{folder}/rendezvous", 0, backend="gloo")
+    initialize_model_parallel(1, 1)
+
+
+def served(directory):
+    """The model in a directory, and the worker's manager of its adapters."""
+    options = EngineArgs(
+        model=directory,
+        dtype="float32",
+        skip_tokenizer_init=True,
+        enforce_eager=True,
+        max_model_len=64,
+        enable_lora=True,
+    )
+    config = options.create_engine_config()
+    with set_current_vllm_config(config):
+        model = get_model(vllm_config=config)
+        worker = LRUCacheWorkerLoRAManager(config, torch.device("cpu"), getattr(model, "embedding_modules", {}))
+        worker.create_lora_manager(model, config)
+    return model, worker
+
+
+def report(expected, got, present):
+    """Ends the script: 1 where the defect is there, 0 where not."""
+    print(f"expected: {expected}\ngot:      {got}\n{'PRESENT' if present else 'absent'} in vLLM {vllm.__version__}")
+    sys.exit(int(present))
+
+
+small = AfmoeConfig(
+    hidden_size=64, intermediate_size=128, moe_intermediate_size=48, num_hidden_layers=2, num_dense_layers=1,
+    num_attention_heads=4, num_key_value_heads=4, head_dim=16, num_experts=4, num_experts_per_tok=2,
+    num_shared_experts=1, vocab_size=128, max_position_embeddings=64, sliding_window=32,
+    layer_types=["sliding_attention", "full_attention"],
+)  # fmt: skip
+for name, value in {"score_func": "sigmoid", "route_norm": True, "n_group": 1, "topk_group": 1}.items():
+    setattr(small, name, value)  # which published files have
+base = AfmoeForCausalLM(small)
+config = LoraConfig(r=1, target_modules=["router.gate"], init_lora_weights=False)
+base.save_pretrained(f"{folder}/base")
+get_peft_model(base, config).save_pretrained(f"{folder}/adapter")
+model, worker = served(f"{folder}/base")
+try:
+    worker.add_adapter(LoRARequest("one", 1, f"{folder}/adapter"))
+except Exception as error:
+    report("an error that names the router", f"{type(error).__name__}: {error}", "gate" not in str(error))
+layers = worker._adapter_manager.modules
+used = [name for name, layer in layers.items() if any(b.any() for b in layer.lora_b_stacked)]
+report(
+    "the LoRA B of the router is not zero, or an error that names the router",
+    f"LoRA B is not zero in {used}",
+    not used,
+)

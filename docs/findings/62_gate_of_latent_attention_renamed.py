@@ -1,0 +1,98 @@
+"""An adapter of the gate of HunYuan V4's attention, under the name of transformers 5, loads and does nothing.
+
+Clause MODEL-1. Releases: 0.33.0.
+"""
+
+# ruff: noqa: E402
+import os
+
+os.environ |= {"VLLM_TARGET_DEVICE": "cpu", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_PLUGINS": "", "HF_HUB_OFFLINE": "1"}
+os.environ |= {"HUMMING_DISABLE_PARALLEL_BUILD": "1"}  # or importing vLLM starts background builds
+
+import re
+import sys
+import tempfile
+
+import torch
+import vllm.platforms
+from vllm.platforms.cpu import CpuPlatform
+
+vllm.platforms._current_platform = CpuPlatform()  # the wheel of a machine without a GPU has none
+
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import HYV4Config, HYV4ForCausalLM
+from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.distributed import init_distributed_environment, initialize_model_parallel
+from vllm.engine.arg_utils import EngineArgs
+from vllm.lora.request import LoRARequest
+from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
+from vllm.model_executor.model_loader import get_model
+
+torch.set_grad_enabled(False)
+torch.cpu._is_amx_tile_supported = lambda: False  # the operators for AMX are not in the wheel
+choose = (
+    CpuPlatform.get_attn_backend_cls
+)  # a CPU has no sparse attention; dense one is built in its place, and not run
+CpuPlatform.get_attn_backend_cls = classmethod(
+    lambda cls, selected, attn_selector_config, **others: choose(
+        selected, attn_selector_config=attn_selector_config._replace(use_sparse=False), **others
+    )
+)
+folder = tempfile.mkdtemp()
+with set_current_vllm_config(VllmConfig()):
+    init_distributed_environment(1, 0, f"file://{folder}/rendezvous", 0, backend="gloo")
+    initialize_model_parallel(1, 1)
+
+
+def served(directory):
+    """The model in a directory, and the worker's manager of its adapters."""
+    options = EngineArgs(
+        model=directory,
+        dtype="float32",
+        skip_tokenizer_init=True,
+        enforce_eager=True,
+        max_model_len=64,
+        enable_lora=True,
+    )
+    config = options.create_engine_config()
+    with set_current_vllm_config(config):
+        model = get_model(vllm_config=config)
+        worker = LRUCacheWorkerLoRAManager(config, torch.device("cpu"), getattr(model, "embedding_modules", {}))
+        worker.create_lora_manager(model, config)
+    return model, worker
+
+
+def report(expected, got, present):
+    """Ends the script: 1 where the defect is there, 0 where not."""
+    print(f"expected: {expected}\ngot:      {got}\n{'PRESENT' if present else 'absent'} in vLLM {vllm.__version__}")
+    sys.exit(int(present))
+
+
+small = HYV4Config(
+    hidden_size=64, intermediate_size=128, moe_intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
+    num_key_value_heads=4, n_routed_experts=4, num_experts_per_tok=2, q_lora_rank=24, kv_lora_rank=32,
+    qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=16, vocab_size=128, max_position_embeddings=64,
+    layer_types=["indexed_attention"], mlp_layer_types=["dense"], indexer_types=["full"], index_topk=8,
+    index_head_dim=16, index_n_heads=4, pad_token_id=127, bos_token_id=126, eos_token_id=125,
+)  # fmt: skip
+base = HYV4ForCausalLM(small)
+config = LoraConfig(r=1, target_modules=["self_attn.gate_proj"], init_lora_weights=False)
+base.save_pretrained(f"{folder}/base")
+tensors = load_file(f"{folder}/base/model.safetensors")  # published files have these names in another order
+tensors = {
+    re.sub(r"\.hc_pre\.(hc_attn_layer|hc_mlp_layer)\.", r".\1.hc_pre.", name): one for name, one in tensors.items()
+}
+tensors = {name.replace(".hc_pre.hc_head.", ".hc_head."): one for name, one in tensors.items()}
+save_file(tensors, f"{folder}/base/model.safetensors", {"format": "pt"})
+get_peft_model(base, config).save_pretrained(f"{folder}/adapter")
+model, worker = served(f"{folder}/base")
+try:
+    worker.add_adapter(LoRARequest("one", 1, f"{folder}/adapter"))
+except Exception as error:
+    report("an error that names the gate", f"{type(error).__name__}: {error}", "gate_proj" not in str(error))
+layers = worker._adapter_manager.modules
+used = [name for name, layer in layers.items() if any(b.any() for b in layer.lora_b_stacked)]
+report(
+    "the LoRA B of the gate is not zero, or an error that names the gate", f"LoRA B is not zero in {used}", not used
+)
