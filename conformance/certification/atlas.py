@@ -30,6 +30,7 @@ _MARKS = {
     Verdict.NOT_APPLICABLE: "n/a",
     Verdict.ERROR: "error",
 }
+_NOT_REACHED = "not reached in this run"
 Results = Mapping[str, Mapping[str, ClauseResult]]  # by architecture and clause
 
 
@@ -50,7 +51,7 @@ def page(results: Results, targets: Mapping[str, ModelTarget], reasons: Mapping[
     lines += [f"| architecture | can be adapted | {' | '.join(CLAUSES)} | cause |", "|" + "---|" * (len(CLAUSES) + 3)]
     lines += [_row(name, of_name, targets[name], known) for name, of_name in judged.items()]
     lines += ["", "## What fails", "", *_failures(judged, known)]
-    lines += ["", "## Not applicable", ""]
+    lines += ["", "## Not applicable, or not reached", ""]
     for reason, names in _by_reason(out).items():
         lines.append(f"- {reason} ({len(names)}): {', '.join(names)}")
     return "\n".join(lines) + "\n"
@@ -63,7 +64,7 @@ def _says_something(result: ClauseResult) -> bool:
 def _reason(of_name: Mapping[str, ClauseResult]) -> str:
     """Why nothing was judged, as most cases have it."""
     if not of_name:
-        return "not reached in this run"
+        return _NOT_REACHED
     said = sum((result.reasons for result in of_name.values()), Counter[str]())
     return said.most_common(1)[0][0].removeprefix("not applicable: ") if said else "no case was drawn"
 
@@ -71,12 +72,13 @@ def _reason(of_name: Mapping[str, ClauseResult]) -> str:
 def _head(judged: Results, out: Mapping[str, str]) -> list[str]:
     failing = [name for name, of_name in judged.items() if any(one.failures for one in of_name.values())]
     broken = [name for name, of_name in judged.items() if any(one.errors for one in of_name.values())]
+    late = sum(reason == _NOT_REACHED for reason in out.values())
     cases = sum(one.cases for of_name in judged.values() for one in of_name.values())
     return [
         f"{len(judged) + len(out)} architectures of the registry declare LoRA support, or are served by a class that "
         f"does. {len(judged)} were judged, in {cases} cases: {len(failing)} break a clause of chapter MODEL, "
-        f"{len(judged) - len(set(failing) | set(broken))} break none. {len(out)} are not applicable, for the reasons "
-        "at the end.",
+        f"{len(judged) - len(set(failing) | set(broken))} break none. {len(out) - late} are not applicable, for the "
+        f"reasons at the end, and {late} were not reached.",
         "",
         "Every clause is run on the plainest configuration with everything adapted at once, and on drawn ones. *–* is "
         "*not exercised*: what the clause presumes is wrong already, or nothing of what was drawn is served. "
