@@ -8,8 +8,9 @@ from itertools import combinations, permutations, product
 
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
-from strategies.choices import numbers, sampled, sequences
+from strategies.choices import mostly, numbers, sampled, sequences
 from strategies.codec import Spec
+from strategies.groupings import batches
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -74,13 +75,13 @@ def experts_cases(*, tp_sizes: tuple[int, ...] = (1, 2, 4)) -> SearchStrategy[Ex
 def _experts_cases(draw: DrawFn, tp_sizes: tuple[int, ...]) -> ExpertsCase:
     tp_size = draw(sampled(tp_sizes, "ranks"))
     expert_parallel = tp_size > 1 and draw(sampled(_EITHER, "expert parallel"))
-    units = draw(sampled((1, 2, 3), "experts"))
+    units = draw(mostly((1, 2, 3), (7, 8, 9, 16), "experts"))
     experts = units * tp_size if expert_parallel else units + draw(sampled((0, 1), "one more"))
     inner = draw(sampled((1, 2, 3, 4), "intermediate")) * (1 if expert_parallel else tp_size)
     max_loras, slots = draw(_slots)
     max_rank = draw(sampled((4, 3, 1, 8), "largest rank"))
     adapters = tuple(draw(_adapter(index, slot, experts, max_rank)) for index, slot in enumerate(slots))
-    tokens = draw(sequences((*range(len(slots)), *range(len(slots)), -1), min_size=1, max_size=4, what="tokens"))
+    tokens = draw(batches((*range(len(slots)), *range(len(slots)), -1), few=4, many=(8, 15, 16, 17, 31, 32, 33)))
     top_k = min(experts, draw(sampled((1, 2, 2), "top k")))
     choices = tuple(combinations(range(experts), top_k))
     return ExpertsCase(

@@ -19,7 +19,7 @@ from strategies.adapters import MAX_RANKS
 from strategies.cases import Case, Heads
 from strategies.choices import numbers, sampled
 from strategies.codec import Named
-from strategies.groupings import GROUPINGS, Grouping
+from strategies.groupings import MANY_TOKENS, grouped
 from strategies.options import Options
 
 
@@ -35,7 +35,6 @@ class Dimension(Named):
     OUTPUTS = "outputs"
 
 
-TOKENS = (8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129)
 ADAPTERS = (4, 5, 6, 7, 8, 9)
 SLOTS = (4, 5, 6, 7, 8, 9, 16, 17, 32, 33)
 RANKS = (65, 96, 127, 128, 129, 255, 256, 257, 320, 512)
@@ -74,14 +73,13 @@ def enlarged(draw: DrawFn, case: Case, dimensions: tuple[Dimension, ...], option
 
 
 def _more_tokens(draw: DrawFn, case: Case, options: Options) -> Case:
-    count = draw(sampled(TOKENS, "many tokens"))
+    count = draw(sampled(MANY_TOKENS, "many tokens"))
     return replace(case, tokens=_grouped(draw, case, count, options))
 
 
 def _grouped(draw: DrawFn, case: Case, count: int, options: Options) -> tuple[int, ...]:
     choices = tuple(range(len(case.adapters))) + ((-1,) if options.without_adapter or not case.adapters else ())
-    grouping: Grouping = draw(sampled(GROUPINGS, "grouping"))
-    return grouping(count, choices, draw(numbers(64, "grouped")))
+    return draw(grouped(count, choices))
 
 
 def _more_adapters(draw: DrawFn, case: Case, options: Options) -> Case:
