@@ -18,6 +18,7 @@ from lora_compat.kernels import TokenBatch
 from lora_compat.quantization.protocol import WEIGHT_NAMES, stored_weight
 from lora_compat.sharding import ShardPlan
 from lora_compat.slots import SlotBuffers
+from lora_compat.token_identity import TokenInput, anonymous, identified
 from lora_compat.unwrap import chain_of
 from lora_compat.weights import know_lora
 
@@ -40,8 +41,9 @@ class LoRALinear(nn.Module):
             UnsupportedLayerError: the layer has no family, or neither a quant method nor a weight.
         """
         super().__init__()
-        _, family, group_of = registry.require(base_layer)
+        base, family, group_of = registry.require(base_layer)
         self.base_layer = base_layer
+        self.own_forward = type(base_layer).forward is not base.forward
         self.family: Family = family
         self.plan = ShardPlan.of(base_layer, fully_sharded=config.fully_sharded_loras)
         dtype, device = _dtype_and_device(base_layer)
@@ -67,11 +69,29 @@ class LoRALinear(nn.Module):
             MatmulBypassedError: adapters are active and the forward issued no matmul they could be added to.
         """
         intercept(self.base_layer)
-        served = self.delta.served
+        delta = self.delta
+        if self.own_forward and delta.batch.active:
+            return self._followed(*args, **kwargs)
+        served = delta.served
         result = self.base_layer(*args, **kwargs)
-        if self.delta.batch.active and self.delta.served == served:
-            raise MatmulBypassedError(self.delta.layer, "its forward used neither quant_method.apply nor its weight")
+        if delta.batch.active and delta.served == served:
+            raise MatmulBypassedError(delta.layer, "its forward used neither quant_method.apply nor its weight")
         return result
+
+    def _followed(self, *args: Any, **kwargs: Any) -> Any:
+        """A forward of the class's own, whose input says of each row which token it is."""
+        delta, served = self.delta, self.delta.served
+        tokens = len(delta.batch)
+        given = [identified(one, tokens) if isinstance(one, torch.Tensor) else one for one in args]
+        named = {k: identified(one, tokens) if isinstance(one, torch.Tensor) else one for k, one in kwargs.items()}
+        delta.following = any(isinstance(one, TokenInput) for one in (*given, *named.values()))
+        try:
+            result = self.base_layer(*given, **named)
+        finally:
+            delta.following = False
+        if delta.served == served:
+            raise MatmulBypassedError(delta.layer, "its forward used neither quant_method.apply nor its weight")
+        return anonymous(result)
 
     @property
     def rank_shards(self) -> int:
