@@ -46,6 +46,12 @@ _OF_LAYERS = (Dimension.INPUTS, Dimension.ROWS, Dimension.OUTPUTS)
 
 
 @cache
+def rising(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """The larger ones more often: they show what smaller ones show, too."""
+    return tuple(size for index, size in enumerate(sizes) for _ in range(1 + 3 * index // len(sizes)))
+
+
+@cache
 def large_dimensions(options: Options, *, layers: bool = True) -> SearchStrategy[tuple[Dimension, ...]]:
     """In seven cases of eight none, else one, seldom two, of those that ``options`` leave open; shrinks to none.
 
@@ -73,7 +79,7 @@ def enlarged(draw: DrawFn, case: Case, dimensions: tuple[Dimension, ...], option
 
 
 def _more_tokens(draw: DrawFn, case: Case, options: Options) -> Case:
-    count = draw(sampled(MANY_TOKENS, "many tokens"))
+    count = draw(sampled(rising(MANY_TOKENS), "many tokens"))
     return replace(case, tokens=_grouped(draw, case, count, options))
 
 
@@ -84,7 +90,7 @@ def _grouped(draw: DrawFn, case: Case, count: int, options: Options) -> tuple[in
 
 def _more_adapters(draw: DrawFn, case: Case, options: Options) -> Case:
     """The drawn adapters again and again, with values of their own, in slots of any order; each serves a token."""
-    count = draw(sampled(ADAPTERS, "many adapters"))
+    count = draw(sampled(rising(ADAPTERS), "many adapters"))
     turn, step = draw(numbers(count, "turn")), draw(sampled((1, count - 1), "step"))
     adapters = tuple(
         replace(one, slot=(turn + step * index) % count)
@@ -97,7 +103,7 @@ def _more_adapters(draw: DrawFn, case: Case, options: Options) -> Case:
 def _more_slots(draw: DrawFn, case: Case, options: Options) -> Case:
     """Many slots, with the adapters at the end, at the start, and in the middle."""
     most = len(case.adapters)
-    total = draw(sampled(SLOTS, "many slots")) + most
+    total = draw(sampled(rising(SLOTS), "many slots")) + most
     places = (total - 1, 0, total // 2, *(slot for slot in range(1, total - 1) if slot != total // 2))
     turn = draw(numbers(3, "first slot")) if most <= 3 else 0
     chosen = places[turn:] + places[:turn] if most <= 3 else places
@@ -117,7 +123,7 @@ def _larger_rank(draw: DrawFn, case: Case, options: Options) -> Case:
 
 def _wider(draw: DrawFn, case: Case, options: Options) -> Case:
     """Many inputs; on more than two ranks the whole layer has so many, not each rank."""
-    width = draw(sampled(INPUTS, "many inputs"))
+    width = draw(sampled(rising(INPUTS), "many inputs"))
     parts = case.layer_tp_size if case.layer.family is Family.ROW else 1
     each = width if parts <= 2 else -(-width // parts)
     return replace(case, layer=replace(case.layer, input_size=each * parts))
@@ -125,7 +131,7 @@ def _wider(draw: DrawFn, case: Case, options: Options) -> Case:
 
 def _taller(draw: DrawFn, case: Case, options: Options) -> Case:
     """One output of many rows, as for inputs; of a QKV layer large heads."""
-    layer, rows = case.layer, draw(sampled(ROWS, "many rows"))
+    layer, rows = case.layer, draw(sampled(rising(ROWS), "many rows"))
     if layer.heads is not None:
         heads = Heads(-(-rows // layer.heads.query), layer.heads.query, layer.heads.key_value)
         return replace(case, layer=replace(layer, heads=heads, output_sizes=heads.output_sizes))
@@ -140,7 +146,7 @@ def _more_outputs(draw: DrawFn, case: Case, options: Options) -> Case:
     """A merged layer of more outputs than four, and adapters that have a part for each, or one for all."""
     if case.layer.family is not Family.MERGED_COLUMN:
         return case
-    count = draw(sampled(OUTPUTS, "many outputs"))
+    count = draw(sampled(rising(OUTPUTS), "many outputs"))
     sizes = tuple(islice(cycle(case.layer.output_sizes), count))
     absent = draw(numbers(count + 1, "absent"))
     present = tuple(index + 1 != absent for index in range(count))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.power.hunting import Catch, hunt, reference_subject, suite_tests
-from tests.mutants.thresholds import Beyond, planted
+from tests.mutants.thresholds import TEMPLATES, Beyond, planted
 
 BUGS = tuple(planted(seen_only=False))
 
@@ -27,3 +28,23 @@ def sight_row(index: int, *, seeds: int) -> dict[str, Any]:
     bug = BUGS[index]
     found = [caught_by(bug, seed) is not None for seed in range(seeds)]
     return {"dimension": bug.template.dimension, "size": bug.size, "caught": sum(found), "seeds": seeds}
+
+
+def table(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """The rows as Markdown: a line for each dimension, a bug for each size."""
+    yield ""
+    yield "## How far the suite sees"
+    yield ""
+    yield (
+        "A bug that needs more than N of a dimension (of tensor parallelism: N ranks or more), and by how many seeds a "
+        "default run catches it. One case of eight has a dimension that is large, so what lies beyond the largest "
+        "sizes drawn (`strategies/large.py`) is never seen: more than 129 tokens, 9 adapters in a batch, 36 slots, "
+        "rank 512, 257 inputs, 129 rows of an output, 8 outputs, 32 ranks."
+    )
+    yield ""
+    yield "| dimension | N: seeds that catch it | clauses asked |"
+    yield "|---|---|---|"
+    for one in TEMPLATES:
+        own = [row for row in rows if row["dimension"] == one.dimension]
+        cells = ", ".join(f"{row['size']}: {row['caught']}/{row['seeds']}" for row in own)
+        yield f"| {one.dimension} | {cells} | {' '.join(one.clauses)} |"

@@ -105,7 +105,7 @@ def adapters(n: int) -> Any:
 
     def beyond(batch: Any, output: Any, **_: Any) -> torch.Tensor:
         served = sorted({slot for slot in batch.slots if slot >= 0})[:n]
-        return torch.tensor([slot not in served for slot in batch.slots])
+        return torch.tensor([slot not in served for slot in batch.slots], dtype=torch.bool)
 
     return _expanding(beyond)
 
@@ -113,7 +113,7 @@ def adapters(n: int) -> Any:
 @template("slots", clauses=NUMBERS, sizes=(4, 6, 8, 16, 24, 32, 64), seen=16)
 def slots(n: int) -> Any:
     """Adapters in slots from the n-th on are served by none."""
-    return _expanding(lambda batch, output, **_: torch.tensor([slot >= n for slot in batch.slots]))
+    return _expanding(lambda batch, output, **_: torch.tensor([slot >= n for slot in batch.slots], dtype=torch.bool))
 
 
 @template("rank of an adapter", clauses=NUMBERS, sizes=(64, 96, 128, 192, 256, 320, 512), seen=256)
