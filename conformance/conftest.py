@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
+from pathlib import Path
 
 import pytest
 import torch
 
-from conformance.certification.candidates import Certification
+from conformance.certification.candidates import Certification, Certifying
 from conformance.certification.clause_tests import clause_of
 from conformance.certification.known_failures import KnownFailures
 from conformance.certification.plugin import FIT, CertificationReport, deselect_others
@@ -27,7 +29,7 @@ from conformance.suite.warming import warm_up
 OPTIONS = pytest.StashKey[Options]()
 SUBJECT = pytest.StashKey[Subject]()
 RECORDER = pytest.StashKey[Recorder]()
-CERTIFICATION = pytest.StashKey[Certification]()
+CERTIFICATION = pytest.StashKey[Certifying]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -74,19 +76,27 @@ def _freeze() -> None:
 
 
 def _certify(config: pytest.Config, options: Options, asked: CertifyOptions) -> None:
-    """Runs the clauses on existing classes instead of drawn ones."""
-    certification = Certification(options, asked)
+    """Runs the clauses on existing classes, or models, instead of drawn ones."""
+    certification: Certifying = Certification(options, asked)
+    if asked.models:  # which takes transformers and PEFT, ten seconds that nobody else waits for
+        certification = importlib.import_module("conformance.certification.models").ModelCertification(options, asked)
     config.stash[CERTIFICATION] = certification
     certification.prepare(getattr(config, "workerinput", {}).get(FIT))
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(CertificationReport(certification), "conformance-report")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Chapter MODEL is about models that somebody names; its tests take libraries that the others do without."""
+    asked = config.stash[OPTIONS].certify
+    return True if collection_path.name == "test_models.py" and not (asked and asked.models) else None
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """After -k and -m, so that the parts of a run are of the tests that are left."""
     if CERTIFICATION in config.stash:
-        deselect_others(config, items)
+        deselect_others(config, items, models=bool(config.stash[CERTIFICATION].certify.models))
     keep(config.stash[OPTIONS].part or Part(), config, items)
 
 

@@ -39,6 +39,7 @@ CHAPTERS = {
     "MATH": "the numbers",
     "TARGET": "which modules",
     "LIFE": "adapters come and go",
+    "MODEL": "from an adapter file to a model",
     "KERNEL": "the device code",
     "COMM": "collectives",
 }
@@ -235,6 +236,47 @@ _CLAUSES = (
         "MATH-17",
         "On a base layer whose kernel quantizes activations, adapters see the activations as they were handed in.",
     ),
+    _must(
+        "MODEL-1",
+        "Every tensor of an adapter file changes what a module of the model computes, or is refused by name; none "
+        "vanishes, alone or among others.",
+        "vllm #11253",
+        "vllm #39278",
+        "vllm #18842",
+    ),
+    _must(
+        "MODEL-2",
+        "Base checkpoint + adapter = merged checkpoint, loaded by the model's own `load_weights`: every linear layer, "
+        "gate, embedding, head and expert, and every copy of a weight, on every rank.",
+        "vllm #48215",
+        "vllm #36372",
+    ),
+    _must(
+        "MODEL-3",
+        "Any way of writing the same adapter gives the same: under the names of the model's modules or of its "
+        "checkpoint, experts in one tensor or one by one.",
+        "vllm #39278",
+    ),
+    _must(
+        "MODEL-4",
+        "LoRA switched on changes nothing: with no adapter, and after adapters were used and removed, each module is "
+        "bit-identical to that of the model without LoRA.",
+        "vllm #48421",
+    ),
+    _must(
+        "MODEL-5",
+        "Loading leaves the files and other adapters as they were; loading again, or after another adapter, gives the "
+        "same.",
+        "vllm #20873",
+    ),
+    _must(
+        "MODEL-6",
+        "A class that declares LoRA support starts with it, with each option that it declares, warm-up included; one "
+        "that does not is refused by name.",
+        "vllm #18845",
+        "vllm #57708",
+    ),
+    _must("MODEL-7", "The result does not depend on the TP size or the sharding mode.", "vllm #45691"),
     _must("COMM-1", "All ranks issue the same sequence of collectives with matching shapes."),
     _must("COMM-2", "A layer with `disable_tp`, or of TP size 1, issues none.", "vllm #25487"),
 )
@@ -248,7 +290,7 @@ def page() -> str:
         "# The contract",
         "",
         f"Generated from `conformance/contract.py`, version {CONTRACT_VERSION}. What a LoRA implementation must do",
-        "with a linear layer it is handed.",
+        "with a linear layer it is handed, and with a model and its adapter files.",
     ]
     for chapter, title in CHAPTERS.items():
         clauses = [clause for clause in _CLAUSES if clause.chapter == chapter]

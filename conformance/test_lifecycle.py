@@ -29,9 +29,9 @@ from conformance.subjects.programs import ModelSession, observe_model
 from conformance.subjects.records import Record
 from conformance.subjects.subject import Subject
 from conformance.suite.checking import check
-from strategies.model_drawing import models
 from strategies.program_drawing import frames, programs
 from strategies.programs import Program, StepKind
+from strategies.tree_drawing import models
 
 
 @check("LIFE-1", Living)

@@ -20,11 +20,11 @@ from conformance.subjects.subject import Subject
 from conformance.subjects.trees import OTHER_WIDTH
 from conformance.suite.checking import check
 from strategies.choices import sampled
-from strategies.model_drawing import models
-from strategies.models import ModuleKind, ModuleSpec
 from strategies.program_drawing import frames, programs
 from strategies.programs import Program, StepKind
 from strategies.target_questions import TargetQuestion, misplaced_targets, target_questions
+from strategies.tree_drawing import models
+from strategies.trees import ModuleKind, ModuleSpec
 
 
 def named(question: TargetQuestion, module: ModuleSpec, target: str) -> bool:

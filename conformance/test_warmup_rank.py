@@ -23,10 +23,10 @@ from conformance.suite.checking import check
 from strategies.cases import Case
 from strategies.choices import sampled
 from strategies.drawing import cases
-from strategies.model_drawing import models
 from strategies.program_drawing import frames
 from strategies.programs import Program
 from strategies.ranks import RankQuestion, rank_questions
+from strategies.tree_drawing import models
 
 
 def chosen(subject: Subject, question: RankQuestion) -> int | Exception:

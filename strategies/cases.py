@@ -12,32 +12,7 @@ from dataclasses import dataclass, replace
 from lora_compat.families import Family
 from strategies.codec import Named, Spec
 from strategies.exactness import nearest_exact, require_exact
-from strategies.forwards import Forward
-
-
-class Constructor(Named):
-    """What a subclass does to its constructor."""
-
-    INHERITED = "inherited"
-    RENAMED = "renamed"  # other parameter names, keyword-only
-    HARD_CODED = "hard_coded"  # no parameters but the quant config
-
-
-class Loader(Named):
-    """What a subclass does to its weight loader."""
-
-    INHERITED = "inherited"
-    PASS_THROUGH = "pass_through"
-    REPLICATED_LAST = "replicated_last"  # the last output is whole on every rank, inside a sharded layer
-
-
-class Mixins(Named):
-    """Further bases of a subclass."""
-
-    NONE = "none"
-    BEFORE = "before"
-    AFTER = "after"
-    DIAMOND = "diamond"
+from strategies.subclasses import SubclassSpec
 
 
 class WrapperKind(Named):
@@ -136,36 +111,6 @@ class LayerSpec(Spec):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class SubclassSpec(Spec):
-    """A class derived from a family's base class; depth 0 is the base class itself.
-
-    With ``target``, ``package.module:Class``, it is that existing class instead of a rendered one, built by the
-    function ``recipe``, ``package.module:function``, where its constructor cannot be inferred.
-    """
-
-    depth: int = 0
-    mixins: Mixins = Mixins.NONE
-    dynamic: bool = False
-    constructor: Constructor = Constructor.INHERITED
-    loader: Loader = Loader.INHERITED
-    forward: Forward = Forward.INHERITED
-    target: str | None = None
-    recipe: str | None = None
-
-    @property
-    def changes_forward(self) -> bool:
-        """Whether the class has a forward of its own."""
-        return self.forward is not Forward.INHERITED
-
-    @property
-    def keeps_layout(self) -> bool:
-        """Whether what each rank returns is known: of drawn classes, and of existing ones that change nothing."""
-        overrides = self.forward, self.loader, self.constructor
-        unchanged = overrides == (Forward.INHERITED, Loader.INHERITED, Constructor.INHERITED)
-        return self.target is None or unchanged
-
-
-@dataclass(frozen=True, slots=True, repr=False)
 class AdapterSpec(Spec):
     """One adapter: its slot, rank and scaling, and which of the packed names it has.
 
@@ -212,7 +157,7 @@ class Case(Spec):
     """
 
     layer: LayerSpec = LayerSpec()
-    subclass: SubclassSpec = SubclassSpec()
+    subclass: SubclassSpec = SubclassSpec()  # noqa: RUF009 - frozen
     nesting: tuple[WrapperKind, ...] = ()
     tp_size: int = 1
     fully_sharded: bool = False

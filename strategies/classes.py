@@ -8,9 +8,10 @@ from itertools import product
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
 from lora_compat.families import Family
-from strategies.cases import Constructor, LayerSpec, Loader, Mixins, SubclassSpec
+from strategies.cases import LayerSpec
 from strategies.choices import sampled
 from strategies.forwards import Forward
+from strategies.subclasses import Constructor, Loader, Mixins, SubclassSpec
 
 MAX_DEPTH = 5
 FORWARDS = tuple(Forward)

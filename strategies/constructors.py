@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lora_compat.families import Family
-from strategies.cases import Constructor, LayerSpec, SubclassSpec
+from strategies.cases import LayerSpec
+from strategies.subclasses import Constructor, SubclassSpec
 
 # How a constructor with names of its own calls its sizes.
 _OTHER_NAMES = {

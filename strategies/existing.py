@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from lora_compat.families import Family
-from strategies.cases import LayerSpec, Quantization, Regime, SubclassSpec
+from strategies.cases import LayerSpec, Quantization, Regime
 from strategies.forwards import Forward
 from strategies.options import Options
 from strategies.parallel import TP_SIZES
+from strategies.subclasses import SubclassSpec
 
 T = TypeVar("T")
 
@@ -36,6 +37,11 @@ class Target:
     tp_sizes: tuple[int, ...] = TP_SIZES
     regimes: tuple[Regime, ...] = tuple(Regime)
     quantizations: tuple[Quantization, ...] = (Quantization.NONE,)
+
+    @property
+    def path(self) -> str:
+        """The class's path."""
+        return self.subclass.target or ""
 
 
 _target: ContextVar[Target | None] = ContextVar("target", default=None)

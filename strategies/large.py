@@ -115,9 +115,7 @@ def _larger_rank(draw: DrawFn, case: Case, options: Options) -> Case:
     """Some adapters of large rank, in slots of a rank that holds it."""
     rank = draw(sampled((options.ranks and (64, 128, 256)) or RANKS, "large rank"))
     others = draw(numbers(3, "who is of large rank"))
-    adapters = tuple(
-        one.of_rank(rank) if index % 3 in (0, others) else one for index, one in enumerate(case.adapters)
-    )
+    adapters = tuple(one.of_rank(rank) if index % 3 in (0, others) else one for index, one in enumerate(case.adapters))
     return replace(case, adapters=adapters, max_rank=next(most for most in LARGE_MAX_RANKS if rank <= most))
 
 

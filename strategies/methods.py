@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 from lora_compat.families import Family
-from strategies.cases import Constructor, LayerSpec, Loader, SubclassSpec
+from strategies.cases import LayerSpec
 from strategies.constructors import base_arguments, positional_names, renamed
 from strategies.forwards import Forward
+from strategies.subclasses import Constructor, Loader, SubclassSpec
 
 
 def methods_of(level: int, layer: LayerSpec, subclass: SubclassSpec) -> list[tuple[str, str]]:

@@ -21,8 +21,6 @@ class Peculiarity(Named):
     UNEVEN = "uneven"  # the parts of packed adapters have different ranks, as PEFT's rank_pattern makes them
 
 
-
-
 def with_peculiarities(draw: DrawFn, case: Case) -> Case:
     """``case``, in one of eight with something peculiar about its adapters; shrinks to nothing."""
     if not case.adapters:

@@ -10,9 +10,9 @@ from hypothesis.strategies import DrawFn, SearchStrategy, composite
 from strategies.adapters import SCALINGS, token_maps
 from strategies.cases import AdapterSpec
 from strategies.choices import mostly, numbers, sampled, sequences
-from strategies.model_drawing import models
-from strategies.models import ModelSpec, ModuleSpec
 from strategies.programs import Misfit, ModelAdapterSpec, Program, Step, StepKind
+from strategies.tree_drawing import models
+from strategies.trees import ModelSpec, ModuleSpec
 
 RANKS = (1, 2, 3, 4, 8, 16, 65, 128)
 ROOTED_RANKS = (1, 4, 16)  # √r is a power of two, so the scaling of rank-stabilised adapters is exact

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from strategies.cases import AdapterSpec, Dtype
 from strategies.codec import Named, Spec
 from strategies.exactness import require_exact
-from strategies.models import ModelSpec
+from strategies.trees import ModelSpec
 
 
 class StepKind(Named):

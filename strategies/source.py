@@ -10,8 +10,9 @@ import enum
 from functools import lru_cache
 
 from lora_compat.families import Family
-from strategies.cases import LayerSpec, Mixins, SubclassSpec
+from strategies.cases import LayerSpec
 from strategies.methods import methods_of
+from strategies.subclasses import Mixins, SubclassSpec
 
 CLASS_NAME = "DrawnLinear"
 BASE_CLASSES = {

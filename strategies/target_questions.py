@@ -10,8 +10,8 @@ from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
 from strategies.choices import sampled
 from strategies.codec import Spec
-from strategies.model_drawing import FOREIGN, models
-from strategies.models import ModelSpec, ModuleKind
+from strategies.tree_drawing import FOREIGN, models
+from strategies.trees import ModelSpec, ModuleKind
 
 
 @dataclass(frozen=True, slots=True, repr=False)

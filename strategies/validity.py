@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lora_compat.families import Family
-from strategies.cases import AdapterSpec, Case, Content, LayerSpec, Quantization, SubclassSpec
+from strategies.cases import AdapterSpec, Case, Content, LayerSpec, Quantization
 from strategies.classes import possible_forwards, possible_loaders
+from strategies.subclasses import SubclassSpec
 
 _GATHERING = (Family.COLUMN, Family.MERGED_COLUMN)
 

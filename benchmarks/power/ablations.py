@@ -16,7 +16,8 @@ from conformance.judging.anomalies import traits
 from conformance.oracles import linear as oracle
 from conformance.search import drawing, searching
 from conformance.values.linear import linear as values
-from strategies.cases import Case, Layout, Regime, SubclassSpec
+from strategies.cases import Case, Layout, Regime
+from strategies.subclasses import SubclassSpec
 
 # What vLLM's layer tests allow, absolute and relative.
 CONSTANT = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 3e-2}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import pytest
 
@@ -26,6 +28,28 @@ from strategies.source import Library
 
 # A class that hangs costs this once; a forward of these sizes takes a millisecond.
 WATCHDOG_SECONDS = 10.0
+
+
+class Certifying(Protocol):
+    """What is certified in a run: classes, or models."""
+
+    options: Options
+    certify: CertifyOptions
+    subjects: dict[str, Subject]
+    unfit: dict[str, SubjectError]
+
+    @property
+    def targets(self) -> Mapping[str, object]:
+        """How cases of each are drawn, by its name."""
+
+    def prepare(self, fit: list[str] | None = None) -> None:
+        """Finds them; a worker takes those only that the controller found ``fit``."""
+
+    def clause_run(self, path: str, budget: Budget) -> ClauseRun:
+        """Runs clauses on one of them."""
+
+    def outcomes(self, results: list[ClauseResult], baseline: Baseline | None) -> list[Outcome]:
+        """What became of each."""
 
 
 @dataclass(slots=True)

@@ -14,14 +14,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from conformance.certification.environment import source_hash
-from conformance.certification.outcome import OF_THE_IMPLEMENTATION, Conclusion, Outcome, complete
+from conformance.certification.environment import model_hash, source_hash
+from conformance.certification.outcome import OF_LAYERS, OF_THE_IMPLEMENTATION, Conclusion, Outcome, complete
 from conformance.contract import CONTRACT, CONTRACT_VERSION, Level
 from conformance.judging.measuring import Evidence
 from conformance.judging.verdicts import ClauseResult, Failure, Verdict
 from conformance.regressions.entries import Entry
 
 FORMAT_VERSION = 1
+MODEL = "model"  # the kind of a subject that is a whole model
 _GREEN = (Verdict.PASS.value, Verdict.NOT_APPLICABLE.value)
 
 
@@ -47,10 +48,10 @@ def joined(documents: Sequence[Mapping[str, Any]], run: Mapping[str, Any]) -> tu
     outcomes, subjects = [], []
     for parts in zip(*(document["subjects"] for document in documents), strict=True):
         results = [_result(entry, part["class"]) for part in parts for entry in part["clauses"]]
-        outcome = Outcome(parts[0]["class"], unfit=parts[0]["unfit"])
+        outcome = Outcome(parts[0]["class"], unfit=parts[0]["unfit"], model=parts[0].get("kind") == MODEL)
         if outcome.unfit is None:
             outcome.results = complete(
-                [one for one in results if OF_THE_IMPLEMENTATION not in "".join(one.reasons)], outcome.path
+                [one for one in results if not _is_about_others(one)], outcome.path, model=outcome.model
             )
         clauses = [_clause(result) for result in outcome.results.values()]
         subjects.append(
@@ -60,6 +61,11 @@ def joined(documents: Sequence[Mapping[str, Any]], run: Mapping[str, Any]) -> tu
         outcomes.append(outcome)
     document = dict(documents[0]) | {"verdict": overall(outcomes).value, "run": dict(run), "subjects": subjects}
     return document | {"sha256": digest(document)}, outcomes
+
+
+def _is_about_others(result: ClauseResult) -> bool:
+    reasons = "".join(result.reasons)
+    return OF_THE_IMPLEMENTATION in reasons or OF_LAYERS in reasons
 
 
 def overall(outcomes: Sequence[Outcome]) -> Conclusion:
@@ -150,7 +156,7 @@ def _verify_subject(file: Path, subject: Mapping[str, Any]) -> None:
     if red or subject["verdict"] != Conclusion.CERTIFIED.value:
         raise CertificateError(f"{file}: {path} is {subject['verdict']}: {', '.join(red) or 'see its verdict'}")
     try:
-        now = source_hash(path, subject["recipe"])
+        now = model_hash(path) if subject.get("kind") == MODEL else source_hash(path, subject["recipe"])
     except Exception as error:
         raise CertificateError(f"{file}: {path} cannot be imported to compare it: {error}") from error
     if now != subject["source_sha256"]:
@@ -161,16 +167,23 @@ def _subject(outcome: Outcome) -> dict[str, Any]:
     target = outcome.target
     recipe = target.subclass.recipe if target else None
     return {
+        "kind": MODEL if outcome.model else "class",
         "class": outcome.path,
         "family": target.family.value if target else None,
         "recipe": recipe,
-        "source_sha256": source_hash(outcome.path, recipe) if target else None,
+        "source_sha256": _hash(outcome),
         "verdict": outcome.conclusion.value,
         "unfit": str(outcome.unfit) if outcome.unfit else None,
         "known_failures": sorted(map(list, outcome.known)),
         "detection": detection(outcome.evidence),
         "clauses": [_clause(result) for result in outcome.results.values()],
     }
+
+
+def _hash(outcome: Outcome) -> str | None:
+    if outcome.model:
+        return model_hash(outcome.path) if outcome.unfit is None else None
+    return source_hash(outcome.path, outcome.target.subclass.recipe) if outcome.target else None
 
 
 def detection(evidence: Evidence) -> dict[str, Any]:

@@ -6,16 +6,18 @@ import hashlib
 import inspect
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import FunctionType
 
 import torch
 
 import lora_compat
+from conformance.implementations.vllm.models.registry import registered, source_file
 from conformance.subjects.recipes import load_class, load_recipe
 from conformance.subjects.subject import Subject
 from lora_compat.families import registry
 
-_PACKAGES = ("torch", "vllm", "triton", "hypothesis")
+_PACKAGES = ("torch", "vllm", "triton", "transformers", "peft", "hypothesis")
 
 
 def versions(subject: Subject) -> dict[str, str]:
@@ -44,6 +46,23 @@ def source_hash(path: str, recipe: str | None = None) -> str:
     if recipe:
         build = load_recipe(recipe).build
         digest.update(inspect.getsource(build).encode())
+    return digest.hexdigest()
+
+
+def model_hash(name: str) -> str:
+    """SHA-256 over the sources of the classes that serve a model and that make its checkpoints."""
+    # Here, as it takes ten seconds that only models need.
+    import transformers
+
+    from conformance.subjects.models.types import resolve
+
+    target = resolve(name)
+    made_by = inspect.getsourcefile(getattr(transformers, target.implementation))
+    entry = registered().get(target.architecture)
+    served_by = source_file(entry.module) if entry else inspect.getsourcefile(load_class(target.path))
+    digest = hashlib.sha256()
+    for file in (made_by, served_by):
+        digest.update(Path(file).read_bytes() if file else b"")
     return digest.hexdigest()
 
 

@@ -19,6 +19,7 @@ from strategies.existing import Target
 
 # These are handed a case, and look at something else than its layer.
 _WITHOUT_THE_LAYER = ("WRAP-6", "UNWRAP-4")
+OF_LAYERS = "concerns single layers and what is done with them: see a run without --certify-model"
 OF_THE_IMPLEMENTATION = "concerns the implementation alone, whatever the class: see a run without --certify"
 
 
@@ -40,9 +41,15 @@ def judges_a_layer(body: Body) -> bool:
     return any(hint is Case for name, hint in get_type_hints(body).items() if name not in ("subject", "return"))
 
 
-class Conclusion(enum.Enum):
-    """The verdict on a class."""
+def concerns(clause: str, *, model: bool) -> bool:
+    """Whether ``clause`` is about what is certified, a class or a whole model."""
+    return CONTRACT[clause].chapter == "MODEL" if model else concerns_a_class(clause)
 
+
+class Conclusion(enum.Enum):
+    """The verdict on a class or a model."""
+
+    NOT_APPLICABLE = "not applicable"
     CERTIFIED = "certified"
     KNOWN_FAILURES = "known failures only"
     IN_PART = "certified in part"
@@ -56,7 +63,7 @@ class Conclusion(enum.Enum):
 
 @dataclass(slots=True)
 class Outcome:
-    """One class and what became of each clause; ``unfit`` says why it could not be run at all."""
+    """One class, or model, and what became of each clause; ``unfit`` says why it could not be run at all."""
 
     path: str
     target: Target | None = None
@@ -65,16 +72,28 @@ class Outcome:
     unfit: SubjectError | None = None
     results: dict[str, ClauseResult] = field(default_factory=dict)
     known: set[tuple[str, str]] = field(default_factory=set)  # (clause, anomaly) of the baseline
+    model: bool = False
+
+    def concerned(self, clause: str) -> bool:
+        """Whether ``clause`` is about what is certified."""
+        return concerns(clause, model=self.model)
 
     @property
     def conclusion(self) -> Conclusion:
         """Certified only if every MUST is a pass, or not applicable for a stated reason, and no case was refused."""
         red, refused = self.red, self.refused_in_part
+        if self.model and self._nothing_applies:
+            return Conclusion.NOT_APPLICABLE
         if self.unfit is not None or not all(self._known(clause) for clause in red):
             return Conclusion.NOT_CERTIFIED
         if refused:
             return Conclusion.NOT_CERTIFIED if red else Conclusion.IN_PART
         return Conclusion.KNOWN_FAILURES if red else Conclusion.CERTIFIED
+
+    @property
+    def _nothing_applies(self) -> bool:
+        """Whether a model could not be made or served, so that no clause says anything of it."""
+        return all(one.verdict is Verdict.NOT_APPLICABLE for one in self.results.values())
 
     @property
     def on_vllms_layers(self) -> bool:
@@ -131,7 +150,7 @@ class Outcome:
         return result.verdict is Verdict.FAIL and all((clause, one.anomaly) in self.known for one in result.failures)
 
 
-def complete(results: Iterable[ClauseResult], path: str) -> dict[str, ClauseResult]:
+def complete(results: Iterable[ClauseResult], path: str, *, model: bool = False) -> dict[str, ClauseResult]:
     """The results of ``path`` by clause, with an entry for every clause of the contract, in its order."""
     totals = summed(result for result in results if result.target == path)
     found = {}
@@ -140,8 +159,9 @@ def complete(results: Iterable[ClauseResult], path: str) -> dict[str, ClauseResu
             found[clause] = totals[clause]
             continue
         empty = ClauseResult(clause, target=path)
-        if not concerns_a_class(clause):
+        if not concerns(clause, model=model):
+            why = OF_LAYERS if model else OF_THE_IMPLEMENTATION
             empty.counts[Verdict.NOT_APPLICABLE.value] = 1
-            empty.reasons[f"{Verdict.NOT_APPLICABLE.value}: {OF_THE_IMPLEMENTATION}"] = 1
+            empty.reasons[f"{Verdict.NOT_APPLICABLE.value}: {why}"] = 1
         found[clause] = empty
     return found

@@ -14,8 +14,9 @@ from conformance.certification.subjects import Found
 from conformance.subjects.recipes import Recipe
 from lora_compat.bound_loaders import LOADERS
 from lora_compat.families import Family
-from strategies.cases import AdapterSpec, Case, Constructor, Heads, LayerSpec, Loader, SubclassSpec
+from strategies.cases import AdapterSpec, Case, Heads, LayerSpec
 from strategies.forwards import Forward
+from strategies.subclasses import Constructor, Loader, SubclassSpec
 
 
 def subclass_of(found: Found) -> SubclassSpec:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
 from conformance.certification import certificate, summary
 from conformance.certification.baseline import Baseline, BaselineError
-from conformance.certification.candidates import Certification
+from conformance.certification.candidates import Certifying
 from conformance.certification.clause_tests import clause_of
 from conformance.certification.environment import versions
 from conformance.certification.files import write_files
-from conformance.certification.outcome import Outcome, concerns_a_class, judges_a_layer
+from conformance.certification.outcome import Outcome, concerns, judges_a_layer
 from conformance.suite.reporting import ConformanceReport
 
 FIT = "certify_fit"
@@ -22,7 +23,7 @@ _RAN = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TES
 class CertificationReport(ConformanceReport):
     """Collects the results on the process that prints; writes certificate and report, and decides the exit code."""
 
-    def __init__(self, certification: Certification) -> None:
+    def __init__(self, certification: Certifying) -> None:
         super().__init__(certification.options, {}, clause_of)
         self.certification = certification
         self._outcomes: list[Outcome] = []
@@ -37,7 +38,7 @@ class CertificationReport(ConformanceReport):
         super().pytest_runtest_logreport(report)
         for result in self.results[before:]:
             if not result.target:  # the worker died, so the name of the test is all there is
-                result.target = next((path for path in self.certification.targets if path in report.nodeid), "")
+                result.target = target_of(report.nodeid, self.certification.targets)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -103,13 +104,19 @@ class CertificationReport(ConformanceReport):
                 terminalreporter.write_line(f"{what}: {file}")
 
 
-def deselect_others(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keeps the tests of clauses whose cases are built of the class."""
+def target_of(nodeid: str, targets: Iterable[str]) -> str:
+    """The target of a test, by its node id alone; names may be parts of others."""
+    parameters = nodeid.partition("[")[2].rstrip("]")
+    return next((one for one in targets if parameters.startswith(f"{one}-") or parameters.endswith(f"-{one}")), "")
+
+
+def deselect_others(config: pytest.Config, items: list[pytest.Item], *, models: bool) -> None:
+    """Keeps the tests of clauses whose cases are built of the class, or are of whole models."""
     kept: list[pytest.Item] = []
     dropped: list[pytest.Item] = []
     for item in items:
         marker = item.get_closest_marker("clause")
-        keep = marker is not None and concerns_a_class(marker.args[0]) and _judges_a_case(item)
+        keep = marker is not None and concerns(marker.args[0], model=models) and (models or _judges_a_case(item))
         (kept if keep else dropped).append(item)
     items[:] = kept
     if dropped:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import textwrap
 
@@ -17,6 +18,13 @@ from conformance.search.bodies import judges
 from conformance.subjects.subject import Subject
 from conformance.test_files.layout import laid_out
 from strategies.codec import Spec
+
+_VOCABULARY = (
+    "strategies.cases",
+    "strategies.models.configs",
+    "strategies.models.adapters",
+    "strategies.models.cases",
+)
 
 
 def assert_clause(clause: str, case: Spec, *, impl: str = "reference", layers: str = "lora_compat") -> None:
@@ -44,9 +52,18 @@ def regression_test(failure: Failure, outcome: Outcome) -> str:
     lines.append("from conformance.certification.regression import assert_clause")
     if "Family." in failure.shown:
         lines.append("from lora_compat.families import Family")
-    lines += [f"from strategies.cases import {', '.join(used)}", "", ""]
+    lines += [*_imports(used), "", ""]
     name = f"test_{failure.clause}_{failure.anomaly}".lower().replace("-", "_")
     on = f'impl="{outcome.impl}"' + (', layers="vllm"' if outcome.on_vllms_layers else "")
     lines += [f"def {name}():", f"    case = {failure.shown}", f'    assert_clause("{failure.clause}", case, {on})']
     (text,) = laid_out(["\n".join(lines) + "\n"], width=100)
     return text
+
+
+def _imports(names: list[str]) -> list[str]:
+    """Where the words of a case come from."""
+    homes: dict[str, list[str]] = {}
+    for name in names:
+        home = next(module for module in _VOCABULARY if hasattr(importlib.import_module(module), name))
+        homes.setdefault(home, []).append(name)
+    return [f"from {home} import {', '.join(words)}" for home, words in sorted(homes.items())]

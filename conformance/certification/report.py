@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 
 from conformance.certification.environment import class_source
-from conformance.certification.outcome import Outcome, concerns_a_class
+from conformance.certification.outcome import Outcome
 from conformance.certification.phrases import described, kinds, order, power, verdict
 from conformance.certification.regression import regression_test
 from conformance.contract import CONTRACT
@@ -75,10 +75,10 @@ def _subject(outcome: Outcome) -> dict[str, Any]:
         "power": power(outcome.evidence),
         "verdicts": verdict_map(outcome.evidence),
         "errors": error_map(outcome.evidence),
-        "about": {clause: one for clause, one in outcome.results.items() if concerns_a_class(clause)},
-        "others": [clause for clause in outcome.results if not concerns_a_class(clause)],
+        "about": {clause: one for clause, one in outcome.results.items() if outcome.concerned(clause)},
+        "others": [clause for clause in outcome.results if not outcome.concerned(clause)],
         "counterexamples": [_counterexample(failures, outcome) for failures in kinds(outcome.failures)],
-        "source": class_source(outcome.path),
+        "source": "" if outcome.model else class_source(outcome.path),
     }
 
 

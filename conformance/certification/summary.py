@@ -5,10 +5,10 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from conformance.certification.outcome import Conclusion, Outcome, concerns_a_class
+from conformance.certification.outcome import Conclusion, Outcome
 from conformance.certification.phrases import described, kinds, order, power, shares, short, verdict
 from conformance.contract import CONTRACT
-from conformance.judging.verdicts import ClauseResult, Failure, Verdict
+from conformance.judging.verdicts import Failure, Verdict
 from conformance.subjects.subject import Subject
 from conformance.suite.options import Options
 
@@ -22,10 +22,16 @@ def header(subjects: Mapping[str, Subject], options: Options) -> list[str]:
     for identity in sorted(identities):
         lines.append("certify: " + ", ".join(f"{name} {value}" for name, value in identity))
     lines.append(
-        f"certify: {len(subjects)} class{'es' * (len(subjects) != 1)}, profile {options.profile} "
+        f"certify: {len(subjects)} {_counted(options, len(subjects))}, profile {options.profile} "
         f"({options.max_examples} cases a clause), seed {options.seed}"
     )
     return lines
+
+
+def _counted(options: Options, number: int) -> str:
+    if options.certify is not None and options.certify.models:
+        return "model" + "s" * (number != 1)
+    return "class" + "es" * (number != 1)
 
 
 def screen(outcomes: Sequence[Outcome]) -> list[str]:
@@ -46,7 +52,7 @@ def one(outcome: Outcome) -> list[str]:
     lines.append(
         f"{'clause':<10}{'level':<8}{'verdict':<16}{'cases':>7}{'pass':>7}{'vain':>7}{'refused':>9}{'n/a':>6}"
     )
-    about = [result for result in outcome.results.values() if not _of_others(result)]
+    about = [result for clause, result in outcome.results.items() if outcome.concerned(clause)]
     for result in about:
         counts = result.counts
         lines.append(
@@ -55,7 +61,8 @@ def one(outcome: Outcome) -> list[str]:
             f"{counts[Verdict.REFUSED.value]:>9}{counts[Verdict.NOT_APPLICABLE.value]:>6}"
         )
     others = len(outcome.results) - len(about)
-    lines.append(f"and {others} clauses that concern the implementation alone")
+    what = "single layers" if outcome.model else "the implementation alone"
+    lines.append(f"and {others} clauses that concern {what}")
     return [*lines, "", *reasons(outcome)]
 
 
@@ -65,7 +72,8 @@ def reasons(outcome: Outcome, *, shared: bool = True) -> list[str]:
     Without ``shared`` the failures that the family's base class has too are only counted.
     """
     if outcome.unfit is not None:
-        first = f"{outcome.path}: {outcome.conclusion.value}: {outcome.unfit.title}"
+        title = "" if outcome.unfit.title == outcome.conclusion.value else f": {outcome.unfit.title}"
+        first = f"{outcome.path}: {outcome.conclusion.value}{title}"
         return [first, *_wrapped(str(outcome.unfit), "  ")]
     lines = [] if shared else [described(outcome)]
     every = kinds(outcome.failures)
@@ -124,7 +132,9 @@ def _marked(failure: Failure, outcome: Outcome) -> str:
 
 def _shown(failure: Failure, outcome: Outcome) -> str:
     """The case without the class, which is in the line above."""
-    subclass = f"subclass={outcome.target.subclass!r}" if outcome.target else ""
+    if outcome.target is None:
+        return failure.shown
+    subclass = f"subclass={outcome.target.subclass!r}"
     return failure.shown.replace(f"{subclass}, ", "").replace(f", {subclass}", "").replace(subclass, "")
 
 
@@ -135,7 +145,7 @@ def overview(outcomes: Sequence[Outcome]) -> list[str]:
         f"{'class':<{width}}  {'verdict':<20}{'pass':>5}{'fail':>5}{'else':>5}  red clauses (shared with the base)"
     ]
     for outcome in outcomes:
-        verdicts = [result.verdict for result in outcome.results.values() if not _of_others(result)]
+        verdicts = [result.verdict for clause, result in outcome.results.items() if outcome.concerned(clause)]
         passed, failed = verdicts.count(Verdict.PASS), verdicts.count(Verdict.FAIL)
         shared = [clause for clause in outcome.red if clause not in outcome.own_red]
         red = ", ".join(outcome.own_red) + (f" ({', '.join(shared)})" if shared else "")
@@ -148,12 +158,11 @@ def overview(outcomes: Sequence[Outcome]) -> list[str]:
     certified, in_part = (
         sum(outcome.conclusion is one for outcome in outcomes) for one in (Conclusion.CERTIFIED, Conclusion.IN_PART)
     )
-    said = f"{certified} of {len(outcomes)} classes certified" + (f", {in_part} in part" if in_part else "")
+    left_out = sum(outcome.conclusion is Conclusion.NOT_APPLICABLE for outcome in outcomes)
+    what = "models" if outcomes[0].model else "classes"
+    said = f"{certified} of {len(outcomes)} {what} certified" + (f", {in_part} in part" if in_part else "")
+    said += f", {left_out} not applicable" if left_out else ""
     return [*lines, said]
-
-
-def _of_others(result: ClauseResult) -> bool:
-    return not concerns_a_class(result.clause)
 
 
 def _wrapped(text: str, first: str, rest: str | None = None) -> list[str]:

@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
         command = importlib.import_module(f"{__name__}.{found}")
         if hasattr(command, "add_parser"):
             command.add_parser(subparsers)
-            subparsers.choices[found].set_defaults(run=command.run)
+            subparsers.choices[found.replace("_", "-")].set_defaults(run=command.run)
     top.epilog = "exit codes: " + ", ".join(f"{code.value} {code.name.lower()}" for code in Exit)
     return top
 

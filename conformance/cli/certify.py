@@ -12,10 +12,10 @@ import pytest
 import conformance
 
 _PASSED_ON = (
-    *("impl", "recipe", "profile", "max_examples", "shards", "shard"),
+    *("impl", "profile", "max_examples", "shards", "shard"),
     *("certificate", "report", "baseline", "write_regressions"),
 )
-_EPILOG = """\
+EPILOG = """\
 exit codes: 0 certified (or known failures only, with --baseline), 1 not certified or in part, 2 the harness failed,
             4 usage
 """
@@ -27,12 +27,18 @@ def add_parser(subparsers: Any) -> None:
         "certify",
         help="certify an existing linear layer class",
         description="Runs the conformance suite on existing linear layers, and says whether LoRA works on them.",
-        epilog=_EPILOG,
+        epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("targets", nargs="+", metavar="TARGET", help="package.module:MyLinear, a module or a package")
     parser.add_argument("--impl", help="who wraps it (default: vllm for vLLM's classes, else the reference)")
     parser.add_argument("--recipe", metavar="MODULE:FUNCTION", help="the function that builds the class")
+    add_options(parser)
+    parser.set_defaults(run=run)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declares the options that classes and models have in common."""
     parser.add_argument("--profile", default="quick", help="cases per clause: quick 20 (default), default, thorough")
     parser.add_argument("--max-examples", help="cases per clause, whatever the profile says")
     parser.add_argument("--shards", metavar="N", help="into how many tests each clause is split")
@@ -44,22 +50,27 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--write-regressions", metavar="DIR", help="where failures are stored and written as tests")
     parser.add_argument("--baseline", metavar="FILE", help="known failures that do not fail the run")
     parser.add_argument("--update-baseline", action="store_true", help="write the failures of this run to --baseline")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Certifies; the exit code as in the command's help."""
-    code = int(pytest.main(pytest_arguments(arguments)))
+    given = [option for target in arguments.targets for option in ("--certify", target)]
+    given += ["--recipe", arguments.recipe] if arguments.recipe is not None else []
+    workers = ["-n", str(arguments.workers)] if arguments.workers > 1 else []
+    return exit_code([*pytest_arguments(arguments), *given, *workers])
+
+
+def exit_code(arguments: list[str]) -> int:
+    """Runs pytest, and what its exit code means here."""
+    code = int(pytest.main(arguments))
     return 2 if code == pytest.ExitCode.INTERNAL_ERROR else code
 
 
 def pytest_arguments(arguments: argparse.Namespace) -> list[str]:
-    """The pytest command line that certifies, free of whatever configuration is around."""
+    """The options of a pytest run that certifies, free of whatever configuration is around."""
     suite = str(Path(conformance.__file__).parent)
     given = [suite, "-c", os.devnull, f"--rootdir={suite}", "-p", "no:cacheprovider", "--disable-warnings"]
     given += ["-q", "--tb=no", "-rN"]
-    for target in arguments.targets:
-        given += ["--certify", target]
     for name in _PASSED_ON:
         value = getattr(arguments, name)
         if value is not None:
@@ -67,6 +78,4 @@ def pytest_arguments(arguments: argparse.Namespace) -> list[str]:
     given += ["--conformance-seed", arguments.seed]
     if arguments.update_baseline:
         given.append("--update-baseline")
-    if arguments.workers > 1:
-        given += ["-n", str(arguments.workers)]
     return given

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import gc
 import sys
 import threading
 import traceback
@@ -169,7 +170,12 @@ class _Round:
         self._posted = {}
 
     def _whereabouts(self, watchdog: float) -> str:
-        frame = sys._current_frames().get(self._workers[self._running].ident or 0)
+        # A collection inside of it may hand the interpreter to a thread that waits for the lock it holds: for ever.
+        gc.disable()
+        try:
+            frame = sys._current_frames().get(self._workers[self._running].ident or 0)
+        finally:
+            gc.enable()
         stack = "".join(traceback.format_stack(frame, limit=4)) if frame else "unknown"
         return (
             f"rank {self._running} of {len(self._states)} neither ended nor reached a collective within "

@@ -11,7 +11,7 @@ from torch import Tensor
 import lora_compat
 from conformance.engines.ranks import RankGroup
 from lora_compat.adapters import LoRAConfig
-from lora_compat.expert_adapters import ExpertsAdapter
+from lora_compat.expert_parts import ExpertsAdapter
 from lora_compat.kernels import TokenBatch
 from strategies.experts import ExpertsCase
 

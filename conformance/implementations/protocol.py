@@ -19,8 +19,8 @@ from conformance.engines.ranks import RankGroup
 from conformance.implementations.model_protocol import ModelDeployment, ModelManager
 from lora_compat.adapters import LayerAdapter
 from strategies.cases import DTYPES, Case, Dtype, Quantization
-from strategies.models import ModelSpec
 from strategies.source import Library
+from strategies.trees import ModelSpec
 
 
 class Refused(Exception):

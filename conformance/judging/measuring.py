@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from strategies.cases import Case
+from strategies.models.cases import ModelCase
 
 
 @dataclass(slots=True)
@@ -80,7 +81,7 @@ class Evidence:
 
     def record(self, case: object, measure: Measure, *, passed: bool) -> None:
         """One case that passed or failed."""
-        if not isinstance(case, Case):
+        if not isinstance(case, (Case, ModelCase)):
             return
         if passed:
             self.exact += measure.exact
@@ -125,9 +126,10 @@ class Evidence:
         return cls(data["exact"], data["rounded"], smallest, cells)
 
 
-def _bucket(case: Case) -> int:
+def _bucket(case: Case | ModelCase) -> int:
     """The largest rank of the case's adapters, rounded up to a power of two; 0 without adapters."""
-    largest = max((adapter.rank for adapter in case.adapters), default=0)
+    adapters = (case.adapter,) if isinstance(case, ModelCase) else case.adapters
+    largest = max((adapter.rank for adapter in adapters), default=0)
     return 1 << (largest - 1).bit_length() if largest else 0
 
 

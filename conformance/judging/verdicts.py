@@ -36,9 +36,7 @@ class Violation(ClauseBroken):
     a failure that another clause is to blame for nobody asks.
     """
 
-    def __init__(
-        self, anomaly: str | Callable[[], str], fact: Fact | str, case: Spec, place: Place = NOWHERE
-    ) -> None:
+    def __init__(self, anomaly: str | Callable[[], str], fact: Fact | str, case: Spec, place: Place = NOWHERE) -> None:
         self._anomaly, self.case = anomaly, case
         self.sighting = Sighting(Remark(fact) if isinstance(fact, str) else fact, place)
         super().__init__()

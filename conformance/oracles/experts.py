@@ -7,7 +7,7 @@ from torch import Tensor
 
 from conformance.implementations.experts import ExpertWeights
 from conformance.values.experts import SCALING, ExpertsTensors
-from lora_compat.expert_adapters import ExpertAdapter
+from lora_compat.expert_parts import ExpertAdapter
 from strategies.experts import ExpertsCase
 
 

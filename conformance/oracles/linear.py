@@ -25,9 +25,10 @@ from conformance.subjects.outcomes import HarnessError
 from conformance.subjects.subject import Subject
 from conformance.values.linear import CaseTensors, part_sizes, rank_input, values_of
 from lora_compat.families import Family
-from strategies.cases import Case, Dtype, Loader, Quantization, Regime
+from strategies.cases import Case, Dtype, Quantization, Regime
 from strategies.forwards import Forward
 from strategies.quantization import OF_ACTIVATIONS
+from strategies.subclasses import Loader
 
 
 @dataclass(frozen=True, slots=True, eq=False)

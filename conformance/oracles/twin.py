@@ -16,7 +16,8 @@ from conformance.implementations.dtypes import torch_dtype
 from conformance.oracles.linear import Expected, dense_output
 from conformance.values.linear import part_sizes, values_of
 from lora_compat.adapters import SubAdapter
-from strategies.cases import Case, Quantization, SubclassSpec
+from strategies.cases import Case, Quantization
+from strategies.subclasses import SubclassSpec
 
 
 def twin_of(case: Case) -> tuple[Tensor, Expected]:

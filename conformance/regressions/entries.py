@@ -28,6 +28,7 @@ class VoidEntry(UnreadableEntry):
 
 _VOCABULARY = (
     "strategies.experts",
+    "strategies.models.cases",
     "strategies.programs",
     "strategies.ranks",
     "strategies.schemes",

@@ -12,8 +12,9 @@ from dataclasses import replace
 from conformance.judging.verdicts import Violation
 from conformance.search.settling import Still, manner
 from lora_compat.families import Family
-from strategies.cases import DTYPES, AdapterSpec, Case, Constructor, Loader, Mixins, Regime
+from strategies.cases import DTYPES, AdapterSpec, Case, Regime
 from strategies.classes import possible_forwards
+from strategies.subclasses import Constructor, Loader, Mixins
 
 
 def indifferent_parts(case: Case, still: Still) -> tuple[str, ...]:

@@ -6,9 +6,9 @@ from hypothesis.stateful import rule
 
 from conformance.search.program_machines import ProgramMachine, on_one_of
 from strategies.choices import sampled
-from strategies.model_drawing import models
 from strategies.program_drawing import frames
 from strategies.programs import Misfit, StepKind
+from strategies.tree_drawing import models
 
 
 class Serving(ProgramMachine):

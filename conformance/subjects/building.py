@@ -17,9 +17,10 @@ from conformance.implementations.protocol import LayerLibrary
 from conformance.subjects.constructors import recipe_of
 from conformance.subjects.recipes import Geometry
 from lora_compat.sharding import shard_id
-from strategies.cases import Case, LayerSpec, Quantization, SubclassSpec, WrapperKind
+from strategies.cases import Case, LayerSpec, Quantization, WrapperKind
 from strategies.constructors import constructor_arguments
 from strategies.source import CLASS_NAME, Library, render
+from strategies.subclasses import SubclassSpec
 
 
 @lru_cache(maxsize=512)

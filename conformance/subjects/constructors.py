@@ -9,7 +9,7 @@ from torch import nn
 
 from conformance.subjects.recipes import OPTIONS, Geometry, Recipe, load_class, load_recipe
 from lora_compat.families import Family, registry
-from strategies.cases import SubclassSpec
+from strategies.subclasses import SubclassSpec
 
 # Other names that constructors give to the size parameters of the family's base class.
 _SYNONYMS = {

@@ -31,6 +31,14 @@ class SubjectRefused(Exception):
         self.reason = f"a rank: {type(failure.error).__name__}: {failure.error}"  # the same whichever rank said it
 
 
+class FileRefused(SubjectRefused):
+    """The implementation will not take an adapter file, and names what is in the way."""
+
+    def __init__(self, reason: str) -> None:
+        Exception.__init__(self, reason)
+        self.reason = reason
+
+
 class SubjectRaised(Exception):
     """The implementation raised something that is no refusal, on the rank that ``failure`` tells."""
 

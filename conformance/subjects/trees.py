@@ -11,7 +11,7 @@ from conformance.implementations.protocol import LayerLibrary
 from conformance.subjects.building import build_layer, load_weights
 from conformance.values.programs import ProgramValues
 from strategies.cases import Case
-from strategies.models import ModuleKind
+from strategies.trees import ModuleKind
 
 
 class Lookalike(nn.Module):

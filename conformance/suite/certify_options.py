@@ -13,6 +13,7 @@ class CertifyOptions:
     """What is to be certified, and where the results go."""
 
     targets: tuple[str, ...]
+    models: tuple[str, ...] = ()
     recipe: str | None = None
     certificate: Path | None = None
     report: Path | None = None
@@ -30,6 +31,13 @@ def add_certify_options(parser: pytest.Parser) -> None:
         metavar="TARGET",
         help="certify package.module:MyLinear, or every linear class of a module or package (repeatable)",
     )
+    group.addoption(
+        "--certify-model",
+        action="append",
+        default=[],
+        metavar="TARGET",
+        help="certify a model type, architecture, directory with a config.json, module:Class, or all (repeatable)",
+    )
     group.addoption("--recipe", default=None, metavar="MODULE:FUNCTION", help="the function that builds the class")
     group.addoption("--certificate", default=None, metavar="FILE", help="write the certificate, as JSON")
     group.addoption("--report", default=None, metavar="FILE.html", help="write the report, one HTML page")
@@ -44,11 +52,14 @@ def read_certify_options(config: pytest.Config) -> CertifyOptions | None:
         pytest.UsageError: options that make no sense together.
     """
     targets = tuple(dict.fromkeys(config.getoption("--certify")))
+    models = tuple(dict.fromkeys(config.getoption("--certify-model")))
     others = {name: config.getoption(name) for name in ("--recipe", "--certificate", "--report", "--baseline")}
-    if not targets:
+    if targets and models:
+        raise pytest.UsageError("--certify and --certify-model are two runs: give one of them")
+    if not targets and not models:
         given = [name for name, value in others.items() if value and name != "--baseline"]
         if given:
-            raise pytest.UsageError(f"{given[0]} goes with --certify package.module:MyLinear")
+            raise pytest.UsageError(f"{given[0]} goes with --certify package.module:MyLinear, or --certify-model")
         return None
     if others["--recipe"] and not (len(targets) == 1 and ":" in targets[0]):
         raise pytest.UsageError("--recipe builds one class: give one --certify package.module:MyLinear with it")
@@ -57,6 +68,7 @@ def read_certify_options(config: pytest.Config) -> CertifyOptions | None:
         raise pytest.UsageError("--update-baseline writes the file that --baseline names; give both")
     return CertifyOptions(
         targets=targets,
+        models=models,
         recipe=others["--recipe"],
         certificate=_path(others["--certificate"]),
         report=_path(others["--report"]),

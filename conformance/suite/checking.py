@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -36,9 +37,11 @@ from conformance.subjects.outcomes import (
 )
 from conformance.subjects.subject import Subject
 from lora_compat.families import Family
-from strategies.cases import Case, LayerSpec, SubclassSpec
+from strategies.cases import Case, LayerSpec
 from strategies.codec import Spec
 from strategies.existing import NothingFits, Target, targeting
+from strategies.models.cases import ModelCase, ModelDraws, targeting_model
+from strategies.subclasses import SubclassSpec
 
 Body = Callable[[Subject, Any], None]
 PROFILES = {"quick": 20, "default": 250, "thorough": 1000}
@@ -71,18 +74,18 @@ class ClauseRun:
     subject: Subject
     budget: Budget
     result: ClauseResult = field(init=False)
-    target: Target | None = None
+    target: Target | ModelDraws | None = None
     recorder: Recorder | None = None
 
     def check(self, clause: str, name: str, source: Source, body: Body) -> ClauseResult:
         """Runs ``body`` on the cases stored for the clause, then on drawn ones; never raises for what they find."""
-        self.result = ClauseResult(clause, target=self.target.subclass.target or "" if self.target else "")
+        self.result = ClauseResult(clause, target=self.target.path if self.target else "")
         seed = self.budget.seed_for(clause, name)
         judge, sight = partial(self._judged, body), partial(self._sighted, clause, body)
         search = Search(source, judge, sight, examples=self.budget.examples, seed=seed)
         started = time.perf_counter()
         try:
-            with targeting(self.target):
+            with _targeting(self.target):
                 search.known.update(self._replay(clause, body))
                 for found in search.failures():
                     self._keep(clause, body, found)
@@ -90,7 +93,8 @@ class ClauseRun:
             self.result.counts[Verdict.NOT_APPLICABLE.value] += 1
             self.result.reasons[f"{Verdict.NOT_APPLICABLE.value}: {reason}"] += 1
         except hypothesis.errors.Flaky as error:
-            self.result.errors.append(f"not reproducible: {error}")
+            if not self.result.errors:  # after which no case is run, and none fails again
+                self.result.errors.append(f"not reproducible: {error}")
         finally:
             self.result.seconds = time.perf_counter() - started
         if search.exhausted:
@@ -216,8 +220,14 @@ class ClauseRun:
         return False
 
 
+def _targeting(target: Target | ModelDraws | None) -> AbstractContextManager[None]:
+    return targeting_model(target) if isinstance(target, ModelDraws) else targeting(target)
+
+
 def _target_of(case: Spec) -> str:
-    """The existing class that the case is about; none for drawn ones."""
+    """The existing class or model that the case is about; none for drawn ones."""
+    if isinstance(case, ModelCase):
+        return case.target
     return case.subclass.target or "" if isinstance(case, Case) else ""
 
 

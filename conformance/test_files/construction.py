@@ -11,8 +11,7 @@ from torch import Tensor
 from conformance.implementations.schemes import METHODS
 from conformance.subjects.building import shard_id_of
 from conformance.test_files.literals import INDENT, Expression, call, one_line, rows, tensor_text
-from conformance.test_files.scenes import Scene
-from strategies.cases import Case, Dtype, LayerSpec, Quantization, WrapperKind
+from strategies.cases import Case, LayerSpec, Quantization, WrapperKind
 from strategies.constructors import constructor_arguments, positional_names
 from strategies.source import BASE_CLASSES, CLASS_NAME, Library, render
 
@@ -58,11 +57,6 @@ def class_source(case: Case, library: Library, number: str = "") -> tuple[set[st
     if case.subclass.depth == 0:
         return imports, ""
     return imports, "\n".join(line for line in lines if line not in imports).strip("\n")
-
-
-def wrapper_classes(scene: Scene) -> list[str]:
-    """The classes of the wrappers that the case is nested in."""
-    return wrapper_sources(set(scene.case.nesting)) if scene.unwraps else []
 
 
 def wrapper_sources(kinds: Collection[WrapperKind]) -> list[str]:
@@ -131,24 +125,3 @@ def built(
             lines.append(f"for shard, {name}_part in zip({names}, {name}_rows, strict=True):")
             lines.append(f"    layer.{name}.weight_loader(layer.{name}, {part}, shard)")
     return [*lines, "layer.quant_method.process_weights_after_loading(layer)"]
-
-
-def nested(scene: Scene) -> list[str]:
-    """``outer``, the modules around ``lora``."""
-    return [f"outer: Any = {nested_text(scene.case.nesting, 'lora')}"]
-
-
-def default_dtype(scene: Scene) -> list[str]:
-    """A fixture that sets torch's default dtype, where the case has another."""
-    dtype = scene.case.dtype.of_tensors
-    if dtype == Dtype.FLOAT32.value:
-        return []
-    return [
-        "",
-        "",
-        "@pytest.fixture(autouse=True)",
-        "def narrow() -> Iterator[None]:",
-        f"{INDENT}torch.set_default_dtype(torch.{dtype})",
-        f"{INDENT}yield",
-        f"{INDENT}torch.set_default_dtype(torch.float32)",
-    ]

@@ -11,7 +11,8 @@ from pathlib import Path
 from conformance.regressions.entries import Entry, StoredFailure
 from conformance.regressions.proof import replayed, run_file, same_reason
 from conformance.regressions.store import Store, replace_file
-from conformance.test_files.dialects import CannotWrite, Dialect
+from conformance.test_files.dialects import Dialect
+from conformance.test_files.layout import CannotWrite
 from conformance.test_files.scenes import reference
 from conformance.test_files.vllm_dialect import Vllm
 from conformance.test_files.writer import DIALECTS, MOST_LINES, NOT_RUN, UNPROVED, File, file_name, proved, write_all

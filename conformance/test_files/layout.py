@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,23 +14,23 @@ from conformance.test_files.literals import INTEGERS, LONGEST, NUMBERS
 
 _EARLY = ("import vllm.platforms", "from vllm.platforms.cpu import CpuPlatform")
 _CPU_PLATFORM = 'vars(vllm.platforms)["_current_platform"] = CpuPlatform()  # before the rest of vLLM'
-# What a file imports for words that its text has.
-_FOR_WORDS = {
-    "torch.": "import torch",
-    "pytest.": "import pytest",
-    "re.findall(": "import re",
-    "json.dumps(": "import json",
-    "Path(": "from pathlib import Path",
-    "TemporaryDirectory(": "from tempfile import TemporaryDirectory",
-    "threading.": "import threading",
-    "ThreadPoolExecutor(": "from concurrent.futures import ThreadPoolExecutor",
-    "SimpleNamespace(": "from types import SimpleNamespace",
-    " Any": "from typing import Any",
-    "partial(": "from functools import partial",
-    "suppress(": "from contextlib import suppress",
-    "Callable[": "from collections.abc import Callable",
-    "Iterator[": "from collections.abc import Iterator",
+_MODULES = ("json", "pytest", "re", "threading", "torch")
+_NAMES = {
+    "Any": "typing",
+    "Callable": "collections.abc",
+    "Iterator": "collections.abc",
+    "Path": "pathlib",
+    "SimpleNamespace": "types",
+    "TemporaryDirectory": "tempfile",
+    "ThreadPoolExecutor": "concurrent.futures",
+    "partial": "functools",
+    "save_file": "safetensors.torch",
+    "suppress": "contextlib",
 }
+
+
+class CannotWrite(ValueError):
+    """A failure that no file can be written for; the message says why."""
 
 
 class FormatterMissing(RuntimeError):
@@ -41,15 +42,21 @@ class FormatterMissing(RuntimeError):
         )
 
 
-def whole_file(told: str, given: Iterable[str], text: str) -> str:
+def whole_file(told: str, given: Iterable[str], names: Mapping[str, str], text: str) -> str:
     """The docstring, the imports ``given`` and those that ``text`` needs, and ``text``, not laid out yet.
 
-    Nothing of vLLM may be imported before its platform is chosen, so those come after a statement.
+    ``names`` has, for each name of a library, the module it is imported from. Nothing of vLLM may be imported before
+    its platform is chosen, so those come after a statement.
     """
     for word, definition in (("numbers(", NUMBERS), ("integers(", INTEGERS)):
         if word in text:
             text = f"{definition}\n\n\n{text}"
-    lines = {*given, *(line for word, line in _FOR_WORDS.items() if word in text)}
+    words = set(re.findall(r"(?<!\.)\b[A-Za-z_]\w*", text)) - set(re.findall(r"\w+", " ".join(given)))
+    lines = {
+        *given,
+        *(f"from {module} import {name}" for name, module in {**_NAMES, **names}.items() if name in words),
+    }
+    lines |= {f"import {name}" for name in _MODULES if f"{name}." in text and name in words}
     late = {line for line in lines if line.split()[1].partition(".")[0] == "vllm"}
     early = lines - late
     if not late:

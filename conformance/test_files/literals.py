@@ -114,15 +114,6 @@ def assertion(name: str, ranks: Sequence[object]) -> list[str]:
     return [f"expected = {rows(ranks[0])}", f"assert {name} == [expected] * {len(ranks)}"]
 
 
-def names_one_of(kind: str, names: Sequence[str]) -> list[str]:
-    """An assertion that ``said`` names one of the modules or targets, whichever ``kind`` they are."""
-    given = one_line(tuple(names))
-    line = f"assert any({kind} in said for {kind} in {given})"
-    if len(line) <= WIDTH:
-        return [line]
-    return [f"{kind}s = {given}", f"assert any({kind} in said for {kind} in {kind}s)"]
-
-
 def call(head: str, arguments: Sequence[str] | Mapping[str, object]) -> str:
     """A call: of names with values, or of expressions."""
     if isinstance(arguments, Mapping):

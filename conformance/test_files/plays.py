@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-from torch import Tensor
 
 from conformance.judging.anomalies.partial_sums import summed_over_ranks, sums_partials
 from conformance.judging.facts import Place
 from conformance.oracles.programs import ProgramOracle
 from conformance.oracles.shelf import Shelf
 from conformance.subjects.calls import Call, calls_of
-from conformance.test_files.dialects import CannotWrite
-from conformance.test_files.scenes import paths_of, reference, rows
-from conformance.values.linear import rank_input
+from conformance.test_files.layout import CannotWrite
+from conformance.test_files.scenes import reference, rows
 from conformance.values.programs import in_tower
 from lora_compat.model_adapters import ModuleAdapter
 from strategies.cases import Case
 from strategies.programs import Misfit, Program
 
 _RUNS = ("run", "rerun")
-_OF_STATE = ("wrong-eviction", "state-lost")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +55,6 @@ class Play:
     def adds(self) -> bool:
         """Whether an adapter is ever added."""
         return any(turn.call.method == "add" for turn in self.turns)
-
-    @property
-    def shows_state(self) -> bool:
-        """Whether it is who is registered or active that is wrong."""
-        return self.anomaly in _OF_STATE
-
-    @property
-    def refused_rightly(self) -> bool:
-        """Whether the contract has a full house here: a place was free only because somebody was lost."""
-        return self.anomaly == "refused-wrongly" and bool(self.turns) and self.turns[-1].result is None
 
     @property
     def layer(self) -> tuple[int, str]:
@@ -119,29 +104,19 @@ class Play:
         }
         return names | parents
 
-    def inputs(self) -> list[Tensor]:
-        """Every rank's input of the layer."""
+    def expected(self) -> list[object]:
+        """What ``outputs`` of the layer must be in the last turn, by rank; of partial sums the sum alone."""
         index, _ = self.layer
-        case, tensors = self.values.cases[index], self.values.tensors[index]
-        return [rank_input(case, tensors, rank) for rank in range(case.tp_size)]
-
-    def expected(self) -> list[list[Tensor]]:
-        """Every rank's outputs of the layer in the last turn; the sum alone where only that has a meaning."""
-        index, _ = self.layer
-        case, tokens = self.case, tuple(identity - 1 for identity in self.last_ids())
-        right = self.values.expected(reference(), index, tokens)
+        right = self.values.expected(reference(), index, tuple(identity - 1 for identity in self.last_ids()))
         values = [[rows(value) for value in one.values] for one in right]
-        return [list(summed_over_ranks(values, right[0].by_token))[:1]][:1] if sums_partials(case) else values
+        if sums_partials(self.case):
+            values = [list(summed_over_ranks(values, right[0].by_token))[:1]]
+        return [one[0].tolist() if len(one) == 1 else [value.tolist() for value in one] for one in values]
 
     @property
     def case(self) -> Case:
         """The layer as a case."""
         return self.values.cases[self.layer[0]]
-
-    def paths(self) -> tuple[str, ...]:
-        """Every tensor of the layer's result, as an expression of ``result``."""
-        found = paths_of(self.case)
-        return found[:1] if sums_partials(self.case) else found
 
     def last_ids(self) -> tuple[int, ...]:
         """Each token's adapter in the layer's last run."""
@@ -156,25 +131,21 @@ def play_of(clause: str, anomaly: str, place: Place, program: Program) -> Play:
     Raises:
         CannotWrite: the call that failed is none of its calls.
     """
-    turns = _turns(program)
-    if clause.startswith("RANK-") or anomaly == "wrapped-twice":
-        turns = []
-    if place.call is None:
-        return Play(clause, anomaly, place, program, ProgramOracle(program), tuple(turns))
-    for kept in (turns, [turn for turn in turns if turn.call.method != "rerun"]):
-        last, method, argument = place.call
-        if last <= len(kept) and (kept[last - 1].call.method, kept[last - 1].call.argument) == (method, argument):
-            shown = tuple(_mattering(kept[:last], clause))
-            return Play(clause, anomaly, place, program, ProgramOracle(program), shown)
-    raise CannotWrite(f"{place} is no call of this program; replay the case")
+    turns = [] if clause.startswith("RANK-") or anomaly == "wrapped-twice" else _turns(program)
+    if place.call is not None:
+        turns = _up_to(place.call, turns) or _up_to(place.call, [one for one in turns if one.call.method != "rerun"])
+        if not turns:
+            raise CannotWrite(f"{place} is no call of this program; replay the case")
+        if turns[-1].call.method not in _RUNS:  # it is only adapters' coming and going that matters
+            turns = [turn for turn in turns if turn.call.method not in _RUNS]
+    return Play(clause, anomaly, place, program, ProgramOracle(program), tuple(turns))
 
 
-def _mattering(turns: Sequence[Turn], clause: str) -> list[Turn]:
-    """Without the runs, where it is only adapters' coming and going that matters."""
-    last = turns[-1]
-    if last.call.method in _RUNS:
-        return list(turns)
-    return [turn for turn in turns if turn.call.method not in _RUNS]
+def _up_to(call: tuple[int, str, int], turns: list[Turn]) -> list[Turn]:
+    """The turns up to a call, by its number, method and argument; none where it is not among them."""
+    shown = turns[: call[0]]
+    found = bool(shown) and (len(shown), shown[-1].call.method, shown[-1].call.argument) == call
+    return shown if found else []
 
 
 def _turns(program: Program) -> list[Turn]:

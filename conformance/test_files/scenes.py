@@ -1,4 +1,4 @@
-"""What a regression file shows: the numbers of a case, and how the clause uses them, whatever library it is for."""
+"""The numbers of a test of one linear layer, whatever library it is for."""
 
 from __future__ import annotations
 
@@ -13,95 +13,54 @@ from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.reference import ReferenceImplementation
 from conformance.judging.anomalies.partial_sums import summed_over_ranks, sums_partials
 from conformance.judging.facts import AFTER_A_RESET, Aspect, Difference, Fact
-from conformance.oracles.linear import error_bound, expected_of
-from conformance.subjects.linear import RankSession
+from conformance.oracles.linear import Expected, error_bound, expected_of
 from conformance.subjects.subject import Subject
-from conformance.values.linear import laid_out, product_alone, rank_input, values_of
-from lora_compat.adapters import LayerAdapter
+from conformance.values.linear import CaseTensors, laid_out, product_alone, rank_input, values_of
 from lora_compat.families import Family
-from strategies.cases import Case, Regime
+from strategies.cases import Case, Layout, Regime
 from strategies.forwards import Forward
 
-# How a clause goes about its layer, where it does more than run it once.
-WRAPPED_ONLY = ("WRAP-1", "WRAP-2")
-POISONED = ("MATH-5",)
-TWICE_WRAPPED = ("WRAP-5",)
-TRANSPARENT = ("WRAP-4",)
-DEQUANTIZING = ("WRAP-8",)
-SIBLING = ("WRAP-7", *DEQUANTIZING)
-WARMED = ("RANK-5",)
-SILENT = ("COMM-2",)
-ALIKE = ("COMM-1",)
-CLAIMED = ("WRAP-3",)
-UNWRAPPED = ("UNWRAP-1", "UNWRAP-2", "UNWRAP-3")
-MATH = (*(f"MATH-{n}" for n in range(1, 14)), "MATH-17")
-RUN = (*MATH, *TWICE_WRAPPED, *TRANSPARENT, *SIBLING, *WARMED)
-LAYER_CLAUSES = (*RUN, *WRAPPED_ONLY, *SILENT, *ALIKE, *CLAIMED, *UNWRAPPED)
+SIBLING = ("WRAP-7", "WRAP-8")  # a path beside the layer multiplies with its weight
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
     """One case with its numbers.
 
-    ``inputs`` has every rank's input, and ``expected[rank]`` every tensor it must return, the first ``tensors`` in
-    ``paths`` as expressions of the ``result`` of a forward; for partial sums there is one rank: the sum. ``bound``
-    is the largest error that is allowed, 0 for equal.
+    ``inputs`` has every rank's input, and ``expected`` what ``outputs`` of every rank must be, as nested lists; of
+    partial sums there is one: the sum. ``paths`` are the tensors compared, as expressions of the ``result`` of a
+    forward, flattened where the layout has more than two dimensions; ``gate`` is the extra argument of one that takes
+    it. ``bound`` is the largest error that is allowed, 0 for equal.
     """
 
     clause: str
     anomaly: str
     case: Case
-    weights: Sequence[Tensor]
-    biases: Sequence[Tensor]
-    adapters: Sequence[LayerAdapter]
+    tensors: CaseTensors
     inputs: Sequence[Tensor]
+    gate: Tensor | None
     slots: tuple[int, ...]
-    expected: Sequence[Sequence[Tensor]]
+    expected: Sequence[object]
     paths: tuple[str, ...]
     bound: float
-    summed: bool  # whether only the sum over the ranks means something
-    counts_tensors: bool = False  # whether it is the number of tensors that is wrong
-    resets: bool = False  # whether the slots are emptied before the tokens run
-
-    @property
-    def only_wraps(self) -> bool:
-        """Whether being wrapped is all that matters."""
-        return self.clause in WRAPPED_ONLY
-
-    @property
-    def asks_claimants(self) -> bool:
-        """Whether the LoRA classes are asked which of them takes the layer."""
-        return self.clause in CLAIMED
+    summed: bool
+    counts_tensors: bool  # whether it is the number of tensors that is wrong
+    resets: bool  # whether the slots are emptied before the tokens run
 
     @property
     def unwraps(self) -> bool:
         """Whether the weight is read through wrappers."""
-        return self.clause in UNWRAPPED
+        return self.clause.startswith("UNWRAP-")
 
     @property
-    def runs(self) -> bool:
-        """Whether tokens go through the LoRA layer."""
-        return not (self.only_wraps or self.asks_claimants or self.unwraps)
+    def reads_attributes(self) -> bool:
+        """Whether attributes are read through the LoRA layer."""
+        return (self.clause, self.anomaly) == ("WRAP-4", "hidden-attribute")
 
     @property
     def compares(self) -> bool:
         """Whether outputs are compared with numbers; else it is the collectives that matter."""
-        return self.runs and self.clause not in (*SILENT, *ALIKE)
-
-    @property
-    def uses_adapters(self) -> bool:
-        """Whether adapters are loaded."""
-        return self.runs and bool(self.adapters) and self.clause not in WARMED
-
-    @property
-    def same_input(self) -> bool:
-        """Whether every rank has the same input."""
-        return all(torch.equal(one, self.inputs[0]) for one in self.inputs)
-
-    @property
-    def reversed(self) -> bool:
-        """Whether the failure shows with the tokens in reverse order."""
-        return (self.clause, self.anomaly) == ("MATH-2", "order-dependent")
+        return not self.clause.startswith("COMM-")
 
 
 @cache
@@ -115,60 +74,73 @@ def scene_of(clause: str, anomaly: str, case: Case, fact: Fact) -> Scene:
     tensors = values_of(case)
     seen = fact if isinstance(fact, Difference) else None
     resets = seen is not None and seen.after == AFTER_A_RESET
-    told = _told(clause, case, resets)
-    right = expected_of(reference(), told, replace(tensors, biases=()) if clause in SIBLING else tensors)
-    by_token = right[0].by_token
+    counts = seen is not None and seen.aspect in (Aspect.COUNT, Aspect.RESULT)
+    sibling, backwards = clause in SIBLING, (clause, anomaly) == ("MATH-2", "order-dependent")
+    told = case
+    if clause in ("WRAP-4", "RANK-5") or resets:
+        told = replace(case, tokens=(-1,) * len(case.tokens))
+    elif sibling:
+        told = product_alone(case)
+    right = expected_of(reference(), told, replace(tensors, biases=()) if sibling else tensors)
     values = [[rows(value) for value in one.values] for one in right]
-    paths = ("result",) if clause in SIBLING else paths_of(case)
-    bounds = [
-        float(error_bound(case, magnitude.abs()).max())
-        for one in right
-        for magnitude in one.magnitudes
-        if magnitude.numel()
-    ]
-    if sums_partials(told):
-        values, paths = [summed_over_ranks(values, by_token)[:1]], paths[:1]
+    paths = ("result",) if sibling else paths_of(case)
+    paths = tuple(path + flat for path, flat in zip(paths, _flattened(case, right[0]), strict=True))
+    summed = sums_partials(told)
+    if summed:
+        values, paths = [summed_over_ranks(values, right[0].by_token)[:1]], paths[:1]
     inputs = [rank_input(case, tensors, rank) for rank in range(case.tp_size)]
-    if clause in SIBLING and case.layer.family is Family.ROW and not case.layer.input_is_parallel:
+    if sibling and case.layer.family is Family.ROW and not case.layer.input_is_parallel:
         inputs = [one.chunk(case.layer_tp_size, -1)[rank % case.layer_tp_size] for rank, one in enumerate(inputs)]
-    slots = (case if resets or clause in WARMED else told).token_slots
+    slots, gate = (case if resets or clause == "RANK-5" else told).token_slots, gate_of(case)
+    if backwards:
+        inputs, slots, gate = [one.flip(0) for one in inputs], slots[::-1], None if gate is None else gate.flip(0)
+        values = [[value.flip(0) if value.dim() > 1 else value for value in one] for one in values]
+    lists = [[value.tolist() for value in one] for one in values]
+    if (clause, anomaly) == ("MATH-7", "input-written"):
+        lists = [[one.tolist()] for one in inputs]
     return Scene(
         clause=clause,
         anomaly=anomaly,
         case=case,
-        weights=tensors.weights,
-        biases=tensors.biases,
-        adapters=tensors.adapters,
+        tensors=tensors,
         inputs=inputs,
+        gate=gate,
         slots=slots,
-        expected=values,
+        expected=[one[0] if len(one) == 1 and not counts else one for one in lists],
         paths=paths,
-        bound=0.0 if case.regime is Regime.EXACT else max(bounds, default=0.0),
-        summed=sums_partials(told),
+        bound=0.0 if case.regime is Regime.EXACT else _bound(case, right),
+        summed=summed,
+        counts_tensors=counts,
         resets=resets,
-        counts_tensors=seen is not None and seen.aspect in (Aspect.COUNT, Aspect.RESULT),
     )
 
 
-def _told(clause: str, case: Case, resets: bool) -> Case:
-    """The case as the clause runs it."""
-    if clause in (*TRANSPARENT, *WARMED) or resets:
-        return replace(case, tokens=(-1,) * len(case.tokens))
-    return product_alone(case) if clause in SIBLING else case
+def _flattened(case: Case, right: Expected) -> list[str]:
+    """What makes of each tensor of a result one that has a row, or a number, for each token."""
+    if case.layout not in (Layout.THREE_D, Layout.FOUR_D):
+        return [""] * len(right.values)
+    forms = (".flatten(0, -2)" if value.dim() > 1 else ".flatten()" for value in right.values)
+    return [form if by_token else "" for form, by_token in zip(forms, right.by_token, strict=True)]
+
+
+def _bound(case: Case, right: Sequence[Expected]) -> float:
+    every = [error_bound(case, magnitude.abs()) for one in right for magnitude in one.magnitudes if magnitude.numel()]
+    return max((float(bound.max()) for bound in every), default=0.0)
+
+
+def layer_reduces(case: Case) -> bool:
+    """Whether a layer may sum over the ranks, however it is served."""
+    return case.layer.family is Family.ROW
 
 
 def rows(value: Tensor) -> Tensor:
+    """An output as a matrix of tokens."""
     return value.reshape(-1, value.shape[-1]) if value.dim() > 2 else value
 
 
 def paths_of(case: Case) -> tuple[str, ...]:
     """Every tensor of a forward's result, as an expression of ``result``."""
-    found: list[tuple[str, ...]] = reference().observe(case, lambda rank: tuple(_tensors("result", _run(rank))))
-    return found[0]
-
-
-def _run(rank: RankSession) -> object:
-    return rank.build().run()
+    return tuple(reference().observe(case, lambda rank: _tensors("result", rank.build().run()))[0])
 
 
 def _tensors(name: str, result: object) -> list[str]:

@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import textwrap
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from conformance.contract import CONTRACT
 from conformance.regressions.entries import Entry, StoredFailure
-from conformance.test_files import (
-    chain_files,
-    experts_files,
-    foreign_files,
-    layer_files,
-    model_files,
-    questions,
-    target_files,
-    vocabulary_files,
-)
-from conformance.test_files.dialects import CannotWrite, Dialect
-from conformance.test_files.layout import laid_out
+from conformance.test_files import experts, linear, modules, programs, ranks, targets, vocabulary
+from conformance.test_files.dialects import Dialect
+from conformance.test_files.layout import CannotWrite, laid_out
 from conformance.test_files.literals import compactly
 from conformance.test_files.lora_compat_dialect import LoraCompat
-from conformance.test_files.scenes import LAYER_CLAUSES, scene_of
+from conformance.test_files.script import Script
 from conformance.test_files.vllm_dialect import Vllm
 from strategies.cases import Case
+from strategies.codec import Spec
 from strategies.experts import ExpertsCase
 from strategies.programs import Program
 from strategies.ranks import RankQuestion
@@ -35,6 +28,19 @@ UNPROVED = "NOT PROVED"
 NOT_RUN = f"{UNPROVED}, it has not been run."
 MOST_LINES = 80  # of a file that a reviewer reads; a case that could not be shrunk may take more
 DIALECTS: tuple[Dialect, ...] = (LoraCompat(), Vllm())
+Scripting = Callable[[StoredFailure, Any, Dialect], Script]
+_BY_KIND: dict[type[Spec], Scripting] = {
+    Case: linear.script_of,
+    VocabularyCase: vocabulary.script_of,
+    ExpertsCase: experts.script_of,
+    Program: programs.script_of,
+    TargetQuestion: targets.script_of,
+    RankQuestion: ranks.script_of,
+}
+_BY_CLAUSE: dict[tuple[type[Spec], str], Scripting] = {
+    (Case, "UNWRAP-4"): modules.chain,
+    (Case, "WRAP-6"): modules.stranger,
+}
 # The oracle's engine serves one case at a time.
 _one_at_a_time = threading.Lock()
 
@@ -96,30 +102,11 @@ def _draft(entry: Entry, failure: StoredFailure, dialect: Dialect) -> tuple[str,
 
 def _written(entry: Entry, failure: StoredFailure, dialect: Dialect) -> str:
     case = entry.spec()
-    told = _docstring(entry, failure, NOT_RUN)
-    if isinstance(case, RankQuestion):
-        return questions.write(failure.clause, case, dialect, told)
-    if isinstance(case, Program):
-        return model_files.write(failure, case, dialect, told)
-    if isinstance(case, TargetQuestion):
-        return target_files.write(failure, case, dialect, told)
-    if isinstance(case, VocabularyCase):
-        return vocabulary_files.write(failure, case, dialect, told)
-    if isinstance(case, ExpertsCase):
-        return experts_files.write(failure, case, dialect, told)
-    if isinstance(case, Case) and failure.clause == "UNWRAP-4":
-        return chain_files.write(failure, case, dialect, told)
-    if isinstance(case, Case) and failure.clause == "WRAP-6":
-        return foreign_files.write(failure, case, dialect, told)
-    if failure.anomaly == "base-misquantized":
-        raise CannotWrite("it is the base layer's kernel, without an adapter, that is wrong; replay the case")
-    if not isinstance(case, Case) or failure.clause not in LAYER_CLAUSES:
+    name = f"test_{failure.clause}_{failure.anomaly}".lower().replace("-", "_")
+    script = _BY_CLAUSE.get((type(case), failure.clause)) or _BY_KIND.get(type(case))
+    if script is None:
         raise CannotWrite(f"{failure.clause} has no form as a single file yet; replay the case")
-    scene = scene_of(failure.clause, failure.anomaly, case, failure.sighting.fact)
-    reason = dialect.reason_against(scene)
-    if reason is not None:
-        raise CannotWrite(reason)
-    return layer_files.write(scene, dialect, told)
+    return script(failure, case, dialect).text(name, dialect, _docstring(entry, failure, NOT_RUN))
 
 
 def _docstring(entry: Entry, failure: StoredFailure, proof: str) -> str:

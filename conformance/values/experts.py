@@ -9,7 +9,7 @@ from torch import Tensor
 
 from conformance.implementations.experts import ExpertWeights, Routed
 from lora_compat.adapters import SubAdapter
-from lora_compat.expert_adapters import ExpertAdapter, ExpertsAdapter
+from lora_compat.expert_parts import ExpertAdapter, ExpertsAdapter
 from strategies.experts import ExpertsAdapterSpec, ExpertsCase
 
 SCALING = 2.0

@@ -13,8 +13,8 @@ from conformance.implementations.dtypes import torch_dtype
 from conformance.values.linear import CaseTensors, values_of
 from lora_compat.model_adapters import Adapter, ModuleAdapter
 from strategies.cases import AdapterSpec, Case
-from strategies.models import ModelSpec
 from strategies.programs import Misfit, ModelAdapterSpec, Program
+from strategies.trees import ModelSpec
 
 ABSENT = AdapterSpec(present=(False,))
 

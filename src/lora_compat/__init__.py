@@ -5,7 +5,8 @@ from lora_compat.adapters import LayerAdapter, LoRAConfig, SubAdapter
 from lora_compat.certifying import certify
 from lora_compat.embeddings import LoRAEmbedding, wrap_embedding
 from lora_compat.errors import LoRAError
-from lora_compat.expert_adapters import ExpertAdapter, ExpertsAdapter, LoRAExperts, dummy_experts, wrap_experts
+from lora_compat.expert_adapters import LoRAExperts, wrap_experts
+from lora_compat.expert_parts import ExpertAdapter, ExpertsAdapter
 from lora_compat.experts import FusedMoE
 from lora_compat.families import family_of, registry
 from lora_compat.family import Family
@@ -27,7 +28,7 @@ from lora_compat.sharding import OutputSlice, ShardPlan
 from lora_compat.targets import PackedModules, TargetModules
 from lora_compat.unwrap import dense_weight, quant_method_of, unwrap
 from lora_compat.vocabulary import LogitsProcessor, ParallelLMHead, VocabParallelEmbedding
-from lora_compat.warmup import dummy_adapter, warmup_rank, warmup_rank_of
+from lora_compat.warmup import dummy_adapter, dummy_experts, warmup_rank, warmup_rank_of
 from lora_compat.wrapper import LoRALinear, wrap_layer
 
 __all__ = [

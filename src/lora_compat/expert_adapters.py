@@ -4,43 +4,21 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lora_compat.adapters import LayerAdapter, LoRAConfig, SubAdapter
+from lora_compat.adapters import LayerAdapter, LoRAConfig
 from lora_compat.delta import NO_TOKENS, LoRADelta
 from lora_compat.errors import AdapterShapeError, SlotError, TokenCountError, UnsupportedLayerError
+from lora_compat.expert_parts import ExpertAdapter, ExpertsAdapter, plans_of
 from lora_compat.experts import ELSEWHERE, FusedMoE
-from lora_compat.families import Family
 from lora_compat.kernels import NO_ADAPTER, TokenBatch
 from lora_compat.parallel import SINGLE
-from lora_compat.sharding import OutputSlice, ShardPlan
 from lora_compat.slots import SlotBuffers
 
 _WRAPPER = "_lora_experts"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ExpertAdapter:
-    """One expert's part of an adapter, unsharded.
-
-    ``gate_up`` holds gate and up (None: absent), or one part whose B has the rows of both, gate first; ``down`` may
-    be absent too.
-    """
-
-    gate_up: tuple[SubAdapter | None, ...] = (None, None)
-    down: SubAdapter | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ExpertsAdapter:
-    """One adapter's part of a mixture: an entry for every expert, None where it has none."""
-
-    experts: tuple[ExpertAdapter | None, ...]
-    scaling: float = 1.0
 
 
 class LoRAExperts(nn.Module):
@@ -192,19 +170,6 @@ class InterceptedExperts:
         return wrapper.add_to(output, x, experts, name) if wrapper is not None and wrapper.batch.active else output
 
 
-def plans_of(layer: FusedMoE, *, fully_sharded: bool) -> dict[str, ShardPlan]:
-    """What this rank owns of every expert: gate and up are column-parallel, down is row-parallel."""
-    rank, size, columns = layer.tp_rank, layer.tp_size, layer.columns
-    sharded = fully_sharded and size > 1
-    half = OutputSlice(layer.intermediate_size, columns)
-    whole = OutputSlice(layer.hidden_size, range(layer.hidden_size))
-    inputs = range(layer.hidden_size)
-    return {
-        "w13_weight": ShardPlan(Family.MERGED_COLUMN, rank, size, sharded, inputs, (half, half)),
-        "w2_weight": ShardPlan(Family.ROW, rank, size, sharded, columns, (whole,)),
-    }
-
-
 def wrap_experts(layer: nn.Module, config: LoRAConfig, *, name: str = "") -> LoRAExperts:
     """The LoRA layer for a mixture; wrapping what is wrapped already gives the wrapper it has (WRAP-5).
 
@@ -218,18 +183,6 @@ def wrap_experts(layer: nn.Module, config: LoRAConfig, *, name: str = "") -> LoR
     reference = layer.__dict__.get(_WRAPPER)
     wrapper = reference() if reference else None
     return wrapper if isinstance(wrapper, LoRAExperts) else LoRAExperts(layer, config, name=name)
-
-
-def dummy_experts(layer: LoRAExperts, rank: int) -> ExpertsAdapter:
-    """An adapter of ``rank`` for every expert that loads like a real one and adds nothing: its A and B are zero."""
-    base: Any = layer.base_layer
-    hidden, inner, dtype = base.hidden_size, base.intermediate_size, base.params_dtype
-
-    def zeros(out: int, columns: int) -> SubAdapter:
-        return SubAdapter(torch.zeros(rank, columns, dtype=dtype), torch.zeros(out, rank, dtype=dtype))
-
-    one = ExpertAdapter((zeros(inner, hidden), zeros(inner, hidden)), zeros(hidden, inner))
-    return ExpertsAdapter((one,) * base.global_num_experts)
 
 
 def _parts(expert: ExpertAdapter, scaling: float) -> dict[str, LayerAdapter]:

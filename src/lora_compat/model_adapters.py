@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lora_compat.adapters import LayerAdapter, SubAdapter
 from lora_compat.errors import AdapterFormatError, UnknownModulesError
-from lora_compat.expert_adapters import ExpertAdapter, ExpertsAdapter
+from lora_compat.expert_parts import ExpertAdapter, ExpertsAdapter
 from lora_compat.targets import PackedModules
 
 
@@ -21,7 +21,6 @@ class ModuleAdapter:
     lora_a: Tensor
     lora_b: Tensor
     scaling: float = 1.0
-    embedding: bool = False  # whether its weight is looked up: ``(B·A)ᵀ`` is added to it
 
     @property
     def part(self) -> SubAdapter:

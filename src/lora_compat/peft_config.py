@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -38,8 +38,8 @@ class PeftConfig:
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, data: Mapping[str, Any]) -> PeftConfig:
-        """Checks ``data``.
+    def of(cls, data: Mapping[str, Any], *, served: Collection[str] = ()) -> PeftConfig:
+        """Checks ``data``; ``served`` are keys that the caller serves beyond A, B and a scaling for linear layers.
 
         Raises:
             ValueError: a key is missing or ill-typed, or asks for what is not served.
@@ -49,7 +49,7 @@ class PeftConfig:
         missing = [key for key in ("r", "lora_alpha") if key not in data]
         if missing:
             raise ValueError(f"{CONFIG_FILE} lacks {', '.join(map(repr, missing))}")
-        _refuse_unserved(data)
+        _refuse_unserved({key: value for key, value in data.items() if key not in served})
         return cls(
             r=_rank("r", data["r"]),
             lora_alpha=_number("lora_alpha", data["lora_alpha"]),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,15 @@ _PREFIX = "base_model.model."
 _TENSOR = re.compile(r"(?P<module>.+)\.lora_((?P<kind>[AB])\.weight|embedding_(?P<looked_up>[AB]))")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LoRAPair:
+    """A and B of one module as they are in the file; ``looked_up`` says that they are an embedding's."""
+
+    lora_a: Tensor
+    lora_b: Tensor
+    looked_up: bool
+
+
 def load_adapter(path: str | Path) -> Adapter:
     """The adapter in a directory that PEFT's ``save_pretrained`` wrote, on the CPU, in the dtypes it was saved in.
 
@@ -33,13 +43,18 @@ def load_adapter(path: str | Path) -> Adapter:
     """
     directory = Path(path)
     try:
-        config = PeftConfig.of(_read_config(directory))
-        return Adapter(_paired(_read_tensors(directory), config), source=str(path))
+        config = PeftConfig.of(read_config(directory))
+        return Adapter(_paired(read_tensors(directory), config), source=str(path))
     except ValueError as error:
         raise AdapterFormatError(path, str(error)) from error
 
 
-def _read_config(directory: Path) -> Mapping[str, Any]:
+def read_config(directory: Path) -> Mapping[str, Any]:
+    """What ``adapter_config.json`` holds.
+
+    Raises:
+        ValueError: no such directory or file, or no JSON object in it.
+    """
     if not directory.is_dir():
         kind = "a file" if directory.exists() else "no such directory"
         raise ValueError(f"{kind}; an adapter is a directory with {CONFIG_FILE} and {WEIGHTS_FILE}")
@@ -55,7 +70,12 @@ def _read_config(directory: Path) -> Mapping[str, Any]:
     return data
 
 
-def _read_tensors(directory: Path) -> dict[str, Tensor]:
+def read_tensors(directory: Path) -> dict[str, Tensor]:
+    """What ``adapter_model.safetensors`` holds, on the CPU.
+
+    Raises:
+        ValueError: no such file, or it is damaged.
+    """
     # Optional: only those who read adapters from files need it.
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -74,37 +94,36 @@ def _read_tensors(directory: Path) -> dict[str, Tensor]:
 def _paired(tensors: Mapping[str, Tensor], config: PeftConfig) -> dict[str, ModuleAdapter]:
     """A and B of each module, with the rank that the config promises."""
     modules = {}
-    for module, pair in sorted(_by_module(tensors).items()):
-        if len(pair) < 2:
-            raise ValueError(f"module {module!r} has lora_{next(iter(pair))} alone, its other half is missing")
+    for module, pair in sorted(pairs_in(tensors).items()):
         rank = config.rank_of(module)
-        if (pair["A"].shape[0], pair["B"].shape[1]) != (rank, rank):
+        if (pair.lora_a.shape[0], pair.lora_b.shape[1]) != (rank, rank):
             raise ValueError(
-                f"module {module!r}: expected rank {rank} ({CONFIG_FILE}), received lora_A {tuple(pair['A'].shape)} "
-                f"and lora_B {tuple(pair['B'].shape)}"
+                f"module {module!r}: expected rank {rank} ({CONFIG_FILE}), received lora_A "
+                f"{tuple(pair.lora_a.shape)} and lora_B {tuple(pair.lora_b.shape)}"
             )
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in pair.values()):
-            raise ValueError(f"module {module!r} has LoRA weights that are infinite or not a number")
-        looked_up = f"{_PREFIX}{module}.lora_embedding_A" in tensors
-        modules[module] = ModuleAdapter(pair["A"], pair["B"], config.scaling_of(module), looked_up)
+        modules[module] = ModuleAdapter(pair.lora_a, pair.lora_b, config.scaling_of(module))
     return modules
 
 
-def _by_module(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The tensors called A and B of each module."""
+def pairs_in(tensors: Mapping[str, Tensor]) -> dict[str, LoRAPair]:
+    """A and B of each module, as PEFT names it.
+
+    Raises:
+        ValueError: a name or a shape is none that PEFT gives to LoRA weights, half of a pair is missing, or a number
+            is not finite.
+    """
     found: dict[str, dict[str, Tensor]] = {}
+    looked_up: dict[str, bool] = {}
     unknown = []
     for name, tensor in tensors.items():
         match = _TENSOR.fullmatch(name.removeprefix(_PREFIX))
         if match is None or tensor.dim() != 2 or not tensor.is_floating_point():
             unknown.append(f"{name} {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}")
             continue
-        kind = match["kind"] or match["looked_up"]
-        pair = found.setdefault(match["module"], {})
-        if kind in pair:
-            raise ValueError(
-                f"module {match['module']!r} has lora_{kind} twice, as a linear layer and as an embedding"
-            )
+        module, kind = match["module"], match["kind"] or match["looked_up"]
+        pair = found.setdefault(module, {})
+        if kind in pair or looked_up.setdefault(module, match["kind"] is None) != (match["kind"] is None):
+            raise ValueError(f"module {module!r} has LoRA weights as a linear layer and as an embedding")
         pair[kind] = tensor
     if unknown:
         raise ValueError(
@@ -112,4 +131,9 @@ def _by_module(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
             f"{', '.join(unknown)}; expected are {_PREFIX}<module>.lora_A.weight and .lora_B.weight, or "
             ".lora_embedding_A and .lora_embedding_B, of two dimensions"
         )
-    return found
+    for module, pair in sorted(found.items()):
+        if len(pair) < 2:
+            raise ValueError(f"module {module!r} has lora_{next(iter(pair))} alone, its other half is missing")
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in pair.values()):
+            raise ValueError(f"module {module!r} has LoRA weights that are infinite or not a number")
+    return {module: LoRAPair(pair["A"], pair["B"], looked_up[module]) for module, pair in found.items()}

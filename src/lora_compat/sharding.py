@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from lora_compat.bound_loaders import Loader, own_loader
-from lora_compat.checkpoint_shards import OwnLoader, ShardingError
+from lora_compat.checkpoint_shards import ShardingError
 from lora_compat.families import registry
 from lora_compat.family import Family
+from lora_compat.own_loaders import OwnLoader
 
 _OF_QKV: tuple[tuple[int | str, ...], ...] = (("q",), ("k",), ("v",))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,7 +12,8 @@ from torch import nn
 from lora_compat.adapters import LayerAdapter, SubAdapter
 from lora_compat.embeddings import LoRAEmbedding
 from lora_compat.errors import WarmupRankError
-from lora_compat.expert_adapters import ExpertsAdapter, LoRAExperts, dummy_experts
+from lora_compat.expert_adapters import LoRAExperts
+from lora_compat.expert_parts import ExpertAdapter, ExpertsAdapter
 from lora_compat.lora_layers import LORA_LAYERS, LoRALayer
 from lora_compat.wrapper import LoRALinear
 
@@ -61,3 +63,15 @@ def dummy_adapter(layer: LoRALayer, rank: int) -> LayerAdapter | ExpertsAdapter:
             SubAdapter(torch.zeros(rank, columns, dtype=dtype), torch.zeros(size, rank, dtype=dtype)) for size in sizes
         )
     )
+
+
+def dummy_experts(layer: LoRAExperts, rank: int) -> ExpertsAdapter:
+    """An adapter of ``rank`` for every expert that loads like a real one and adds nothing: its A and B are zero."""
+    base: Any = layer.base_layer
+    hidden, inner, dtype = base.hidden_size, base.intermediate_size, base.params_dtype
+
+    def zeros(out: int, columns: int) -> SubAdapter:
+        return SubAdapter(torch.zeros(rank, columns, dtype=dtype), torch.zeros(out, rank, dtype=dtype))
+
+    one = ExpertAdapter((zeros(inner, hidden), zeros(inner, hidden)), zeros(hidden, inner))
+    return ExpertsAdapter((one,) * base.global_num_experts)

@@ -26,6 +26,7 @@ SHAPES: dict[str, TensorInfo] = {
     "mlp.gate_up.weight": info(2 * INNER, HIDDEN),
     "mlp.down.weight": info(HIDDEN, INNER),
     "router.weight": info(EXPERTS, HIDDEN, dtype=torch.float32),
+    "square.weight": info(HIDDEN, HIDDEN),
     **{f"experts.{n}.up.weight": info(INNER, HIDDEN) for n in range(EXPERTS)},
     "experts.down": info(EXPERTS, INNER, HIDDEN),
     "unused.weight": info(3, 3),
@@ -50,6 +51,7 @@ class Model(nn.Module):
         self.gate_up = parameter(2 * INNER // ranks, HIDDEN)
         self.down = parameter(HIDDEN, INNER // ranks)
         self.router = nn.Parameter(torch.zeros(EXPERTS, HIDDEN), requires_grad=False)
+        self.square = parameter(HIDDEN, HIDDEN)
         self.experts_up = parameter(EXPERTS, INNER // ranks, HIDDEN)
         self.experts_down = parameter(EXPERTS, HIDDEN, INNER // ranks)
 
@@ -81,6 +83,8 @@ class Model(nn.Module):
             self.down.data.copy_(part.roll(1, 1) if bug == "columns-rolled" else part)
         elif name == "router.weight":
             self.router.data.copy_(tensor * 2 if bug == "router-scaled" else tensor)
+        elif name == "square.weight":
+            self.square.data.copy_(tensor.t())
         elif name == "experts.down":
             self.experts_down.data.copy_(cut(tensor, 1).transpose(1, 2))
         elif name.startswith("experts."):

@@ -2,72 +2,225 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from lora_compat import Adapter, ModuleAdapter
-from lora_compat.checkpoint_map import TensorNotServed, delta, factors, unserved
-from tests.checkpoint_map.loaders import HIDDEN, SHAPES, VOCABULARY, Model, learned
+from lora_compat.checkpoint_map import CheckpointMap, NotMovedError, TensorInfo, added, load_factors
+from lora_compat.errors import AdapterFormatError, LoRAError, UnknownModulesError
+from tests.checkpoint_map.loaders import HIDDEN, INNER, VOCABULARY, Model, info, learned
+from tests.checkpoint_map.sources import LINEAR, differences, made_by_peft, pair, written
 
-SERVED = [
-    name.removesuffix(".weight")
-    for name, one in SHAPES.items()
-    if name.endswith(".weight") and len(one.shape) == 2 and name not in ("embed.weight", "unused.weight")
-]
-
-
-def part_of(module: str, rank: int = 2) -> ModuleAdapter:
-    rows, columns = SHAPES[f"{module}.weight"].shape
-    generator = torch.Generator().manual_seed(len(module))
-    a, b = (torch.randint(-2, 3, shape, generator=generator).float() for shape in ((rank, columns), (rows, rank)))
-    return ModuleAdapter(a, b, 0.5)
-
-
-def whole_numbers() -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return {name: torch.randint(-8, 9, one.shape, generator=generator).to(one.dtype) for name, one in SHAPES.items()}
+OPTIONS: dict[str, dict[str, Any]] = {
+    **{one: {"target_modules": [one]} for one in LINEAR},
+    "all linear layers": {"target_modules": list(LINEAR)},
+    # PEFT does not merge linear layers inside of a module with an adapted parameter.
+    "nearly everything": {"target_modules": list(LINEAR[:-1]), "target_parameters": ["experts.down"]},
+    "rank-stabilised": {"target_modules": ["q", "up"], "use_rslora": True, "r": 4},
+    "patterns": {
+        "target_modules": ["q", "k", "up"],
+        "rank_pattern": {"attn.k": 1, "experts.1.up": 4},
+        "alpha_pattern": {"q": 8},
+    },
+    "stacked experts": {"target_modules": [], "target_parameters": ["experts.down"]},
+    "a bare parameter": {"target_modules": [], "target_parameters": ["router.weight"]},
+}
 
 
-@pytest.mark.parametrize(("rank", "ranks"), [(0, 1), (0, 2), (1, 2)])
-@pytest.mark.parametrize("module", [*SERVED, "all of them"])
-def test_base_and_factors_are_what_the_loader_makes_of_the_merged_checkpoint(
-    module: str, rank: int, ranks: int
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_base_and_adapter_are_what_the_loader_makes_of_the_merged_checkpoint(
+    options: str, transposed: bool, ranks: int, tmp_path: Path
 ) -> None:
-    adapter = Adapter({one: part_of(one) for one in (SERVED if module == "all of them" else [module])})
-    base, merged = Model(rank, ranks, torch.float32), Model(rank, ranks, torch.float32)
-    weights = whole_numbers()
-    base.load_weights(weights.items())
-    for name, part in adapter.modules.items():
-        weights[f"{name}.weight"] = weights[f"{name}.weight"].float() + part.scaling * (part.lora_b @ part.lora_a)
-    merged.load_weights(weights.items())
-    found = learned(rank, ranks, torch.float32)
-    given = factors(found, adapter)
-    right = dict(merged.named_parameters())
-    for name, parameter in base.named_parameters():
-        added = delta(found, name, given.get(name, ()))
-        assert torch.equal(parameter.double() + added, right[name].double()), name
+    checkpoints = made_by_peft(tmp_path, transposed=transposed, **OPTIONS[options])
+    maps = [learned(rank, ranks, torch.float32) for rank in range(ranks)]
+    for rank, found in enumerate(maps):
+        assert differences(found, tmp_path, checkpoints, Model(rank, ranks, torch.float32), maps) == []
 
 
-def test_an_embedding_goes_wherever_it_is_tied_to() -> None:
-    a, b = torch.ones(2, VOCABULARY), torch.arange(2.0 * HIDDEN).view(HIDDEN, 2)  # as PEFT has them
-    found = learned()
-    given = factors(found, Adapter({"embed": ModuleAdapter(a, b, 1.0, embedding=True)}))
+def test_an_embedding_goes_wherever_it_is_tied_to_and_says_that_it_is_one(tmp_path: Path) -> None:
+    given = load_factors(written(tmp_path, {"embed*": pair(HIDDEN, VOCABULARY)}), learned()).factors
     assert sorted(given) == ["embed", "head"]
-    assert torch.equal(delta(found, "head", given["head"])[:VOCABULARY], (b @ a).t().double())
+    assert given["embed"][0].looked_up
+    assert torch.equal(given["head"][0].lora_b, given["embed"][0].lora_b)
+
+
+def of_loader(targets: dict[str, torch.Tensor], load: Any, **shapes: TensorInfo) -> CheckpointMap:
+    return CheckpointMap.learn(shapes, load, targets)
+
+
+def test_a_module_of_the_model_that_serves_is_its_tensors_one_below_the_other(tmp_path: Path) -> None:
+    target = torch.zeros(6, 3)
+    found = of_loader(
+        {"ab.weight": target},
+        lambda weights: target.copy_(torch.cat([one for _, one in weights])),
+        a=info(4, 3),
+        b=info(2, 3),
+    )
+    a, b = pair(6, 3)
+    given = load_factors(written(tmp_path, {"ab": (a, b)}), found).factors["ab.weight"]
+    assert torch.equal(added((6, 3), given), (b @ a).double())
+
+
+def test_a_module_that_is_fused_in_an_order_of_its_own_is_refused(tmp_path: Path) -> None:
+    target = torch.zeros(6, 3)
+    found = of_loader(
+        {"ab.weight": target},
+        lambda weights: target.copy_(torch.stack([one for _, one in weights], 1).flatten(0, 1)),
+        a=info(3, 3),
+        b=info(3, 3),
+    )
+    with pytest.raises(AdapterFormatError, match="in an order that does not say how they would be fused"):
+        load_factors(written(tmp_path, {"ab": pair(6, 3)}), found)
+
+
+@pytest.mark.parametrize("prefix", ["model.", "language_model.model."])
+def test_names_with_another_prefix_are_those_of_the_checkpoint(prefix: str, tmp_path: Path) -> None:
+    pairs = {f"{prefix}attn.{one}": pair(rows, HIDDEN) for one, rows in (("q", 8), ("v", 4))}
+    given = load_factors(written(tmp_path, pairs), learned()).factors["qkv"]
+    assert [one.rows.tensor().tolist() for one in given] == [list(range(8)), list(range(12, 16))]
+
+
+def copied(**shapes: TensorInfo) -> CheckpointMap:
+    """The map of a loader that copies every tensor as it is."""
+    targets = {name: torch.zeros(one.shape) for name, one in shapes.items()}
+
+    def load(weights: Any) -> None:
+        for name, one in weights:
+            targets[name].copy_(one)
+
+    return CheckpointMap.learn(shapes, load, targets)
+
+
+def towers(*prefixes: str) -> CheckpointMap:
+    return copied(**{f"{prefix}layers.0.q.weight": info(4, 3) for prefix in prefixes})
+
+
+def test_a_name_without_the_prefix_that_the_checkpoint_has_is_found(tmp_path: Path) -> None:
+    given = load_factors(written(tmp_path, {"layers.0.q": pair(4, 3)}), towers("language."))
+    assert list(given.factors) == ["language.layers.0.q.weight"]
+
+
+def test_a_name_that_could_be_of_two_towers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AdapterFormatError, match=r"could be 'text\.layers\.0\.q' or 'vision\.layers\.0\.q'"):
+        load_factors(written(tmp_path, {"layers.0.q": pair(4, 3)}), towers("text.", "vision."))
+
+
+def test_another_layer_is_not_another_prefix(tmp_path: Path) -> None:
+    with pytest.raises(UnknownModulesError, match=r"layers\.1\.q"):
+        load_factors(written(tmp_path, {"layers.1.q": pair(4, 3)}), towers(""))
 
 
 @pytest.mark.parametrize(
-    ("module", "part", "said"),
+    ("module", "shape", "error", "said"),
     [
-        ("norm", ModuleAdapter(torch.ones(1, 1), torch.ones(HIDDEN, 1)), "computes something of it"),
-        ("unused", ModuleAdapter(torch.ones(1, 3), torch.ones(3, 1)), "it skips it"),
-        ("attn.qq", ModuleAdapter(torch.ones(1, HIDDEN), torch.ones(8, 1)), "the nearest modules are attn.q"),
-        ("attn.q", ModuleAdapter(torch.ones(1, HIDDEN), torch.ones(4, 1)), r"not of the checkpoint's weight \(8, 6\)"),
+        ("norm", (HIDDEN, 1), UnknownModulesError, "tensors for norm"),
+        ("unused", (3, 3), NotMovedError, "keeps no element as it was of 'unused.weight'"),
+        ("attn.qq", (8, HIDDEN), UnknownModulesError, r"attn\.qq, .* take attn\.q,"),
+        ("attn.q", (4, HIDDEN), AdapterFormatError, r"'attn\.q\.weight': \(8, 6\)"),
     ],
 )
-def test_what_cannot_go_anywhere_is_refused_by_name(module: str, part: ModuleAdapter, said: str) -> None:
-    adapter = Adapter({"attn.k": part_of("attn.k"), module: part})
-    with pytest.raises(TensorNotServed, match=said):
-        factors(learned(), adapter)
-    (only,) = unserved(learned(), adapter)
-    assert module in only
+def test_what_cannot_go_anywhere_is_refused_by_name(
+    module: str, shape: tuple[int, int], error: type[LoRAError], said: str, tmp_path: Path
+) -> None:
+    directory = written(tmp_path, {"attn.k": pair(4, HIDDEN), module: pair(*shape)})
+    with pytest.raises(error, match=said):
+        load_factors(directory, learned())
+
+
+def test_what_the_loader_computes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotMovedError, match=r"router\.weight"):
+        load_factors(written(tmp_path, {"router": pair(3, HIDDEN)}), learned(bug="router-scaled"))
+
+
+def test_rows_that_are_on_no_rank_are_refused(tmp_path: Path) -> None:
+    one, directory = learned(0, 2), written(tmp_path, {"attn.q": pair(8, HIDDEN)})
+    with pytest.raises(NotMovedError, match=r"4 rows and 0 columns to no place of 'attn\.q\.weight'"):
+        load_factors(directory, one)
+    assert load_factors(directory, one, ranks=(one, learned(1, 2))).factors
+
+
+def test_the_same_weights_twice_are_refused(tmp_path: Path) -> None:
+    directory = written(tmp_path, {"attn.q": pair(8, HIDDEN), "model.attn.q": pair(8, HIDDEN)})
+    with pytest.raises(LoRAError, match=r"attn\.q"):
+        load_factors(directory, learned())
+
+
+def stacks(*shapes: tuple[int, ...]) -> CheckpointMap:
+    return copied(**{f"experts.{name}": info(*shape) for name, shape in zip("xyz", shapes, strict=False)})
+
+
+def stacked(rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return pair(rows, columns, 2 * 3)
+
+
+def test_square_experts_are_refused_where_nothing_tells_which_way_round(tmp_path: Path) -> None:
+    with pytest.raises(AdapterFormatError, match="both ways round"):
+        load_factors(written(tmp_path, {"experts": stacked(6, 6)}), stacks((3, 6, 6)))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_square_experts_are_the_way_round_of_the_module_s_other_tensor(turned: bool, tmp_path: Path) -> None:
+    a, b = stacked(6, 6)
+    other = stacked(6, 12) if turned else stacked(12, 6)
+    found = stacks((3, 6, 6), (3, 12, 6))
+    given = load_factors(written(tmp_path, {"experts": (a, b), "experts.base_layer": other}), found).factors
+    delta = torch.einsum("ore,eri->eoi", b.reshape(6, 2, 3), a.reshape(3, 2, 6)).double()
+    assert torch.equal(added((3, 6, 6), given["experts.x"]), delta.mT if turned else delta)
+
+
+def test_a_pair_that_could_be_of_two_tensors_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AdapterFormatError, match="in 2 ways, exactly one is needed"):
+        load_factors(written(tmp_path, {"experts": stacked(8, 6)}), stacks((3, 8, 6), (3, 8, 6)))
+
+
+def test_conv1d_is_told_by_its_shape(tmp_path: Path) -> None:
+    a, b = pair(3, 4)
+    given = load_factors(written(tmp_path, {"layers.0.q": (a, b)}), towers("")).factors["layers.0.q.weight"]
+    assert torch.equal(added((4, 3), given), (b @ a).t().double())
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_square_conv1d_is_told_by_the_config(turned: bool, tmp_path: Path) -> None:
+    a, b = pair(4, 4)
+    directory = written(tmp_path, {"x": (a, b)}, fan_in_fan_out=turned)
+    given = load_factors(directory, copied(**{"x.weight": info(4, 4)})).factors["x.weight"]
+    assert torch.equal(added((4, 4), given), (b @ a).double().t() if turned else (b @ a).double())
+
+
+def test_ranks_that_the_config_does_not_promise_are_refused(tmp_path: Path) -> None:
+    made_by_peft(tmp_path, target_modules=["q"], target_parameters=["experts.down"])
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "rank_pattern": {"experts.down": 1}}))
+    with pytest.raises(AdapterFormatError, match="expected 3 experts of rank 1"):
+        load_factors(tmp_path, learned())
+
+
+def test_half_a_pair_is_refused_by_name(tmp_path: Path) -> None:
+    made_by_peft(tmp_path, target_modules=["q"])
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    del tensors["base_model.model.attn.q.lora_B.weight"]
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(AdapterFormatError, match=r"'attn\.q' has lora_A alone"):
+        load_factors(tmp_path, learned())
+
+
+def test_half_of_a_linear_layer_and_half_of_an_embedding_are_refused(tmp_path: Path) -> None:
+    made_by_peft(tmp_path, target_modules=["q"])
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    tensors["base_model.model.attn.q.lora_embedding_B"] = tensors.pop("base_model.model.attn.q.lora_B.weight")
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(AdapterFormatError, match="as a linear layer and as an embedding"):
+        load_factors(tmp_path, learned())
+
+
+def test_factors_of_a_transposed_tensor_are_the_parameter_s(tmp_path: Path) -> None:
+    given = load_factors(written(tmp_path, {"experts": stacked(INNER, HIDDEN)}), learned()).factors["experts_down"]
+    assert [(one.at, one.lora_b.shape, one.lora_a.shape) for one in given] == [
+        (at, (HIDDEN, 2), (2, INNER)) for at in range(3)
+    ]

@@ -19,7 +19,8 @@ from conformance.subjects.linear import RankSession
 from conformance.subjects.subject import Subject
 from conformance.values.linear import values_of
 from lora_compat.families import Family
-from strategies.cases import AdapterSpec, Case, LayerSpec, Loader, SubclassSpec
+from strategies.cases import AdapterSpec, Case, LayerSpec
+from strategies.subclasses import Loader, SubclassSpec
 
 MERGED = LayerSpec(family=Family.MERGED_COLUMN, input_size=4, output_sizes=(4, 6, 2))
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import lora_compat
-from lora_compat import checkpoint_shards, quantization, wrapper
+from lora_compat import own_loaders, quantization, wrapper
 from lora_compat.interception import InterceptedApply, delta_of
 from lora_compat.quantization import (
     BlockFp8LinearMethod,
@@ -208,7 +208,7 @@ def a_weight_that_is_none(original):
     return lambda layer: layer.weight.data and None if layer.weight is None else original(layer)
 
 
-@plant(checkpoint_shards, "stored_weight", origin="own loaders, quantized", clauses="MATH-11", anomalies="raised")
+@plant(own_loaders, "stored_weight", origin="own loaders, quantized", clauses="MATH-11", anomalies="raised")
 def own_loaders_find_no_weight(original):
     """Adapters of a class with its own loader are cut by a weight that packed layers do not have."""
     return lambda layer: layer.weight

@@ -7,24 +7,12 @@ from dataclasses import replace
 from conformance.judging.facts import Aspect, Difference, Place, Sighting
 from conformance.regressions.entries import Entry, StoredFailure
 from lora_compat.families import Family
-from strategies.cases import (
-    AdapterSpec,
-    Case,
-    Constructor,
-    Dtype,
-    Heads,
-    LayerSpec,
-    Layout,
-    Mixins,
-    Quantization,
-    Regime,
-    SubclassSpec,
-    WrapperKind,
-)
+from strategies.cases import AdapterSpec, Case, Dtype, Heads, LayerSpec, Layout, Quantization, Regime, WrapperKind
 from strategies.codec import Spec, to_dict
 from strategies.experts import ExpertsAdapterSpec, ExpertsCase
 from strategies.forwards import Forward
 from strategies.ranks import RankQuestion
+from strategies.subclasses import Constructor, Mixins, SubclassSpec
 from strategies.vocabulary import VocabularyCase, VocabularyLayer
 
 MERGED = LayerSpec(family=Family.MERGED_COLUMN, output_sizes=(2, 2), bias=True)
@@ -48,6 +36,13 @@ FUSED_EXPERTS = ExpertsCase(
     adapters=(ExpertsAdapterSpec(experts=(True, True), fused=True, parts=(True, True, False)),),
     tokens=(0, -1),
     routing=((0, 1), (1, 0)),
+)
+IN_THREE_D = Case(tokens=(0, 0), layout=Layout.THREE_D)
+BACKWARDS = Case(
+    subclass=SubclassSpec(depth=1, forward=Forward.EXTRA_ARGUMENT),
+    max_loras=2,
+    adapters=(AdapterSpec(), AdapterSpec(slot=1)),
+    tokens=(0, 1),
 )
 CASES: tuple[tuple[str, str, Spec], ...] = (
     ("MATH-1", "delta-dropped", Case()),
@@ -122,6 +117,8 @@ CASES: tuple[tuple[str, str, Spec], ...] = (
     ("COMM-2", "collective-mismatch", Case(layer=LayerSpec(family=Family.COLUMN, disable_tp=True), tp_size=2)),
     ("RANK-2", "rank-not-smallest", RankQuestion(shards=(2, 3), max_lora_rank=128)),
     ("RANK-4", "unclear-refusal", RankQuestion(shards=(32,))),
+    ("MATH-2", "order-dependent", BACKWARDS),
+    ("MATH-7", "input-written", IN_THREE_D),
 )
 
 

@@ -9,9 +9,9 @@ from conformance.regressions.entries import Entry
 from lora_compat.families import Family
 from strategies.cases import AdapterSpec, LayerSpec
 from strategies.codec import Spec
-from strategies.models import ModelSpec, ModuleKind, ModuleSpec
 from strategies.programs import Misfit, ModelAdapterSpec, Program, Step, StepKind
 from strategies.target_questions import TargetQuestion
+from strategies.trees import ModelSpec, ModuleKind, ModuleSpec
 from tests.regressions_writer.examples import entry_of
 
 USE, LEAVE = StepKind.USE, StepKind.DEACTIVATE

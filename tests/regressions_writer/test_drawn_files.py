@@ -11,17 +11,18 @@ import pytest
 from hypothesis import Phase
 
 from conformance.search.drawing import Source, draw_cases
-from conformance.test_files.dialects import CannotWrite
+from conformance.test_files.layout import CannotWrite
 from conformance.test_files.lora_compat_dialect import LoraCompat
 from conformance.test_files.vllm_dialect import Vllm
 from lora_compat.families import Family
-from strategies.cases import AdapterSpec, Case, Constructor, LayerSpec, Loader, SubclassSpec
+from strategies.cases import AdapterSpec, Case, LayerSpec
 from strategies.codec import Spec
 from strategies.drawing import cases
 from strategies.experts import experts_cases
 from strategies.forwards import Forward
 from strategies.program_drawing import frames, programs
 from strategies.programs import Program, StepKind
+from strategies.subclasses import Constructor, Loader, SubclassSpec
 from strategies.target_questions import misplaced_targets, target_questions
 from strategies.vocabulary import VocabularyLayer, vocabulary_cases
 from tests.regressions_writer.examples import WRONG_NUMBER

@@ -16,9 +16,9 @@ import torch
 from conformance.test_files.vllm_dialect import Vllm
 from conformance.test_files.writer import write
 from strategies.codec import Spec
-from strategies.models import ModelSpec
 from strategies.programs import Program
 from strategies.ranks import RankQuestion
+from strategies.trees import ModelSpec
 from strategies.vocabulary import VocabularyCase
 from tests.regressions_writer.examples import LM_HEAD, SCALED_LOGITS, entry_of
 from tests.regressions_writer.models import COLUMN

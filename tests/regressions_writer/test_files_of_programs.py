@@ -30,10 +30,10 @@ from lora_compat.errors import FullHouseError, LoRAError
 from lora_compat.families import Family
 from lora_compat.manager import LoRAManager
 from strategies.cases import AdapterSpec, LayerSpec
-from strategies.model_drawing import models
-from strategies.models import ModelSpec, ModuleSpec
 from strategies.program_drawing import frames, programs
 from strategies.programs import ModelAdapterSpec, Program, Step, StepKind
+from strategies.tree_drawing import models
+from strategies.trees import ModelSpec, ModuleSpec
 from tests.manager.planted import MUTANTS
 from tests.regressions_writer.examples import entry_of
 from tests.regressions_writer.models import TWO, in_layer

@@ -15,17 +15,19 @@ import pytest
 import torch
 
 from conformance.judging.facts import AFTER_A_RESET, Aspect, Difference, Place, Sighting
-from conformance.test_files.dialects import CannotWrite
+from conformance.test_files.layout import CannotWrite
 from conformance.test_files.literals import INTEGERS, tensor_text
 from conformance.test_files.lora_compat_dialect import LoraCompat
 from conformance.test_files.vllm_dialect import Vllm
 from conformance.test_files.writer import file_name, write
 from lora_compat.errors import LoRAError
 from lora_compat.wrapper import LoRALinear
-from strategies.cases import Case, LayerSpec, Quantization, SubclassSpec
+from strategies.cases import Case, Dtype, LayerSpec, Quantization, Regime
 from strategies.codec import Spec
 from strategies.experts import ExpertsCase
 from strategies.programs import Program
+from strategies.subclasses import SubclassSpec
+from strategies.trees import ModelSpec
 from strategies.vocabulary import VocabularyCase
 from tests.experts import planted as of_experts
 from tests.manager.planted import MUTANTS as OF_MODELS
@@ -37,6 +39,7 @@ from tests.regressions_writer.examples import (
     CUT_EXPERTS,
     DUMMIES,
     FUSED_EXPERTS,
+    IN_THREE_D,
     SCALED_IDS,
     SCALED_LOGITS,
     SHARDED_EXPERTS,
@@ -44,7 +47,7 @@ from tests.regressions_writer.examples import (
     entry_of,
     forms_of,
 )
-from tests.regressions_writer.models import SEEN, Seen
+from tests.regressions_writer.models import SEEN, SKIPPING, Seen, in_layer
 from tests.suite import ROOT
 from tests.vocabulary import planted as of_vocabularies
 
@@ -59,6 +62,7 @@ PLANTED = {
     "whatever-has-a-weight-is-a-layer": ("WRAP-6", "not-refused", Case(seed=1)),
     "refusal-without-the-class": ("WRAP-6", "unclear-refusal", Case()),
     "marked-before-checked": ("WRAP-6", "base-changed", Case(seed=1)),
+    "scratch-space-in-the-input": ("MATH-7", "input-written", IN_THREE_D),
     "a-dummy-that-adds": ("RANK-5", "adapter-leak", Case(max_rank=32)),
     "a-dummy-of-local-rows": ("RANK-5", "raised", DUMMIES),
     "only-dense-weights-are-watched": ("WRAP-8", "weight-stolen", Case(quantization=Quantization.INT8, seed=1)),
@@ -193,6 +197,8 @@ def test_what_has_no_form_as_a_file_is_said_so() -> None:
         text_of("MATH-11", "base-misquantized", Case(quantization=Quantization.INT8), LoraCompat())
     with pytest.raises(CannotWrite, match="does not end"):
         text_of("UNWRAP-4", "endless-search", Case(seed=1), Vllm())
+    with pytest.raises(CannotWrite, match="one rank by itself"):
+        text_of("COMM-2", "collective-mismatch", Case(), LoraCompat())
 
 
 def test_a_slot_that_keeps_its_adapter_through_a_reset_is_shown_with_the_reset() -> None:
@@ -201,6 +207,18 @@ def test_a_slot_that_keeps_its_adapter_through_a_reset_is_shown_with_the_reset()
     run_test(text)
     with patch.object(LoRALinear, "reset_lora", lambda self, slot: None), pytest.raises(AssertionError):
         run_test(text)
+
+
+def test_a_file_of_a_narrow_dtype_makes_it_the_default() -> None:
+    case = Case(dtype=Dtype.BFLOAT16, regime=Regime.ROUNDED)
+    assert "torch.set_default_dtype(torch.bfloat16)" in text_of("MATH-10", "delta-imprecise", case, LoraCompat())
+
+
+def test_a_layer_of_several_tensors_runs_under_the_dummy_and_not_before() -> None:
+    program = Program(ModelSpec((SKIPPING,)))
+    text = text_of("RANK-5", "adapter-leak", program, LoraCompat(), in_layer(None, SKIPPING.name, 2.0, 1.0))
+    assert text.index("warmed_up(") < text.index("result = model.gate(")
+    run_test(text)
 
 
 def test_a_tensor_of_many_integers_is_a_formula_that_gives_the_same_tensor() -> None:

@@ -15,7 +15,7 @@ import pytest
 from conformance.judging.facts import Remark, Sighting
 from conformance.regressions.entries import StoredFailure
 from conformance.regressions.store import Store
-from conformance.test_files.dialects import CannotWrite
+from conformance.test_files.layout import CannotWrite
 from conformance.test_files.lora_compat_dialect import LoraCompat
 from conformance.test_files.writer import write
 from strategies.cases import Case

@@ -152,6 +152,6 @@ def lines(name: str, dialect: Dialect) -> int:
 def test_the_files_of_the_settled_cases_are_short() -> None:
     sizes = [elements(settled(name)[1].case) for name in LEAST]
     ours, plain = ([lines(name, dialect) for name in LEAST] for dialect in DIALECTS)
-    for numbers, (middle, most) in zip((sizes, ours, plain), ((5, 60), (32, 79), (49, 79)), strict=True):
+    for numbers, (middle, most) in zip((sizes, ours, plain), ((5, 60), (32, 79), (49, 86)), strict=True):
         assert median(numbers) <= middle, numbers
         assert max(numbers) <= most, numbers

@@ -13,10 +13,11 @@ from benchmarks.power.hunting import CASES, clause_tests, reference_subject
 from benchmarks.power.pairs import dimensions, pairs_of
 from conformance.judging.verdicts import Verdict
 from conformance.suite.checking import Budget, ClauseRun
-from strategies.cases import DTYPES, Case, Constructor, Layout, Loader, Mixins, Regime
+from strategies.cases import DTYPES, Case, Layout, Regime
 from strategies.drawing import cases
 from strategies.forwards import Forward
 from strategies.layers import FAMILIES
+from strategies.subclasses import Constructor, Loader, Mixins
 
 # Clauses whose strategies between them have every option.
 DRAWN = ("MATH-1", "MATH-2", "MATH-7", "MATH-8", "MATH-11", "UNWRAP-1", "UNWRAP-3", "WRAP-4")

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, find, settings
 
 from lora_compat.families import Family
-from strategies.cases import AdapterSpec, Case, Heads, LayerSpec, Layout, Regime, SubclassSpec, WrapperKind
+from strategies.cases import AdapterSpec, Case, Heads, LayerSpec, Layout, Regime, WrapperKind
 from strategies.drawing import cases
 from strategies.ranks import RankQuestion, rank_questions
+from strategies.subclasses import SubclassSpec
 
 QUICK = settings(
     max_examples=2000, database=None, deadline=None, phases=(Phase.generate, Phase.shrink),

@@ -9,7 +9,8 @@ from lora_compat import vocabulary
 from lora_compat.delta import NO_TOKENS
 from lora_compat.embeddings import InterceptedEmbedding, LoRAEmbedding
 from lora_compat.kernels import TokenBatch
-from lora_compat.vocabulary import LogitsProcessor, ParallelLMHead, VocabParallelEmbedding, VocabularyShard
+from lora_compat.vocabulary import LogitsProcessor, ParallelLMHead, VocabParallelEmbedding
+from lora_compat.vocabulary_shards import VocabularyShard
 from tests.mutants.planting import plant
 
 

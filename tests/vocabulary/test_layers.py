@@ -8,7 +8,8 @@ import torch
 import lora_compat
 from lora_compat import LayerAdapter, LoRAConfig, SubAdapter, TokenBatch
 from lora_compat.errors import AdapterShapeError, SlotError, UnsupportedLayerError
-from lora_compat.vocabulary import LogitsProcessor, ParallelLMHead, VocabParallelEmbedding, VocabularyShard
+from lora_compat.vocabulary import LogitsProcessor, ParallelLMHead, VocabParallelEmbedding
+from lora_compat.vocabulary_shards import VocabularyShard
 
 CONFIG = LoRAConfig(max_loras=2, max_lora_rank=4)
 

@@ -18,6 +18,7 @@ from conformance.implementations.protocol import Deployment, Implementation, Ref
 from conformance.implementations.vllm import cuda as vllm_cuda
 from conformance.implementations.vllm.layers import VllmLayers
 from conformance.implementations.vllm.manager import VllmManager
+from conformance.implementations.vllm.models.server import VllmModels
 from conformance.implementations.vllm.runtime import (
     add_spare_slot,
     installed_version,
@@ -31,8 +32,8 @@ from conformance.implementations.vocabulary import VocabularyServer, VocabularyW
 from lora_compat.adapters import LayerAdapter
 from lora_compat.families import Family
 from strategies.cases import DTYPES, Case, Dtype
-from strategies.models import ModelSpec
 from strategies.schemes import SchemeCase
+from strategies.trees import ModelSpec
 from strategies.vocabulary import VocabularyCase
 
 _LEAST_TOKENS = 64
@@ -51,6 +52,7 @@ class VllmImplementation(Implementation):
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
         self.layers = VllmLayers(device)
+        self.models = VllmModels()
 
     @property
     def why_no_experts(self) -> str:

@@ -12,7 +12,7 @@ from conformance.judging.anomalies import constant, moved
 from conformance.judging.anomalies.rank_mistakes import Change, blocks, dealt_columns, first_rows
 from conformance.values.experts import SCALING
 from lora_compat.adapters import SubAdapter
-from lora_compat.expert_adapters import ExpertAdapter
+from lora_compat.expert_parts import ExpertAdapter
 from strategies.experts import ExpertsCase
 
 # Gate's and up's contribution [intermediate, hidden], and down's [hidden, intermediate]; None where there is none.

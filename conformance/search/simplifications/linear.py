@@ -9,7 +9,8 @@ from conformance.search.simplifications.fewer_ranks import fewer_ranks
 from conformance.search.simplifications.large import drawn_anew, smaller
 from lora_compat.families import Family
 from strategies.adapters import MAX_RANKS
-from strategies.cases import AdapterSpec, Case, Dtype, Heads, LayerSpec, Layout, Quantization, SubclassSpec
+from strategies.cases import AdapterSpec, Case, Dtype, Heads, LayerSpec, Layout, Quantization
+from strategies.subclasses import SubclassSpec
 from strategies.validity import is_valid
 
 

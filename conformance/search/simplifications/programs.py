@@ -7,14 +7,17 @@ from dataclasses import replace
 
 from conformance.search.simplifications.experts import simpler_experts
 from conformance.search.simplifications.large import less
+from conformance.search.simplifications.models import simpler_models
 from lora_compat.families import Family
 from strategies.adapters import MAX_RANKS
-from strategies.cases import AdapterSpec, LayerSpec, SubclassSpec
+from strategies.cases import AdapterSpec, LayerSpec
 from strategies.codec import Spec
 from strategies.experts import ExpertsCase
-from strategies.models import ModelSpec, ModuleKind, ModuleSpec
+from strategies.models.cases import ModelCase
 from strategies.programs import Misfit, ModelAdapterSpec, Program, Step, StepKind
+from strategies.subclasses import SubclassSpec
 from strategies.target_questions import TargetQuestion
+from strategies.trees import ModelSpec, ModuleKind, ModuleSpec
 
 _SEEDS = 3
 
@@ -23,6 +26,8 @@ def simpler_whole(spec: Spec) -> Iterator[Spec]:
     """Every program, question or mixture that is plainer than ``spec`` in one part and makes sense."""
     if isinstance(spec, ExpertsCase):
         yield from simpler_experts(spec)
+    if isinstance(spec, ModelCase):
+        yield from simpler_models(spec)
     if isinstance(spec, TargetQuestion):
         yield from _questions(spec)
     if isinstance(spec, Program):

@@ -1,19 +1,23 @@
-"""The loader is asked: it is handed a checkpoint whose elements are numbered, digit by digit, and then looked at."""
+"""The loader is asked: it is handed checkpoints of numbers, and its parameters are looked at afterwards."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lora_compat.checkpoint_map.alphabets import UNKNOWN, UNWRITTEN, ZERO, Alphabet, alphabet_for
+from lora_compat.checkpoint_map.alphabets import Kind, kind_of, raw_dtype
+from lora_compat.checkpoint_map.numbering import Axis, Disorder, Handed, Numbering, Section
+from lora_compat.checkpoint_map.proving import Proof, proved
+from lora_compat.checkpoint_map.reading import Reading
 from lora_compat.checkpoint_map.shapes import TensorInfo
 from lora_compat.errors import LoRAError
 
 Weights = Iterable[tuple[str, Tensor]]
 Load = Callable[[Weights], object]
+Parameters = Callable[[], Mapping[str, Tensor]]
+_SMALL = 2**16  # elements: as quick to look at whole
 
 
 class LoaderStopped(LoRAError):
@@ -25,109 +29,101 @@ class LoaderStopped(LoRAError):
         self.name = name
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Sources:
-    """Of each element of one parameter its row, among all rows of the checkpoint, and its column.
+def learned(shapes: Mapping[str, TensorInfo], load: Load, parameters: Parameters) -> dict[str, Proof]:
+    """What the parameters hold of a checkpoint with ``shapes`` after ``load``; they are left with numbers in them.
 
-    ``rows`` and ``columns`` are int64 of the parameter's dimensions, with size 1 where all are alike; a negative
-    number is `UNWRITTEN`, `ZERO` or `UNKNOWN`.
-    """
-
-    rows: Tensor
-    columns: Tensor
-
-
-def learned(shapes: Mapping[str, TensorInfo], load: Load, parameters: Mapping[str, Tensor]) -> dict[str, Sources]:
-    """What the floating-point ``parameters`` hold of a checkpoint with ``shapes``, after ``load``.
-
-    The parameters are left with numbers in them. One load for each digit of the rows and of the columns: three for a
-    model of a few thousand million elements in bfloat16.
+    One load for each digit of the rows and of the columns, and one for the proof: four for a model of a few thousand
+    million elements in bfloat16. What a quick look does not explain takes as many again.
 
     Raises:
         LoaderStopped: the loader raised.
     """
-    floats = {name: info for name, info in shapes.items() if info.dtype.is_floating_point}
-    watched = {name: one for name, one in parameters.items() if one.dtype.is_floating_point}
-    letters = alphabet_for([*(one.dtype for one in floats.values()), *(one.dtype for one in watched.values())])
-    rows = sum(info.rows for info in floats.values())
-    columns = max((info.columns for info in floats.values()), default=1)
-    found: dict[str, list[Tensor]] = {}
-    for by_row, total in ((True, rows), (False, columns)):
-        ids: dict[str, Tensor] = {}
-        for place in range(_places(total, letters.base)):
-            _one_pass(_numbered(shapes, letters, place, by_row=by_row), load, watched)
-            for name, one in watched.items():
-                digits = letters.digits(_reduced(one.detach()))
-                ids[name] = digits if place == 0 else _joined(ids[name], digits, letters.base**place)
-        for name, one in ids.items():
-            found.setdefault(name, []).append(one)
-    return {name: Sources(*both) for name, both in found.items()}
+    asked = _Asked(shapes, load, parameters)
+    watched = asked.watched()
+    found = asked.round({name: one.numel() <= _SMALL for name, one in watched.items()})
+    again = {name for name in asked.unclear if watched[name].numel() > _SMALL}
+    if again:
+        asked.contiguous = True
+        found |= asked.round(dict.fromkeys(again, True))
+    return found
 
 
-def _places(total: int, base: int) -> int:
-    places = 1
-    while base**places < total:
-        places += 1
-    return places
+class _Asked:
+    """One loader, and how it wants its tensors."""
 
+    def __init__(self, shapes: Mapping[str, TensorInfo], load: Load, parameters: Parameters) -> None:
+        self._load, self._parameters = load, parameters
+        self._numbering = Numbering(shapes, {one.dtype for one in self.watched().values()})
+        self._disorder = Disorder(self._numbering)
+        self.contiguous = False
+        self.unclear: set[str] = set()
 
-def _one_pass(weights: Weights, load: Load, watched: Mapping[str, Tensor]) -> None:
-    handed: list[str] = []
+    def watched(self) -> dict[str, Tensor]:
+        """The parameters that can hold numbers; a loader may replace them, so they are asked for each time."""
+        return {name: one for name, one in self._parameters().items() if kind_of(one.dtype) and one.numel()}
 
-    def noted() -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in weights:
-            handed[:] = [name]
-            yield name, tensor
+    @torch.no_grad()
+    def round(self, careful: Mapping[str, bool]) -> dict[str, Proof]:
+        """Digits, and the proof, for some parameters; ``careful`` says how they are looked at."""
+        watched = self.watched()
+        readings = {
+            name: Reading(self._section(watched[name]), tuple(watched[name].shape), carefully)
+            for name, carefully in careful.items()
+        }
+        self._poison(name for name, carefully in careful.items() if carefully)
+        for axis in Axis:
+            for place in range(self._numbering.places(axis)):
+                self._digit(axis, place)
+                now = self.watched()
+                for name, one in readings.items():
+                    one.see(axis, now[name], place)
+            if axis is Axis.ROWS:
+                for one in readings.values():
+                    one.rows_seen()
+        return self._proofs(readings)
 
-    with torch.no_grad():
-        for one in watched.values():
-            one.data.fill_(torch.nan)  # float8_e4m3fn has a NaN, too
+    def _proofs(self, readings: Mapping[str, Reading]) -> dict[str, Proof]:
+        proposed = {name: list(one.proposed()) for name, one in readings.items()}
+        now = self.watched()
+        self._poison(
+            name for name, pieces in proposed.items() if sum(one.elements for one in pieces) < now[name].numel()
+        )
+        self._hand(self._disorder.weights())
+        now, found = self.watched(), {}
+        for name, one in readings.items():
+            found[name] = proved(now[name], proposed[name], self._disorder, one.section, one.elements())
+            if found[name].failed or one.tangled:
+                self.unclear.add(name)
+        return found
+
+    def _digit(self, axis: Axis, place: int) -> None:
+        """One pass, on tensors that take no memory if the loader can do with them."""
+        if not self.contiguous:
+            try:
+                self._hand(self._numbering.digits(axis, place, contiguous=False))
+            except LoaderStopped:
+                self.contiguous = True
+        if self.contiguous:
+            self._hand(self._numbering.digits(axis, place, contiguous=True))
+
+    def _hand(self, weights: Handed) -> None:
+        handed: list[str] = []
+
+        def noted() -> Iterator[tuple[str, Tensor]]:
+            for name, tensor in weights:
+                handed[:] = [name]
+                yield name, tensor
+
         try:
-            load(noted())
+            self._load(noted())
         except Exception as error:
             raise LoaderStopped(handed[0] if handed else None, error) from error
 
+    def _poison(self, names: Iterable[str]) -> None:
+        now = self.watched()
+        for name in names:
+            one = now[name].data
+            one.view(raw_dtype(one.dtype)).fill_(self._section(one).letters.poison)
 
-def _numbered(
-    shapes: Mapping[str, TensorInfo], letters: Alphabet, place: int, *, by_row: bool
-) -> Iterator[tuple[str, Tensor]]:
-    """The checkpoint with one digit of each element's row, or column, in its place; one tensor at a time."""
-    first = 0
-    for name, info in shapes.items():
-        if not info.dtype.is_floating_point:
-            yield name, torch.zeros(info.shape, dtype=info.dtype)
-            continue
-        count = info.rows if by_row else info.columns
-        ids = torch.arange(first if by_row else 0, (first if by_row else 0) + count)
-        values = letters.values[ids // letters.base**place % letters.base].to(info.dtype)
-        if len(info.shape) < 2:
-            values = values if by_row else values.expand(info.rows)
-            yield name, values.reshape(info.shape).clone()
-        else:
-            shape = (*info.shape[:-1], 1) if by_row else (*(1 for _ in info.shape[:-1]), info.columns)
-            yield name, values.view(shape).expand(info.shape).contiguous()
-        first += info.rows
-
-
-def _reduced(values: Tensor) -> Tensor:
-    """``values`` with size 1 in every dimension along which all are alike, NaN like NaN."""
-    if values.dtype.itemsize == 1:
-        values = values.float()
-    plain = values.nan_to_num(float("inf")) if bool(values.isnan().any()) else values
-    for dim in range(values.dim()):
-        first = plain.narrow(dim, 0, min(1, plain.shape[dim]))
-        if plain.shape[dim] > 1 and torch.equal(plain, first.expand_as(plain)):
-            plain, values = first, values.narrow(dim, 0, 1)
-    return values
-
-
-def _joined(ids: Tensor, digits: Tensor, weight: int) -> Tensor:
-    """Numbers with one more digit in front; the first thing that is no digit wins."""
-    ids, digits = torch.broadcast_tensors(ids, digits)
-    both = torch.where(digits < 0, digits, ids + digits * weight)
-    both = torch.where(ids < 0, ids, both)
-    unlike = (ids < 0) != (digits < 0)  # a digit that is none in one pass alone was computed
-    return torch.where(unlike, UNKNOWN, both)
-
-
-__all__ = ["UNKNOWN", "UNWRITTEN", "ZERO", "Load", "LoaderStopped", "Sources", "learned"]
+    def _section(self, parameter: Tensor) -> Section:
+        return self._numbering.sections[kind_of(parameter.dtype) or Kind.FLOATS]

@@ -1,0 +1,126 @@
+"""The models of a certification run: what each target stands for, and how cases are drawn for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cache
+
+import pytest
+
+from conformance.certification.baseline import Baseline
+from conformance.certification.errors import SubjectError
+from conformance.certification.outcome import Outcome, complete
+from conformance.engines.threads import ThreadsEngine
+from conformance.implementations.protocol import MissingPrerequisite
+from conformance.judging.verdicts import ClauseResult
+from conformance.regressions.recorder import Recorder
+from conformance.regressions.store import Store
+from conformance.subjects.models.checkpoints import offer_of
+from conformance.subjects.models.traits import traits
+from conformance.subjects.models.types import (
+    ALL,
+    BadModelTarget,
+    ModelTarget,
+    NotBuildable,
+    everything,
+    resolve,
+)
+from conformance.subjects.subject import Subject
+from conformance.suite.certify_options import CertifyOptions
+from conformance.suite.checking import Budget, ClauseRun
+from conformance.suite.options import Options, implementation_of
+from strategies.models.adapters import Targetable
+from strategies.models.cases import ModelDraws
+from strategies.models.configs import ConfigChoices, config_choices
+
+
+class UnbuildableModelError(SubjectError):
+    """An architecture that cannot be made into a checkpoint here."""
+
+    title = "not applicable"
+    is_usage = False
+
+
+@dataclass(slots=True)
+class ModelCertification:
+    """The models of a run, on the one implementation that serves them all; has what `Certification` has."""
+
+    options: Options
+    certify: CertifyOptions
+    subjects: dict[str, Subject] = field(default_factory=dict)
+    targets: dict[str, ModelDraws] = field(default_factory=dict)
+    unfit: dict[str, SubjectError] = field(default_factory=dict)
+    _recorder: Recorder | None = None
+
+    def prepare(self, fit: list[str] | None = None) -> None:
+        """Finds the models; nothing is built yet, and the controller of workers imports no vLLM.
+
+        Raises:
+            pytest.UsageError: a target names no model that can be certified, or something is not installed.
+        """
+        impl = self.options.impl or "vllm"
+        implementation = implementation_of(replace(self.options, impl=impl), prepare=False)
+        if getattr(implementation, "models", None) is None:
+            raise pytest.UsageError(f"--impl {impl} is not driven on whole models: use --impl vllm")
+        subject = Subject(implementation, ThreadsEngine(), self.options.device)
+        for name, found in self._found(fit).items():
+            self.subjects[name] = subject
+            if isinstance(found, SubjectError):
+                self.unfit[name] = found
+            else:
+                self.targets[name] = draws_of(name, found)
+        if not self.targets and fit is None:
+            raise pytest.UsageError("; ".join(str(error) for error in self.unfit.values()))
+        self._recorder = Recorder(Store(self.options.regressions), impl, subject.identity())
+
+    def _found(self, fit: list[str] | None) -> dict[str, ModelTarget | SubjectError]:
+        found: dict[str, ModelTarget | SubjectError] = {}
+        try:
+            for given in self.certify.models if fit is None else fit:
+                if given != ALL:
+                    found[given] = _resolved(given)
+                    continue
+                targets, reasons = everything()
+                found |= targets
+                found |= {name: UnbuildableModelError(f"{name}: {reason}") for name, reason in reasons.items()}
+        except (BadModelTarget, MissingPrerequisite) as error:
+            raise pytest.UsageError(f"--certify-model {' '.join(str(error).split())}") from None
+        return found
+
+    def clause_run(self, path: str, budget: Budget) -> ClauseRun:
+        """Runs clauses on the model called ``path``."""
+        self.subjects[path].implementation.layers.prepare()
+        return ClauseRun(self.subjects[path], budget, self.targets[path], self._recorder)
+
+    def outcomes(self, results: list[ClauseResult], baseline: Baseline | None) -> list[Outcome]:
+        """What became of every model."""
+        outcomes = []
+        for path in self.subjects:
+            outcome = Outcome(path, impl=self.options.impl or "vllm", layers="vllm", model=True)
+            outcome.unfit = self.unfit.get(path)
+            if outcome.unfit is None:
+                outcome.results = complete(results, path, model=True)
+            if baseline is not None:
+                outcome.known = baseline.known(path)
+            outcomes.append(outcome)
+        return outcomes
+
+
+def _resolved(name: str) -> ModelTarget | SubjectError:
+    try:
+        return resolve(name)
+    except NotBuildable as error:
+        return UnbuildableModelError(f"{name}: {error}")
+
+
+def draws_of(name: str, target: ModelTarget) -> ModelDraws:
+    """How cases of a model are drawn; what can be targeted is learned once for each configuration."""
+
+    @cache
+    def offer(choices: ConfigChoices) -> Targetable | None:
+        try:
+            return offer_of(target, choices)
+        except Exception:  # sizes that transformers does not take together
+            return None
+
+    return ModelDraws(name, config_choices(traits(target)), offer)

@@ -1,0 +1,99 @@
+"""What the suite asks of an implementation that loads checkpoints and adapter directories: one model on one rank."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from conformance.engines.ranks import RankGroup
+
+Parts = Mapping[str, Tensor]  # of a module: "output" of its forward, and its own tensors by name
+
+
+OUTPUT, ROWS, LOGITS = "output", "rows", "logits"
+EXPERTS = ("w13_weight", "w2_weight")  # of a mixture: gate and up, down
+
+
+class BaseModelError(Exception):
+    """A checkpoint that cannot be served without any adapter, so that nothing is asked of LoRA."""
+
+
+class NoLoRASupport(Exception):
+    """A model class that declares no LoRA support, and was refused for that."""
+
+
+class ForwardRaised(Exception):
+    """A module whose forward runs without adapters, and raises where they can be loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """The deployment of a model.
+
+    ``lora`` says whether adapters can be loaded at all, ``fused_experts`` that they have the experts of a layer in one
+    tensor; ``options`` are further options of the implementation that are switched on.
+    """
+
+    lora: bool = True
+    fully_sharded: bool = False
+    fused_experts: bool = False
+    options: tuple[str, ...] = ()
+    max_rank: int = 8
+    max_loras: int = 2
+    dtype: torch.dtype = torch.float32
+
+
+class ServedModel(ABC):
+    """A checkpoint loaded on one rank; every rank makes the same calls, as reading runs collectives."""
+
+    @abstractmethod
+    def serve_adapters(self) -> None:
+        """Makes the model ready for adapters; read before, it is the bare model."""
+
+    @abstractmethod
+    def add(self, number: int, directory: Path) -> None:
+        """Loads and activates the adapter in a PEFT directory; raises whatever the implementation does."""
+
+    @abstractmethod
+    def remove(self, number: int) -> None:
+        """Takes it out again."""
+
+    @abstractmethod
+    def warm_up(self) -> None:
+        """Loads a dummy adapter and takes it out again, as an engine does when it starts; raises what that does."""
+
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """The modules that hold tensors, by the names that they have without adapters."""
+
+    @abstractmethod
+    def read(self, number: int | None) -> dict[str, Parts]:
+        """What each module computes with an adapter, or without one.
+
+        A linear layer's `OUTPUT` is its forward on the unit vectors, so each row is what one input adds; `ROWS` of an
+        embedding are those of every id; the module called `LOGITS` has the head's, of the unit vectors. A module whose
+        forward cannot run here has the weight instead that its slots amount to. Everything else a module holds is
+        there by name.
+        """
+
+
+class ModelServer(ABC):
+    """Loads checkpoints."""
+
+    @abstractmethod
+    def options(self, directory: Path) -> tuple[str, ...]:
+        """What the class of a checkpoint declares that it can do with LoRA, each an option of `ModelSettings`."""
+
+    @abstractmethod
+    def load(self, directory: Path, settings: ModelSettings, group: RankGroup) -> ServedModel:
+        """Loads a checkpoint on this rank.
+
+        Raises:
+            BaseModelError: it cannot be served, adapters or not.
+            NoLoRASupport: ``settings.lora`` is asked of a class that has none.
+        """

@@ -1,0 +1,1 @@
+"""Whole models of vLLM: its own loader and worker manager, on a CPU, with ranks as threads."""

@@ -1,0 +1,46 @@
+"""vLLM's model classes without weights, so that their own ``load_weights`` can be asked where those would go."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from conformance.engines.ranks import RankGroup
+from conformance.implementations.models import ModelSettings
+from conformance.implementations.vllm.groups import ranked
+from conformance.implementations.vllm.models import engine
+
+
+@contextmanager
+def bare_model(directory: Path, dtype: torch.dtype, group: RankGroup) -> Iterator[tuple[Any, Any]]:
+    """One rank's model of the config.json in ``directory`` and its `VllmConfig`, inside of which it was built.
+
+    Raises whatever vLLM does for a configuration that it does not take.
+    """
+    engine.groups()
+    with ranked(group), engine.quick_loading(), engine.without_amx():
+        engine.model_class(directory)
+        config = engine.engine_config(directory, ModelSettings(lora=False, dtype=dtype), group.size)
+        utils = importlib.import_module("vllm.model_executor.model_loader.utils")
+        with importlib.import_module("vllm.config").set_current_vllm_config(config), _default_dtype(dtype):
+            yield utils.initialize_model(config), config
+
+
+def alone() -> RankGroup:
+    """The group of a single rank."""
+    return RankGroup(0, 1, lambda rank, issued, tensor: [tensor])
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

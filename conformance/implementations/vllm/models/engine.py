@@ -1,0 +1,111 @@
+"""vLLM's engine configuration and process groups, for models that are loaded by the dozen in one process."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from conformance.implementations.models import ModelSettings
+from conformance.implementations.vllm.models.stand_ins import put_in_place
+from conformance.implementations.vllm.runtime import runtime
+
+MAX_TOKENS = 4096
+_MAX_LENGTH = 64
+
+
+@cache
+def groups() -> None:
+    """Makes the world and all its groups, of this process alone; once."""
+    state = runtime().parallel_state
+    folder = tempfile.mkdtemp(prefix="lora-compat-rendezvous-")
+    state.init_distributed_environment(1, 0, f"file://{folder}/file", 0, backend="gloo")
+    state._TP = None  # the stand-in, where single layers were run before
+    state.initialize_model_parallel(1, 1)
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    _without_kernels_of_a_cpu()
+    put_in_place()
+
+
+def engine_config(directory: Path, settings: ModelSettings, tp_size: int) -> Any:
+    """A `VllmConfig` for the checkpoint in a directory; raises whatever vLLM does.
+
+    The TP size is set afterwards, as the platform would ask for as many devices.
+    """
+    cls = model_class(directory)
+    options = importlib.import_module("vllm.engine.arg_utils").EngineArgs(
+        model=str(directory),
+        skip_tokenizer_init=True,
+        dtype=str(settings.dtype).removeprefix("torch."),
+        enforce_eager=True,
+        max_model_len=_MAX_LENGTH,
+        max_num_seqs=MAX_TOKENS,  # the LM head's tokens are those of as many sequences
+        max_num_batched_tokens=MAX_TOKENS,
+        enable_lora=settings.lora,
+        max_lora_rank=settings.max_rank,
+        max_loras=settings.max_loras,
+        fully_sharded_loras=settings.fully_sharded,
+        async_scheduling=False,
+        enable_prefix_caching=False,
+        load_format="safetensors",
+        enable_mixed_moe_lora_format=settings.fused_experts and not getattr(cls, "is_3d_moe_weight", False),
+        **dict.fromkeys(settings.options, True),
+    )
+    config = options.create_engine_config()
+    config.parallel_config.tensor_parallel_size = config.parallel_config.world_size = tp_size
+    config.model_config.verify_with_parallel_config(config.parallel_config)
+    return config
+
+
+def model_class(directory: Path) -> Any:
+    """vLLM's class for a checkpoint, which is looked at in this process: vLLM would start another one for that.
+
+    None where it knows none.
+    """
+    registry = importlib.import_module("vllm.model_executor.models.registry")
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    architecture = (config.get("architectures") or [""])[0]
+    found = registry.ModelRegistry.models.get(architecture)
+    if isinstance(found, registry._LazyRegisteredModel):
+        registry.ModelRegistry.register_model(architecture, found.load_model_cls())
+        found = registry.ModelRegistry.models[architecture]
+    return found.load_model_cls() if found is not None else None
+
+
+@contextmanager
+def without_amx() -> Iterator[None]:
+    """vLLM's choice for a CPU without AMX: the operators for one with it are not in the wheel."""
+    with patch.object(torch.cpu, "_is_amx_tile_supported", lambda: False):
+        yield
+
+
+@contextmanager
+def quick_loading() -> Iterator[None]:
+    """Without the two full collections of vLLM's loader, which take thirty times as long as all the rest."""
+    with patch.object(gc, "collect", lambda *generation: 0):
+        yield
+
+
+def _without_kernels_of_a_cpu() -> None:
+    """Products by torch: the kernels that vLLM would pack weights for are not in the wheel, or empty the weight."""
+
+    def by_torch(layer: Any, remove_weight: bool = False) -> None:
+        layer.cpu_linear = torch.nn.functional.linear
+
+    for name in ("layers.utils", "layers.linear", "layers.vocab_parallel_embedding"):
+        module: Any = importlib.import_module(f"vllm.model_executor.{name}")
+        if hasattr(module, "dispatch_cpu_unquantized_gemm"):
+            module.dispatch_cpu_unquantized_gemm = by_torch
+    operators: Any = importlib.import_module("vllm._custom_ops")
+    if not hasattr(torch.ops._C, "prepack_moe_weight"):
+        operators.cpu_prepack_moe_weight = lambda weight, isa: weight

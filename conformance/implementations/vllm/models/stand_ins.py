@@ -1,0 +1,73 @@
+"""What stands in for parts that a CPU lacks, so that models can be built; none of them is what is judged."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+from typing import Any
+
+import torch
+
+# Each is said in the report: what is missing on a CPU, and what is there instead.
+STAND_INS = {
+    "sparse attention": "vLLM's dense latent attention of a CPU, which is built and not run",
+    "experts without a gate": "vLLM's fused experts, whose weights are compared and which are not run",
+    "quick GELU": "the same function by torch",
+    "Triton's allocator": "nothing, as no Triton kernel runs",
+    "Inkling's fused all-reduce": "switched off by INKLING_MULTIMEM_AR=0, as vLLM asks of those who use LoRA",
+}
+
+
+@functools.cache
+def put_in_place() -> None:
+    """Once in a process, after vLLM was imported."""
+    os.environ.setdefault("INKLING_MULTIMEM_AR", "0")
+    _dense_for_sparse()
+    _experts_without_gate()
+    _quick_gelu()
+    _transformers_as_it_is()
+    importlib.import_module("vllm.triton_utils").triton.set_allocator = lambda allocator: None
+
+
+def _dense_for_sparse() -> None:
+    platform = importlib.import_module("vllm.platforms.cpu").CpuPlatform
+    choose = platform.get_attn_backend_cls.__func__
+
+    def chosen(cls: Any, /, selected: Any, attn_selector_config: Any, **others: Any) -> str:
+        dense = attn_selector_config._replace(use_sparse=False)
+        return choose(cls, selected, attn_selector_config=dense, **others)  # type: ignore[no-any-return]
+
+    platform.get_attn_backend_cls = classmethod(chosen)
+
+
+def _experts_without_gate() -> None:
+    config = importlib.import_module("vllm.model_executor.layers.fused_moe.config").FusedMoEConfig
+    check = config.__post_init__
+
+    def checked(self: Any) -> None:
+        try:
+            check(self)
+        except NotImplementedError as error:  # the last thing that is looked at
+            if "is_act_and_mul" not in str(error):
+                raise
+
+    config.__post_init__ = checked
+
+
+def _quick_gelu() -> None:
+    if hasattr(torch.ops._C, "gelu_quick"):
+        return
+    library: Any = importlib.import_module("torch.library").Library("_C", "FRAGMENT")
+    library.define("gelu_quick(Tensor! out, Tensor input) -> ()")
+    library.impl("gelu_quick", lambda out, x: out.copy_(x * torch.sigmoid(1.702 * x)), "CPU")
+    _kept.append(library)
+
+
+def _transformers_as_it_is() -> None:
+    """Without vLLM's wrapping of transformers' classes for torch.compile, after which they build no checkpoint."""
+    base = importlib.import_module("vllm.model_executor.models.transformers.base").Base
+    base._decorate_cls_for_torch_compile = lambda *of_a_class, **how: None
+
+
+_kept: list[Any] = []  # a library is gone with its last reference

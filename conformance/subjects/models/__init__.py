@@ -1,0 +1,1 @@
+"""Whole models: their checkpoints and adapters, made by transformers and PEFT."""

@@ -1,0 +1,176 @@
+"""Adapter directories: made and merged by PEFT, and read back, since what is in the file is what counts."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from conformance.subjects.outcomes import NotApplicable
+from conformance.values.models import fill_factor, fill_weight
+from strategies.models.adapters import ALL_LINEAR, ModelAdapter
+
+TENSORS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_PREFIX = "base_model.model."
+_KEY = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<part>[AB])(\.weight)?$")
+
+
+@dataclass(frozen=True, slots=True)
+class FilePair:
+    """Two tensors of an adapter file, and what they add.
+
+    ``module`` is the name in the file, ``parameter`` that of the parameter in transformers' model; ``delta``, of the
+    parameter's shape and float32, is scaling · B · A, computed from the file's tensors.
+    """
+
+    module: str
+    key_a: str
+    key_b: str
+    rank: int
+    scaling: float
+    parameter: str
+    delta: Tensor
+
+    @property
+    def keys(self) -> tuple[str, str]:
+        """Both keys."""
+        return self.key_a, self.key_b
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFile:
+    """What a PEFT directory holds: its pairs, and the keys that are of no pair."""
+
+    pairs: tuple[FilePair, ...]
+    others: tuple[str, ...]
+    rank: int = 1  # the largest that its configuration speaks of
+
+    def keys_by_module(self) -> list[tuple[str, ...]]:
+        """The keys of each module; PEFT writes stacked experts of one module as each other's base layer."""
+        found: dict[str, tuple[str, ...]] = {}
+        for pair in self.pairs:
+            module = pair.module.split(".base_layer")[0]
+            found[module] = (*found.get(module, ()), *pair.keys)
+        return list(found.values())
+
+
+def adapted(model: nn.Module, adapter: ModelAdapter, seed: int) -> PeftModel:
+    """``model`` with an adapter of the numbers of ``seed``, in place.
+
+    Raises:
+        NotApplicable: PEFT does not make such an adapter for this model.
+    """
+    config = LoraConfig(
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,  # type: ignore[arg-type]
+        use_rslora=adapter.rslora,
+        target_modules=ALL_LINEAR if adapter.all_linear else list(adapter.modules),
+        target_parameters=list(adapter.parameters) or None,
+        layers_to_transform=list(adapter.layers) or None,
+        rank_pattern=dict(adapter.ranks),
+        alpha_pattern=dict(adapter.alphas),
+        modules_to_save=list(adapter.saved) or None,
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            wrapped: Any = get_peft_model(model, config)
+    except (ValueError, NotImplementedError, RuntimeError, TypeError) as error:
+        raise NotApplicable(f"PEFT makes no such adapter: {str(error).splitlines()[0]}") from error
+    for scaling in (one for module in wrapped.modules() for one in _scalings(module)):
+        if math.frexp(scaling)[0] != 0.5:
+            raise NotApplicable(f"PEFT's own rank for fused experts makes the scaling {scaling:g}, which is not exact")
+    dtype = next(model.parameters()).dtype
+    for name, parameter in wrapped.named_parameters():
+        if "lora_" in name:
+            fill_factor(parameter.data, seed, name, is_b="_B." in name, dtype=dtype)
+        elif "modules_to_save" in name:
+            fill_weight(parameter.data, seed + 1, name)
+    wrapped.create_or_update_model_card = lambda output_dir: None  # a third of the time
+    found: PeftModel = wrapped
+    return found
+
+
+def read_adapter(directory: Path, wrapped: PeftModel) -> AdapterFile:
+    """What is in the directory, and where PEFT has it in the model."""
+    config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+    tensors = load_file(directory / TENSORS)
+    halves: dict[str, dict[str, str]] = {}
+    others = []
+    for key in tensors:
+        found = _KEY.match(key)
+        if found is None:
+            others.append(key)
+        else:
+            halves.setdefault(found["module"], {})[found["part"]] = key
+    pairs = []
+    for module, keys in halves.items():
+        layer: Any = wrapped.get_submodule(_PREFIX + module)
+        parameter = _parameter_of(module, layer)
+        scaling = scaling_of(config, parameter if hasattr(layer, "parameter_name") else module)
+        a, b = (tensors[keys[part]].float() for part in "AB")
+        delta = scaling * _product(layer, a, b)
+        pairs.append(FilePair(module, keys["A"], keys["B"], layer.r["default"], scaling, parameter, delta))
+    ranks = (config["r"], *(config.get("rank_pattern") or {}).values())
+    return AdapterFile(tuple(pairs), tuple(others), max(ranks))
+
+
+def _parameter_of(module: str, layer: Any) -> str:
+    """The parameter's name: PEFT nests wrappers of several parameters of one module, each as the other's base."""
+    name = getattr(layer, "parameter_name", None) or "weight"
+    return f"{module.replace('.base_layer', '')}.{name}"
+
+
+def _product(layer: Any, a: Tensor, b: Tensor) -> Tensor:
+    """B · A as the parameter has its axes: turned for embeddings and `Conv1D`, expert by expert where stacked."""
+    weight = layer.get_param() if hasattr(layer, "get_param") else layer.get_base_layer().weight
+    if not hasattr(layer, "fan_in_fan_out"):
+        raise NotApplicable(f"a {type(layer).__name__} of PEFT's is no linear layer")
+    experts = weight.shape[0] if weight.ndim == 3 else 1
+    if experts == 1:
+        embeds = hasattr(layer, "lora_embedding_A") and "default" in layer.lora_embedding_A
+        return (b @ a).T if embeds or layer.fan_in_fan_out else b @ a
+    stacked_a = a.reshape(experts, -1, a.shape[-1])  # experts, rank, in: PEFT stacks experts outside of ranks in A,
+    stacked_b = b.reshape(b.shape[0], -1, experts)  # out, rank, experts: and inside of them in B
+    product = torch.einsum("ore,eri->eoi", stacked_b, stacked_a)
+    return product if layer._did_swap_in_out_features else product.transpose(1, 2)
+
+
+def scaling_of(config: Mapping[str, Any], module: str) -> float:
+    """The scaling of a module under PEFT's rules, from the directory's own configuration.
+
+    A pattern matches where it is an end of the module's name; of two the first does.
+    """
+    rank = _matching(config.get("rank_pattern") or {}, module, config["r"])
+    alpha = _matching(config.get("alpha_pattern") or {}, module, config["lora_alpha"])
+    return float(alpha / rank**0.5 if config.get("use_rslora") else alpha / rank)
+
+
+def _matching(pattern: Mapping[str, Any], module: str, otherwise: Any) -> Any:
+    for key, value in pattern.items():
+        if re.match(rf"(.*\.)?({key})$", module):
+            return value
+    return otherwise
+
+
+def cut(source: Path, target: Path, keys: set[str]) -> None:
+    """Writes the directory again with some of its tensors only."""
+    target.mkdir(parents=True)
+    (target / CONFIG).write_text((source / CONFIG).read_text(encoding="utf-8"), encoding="utf-8")
+    kept = {key: tensor for key, tensor in load_file(source / TENSORS).items() if key in keys}
+    save_file(kept, target / TENSORS)
+
+
+def _scalings(module: nn.Module) -> list[float]:
+    found = getattr(module, "scaling", None)
+    return list(found.values()) if isinstance(found, dict) else []  # attention has a number of that name

@@ -1,0 +1,73 @@
+"""Checkpoints: a model of a case's type, built and saved by transformers with the numbers of its seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from conformance.subjects.models.configs import small_config
+from conformance.subjects.models.making import complete, made
+from conformance.subjects.models.offers import targetable
+from conformance.subjects.models.types import ModelTarget, resolve
+from conformance.values.models import fill_weight
+from strategies.models.adapters import Targetable
+from strategies.models.cases import ModelCase
+from strategies.models.configs import ConfigChoices
+
+_logging: Any = transformers.utils.logging
+_logging.disable_progress_bar()
+_logging.set_verbosity_error()
+
+resolved = cache(resolve)
+
+
+def content_of(case: ModelCase) -> dict[str, Any]:
+    """The config.json of a case; raises what `small_config` does."""
+    return {**small_config(resolved(case.target), case.config), "dtype": case.dtype.of_tensors}
+
+
+def model_of(case: ModelCase, content: Mapping[str, Any]) -> nn.Module:
+    """The case's model with the numbers of its seed; parameters under two names are filled once."""
+    with _default_dtype(getattr(torch, case.dtype.of_tensors)):
+        model = made(resolved(case.target), content)
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point():
+            fill_weight(parameter.data, case.seed, name)
+    return model
+
+
+def offer_of(target: ModelTarget, choices: ConfigChoices) -> Targetable:
+    """What PEFT can target in a model of one configuration, learned on the meta device, which allocates nothing."""
+    with torch.device("meta"):
+        return targetable(made(target, small_config(target, choices)))
+
+
+def save(model: Any, directory: Path, content: Mapping[str, Any]) -> None:
+    """As published checkpoints are: tensors under their names on disk, and the whole config.json."""
+    model.save_pretrained(directory)
+    complete(directory, content)
+
+
+def untied(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with a weight for each end."""
+    return {
+        name: untied(value) if isinstance(value, dict) else False if name == "tie_word_embeddings" else value
+        for name, value in content.items()
+    }
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

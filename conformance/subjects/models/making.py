@@ -1,0 +1,77 @@
+"""A target's model, made by the class of transformers whose name the architecture has, and its config.json."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import PrefixChange
+
+from conformance.subjects.models.recipes import Recipe, recipe_of
+from conformance.subjects.models.types import ModelTarget
+
+_SENTENCE_MODULES = [
+    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+]
+
+
+def made(target: ModelTarget, content: Mapping[str, Any]) -> nn.Module:
+    """The model of a config.json, uninitialized, in the default dtype and on the default device."""
+    cls: Any = getattr(transformers, target.implementation)
+    model = cls._from_config(target.config_class(**content), dtype=torch.get_default_dtype())
+    # Made, not loaded, a model is saved without the prefixes that published files have inside of towers.
+    model._weight_conversions = [
+        one
+        for one in get_model_conversion_mapping(model, add_legacy=False)
+        if one.scope_prefix or not isinstance(one, PrefixChange)
+    ] or None
+    return model  # type: ignore[no-any-return]
+
+
+def complete(directory: Path, content: Mapping[str, Any]) -> None:
+    """Puts into a saved config.json what transformers left out of the content that it was made of.
+
+    Published files have it, and vLLM reads it: attributes that transformers 5 no longer knows, and the architecture.
+    """
+    if content["architectures"][0].endswith("Model"):  # of sentences: vLLM takes others for generating ones
+        _write(directory / "modules.json", _SENTENCE_MODULES)
+        (directory / "1_Pooling").mkdir(exist_ok=True)
+        _write(directory / "1_Pooling" / "config.json", {"pooling_mode_mean_tokens": True})
+    _rewrite(directory, recipe_of(content["model_type"], content["architectures"][0]))
+    path = directory / "config.json"
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    _write(path, _merged(saved, content))
+
+
+def _rewrite(directory: Path, recipe: Recipe) -> None:
+    """Gives saved tensors the names and the orientation that they have in published files."""
+    names, transposed = recipe.get("names", {}), recipe.get("transposed", "")
+    for path in directory.glob("*.safetensors") if names or transposed else ():
+        tensors = load_file(path)
+        for pattern, name in names.items():
+            tensors = {re.sub(pattern, name, one): tensor for one, tensor in tensors.items()}
+        for name in tensors if transposed else ():
+            if re.search(transposed, name):
+                tensors[name] = tensors[name].mT.contiguous()
+        save_file(tensors, path, {"format": "pt"})
+
+
+def _write(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def _merged(saved: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:
+    both = {**content, **saved}
+    for name, value in content.items():
+        if isinstance(value, dict) and isinstance(saved.get(name), dict):
+            both[name] = _merged(saved[name], value)
+    return {**both, **{name: content[name] for name in ("architectures", "model_type") if name in content}}

@@ -1,0 +1,164 @@
+"""What an implementation makes of a case's chain: the readings of every rank, or how it ended."""
+
+from __future__ import annotations
+
+import faulthandler
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TypeVar
+
+import torch
+
+from conformance.engines.ranks import RankFailed, RankGroup
+from conformance.implementations.models import (
+    LOGITS,
+    ROWS,
+    BaseModelError,
+    ForwardRaised,
+    ModelServer,
+    ModelSettings,
+    NoLoRASupport,
+    Parts,
+)
+from conformance.subjects.models.chains import Chain, Chains, Ends
+from conformance.subjects.outcomes import FileRefused, HarnessError, NotApplicable, SubjectRaised
+from conformance.subjects.subject import Subject
+from strategies.models.cases import ModelCase
+
+T = TypeVar("T")
+Readings = Mapping[str, Parts]
+_MAX_RANKS = (8, 16, 32, 64)  # of those that vLLM has
+HANG_SECONDS = 120.0  # a case takes a tenth of one; the first of a class, with its imports, five
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What an implementation said when it did not load an adapter."""
+
+    kind: str
+    message: str
+
+    def named(self, chain: Chain) -> list[str]:
+        """The modules of the file that it says it will not take; none where it broke off by an accident."""
+        if self.kind in _CRASHES:
+            return []
+        modules = [pair.module for pair in chain.file.pairs] + [key.rsplit(".", 2)[-2] for key in chain.file.others]
+        last = dict.fromkeys(module.removesuffix(".base_layer").rpartition(".")[2] for module in modules)
+        return sorted(name for name in last if name in self.message) or _QUOTED.findall(self.message)[-2:]
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}"
+
+
+_FOLDERS = re.compile(r"\S*/lora-compat-\w+/\d+/")
+_QUOTED = re.compile(r"'([\w.]+)'")  # an implementation has names of its own for some modules
+_CRASHES = ("AssertionError", "AttributeError", "KeyError", "IndexError", "TypeError", "UnboundLocalError")
+
+
+def refused(refusal: Refusal, chain: Chain) -> FileRefused | None:
+    """The outcome of a refusal by name; None of any other."""
+    named = refusal.named(chain)
+    return FileRefused(f"by name ({refusal.kind}): {', '.join(named)}") if named else None
+
+
+@cache
+def chains() -> Chains:
+    """The chains of this process."""
+    return Chains()
+
+
+def settings_of(case: ModelCase, chain: Chain, options: tuple[str, ...] = ()) -> ModelSettings:
+    """The deployment of a case: as an operator would start it who knows the adapter's file."""
+    return ModelSettings(
+        fully_sharded=case.fully_sharded,
+        fused_experts=any(pair.delta.ndim == 3 for pair in chain.file.pairs),
+        options=options,
+        max_rank=next(size for size in _MAX_RANKS if size >= chain.file.rank),
+        dtype=getattr(torch, case.dtype.of_tensors),
+    )
+
+
+def server_of(subject: Subject) -> ModelServer:
+    """Who loads checkpoints.
+
+    Raises:
+        NotApplicable: the implementation is not driven on whole models.
+    """
+    server = getattr(subject.implementation, "models", None)
+    if server is None:
+        raise NotApplicable("it is not driven on whole models")
+    return server  # type: ignore[no-any-return]
+
+
+def on_ranks(subject: Subject, case: ModelCase, program: Callable[[RankGroup], T]) -> list[T]:
+    """Runs ``program`` on every rank.
+
+    Raises:
+        NotApplicable: the base model cannot be served, or its class declares no LoRA support.
+        SubjectRaised: a forward that ran without adapters does not where they can be loaded.
+        CollectiveMismatch, HarnessError: as `Subject.on_ranks`.
+    """
+    faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)  # a worker's end is an error of this model alone
+    try:
+        return subject.on_ranks(case.tp_size, program)
+    except Exception as error:
+        cause = error.__cause__
+        ended = cause.error if isinstance(cause, RankFailed) else cause
+        if isinstance(ended, NoLoRASupport):
+            raise NotApplicable(f"the class declares no LoRA support: {_first_line(ended)}") from error
+        if isinstance(ended, BaseModelError):
+            raise NotApplicable(f"the base model cannot be served here: {_first_line(ended)}") from error
+        if isinstance(ended, NotApplicable):
+            raise ended from error
+        if isinstance(error, SubjectRaised) and not isinstance(ended, ForwardRaised):
+            raise HarnessError(str(error)) from error
+        raise
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def attempt(step: Callable[[], object]) -> Refusal | None:
+    """How an implementation refused or broke off a step; None where it did it."""
+    try:
+        step()
+    except Exception as error:
+        return Refusal(type(error).__name__, _FOLDERS.sub("", str(error)))
+    return None
+
+
+def right_readings(server: ModelServer, chain: Chain, settings: ModelSettings, group: RankGroup) -> Readings:
+    """What the merged checkpoint computes, loaded by the class's own ``load_weights``."""
+    try:
+        merged = server.load(chain.merged, settings, group).read(None)
+    except BaseModelError:
+        if chain.ends is None:
+            raise
+    else:
+        if chain.ends is None or _parted(merged, server.load(chain.base, settings, group).read(None), chain.ends):
+            return merged
+    if chain.ends.embedding and chain.ends.head:
+        raise NotApplicable("the class has one weight for embedding and head, and the adapter is of both")
+    merged = server.load(chain.merged_tied, settings, group).read(None)
+    base = server.load(chain.base, settings, group).read(None)
+    return {name: base[name] if _is_other_end(name, parts, chain) else parts for name, parts in merged.items()}
+
+
+def _parted(merged: Readings, base: Readings, ends: Ends) -> bool:
+    """Whether a class has a weight for each end if the checkpoint has; some have one whatever it says."""
+    head_changed = LOGITS in base and any(
+        not torch.equal(tensor, merged[LOGITS][part]) for part, tensor in base[LOGITS].items()
+    )
+    return head_changed == ends.head
+
+
+def _is_other_end(name: str, parts: Parts, chain: Chain) -> bool:
+    """Whether a module is the end of a tied weight that the adapter leaves alone."""
+    assert chain.ends is not None
+    return name == LOGITS if chain.ends.embedding else ROWS in parts
+
+
+def _first_line(error: BaseException) -> str:
+    said = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (said[1] if len(said) > 1 and said[0].endswith("VllmConfig") else said[0])[:300]

@@ -1,0 +1,63 @@
+"""What PEFT can target in a model, learned from the model itself on the meta device, which allocates nothing."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from strategies.models.adapters import Targetable
+
+_MODULES = (nn.Linear, nn.Embedding, Conv1D)
+_NUMBER = re.compile(r"\.(\d+)(?=\.|$)")
+_WHOLE = ("lm_head", "embed_tokens", "norm")
+
+
+def targetable(model: nn.Module) -> Targetable:
+    """Ends of names: the last part, as users write them, and where that means several places also longer ones."""
+    modules = [name for name, module in model.named_modules() if isinstance(module, _MODULES)]
+    parameters = list(_bare_parameters(model))
+    last = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    layers = [int(found.group(1)) for name in modules if (found := _NUMBER.search(name))]
+    return Targetable(
+        modules=_ends(modules, least=1),
+        parameters=_ends(parameters, least=2),  # of a module and its parameter: `weight` alone would be any
+        layers=max(layers, default=0) + 1,
+        saved=tuple(name for name in _WHOLE if name in last),
+    )
+
+
+def _bare_parameters(model: nn.Module) -> Iterator[str]:
+    """Parameters that are no module's weight to PEFT: stacked experts, and routers that are parameters."""
+    for name, module in model.named_modules():
+        if isinstance(module, (*_MODULES, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            continue
+        for own, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim in (2, 3) and parameter.is_floating_point() and "bias" not in own:
+                yield f"{name}.{own}"
+
+
+def _ends(names: Iterable[str], *, least: int) -> tuple[str, ...]:
+    """The shortest end of each place, of ``least`` parts at least; layers and experts are places once."""
+    places = dict.fromkeys(_NUMBER.sub(".#", name) for name in names)
+    by_last: dict[str, list[str]] = defaultdict(list)
+    for place in places:
+        by_last[".".join(place.split(".")[-least:])].append(place)
+    ends: dict[str, None] = {}
+    for last, sharing in by_last.items():
+        ends[last] = None
+        if len(sharing) > 1:
+            ends.update(dict.fromkeys(_own_end(place, sharing, least + 1) for place in sharing))
+    return tuple(end for end in ends if end and "#" not in end)
+
+
+def _own_end(place: str, sharing: list[str], least: int) -> str:
+    parts = place.split(".")
+    for count in range(least, len(parts) + 1):
+        end = ".".join(parts[-count:])
+        if sum(other == end or other.endswith(f".{end}") for other in sharing) == 1:
+            return end
+    return ""

@@ -1,0 +1,137 @@
+"""What a rank does with a case's chain, one program for each question that the clauses of chapter MODEL ask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from conformance.engines.ranks import RankGroup
+from conformance.implementations.models import ModelServer, ModelSettings, ServedModel
+from conformance.subjects.models.adapters import cut
+from conformance.subjects.models.chains import Chain
+from conformance.subjects.models.observing import Readings, Refusal, attempt, right_readings
+from conformance.subjects.models.writings import Writing
+
+_LOOKED_AT = 4  # modules of a file whose tensors are looked at one by one
+Seen = tuple[Readings, Readings, Readings]
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """The tensors of one module of a file: how they load by themselves, and whether anything shows of them.
+
+    ``by_itself`` is a refusal, or whether any module computes something else; ``among_others`` whether it is missed
+    where the rest of the file is loaded without them.
+    """
+
+    keys: tuple[str, ...]
+    by_itself: Refusal | bool
+    among_others: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """The programs of one case."""
+
+    server: ModelServer
+    chain: Chain
+    settings: ModelSettings
+
+    def served(self, group: RankGroup) -> Seen | Refusal:
+        """Readings of the base, of the merged checkpoint and with the adapter, or why it was not loaded."""
+        right = right_readings(self.server, self.chain, self.settings, group)
+        model, base = self._loaded(group)
+        refusal = attempt(partial(model.add, 1, self.chain.adapter))
+        return refusal or (base, right, model.read(1))
+
+    def one_by_one(self, group: RankGroup) -> tuple[Readings, Readings, Refusal | None, list[Alone]]:
+        """Readings of base and merged checkpoint, how the whole file loads, and how some of its tensors do."""
+        right = right_readings(self.server, self.chain, self.settings, group)
+        model, base = self._loaded(group)
+        refusal = attempt(partial(model.add, 1, self.chain.adapter))
+        whole = base if refusal else model.read(1)
+        model.remove(1)
+        found = []
+        for keys, only, without in self._parts():
+            by_itself = attempt(partial(model.add, 1, only)) or differ(base, model.read(1))
+            model.remove(1)
+            left_out = refusal is None and without is not None and attempt(partial(model.add, 1, without)) is None
+            found.append(Alone(keys, by_itself, not left_out or differ(whole, model.read(1))))
+            model.remove(1)
+        return base, right, refusal, found
+
+    def written(self, writings: Sequence[Writing], group: RankGroup) -> list[tuple[Readings, Readings | Refusal]]:
+        """Readings of the base and with the adapter, as PEFT wrote it and in each other way."""
+        ways = [(self.chain.adapter, self.settings.fused_experts)]
+        ways += [(one.directory, one.fused_experts) for one in writings]
+        seen: list[tuple[Readings, Readings | Refusal]] = []
+        for directory, fused in ways:
+            model, base = self._loaded(group, replace(self.settings, fused_experts=fused))
+            refusal = attempt(partial(model.add, 1, directory))
+            seen.append((base, refusal or model.read(1)))
+        return seen
+
+    def switched_on(self, group: RankGroup) -> Seen:
+        """Readings without LoRA, with it and no adapter, and after an adapter came and went."""
+        off = replace(self.settings, lora=False, fused_experts=False)
+        bare = self.server.load(self.chain.base, off, group).read(None)
+        model, _ = self._loaded(group)
+        before = model.read(None)
+        attempt(partial(model.add, 1, self.chain.adapter))
+        model.remove(1)
+        return bare, before, model.read(None)
+
+    def reloaded(self, group: RankGroup) -> Seen | Refusal:
+        """Readings with the adapter, with half of it loaded as another one beside it, and loaded again by itself."""
+        half = self.chain.root / "half"
+        self._cut(half, {key for pair in self.chain.file.pairs[::2] for key in pair.keys})
+        model, _ = self._loaded(group)
+        refusal = attempt(partial(model.add, 1, self.chain.adapter))
+        if refusal:
+            return refusal
+        first = model.read(1)
+        attempt(partial(model.add, 2, half))
+        beside = model.read(1)
+        model.remove(2)
+        model.remove(1)
+        model.add(1, self.chain.adapter)
+        return first, beside, model.read(1)
+
+    def started(self, group: RankGroup) -> Refusal | None:
+        """How the start of an engine broke off, warm-up included."""
+        model = self.server.load(self.chain.base, self.settings, group)
+        return attempt(model.serve_adapters) or attempt(model.warm_up)
+
+    def _loaded(self, group: RankGroup, settings: ModelSettings | None = None) -> tuple[ServedModel, Readings]:
+        """The base, ready for adapters; what it read before shows whose forward runs here."""
+        model = self.server.load(self.chain.base, settings or self.settings, group)
+        base = model.read(None)
+        model.serve_adapters()
+        return model, base
+
+    def _parts(self) -> Iterator[tuple[tuple[str, ...], Path, Path | None]]:
+        """Keys of a module, a file of them alone, and one of the others, if there are any."""
+        modules = self.chain.file.keys_by_module()
+        every = {key for keys in modules for key in keys}
+        for number, keys in enumerate(modules[:: max(1, len(modules) // _LOOKED_AT)]):
+            only, without = (self.chain.root / f"{name}-{number}" for name in ("only", "without"))
+            self._cut(only, set(keys))
+            self._cut(without, every - set(keys))
+            yield keys, only, without if len(modules) > 1 else None
+
+    def _cut(self, directory: Path, keys: set[str]) -> None:
+        if keys and not directory.exists():
+            cut(self.chain.adapter, directory, keys)
+
+
+def differ(one: Readings, other: Readings) -> bool:
+    """Whether any part of any module differs."""
+    return any(
+        part in other[name] and not torch.equal(tensor, other[name][part])
+        for name, parts in one.items()
+        for part, tensor in parts.items()
+    )

@@ -1,0 +1,169 @@
+"""What making a small model of a type needs beyond `configs.small_config`: data, one entry for each type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypedDict
+
+# Architectures of vLLM that transformers has under another name.
+BUILT_AS = {
+    "BertSpladeSparseEmbeddingModel": "BertForMaskedLM",
+    "LightOnOCRForConditionalGeneration": "LightOnOcrForConditionalGeneration",
+    "LlamaBidirectionalForSequenceClassification": "LlamaForSequenceClassification",
+    "LlamaBidirectionalModel": "LlamaModel",
+    "MiniCPMForCausalLM": "LlamaForCausalLM",
+    "PanguEmbeddedForCausalLM": "LlamaForCausalLM",
+    "PhiMoEForCausalLM": "PhimoeForCausalLM",
+    "SolarForCausalLM": "LlamaForCausalLM",
+}
+
+# Architectures that stand beside no checkpoint of their own, and why.
+NOT_BUILDABLE = {
+    "NanbeigeForCausalLM": "transformers has no implementation of it, which vLLM would ask for",
+}
+
+# Tables of vLLM's registry whose models are none of their own, and why.
+TABLES_NOT_BUILDABLE = {
+    "_SPECULATIVE_DECODING_MODELS": "a draft model, which vLLM loads beside the model that it drafts for",
+    "_TRANSFORMERS_BACKEND_MODELS": "vLLM's wrapper of transformers' classes; what it serves has names of its own",
+}
+
+_SLOW_AUDIO = {"encoder_config.hidden_dim": 64, "encoder_config.dim_head": 16}
+_INDEXER = {
+    "indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 8,
+    "indexer_compress_ratio": 4, "output_gate_type": "sigmoid",
+}  # fmt: skip
+_GATE = {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}
+_GEMMA_EXPERTS = {"enable_moe_block": True, "num_experts": 128, "top_k_experts": 8, "moe_intermediate_size": 704}
+_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [22, 22, 20]}
+
+
+class Recipe(TypedDict, total=False):
+    """What one model type needs, or one architecture in addition; each is by dotted name.
+
+    ``types`` are model types of configurations that its default leaves out. ``before`` is put into the type's default
+    configuration, as published files have it, and is made small with it; ``after`` into the small one, as it is.
+    ``names`` are patterns of tensors' names that transformers saves otherwise than published files have them,
+    ``transposed`` is the pattern of those that it saves transposed. ``dtypes`` are the only ones vLLM's class takes.
+    """
+
+    types: Mapping[str, str]
+    before: Mapping[str, object]
+    after: Mapping[str, object]
+    names: Mapping[str, str]
+    transposed: str
+    dtypes: tuple[str, ...]
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "BertSpladeSparseEmbeddingModel": {"before": {"tie_word_embeddings": False}},
+    "HF_ColBERT": {"names": {r"^(embeddings|encoder|pooler)\.": r"bert.\1."}},
+    "LlamaBidirectionalForSequenceClassification": {"before": {"pooling": "avg"}},
+    "LlamaBidirectionalModel": {"before": {"pooling": "avg"}},
+    "MiniCPMForCausalLM": {
+        "before": {"dim_model_base": 256, "scale_depth": 1.4, "scale_emb": 12, "num_experts": 0},
+    },
+    "TeleFLMForCausalLM": {"before": {"use_mup": False}},
+    "afmoe": {"before": {"score_func": "sigmoid", "route_norm": True, "n_group": 1, "topk_group": 1}},
+    "audioflamingo3": {"names": {r"^language_model\.model\.model\.": "language_model.model."}},
+    "axk1": {"before": {"first_k_dense_replace": 0, "mlp_layer_types": ["sparse"], "num_hidden_layers": 1}},
+    "cohere_compass": {
+        "before": {"vision_config.deepstack_visual_indexes": [0], "text_config.tie_word_embeddings": True,
+                   "tie_word_embeddings": True, "text_config.rope_parameters": {"full_attention": _ROPE}},
+    },
+    "deepseek_v3": {"before": _GATE},
+    "deepseek_v32": {"before": _GATE},
+    "emu3": {
+        "before": {"vocabulary_map": {"<|extra_200|>": 100, "<image>": 101}, "image_token_id": 101},
+        "after": {"vq_config.base_channels": 32, "vq_config.codebook_size": 16},
+    },
+    "ernie4_5_vl_moe": {"before": {"text_config.rope_parameters": _ROPE}},
+    "gemma4": {
+        "types": {"vision_config": "gemma4_vision"},
+        "before": {f"text_config.{name}": value for name, value in _GEMMA_EXPERTS.items()},
+    },
+    "gemma4_text": {"before": _GEMMA_EXPERTS},
+    "gemma4_unified": {"types": {"vision_config": "gemma4_unified_vision"}},
+    "glm4_moe": {"before": {"head_dim": 128}},
+    "glm4_moe_lite": {"before": {"first_k_dense_replace": 1}},
+    "glm4v_moe": {"before": {"text_config.head_dim": 128, "text_config.use_qk_norm": False}},
+    "glm5_next": {
+        "before": {"text_config.mhc": True, "text_config.mla_use_nope": True,
+                   "text_config.indexer_rope_interleave": True}
+        | {f"text_config.{name}": value for name, value in _GATE.items()},
+        "after": {"text_config.index_kpool": 4},
+    },
+    "glm_moe_dsa": {"before": _GATE},
+    "glmasr": {"names": {r"^language_model\.model\.model\.": "language_model.model."}},
+    "granite4_vision": {"types": {"vision_config": "siglip_vision_model"},
+                        "after": {"deepstack_layer_map": [[0, 0]], "downsample_rate": "1/2",
+                                  "qformer_config.intermediate_size": 3072}},
+    "granite_speech": {"after": _SLOW_AUDIO},
+    "granite_speech_plus": {"after": _SLOW_AUDIO},
+    "granitemoehybrid": {"before": {"layer_types": ["linear_attention", "full_attention"], "num_hidden_layers": 2}},
+    "hy_v3": {"before": {"first_k_dense_replace": 1, "expert_hidden_dim": 1536, "route_norm": True,
+                         "qk_norm": True}},
+    "hy_v4": {"names": {r"\.hc_pre\.(hc_attn_layer|hc_mlp_layer)\.": r".\1.hc_pre.",
+                        r"\.hc_pre\.hc_head\.": ".hc_head."}},
+    "lfm2": {"before": {"block_dim": 2560, "block_ff_dim": 12288, "conv_dim": 2560, "conv_dim_out": 2560}},
+    "lfm2_moe": {"before": {"layer_types": ["conv", "full_attention"] * 2, "num_hidden_layers": 4}},
+    "lfm2_vl": {"before": {"text_config.block_dim": 2560, "text_config.block_ff_dim": 12288,
+                           "text_config.conv_dim": 2560, "text_config.conv_dim_out": 2560,
+                           "vision_config.vision_use_head": False}},
+    "lighton_ocr": {"before": {"vision_feature_layer": -1, "projector_hidden_act": "gelu",
+                               "multimodal_projector_bias": False, "spatial_merge_size": 2}},
+    "longcat_flash": {"before": {"mla_scale_q_lora": True, "mla_scale_kv_lora": True, "zero_expert_type": "identity"},
+                      "after": {"zero_expert_num": 0}},
+    "minimax_m2": {"before": {"rotary_dim": 64, "scoring_func": "sigmoid",
+                              "use_routing_bias": True}},
+    "molmo2": {"before": {"adapter_config.vision_feature_layer": [-1, -1]}},
+    "muse_glimmer": {"after": {"out_hidden_size": 256}},
+    "muse_spark": {
+        "before": {"text_config.num_shared_experts": 0, "audio_config.hidden_sizes": [16, 32],
+                   "audio_config.depths": [1, 1], "audio_config.patch_sizes": [16, 6]},
+        "after": {"audio_config.num_hidden_layers": 2, "audio_config.hidden_sizes": [16, 32], "out_hidden_size": 256},
+    },
+    "nemotron_h_omni": {"before": {"patch_size": 16}, "after": {"vision_config.max_img_size": 64}},
+    "olmo_hybrid": {
+        "after": {"linear_num_value_heads": 4},
+        "names": {"attention_layer_norm": "input_layernorm", "feedforward_layer_norm": "post_attention_layernorm"},
+    },
+    "qianfan_ocr": {"before": {"force_image_size": 28, "ps_version": "v2", "select_layer": -1,
+                                "dynamic_image_size": True, "use_thumbnail": True,
+                                "max_dynamic_patch": 12, "min_dynamic_patch": 1},
+                    "names": {r"^language_model\.model\.encoder\.": "language_model.model."}},
+    "qwen2_5_omni": {"before": {"enable_audio_output": False}},
+    "qwen3_asr": {"after": {"audio_config.downsample_hidden_size": 32}},
+    "qwen3_omni_moe": {
+        "before": {"enable_audio_output": False,
+                   "thinker_config.vision_config.apply_vit_abs_pos_embed": True,
+                   "thinker_config.text_config.tie_word_embeddings": False},
+        "after": {"thinker_config.audio_config.downsample_hidden_size": 32,
+                  "thinker_config.vision_config.image_size": 56},
+    },
+    "qwen3_vl_moe": {
+        "before": {"text_config.norm_topk_prob": True},
+        "transposed": r"mlp\.experts\.(gate_up|down)_proj$",
+    },
+    "qwen4_exp": {
+        "before": {f"text_config.{name}": value for name, value in _INDEXER.items()}
+        | {"vision_config.deepstack_visual_indexes": []},
+        "dtypes": ("bfloat16",),
+    },
+    "qwen4_exp_text": {"before": _INDEXER, "dtypes": ("bfloat16",)},
+    "vibevoice_asr": {
+        "before": {f"{which}_tokenizer_encoder_config.{name}": value
+                   for which in ("acoustic", "semantic")
+                   for name, value in (("depths", [1, 1]), ("downsampling_ratios", [2]), ("num_filters", 8))},
+    },
+    "voxtral": {"before": {"audio_config.downsample_factor": 4,
+                          "audio_config.hop_length": 160, "audio_config.sampling_rate": 16000,
+                          "audio_config.global_log_mel_max": 1.5},
+                "after": {"audio_config.window_size": 400}},
+    "xlm-roberta": {"before": {"position_embedding_type": "absolute"}},
+}  # fmt: skip
+
+
+def recipe_of(model_type: str, architecture: str) -> Recipe:
+    """What a small model needs; what its architecture needs comes before what its type does."""
+    return {**RECIPES.get(model_type, {}), **RECIPES.get(architecture, {})}

@@ -1,0 +1,173 @@
+"""MODEL: from an adapter file to a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+
+from conformance.engines.ranks import RankGroup
+from conformance.implementations.models import EXPERTS
+from conformance.judging.anomalies.models import VANISHED
+from conformance.judging.models import reaches, require_merged, require_same, require_same_writing, unnamed
+from conformance.judging.verdicts import Violation
+from conformance.subjects.models.chains import Chain
+from conformance.subjects.models.observing import (
+    Readings,
+    Refusal,
+    chains,
+    on_ranks,
+    refused,
+    server_of,
+    settings_of,
+)
+from conformance.subjects.models.programs import Programs
+from conformance.subjects.models.writings import writings
+from conformance.subjects.outcomes import FileRefused, NotExercised, SubjectRaised
+from conformance.subjects.subject import Subject
+from conformance.suite.checking import check
+from strategies.models.cases import ModelCase, model_cases
+
+T = TypeVar("T")
+
+
+def on_all(subject: Subject, case: ModelCase, program: Callable[[RankGroup], T]) -> list[T]:
+    """`on_ranks`; a forward that runs without adapters, and does not with them, breaks the clause."""
+    __tracebackhide__ = True
+    try:
+        return on_ranks(subject, case, program)
+    except SubjectRaised as error:
+        raise Violation("raised", str(error.failure.error), case) from error
+
+
+def programs_of(subject: Subject, case: ModelCase, options: tuple[str, ...] = ()) -> Programs:
+    """The case's chain, on whoever serves it."""
+    server, chain = server_of(subject), chains().of(case)
+    return Programs(server, chain, settings_of(case, chain, options))
+
+
+def require_served(subject: Subject, case: ModelCase, how: str = "") -> None:
+    """Raises where the model with the adapter is not the merged checkpoint.
+
+    Raises:
+        FileRefused: the adapter is refused by name.
+        Violation: it is loaded and wrong, or not loaded for a reason that names nothing.
+    """
+    __tracebackhide__ = True
+    programs = programs_of(subject, case)
+    seen = on_all(subject, case, programs.served)
+    require_loaded(case, programs.chain, seen)
+    require_merged(case, programs.chain, [one for one in seen if not isinstance(one, Refusal)], how)
+
+
+def require_loaded(case: ModelCase, chain: Chain, seen: Sequence[object]) -> None:
+    """Raises what a refusal of any rank comes to."""
+    for one in seen:
+        if isinstance(one, Refusal):
+            raise refused(one, chain) or unnamed(case, one)
+
+
+@check("MODEL-1", model_cases(tp_sizes=(1, 1, 2)))
+def test_every_tensor_of_the_file_changes_what_is_computed_or_is_refused_by_name(
+    subject: Subject, case: ModelCase
+) -> None:
+    programs = programs_of(subject, case)
+    chain = programs.chain
+    ranks = on_all(subject, case, programs.one_by_one)
+    base, right, refusal, first = ranks[0]
+    if refusal is not None and not refusal.named(chain):
+        raise unnamed(case, refusal)
+    looked_at = 0
+    for number, one in enumerate(first):
+        owners = [pair for pair in chain.file.pairs if pair.key_a in one.keys]
+        if case.tp_size == 1 and not reaches(owners, base, right):
+            continue  # the class serves no such module
+        looked_at += 1
+        on_each = [rank[3][number] for rank in ranks]
+        if isinstance(one.by_itself, Refusal):
+            if not one.by_itself.named(chain):
+                raise Violation("raised", f"{one.keys[-1]} by itself: {one.by_itself}", case)
+        elif not any(rank.by_itself for rank in on_each):
+            raise Violation(VANISHED, f"{one.keys[-1]} by itself: loaded, and no module computes anything else", case)
+        if not any(rank.among_others for rank in on_each):
+            raise Violation(VANISHED, f"{one.keys[-1]} among others: without it the model computes the same", case)
+    if not looked_at:
+        raise NotExercised("the merged checkpoint computes what the base does: the class serves no such module")
+
+
+@check("MODEL-2", model_cases())
+def test_base_and_adapter_are_the_merged_checkpoint(subject: Subject, case: ModelCase) -> None:
+    try:
+        require_served(subject, case)
+    except Violation as found:
+        if found.anomaly == VANISHED:
+            raise NotExercised(f"wrong without what MODEL-2 is about already [{VANISHED}]") from found
+        raise
+
+
+@check("MODEL-3", model_cases(tp_sizes=(1,), saved=False))
+def test_any_way_of_writing_the_adapter_gives_the_same(subject: Subject, case: ModelCase) -> None:
+    programs = programs_of(subject, case)
+    others = writings(case, programs.chain)
+    (seen,) = on_all(subject, case, partial(programs.written, others))
+    for name, (_, one) in zip(["by PEFT", *(other.name for other in others)], seen, strict=True):
+        if isinstance(one, Refusal) and not one.named(programs.chain):
+            raise Violation("raised", f"written {name}: {one}", case)
+    base, plain = seen[0]
+    loaded = [(way.name, one) for way, (_, one) in zip(others, seen[1:], strict=True) if not isinstance(one, Refusal)]
+    if isinstance(plain, Refusal) or not loaded:
+        raise FileRefused("one way of writing it alone is taken, the others are refused by name")
+    for name, one in loaded:
+        require_same_writing(case, name, base, plain, one)
+
+
+@check("MODEL-4", model_cases(saved=False))
+def test_lora_switched_on_changes_nothing_by_itself(subject: Subject, case: ModelCase) -> None:
+    for rank, (bare, before, after) in enumerate(on_all(subject, case, programs_of(subject, case).switched_on)):
+        comparable = without_experts(bare)
+        require_same(case, comparable, before, rank, "with LoRA switched on and no adapter")
+        require_same(case, comparable, after, rank, "after an adapter was used and removed")
+
+
+def without_experts(readings: Readings) -> Readings:
+    """Without the experts' weights, which another kernel serves where LoRA is off, in a layout of its own."""
+    return {
+        name: {part: tensor for part, tensor in parts.items() if part not in EXPERTS}
+        for name, parts in readings.items()
+    }
+
+
+@check("MODEL-5", model_cases(saved=False))
+def test_loading_leaves_everything_else_as_it_was(subject: Subject, case: ModelCase) -> None:
+    programs = programs_of(subject, case)
+    before = programs.chain.fingerprint()
+    seen = on_all(subject, case, programs.reloaded)
+    if programs.chain.fingerprint() != before:
+        raise Violation("file-changed", "the adapter's directory is not what it was before it was loaded", case)
+    require_loaded(case, programs.chain, seen)
+    for rank, (first, beside, again) in enumerate(one for one in seen if not isinstance(one, Refusal)):
+        require_same(case, first, beside, rank, "after another adapter was loaded")
+        require_same(case, first, again, rank, "loaded again after it was removed")
+
+
+@check("MODEL-6", model_cases(saved=False))
+def test_a_class_that_declares_lora_support_starts_with_it(subject: Subject, case: ModelCase) -> None:
+    server = server_of(subject)
+    for options in ((), *((one,) for one in server.options(chains().of(case).base))):
+        for refusal in on_all(subject, case, programs_of(subject, case, options).started):
+            if refusal is not None and options and "rocessor" in refusal.message:
+                raise NotExercised("the option asks for a processor, which checkpoints here have none of")
+            if refusal is not None:
+                said = " ".join(str(refusal).split())[:400]
+                raise Violation("does-not-start", f"with {' and '.join(('LoRA', *options))}: {said}", case)
+
+
+@check("MODEL-7", model_cases(tp_sizes=(2, 4), saved=False))
+def test_the_result_does_not_depend_on_the_ranks(subject: Subject, case: ModelCase) -> None:
+    try:
+        require_served(subject, replace(case, tp_size=1, fully_sharded=False))
+    except Violation as found:
+        raise NotExercised(f"wrong without what MODEL-7 is about already [{found.anomaly}]") from found
+    for fully_sharded in (False, True):
+        require_served(subject, replace(case, fully_sharded=fully_sharded), f"fully_sharded={fully_sharded}: ")

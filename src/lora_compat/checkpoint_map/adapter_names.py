@@ -1,0 +1,129 @@
+"""Which checkpoint tensors the modules of an adapter file are, under whatever prefix and whichever of their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from lora_compat.checkpoint_map.maps import CheckpointMap
+from lora_compat.errors import AdapterFormatError, UnknownModulesError
+
+_NESTED = ".base_layer"
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """``strip`` of an adapter's names stands for ``add`` of the checkpoint's."""
+
+    strip: str = ""
+    add: str = ""
+
+    def of(self, module: str) -> str | None:
+        """The name with the other prefix; None for one without it."""
+        return self.add + module[len(self.strip) :] if module.startswith(self.strip) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a module of an adapter is: some checkpoint tensors, one of them, or all of them one below the other.
+
+    ``name`` is the module's in the checkpoint. ``rows_of`` says that the tensors are stacked in the module, whose name
+    is then that of the model which serves.
+    """
+
+    name: str
+    tensors: tuple[str, ...]
+    rows_of: bool = False
+
+
+class AdapterNames:
+    """Finds the modules of one adapter in a map.
+
+    A module is the checkpoint tensor ``<module>.weight``; or tensors ``<module>.<parameter>``, of which its shape says
+    which; or the model's own ``<module>.weight``, where that is made of whole checkpoint tensors one below the other.
+    """
+
+    def __init__(self, found: CheckpointMap, modules: Iterable[str], source: str) -> None:
+        """Names of the adapter may have another prefix than the checkpoint's, all of them the same.
+
+        Raises:
+            UnknownModulesError: some modules are nothing in the map.
+            AdapterFormatError: several prefixes would do.
+        """
+        self._map, self._source = found, source
+        self._leaves: dict[str, list[str]] = {}
+        for name, info in found.shapes.items():
+            if len(info.shape) > 1:
+                self._leaves.setdefault(name.rpartition(".")[0], []).append(name)
+        own = {name.removesuffix(".weight") for name in found.parameters if name.endswith(".weight")}
+        self._known = sorted(own | set(self._leaves))
+        self._prefix = self._prefix_of(sorted({_plain(module) for module in modules}))
+
+    def find(self, module: str) -> Named:
+        """What ``module`` is, which the constructor has found to be something.
+
+        Raises:
+            AdapterFormatError: it is fused of tensors in an order that cannot be told.
+        """
+        name = self._prefix.of(_plain(module))
+        assert name is not None
+        if f"{name}.weight" in self._map.shapes:
+            return Named(name, (f"{name}.weight",))
+        if name in self._leaves:
+            return Named(name, tuple(self._leaves[name]))
+        return Named(name, self._members(name), True)
+
+    def _prefix_of(self, modules: Sequence[str]) -> Prefix:
+        known = set(self._known)
+        unknown = [module for module in modules if module not in known]
+        if not unknown:
+            return Prefix()
+        ways = [way for way in self._ways(unknown[0]) if all(way.of(module) in known for module in modules)]
+        if not ways:
+            nearest = get_close_matches(unknown[0], self._known, n=len(self._known), cutoff=0.0)
+            raise UnknownModulesError(repr(self._source), unknown, nearest)
+        if len(ways) > 1:
+            could = " or ".join(repr(way.of(unknown[0])) for way in ways)
+            raise AdapterFormatError(self._source, f"module {unknown[0]!r} could be {could} of the checkpoint")
+        return ways[0]
+
+    def _ways(self, module: str) -> list[Prefix]:
+        """Prefixes under which ``module`` is in the map; what is stripped has no number, and two parts are left."""
+        parts = module.split(".")
+        ways = []
+        for count in range(len(parts) - 1):
+            if any(part.isdigit() for part in parts[:count]):
+                break
+            strip, rest = "".join(part + "." for part in parts[:count]), ".".join(parts[count:])
+            ways += [Prefix(strip, name.removesuffix(rest)) for name in self._known if _ends(name, rest)]
+            if ways:
+                break
+        return ways
+
+    def _members(self, name: str) -> tuple[str, ...]:
+        """The checkpoint tensors that one below the other are the model's ``<name>.weight``."""
+        parameter = self._map.parameters[f"{name}.weight"]
+        pieces = sorted(parameter.pieces, key=lambda one: one.target.start)
+        plain = all(
+            piece.target.is_slice and piece.rows.is_slice and not piece.transposed and not piece.first_column
+            for piece in pieces
+        )
+        alike = len({self._map.shapes[piece.tensor].columns for piece in pieces}) == 1
+        if not (plain and alike and len(pieces) == len(parameter.tensors)):
+            raise AdapterFormatError(
+                self._source,
+                f"module {name!r} is no tensor of the checkpoint, and the model makes its weight of "
+                f"{', '.join(parameter.tensors) or 'none'} in an order that does not say how they would be fused; "
+                "adapt these",
+            )
+        return parameter.tensors
+
+
+def _plain(module: str) -> str:
+    """A module without the wrappers that PEFT nests around one with several parameters."""
+    return module.replace(_NESTED, "")
+
+
+def _ends(name: str, rest: str) -> bool:
+    return name == rest or name.endswith(f".{rest}")

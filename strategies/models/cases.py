@@ -1,0 +1,111 @@
+"""`ModelCase`: a checkpoint, an adapter directory and a deployment, as frozen data; and what draws one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from hypothesis import reject
+from hypothesis.strategies import DrawFn, SearchStrategy, composite
+
+from strategies.cases import Dtype
+from strategies.choices import numbers, sampled
+from strategies.codec import Spec
+from strategies.existing import NothingFits
+from strategies.models.adapters import ModelAdapter, Targetable, model_adapters
+from strategies.models.configs import ConfigChoices
+
+TP_SIZES = (1, 1, 2, 2, 4)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ModelCase(Spec):
+    """One model with one adapter.
+
+    ``target`` is what is certified, by the name it was given; ``config`` says how small its configuration is, and how
+    it differs from the type's own. Every tensor is a pure function of ``seed`` and its name.
+    """
+
+    target: str = "llama"
+    config: ConfigChoices = ConfigChoices()  # noqa: RUF009 - frozen
+    adapter: ModelAdapter = ModelAdapter()  # noqa: RUF009 - frozen
+    tp_size: int = 1
+    fully_sharded: bool = False
+    dtype: Dtype = Dtype.FLOAT32
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDraws:
+    """A model type, as far as drawing cases for it must know it.
+
+    ``configs`` draws its small configurations, ``offer`` says what PEFT can target in one, None where transformers
+    does not take it; both are functions of the type alone.
+    """
+
+    path: str
+    configs: SearchStrategy[ConfigChoices]
+    offer: Callable[[ConfigChoices], Targetable | None]
+    tp_sizes: tuple[int, ...] = TP_SIZES
+    dtypes: tuple[Dtype, ...] = (Dtype.FLOAT32, Dtype.FLOAT32, Dtype.FLOAT32, Dtype.BFLOAT16)
+
+
+_target: ContextVar[ModelDraws | None] = ContextVar("model target", default=None)
+
+
+@contextmanager
+def targeting_model(target: ModelDraws | None) -> Iterator[None]:
+    """Inside the block `model_cases` draws cases of ``target``."""
+    token = _target.set(target)
+    try:
+        yield
+    finally:
+        _target.reset(token)
+
+
+@composite
+def model_cases(
+    draw: DrawFn,
+    *,
+    tp_sizes: tuple[int, ...] | None = None,
+    targets: tuple[int, int] = (1, 4),
+    all_linear: bool = True,
+    saved: bool = True,
+) -> ModelCase:
+    """Cases of the current target; shrinks to its plainest configuration, one target, rank 1, one rank.
+
+    Args:
+        tp_sizes: the tensor-parallel sizes drawn from, unless the target's own.
+        targets: least and most targets of the adapter, unless it takes everything.
+        all_linear: whether the adapter may take everything.
+        saved: whether the adapter may hold a module whole.
+
+    Raises:
+        NothingFits: no model is being certified.
+    """
+    target = _target.get()
+    if target is None:
+        raise NothingFits("the clause is about whole models: name one with --certify-model")
+    config = draw(target.configs)
+    offer = target.offer(config)
+    if offer is None:
+        if target.offer(ConfigChoices()) is None:
+            raise NothingFits("transformers makes no small model of this type")
+        reject()
+    if not offer.modules + offer.parameters:
+        raise NothingFits("PEFT can target nothing in this model")
+    served = tuple(size for size in tp_sizes or target.tp_sizes if size in target.tp_sizes)
+    if not served:
+        raise NothingFits("the model runs on one rank only")
+    tp_size = draw(sampled(served, "tp size"))
+    return ModelCase(
+        target=target.path,
+        config=config,
+        adapter=draw(model_adapters(offer, targets=targets, all_linear=all_linear, saved=saved)),
+        tp_size=tp_size,
+        fully_sharded=tp_size > 1 and draw(sampled((False, True), "fully sharded")),
+        dtype=draw(sampled(target.dtypes, "dtype")),
+        seed=draw(numbers(2**16, "seed")),
+    )

@@ -1,0 +1,132 @@
+"""A small configuration has every kind of layer that its type has, and the sizes that were chosen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from conformance.subjects.models.configs import small_config
+from conformance.subjects.models.layer_lists import kept_layers, with_layers
+from conformance.subjects.models.making import complete, made
+from conformance.subjects.models.traits import traits
+from conformance.subjects.models.types import ModelTarget, Naming
+from strategies.models.configs import ConfigChoices
+
+UNEQUAL = ConfigChoices(heads=8, kv_heads=2, head_dim=8, hidden=96, intermediate=112, experts=6, vocabulary=100)
+IMPLEMENTATIONS = {
+    "llama": "LlamaForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
+    "deepseek_v32": "DeepseekV32ForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
+    "jamba": "JambaForCausalLM",
+    "falcon_h1": "FalconH1ForCausalLM",
+    "qwen3_next": "Qwen3NextForCausalLM",
+    "llava": "LlavaForConditionalGeneration",
+    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+    "whisper": "WhisperForConditionalGeneration",
+    "bert": "BertModel",
+}
+
+
+def target_of(model_type: str) -> ModelTarget:
+    name = IMPLEMENTATIONS[model_type]
+    return ModelTarget(name, model_type, name, name, Naming.ARCHITECTURE)
+
+
+@pytest.mark.parametrize("model_type", IMPLEMENTATIONS)
+def test_transformers_builds_it_with_plain_sizes(model_type: str) -> None:
+    content = small_config(target_of(model_type), ConfigChoices())
+    with torch.device("meta"):
+        model = made(target_of(model_type), content)
+    assert sum(parameter.numel() for parameter in model.parameters()) < 1_000_000
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma3_text", "deepseek_v32"])
+def test_transformers_builds_it_with_sizes_that_differ(model_type: str) -> None:
+    with torch.device("meta"):
+        model: Any = made(target_of(model_type), small_config(target_of(model_type), UNEQUAL))
+    assert model.get_input_embeddings().weight.shape == (100, 96)
+    assert model.model.layers[0].mlp.down_proj.weight.shape == (96, 112)
+
+
+def test_a_small_llama_has_the_sizes_that_were_chosen() -> None:
+    with torch.device("meta"):
+        model: Any = made(target_of("llama"), small_config(target_of("llama"), UNEQUAL))
+    attention = model.model.layers[0].self_attn
+    assert attention.q_proj.weight.shape == (64, 96)
+    assert attention.k_proj.weight.shape == (16, 96)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_every_layer_type_is_there_as_often_as_asked_for(layers: int) -> None:
+    content = small_config(target_of("gemma3_text"), ConfigChoices(layers=layers))
+    assert sorted(content["layer_types"]) == ["full_attention"] * layers + ["sliding_attention"] * layers
+    assert content["num_hidden_layers"] == 2 * layers
+
+
+def test_lists_that_say_which_layers_something_is_of_follow_the_layers_that_are_kept() -> None:
+    config = {
+        "num_hidden_layers": 6,
+        "layer_types": list("aabbab"),
+        "moe_layers": [1, 3, 5],
+        "no_rope_layers": [1] * 6,
+    }
+    kept = kept_layers(config, 1)
+    assert kept == (0, 2)
+    assert with_layers(config, kept) == {
+        "num_hidden_layers": 2,
+        "layer_types": ["a", "b"],
+        "moe_layers": [],
+        "no_rope_layers": [1, 1],
+    }
+
+
+def test_layers_before_those_with_experts_are_counted_anew() -> None:
+    config = {"num_hidden_layers": 9, "first_k_dense_replace": 3}
+    assert with_layers(config, kept_layers(config, 2)) == {"num_hidden_layers": 4, "first_k_dense_replace": 2}
+
+
+def test_tokens_are_inside_of_the_small_vocabulary() -> None:
+    content = small_config(target_of("llava"), ConfigChoices(vocabulary=100))
+    assert 50 <= content["image_token_index"] < 100
+
+
+def test_a_directory_is_made_small_with_what_its_own_file_says(tmp_path: Path) -> None:
+    published = {"model_type": "llama", "hidden_act": "gelu", "attention_bias": True, "torch_dtype": "bfloat16"}
+    (tmp_path / "config.json").write_text(json.dumps(published))
+    target = ModelTarget("x", "llama", "LlamaForCausalLM", "LlamaForCausalLM", Naming.DIRECTORY, str(tmp_path))
+    content = small_config(target, ConfigChoices())
+    assert (content["hidden_act"], content["attention_bias"], content["hidden_size"]) == ("gelu", True, 64)
+    assert (content["vocab_size"], content["num_hidden_layers"]) == (128, 1)
+    assert "torch_dtype" not in content
+
+
+def test_a_boolean_that_is_turned_over_is_turned_over_in_the_model() -> None:
+    target = target_of("llama")
+    content = small_config(target, ConfigChoices(switches=(("attention_bias", True),)))
+    with torch.device("meta"):
+        model: Any = made(target, content)
+    assert model.model.layers[0].self_attn.q_proj.bias is not None
+
+
+def test_what_transformers_leaves_out_of_a_saved_file_is_put_back(tmp_path: Path) -> None:
+    target = ModelTarget("IQuest", "llama", "IQuestCoderForCausalLM", "LlamaForCausalLM", Naming.ARCHITECTURE)
+    content = small_config(target, ConfigChoices()) | {"said_by_published_files": 3}
+    model: Any = made(target, content)
+    model.save_pretrained(tmp_path)
+    complete(tmp_path, content)
+    saved = transformers.PreTrainedConfig.get_config_dict(str(tmp_path))[0]
+    assert saved["said_by_published_files"] == 3
+    assert saved["architectures"] == ["IQuestCoderForCausalLM"]
+
+
+def test_traits_tell_what_a_type_leaves_open() -> None:
+    assert not traits(target_of("llama")).experts
+    assert traits(target_of("qwen3_moe")).experts
+    assert traits(target_of("falcon_h1")).even
+    assert not traits(target_of("bert")).grouped
