@@ -38,7 +38,14 @@ def rank_questions(
         RankQuestion,
         default=st.just(8),
         max_lora_rank=st.sampled_from(max_ranks),
-        shards=mostly((0,), MANY_MODULES, "modules").flatmap(
-            lambda count: st.lists(st.sampled_from(parts), min_size=count or 1, max_size=count or 4).map(tuple)
+        shards=st.builds(
+            _of_modules,
+            mostly((0,), MANY_MODULES, "modules"),
+            st.lists(st.sampled_from(parts), min_size=1, max_size=4),
         ),
     )
+
+
+def _of_modules(count: int, shards: list[int]) -> tuple[int, ...]:
+    """At least ``count`` modules: as many like the first as it takes, then the others."""
+    return (*shards[:1] * (count - len(shards)), *shards)

@@ -36,8 +36,8 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield "## How far the suite sees"
     yield ""
     yield (
-        "A bug that needs more than N of a dimension (of tensor parallelism: N ranks or more), and by how many seeds a "
-        "default run catches it. One case of eight has a dimension that is large, so what lies beyond the largest "
+        "A bug that needs more than N of a dimension (of tensor parallelism: N ranks or more), and by how many seeds "
+        "a default run catches it. One case of eight has a dimension that is large, so what lies beyond the largest "
         "sizes drawn (`strategies/large.py`) is never seen: more than 129 tokens, 9 adapters in a batch, 36 slots, "
         "rank 512, 257 inputs, 129 rows of an output, 8 outputs, 32 ranks."
     )

@@ -71,16 +71,15 @@ class LoRADelta:
         Raises:
             TokenOrderError: the class's own forward has mixed them in a way that cannot be followed.
         """
-        if not self.following or (isinstance(x, TokenInput) and not x.moved):
+        alike = not self.batch.mixed and x.shape[:-1].numel() == len(self.batch)
+        if alike or not (self.following or isinstance(x, TokenInput)):
             return anonymous(x), self.batch
         tokens = tokens_of(x) if isinstance(x, TokenInput) else None
-        if tokens is not None:
-            slots = [self.batch.slots[token] for token in tokens]
-            plain = anonymous(x)
-            return plain, TokenBatch.of(slots, plain.device)
-        if self.batch.mixed:
+        if tokens is None:
             raise TokenOrderError(self.layer)
-        return anonymous(x), self.batch
+        plain = anonymous(x)
+        slots = tuple(self.batch.slots[token] for token in tokens)
+        return plain, self.batch if slots == self.batch.slots else TokenBatch.of(slots, plain.device)
 
     def of_rows(self, x: Tensor, output_rows: Tensor) -> Tensor:
         """The contribution to the local output columns ``output_rows`` alone, in the accumulation dtype."""

@@ -18,7 +18,7 @@ from lora_compat.kernels import TokenBatch
 from lora_compat.quantization.protocol import WEIGHT_NAMES, stored_weight
 from lora_compat.sharding import ShardPlan
 from lora_compat.slots import SlotBuffers
-from lora_compat.token_identity import TokenInput, anonymous, identified
+from lora_compat.token_identity import TokenInput, Trail, anonymous, identified
 from lora_compat.unwrap import chain_of
 from lora_compat.weights import know_lora
 
@@ -82,8 +82,9 @@ class LoRALinear(nn.Module):
         """A forward of the class's own, whose input says of each row which token it is."""
         delta, served = self.delta, self.delta.served
         tokens = len(delta.batch)
-        given = [identified(one, tokens) if isinstance(one, torch.Tensor) else one for one in args]
-        named = {k: identified(one, tokens) if isinstance(one, torch.Tensor) else one for k, one in kwargs.items()}
+        trail = Trail()
+        given = [identified(one, tokens, trail) for one in args]
+        named = {name: identified(one, tokens, trail) for name, one in kwargs.items()}
         delta.following = any(isinstance(one, TokenInput) for one in (*given, *named.values()))
         try:
             result = self.base_layer(*given, **named)
