@@ -28,7 +28,7 @@ class Forward(Named):
     TOKEN_CHUNKS = "token_chunks"  # the first half of its tokens, then the others
     TWICE = "twice"  # the mean of two products
     PERMUTED = "permuted"  # its tokens in reverse, put back after
-    MASKED = "masked"  # tokens whose first input is negative are dropped, and are zeros after
+    MASKED = "masked"  # tokens whose first input is below -1 are dropped, and are zeros after
     SCALED_INPUT = "scaled_input"  # twice the input
     NORMALIZED = "normalized"  # the input divided by a power of two, each token by its own
     OWN = "own"  # whatever an existing class does; never drawn

@@ -142,7 +142,7 @@ _PRODUCTS = {
         "    bias = None if self.skip_bias_add else self.bias",
         "    start = input_.new_zeros(self.weight.shape[0]) if bias is None else bias",
         "    flat = torch.addmm(start, input_.reshape(-1, input_.shape[-1]), self.weight.t())",
-        "    output = flat.view(*input_.shape[:-1], -1)",
+        "    output = flat.view(*input_.shape[:-1], flat.shape[-1])",
     ],
     Forward.COLUMN_CHUNKS: [
         "    half = (self.weight.shape[0] + 1) // 2",
@@ -169,7 +169,7 @@ _AROUND = {
     Forward.TWICE: ("", ("input_", "input_"), "({} + {}) / 2"),
     Forward.PERMUTED: ("", ("input_.flip(0)",), "{}.flip(0)"),
     Forward.MASKED: (
-        "keep = input_[..., 0] >= 0",
+        "keep = input_[..., 0] >= -1",
         ("input_[keep]",),
         "torch.zeros(*input_.shape[:-1], {0}.shape[-1], dtype={0}.dtype, device={0}.device)"
         ".masked_scatter(keep[..., None], {0})",

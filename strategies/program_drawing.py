@@ -74,11 +74,15 @@ def frames(
 def programs(
     draw: DrawFn, frames: SearchStrategy[Program], *, kinds: tuple[StepKind, ...], steps: tuple[int, int]
 ) -> Program:
-    """``frames`` with ``steps`` (least and most) steps of ``kinds``; the first uses the first token's adapter."""
+    """``frames`` with ``steps`` (least and most) steps of ``kinds``, and one that uses the first token's adapter.
+
+    That is the first, or the last where none but the run after all steps would show it.
+    """
     frame = draw(frames)
     every = tuple(Step(kind, adapter) for adapter in range(len(frame.adapters)) for kind in dict.fromkeys(kinds))
     drawn = draw(sequences(every, min_size=steps[0], max_size=steps[1], what="steps"))
-    return frame.with_steps(Step(StepKind.USE, frame.batches[0][0]), *drawn)
+    use = Step(StepKind.USE, frame.batches[0][0])
+    return frame.with_steps(*drawn, use) if {*kinds} == {StepKind.USE} else frame.with_steps(use, *drawn)
 
 
 @cache

@@ -214,7 +214,7 @@ def _dense(case: Case, tensors: CaseTensors, *, absolute: bool) -> Tensor:
     if forward is Forward.NON_LINEAR:
         return torch.relu(whole)
     if forward is Forward.MASKED:
-        return whole * (tensors.inputs[0][:, :1] >= 0)
+        return whole * (tensors.inputs[0][:, :1] >= -1)
     return whole * tensors.gate if forward is Forward.EXTRA_ARGUMENT else whole
 
 
