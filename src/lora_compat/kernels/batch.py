@@ -53,6 +53,11 @@ class TokenBatch:
         return bool(self.groups)
 
     @property
+    def mixed(self) -> bool:
+        """Whether its tokens differ in which slot serves them, so that their order matters."""
+        return len(set(self.slots)) > 1
+
+    @property
     def largest_group(self) -> int:
         """How many tokens the busiest slot serves."""
         return max((len(tokens) for _, tokens in self.groups), default=0)
