@@ -80,7 +80,7 @@ def pair(point: Point, batch: TokenBatch, shrink: ShrinkLaunch, expand: ExpandLa
     scaling = torch.ones(point.slots, device="cuda")
 
     def call(given: Operands) -> None:
-        partial = launch_shrink(given.x, given.lora_a, batch, dependents=True, launch=shrink)
+        partial = launch_shrink(given.x, given.lora_a, batch, dependent=True, launch=shrink)
         launch_expand(partial, given.lora_b, scaling, batch, given.y, point.slices, dependent=True, launch=expand)
 
     return call

@@ -50,5 +50,5 @@ def add_lora(
     """``expand(shrink(x))`` without the hidden tensor: the second kernel sums the first one's shares of K."""
     overlap = x.is_cuda and torch.cuda.get_device_capability(x.device) >= (9, 0)
     target = output[:, offset : offset + sum(slice_sizes)]
-    partial = launch_shrink(x, lora_a, batch, dependents=overlap)
+    partial = launch_shrink(x, lora_a, batch, dependent=overlap)
     launch_expand(partial, lora_b, scaling, batch, target, tuple(slice_sizes), dependent=overlap)
