@@ -7,7 +7,7 @@ shrink tile        `SHRINK_TILES`              `shrink_cost`
 ``split`` of K     `SHARES`                    `shares_of_k`, `shrink_cost`
 ``block_k``        32, 64, 128, 256            `depth`
 expand tile        `EXPAND_TILES`              `expand_cost`
-columns at once    whole tiles                 `expand_cost`, of what fills the GPU 1 to 4 times
+columns at once    whole tiles                 `tiles_per_program`
 ``block_r``        16 to 256                   rank
 =================  ==========================  ==============================================
 
@@ -28,6 +28,7 @@ from lora_compat.kernels.batch import TokenBatch
 
 SHARES = (1, 2, 3, 4, 5, 6, 8, 11, 13, 16)  # few, for expand is compiled for each
 MIN_SHARE = 128  # of K
+SHARE_READ = 2  # weight of what an expand program reads of a share
 SHRINK_TILES = tuple((m, n) for m in (16, 32, 64, 128) for n in (16, 32, 64, 128, 256) if m * n <= 128 * 128)
 # (tokens, columns, warps, stages) by block_r; no stages: the next tile is read by hand, the first before the wait.
 NARROW = ((16, 64, 4, 0), (16, 128, 4, 0), (32, 64, 4, 0), (32, 128, 4, 0), (64, 64, 4, 0), (64, 128, 4, 0))
@@ -76,47 +77,49 @@ def multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 8
 
 
-def shrink_launch(batch: TokenBatch, columns: int, k_size: int, dtype: torch.dtype) -> ShrinkLaunch:
-    """The cheapest for ``columns`` = slices × rank."""
+def shrink_launch(batch: TokenBatch, slices: int, rank: int, k_size: int, dtype: torch.dtype) -> ShrinkLaunch:
+    """The cheapest for A of ``slices``, ``rank``, ``k_size`` and ``dtype``."""
     programs = multiprocessors(batch.token_slots.device)
-    return _shrink_launch(batch.group_sizes, columns, k_size, dtype == torch.float32, programs)
+    return _shrink_launch(batch.group_sizes, slices, rank, k_size, dtype == torch.float32, programs)
 
 
 @lru_cache(maxsize=4096)
 def _shrink_launch(
-    groups: tuple[int, ...], columns: int, k_size: int, wide: bool, programs: int
+    groups: tuple[int, ...], slices: int, rank: int, k_size: int, wide: bool, programs: int
 ) -> ShrinkLaunch:
+    launches = shrink_launches(groups, slices * rank, k_size, wide, programs)
+    return min(launches, key=lambda launch: shrink_cost(launch, groups, slices, rank, k_size, programs))
+
+
+def shrink_launches(
+    groups: tuple[int, ...], columns: int, k_size: int, wide: bool, programs: int
+) -> Iterator[ShrinkLaunch]:
+    """Those that may serve groups of these sizes; ``wide`` elements are float32."""
     tallest = power_of_two(max(groups, default=1), 16, 32 if wide else 128)
     widest = power_of_two(columns, 16, 32 if wide else 256)
-    cheapest: tuple[float, ShrinkLaunch] | None = None
     for block_m, block_n in SHRINK_TILES:
-        if block_m > tallest or block_n > widest:
-            continue
-        tiles = token_tiles(groups, block_m) * -(-columns // block_n)
-        for split in shares_of_k(k_size, tiles, programs):
-            launch = ShrinkLaunch(
-                block_m, block_n, 32 if wide else depth(block_m * block_n, k_size // split), split,
-                num_warps=8 if block_m * block_n >= 64 * 256 else 4, num_stages=4,
-            )  # fmt: skip
-            cost = shrink_cost(launch, groups, columns, k_size, programs)
-            if cheapest is None or cost < cheapest[0]:
-                cheapest = cost, launch
-    assert cheapest is not None
-    return cheapest[1]
+        if block_m <= tallest and block_n <= widest:
+            tiles = token_tiles(groups, block_m) * -(-columns // block_n)
+            num_warps = 8 if block_m * block_n >= 64 * 256 else 4
+            for split in shares_of_k(k_size, tiles, programs):
+                block_k = 32 if wide else depth(block_m * block_n, k_size // split)
+                yield ShrinkLaunch(block_m, block_n, block_k, split, num_warps, num_stages=4)
 
 
 def shrink_cost(
-    launch: ShrinkLaunch, groups: tuple[int, ...], columns: int, k_size: int, programs: int
+    launch: ShrinkLaunch, groups: tuple[int, ...], slices: int, rank: int, k_size: int, programs: int
 ) -> float:
     """What its busiest multiprocessor reads, multiplies and starts, and what is written for expand to add up."""
     tokens, tiles = sum(groups), max(1, token_tiles(groups, launch.block_m))
-    column_tiles, share = -(-columns // launch.block_n), -(-k_size // launch.split)
+    columns, share = slices * rank, -(-k_size // launch.split)
+    column_tiles = -(-columns // launch.block_n)
     rows = min(launch.block_m, tokens / tiles)
     turns = tiles * column_tiles * launch.split / programs
     if turns < 2:  # two programs share a multiprocessor, not quite at half the speed
         turns = 1.0 if turns <= 1 else 1.1 + 0.3 * turns
     work = 20_000 + 2 * share * (rows + columns / column_tiles) + launch.block_m * launch.block_n * share / 128
-    return turns * work + launch.split * columns * tokens * 8 / programs + launch.split * rows * columns / 2
+    written = launch.split * columns * tokens * 32 / programs
+    return turns * work + written + SHARE_READ * launch.split * min(rows, 64) * rank
 
 
 def shares_of_k(k_size: int, tiles: int, programs: int) -> set[int]:
@@ -145,21 +148,23 @@ def expand_launch(
 def _expand_launch(
     groups: tuple[int, ...], slice_sizes: tuple[int, ...], rank: int, dtype: torch.dtype, split: int, programs: int
 ) -> ExpandLaunch:
+    launches = expand_launches(groups, slice_sizes, rank, dtype, programs)
+    return min(launches, key=lambda launch: expand_cost(launch, groups, slice_sizes, rank, split, programs))
+
+
+def expand_launches(
+    groups: tuple[int, ...], slice_sizes: tuple[int, ...], rank: int, dtype: torch.dtype, programs: int
+) -> Iterator[ExpandLaunch]:
+    """Those that may serve groups of these sizes."""
     # Float16 and float32 need registers for their products; more than 256 is walked in steps.
     deepest = {torch.bfloat16: 256, torch.float16: 64, torch.float32: 32}[dtype]
     block_r = power_of_two(rank, 16, deepest if rank <= 256 else min(deepest, 64))
     tallest = power_of_two(max(groups, default=1), 16, 128)
-    cheapest: tuple[float, ExpandLaunch] | None = None
     for block_m, block_n, num_warps, num_stages in EXPAND_TILES[block_r]:
-        if block_m > tallest or (block_n > 64 and dtype != torch.bfloat16):
-            continue
-        for chunk in chunks_for(slice_sizes, block_n, token_tiles(groups, block_m), programs):
-            launch = ExpandLaunch(block_m, block_n, block_r, chunk, num_warps, num_stages)
-            cost = expand_cost(launch, groups, slice_sizes, rank, split, programs)
-            if cheapest is None or cost < cheapest[0]:
-                cheapest = cost, launch
-    assert cheapest is not None
-    return cheapest[1]
+        if block_m <= tallest and (block_n <= 64 or dtype == torch.bfloat16):
+            at_once = programs * (1 if num_stages else 3 if block_m == 16 else 2)  # what their registers allow
+            chunk = block_n * tiles_per_program(slice_sizes, block_n, token_tiles(groups, block_m), at_once)
+            yield ExpandLaunch(block_m, block_n, block_r, chunk, num_warps, num_stages)
 
 
 def expand_cost(
@@ -175,15 +180,9 @@ def expand_cost(
     rows = min(launch.block_m, sum(groups) / tiles)
     turns = -(-tiles * sum(-(-size // launch.chunk) for size in slice_sizes) // programs)
     steps = min(launch.chunk, max(slice_sizes)) / launch.block_n
-    product = launch.block_m * launch.block_n * power_of_two(rank, 16, 4096) / 10
+    product = launch.block_m * launch.block_n * power_of_two(rank, 16, 4096) / 5
     step = launch.block_n * (4 * rows + 2 * rank) + product + 8_000
     return turns * (2_000 + split * rows * rank * 4 + steps * step)
-
-
-def chunks_for(slice_sizes: tuple[int, ...], block_n: int, tiles: int, programs: int) -> Iterator[int]:
-    """How many columns a program may walk so that the GPU is filled once, twice, four times, or as often as it goes."""
-    for fill in (programs, 2 * programs, 4 * programs, 100 * programs):
-        yield block_n * tiles_per_program(slice_sizes, block_n, tiles, fill)
 
 
 @lru_cache(maxsize=4096)

@@ -87,7 +87,7 @@ def launch_shrink(
     """
     slices, rank, k_size = lora_a.shape[1:]
     columns = slices * rank
-    launch = launch or shrink_launch(batch, columns, k_size, x.dtype)
+    launch = launch or shrink_launch(batch, slices, rank, k_size, x.dtype)
     tiles = batch.tiles(launch.block_m)
     partial = torch.empty(launch.split, len(batch), slices, rank, dtype=torch.float32, device=x.device)
     column_tiles = triton.cdiv(columns, launch.block_n)
