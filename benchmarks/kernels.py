@@ -65,7 +65,7 @@ def measure(point: Point, peers: dict[str, Callable[[Point], Call]], best: Ceili
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The table of the results page."""
     lines = [
-        "| shape | tokens with adapter, slots in use | ours µs | vLLM µs | vLLM / ours | bytes µs | floor µs | ours / floor "
+        "| shape | with adapter, slots in use | ours µs | vLLM µs | vLLM / ours | bytes µs | floor µs | ours / floor "
         "| error ours | error vLLM |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]

@@ -70,7 +70,7 @@ def everything(points: list[Point]) -> Iterator[tuple[Point, ShrinkLaunch, Expan
         batch = TokenBatch.of(point.token_slots, "cuda")
         shrinks, expands = others(point, batch)
         of_shares = {shrink.split: shrink for shrink in shrinks}
-        for shrink in shrinks + [chosen(point, batch)[0]]:
+        for shrink in (*shrinks, chosen(point, batch)[0]):
             for expand in expands if shrink in of_shares.values() else expands[:1]:
                 keys = {(shrink[:3], point.slices), (expand[:3], expand[4:], shrink.split, len(point.slices))}
                 if keys - seen:

@@ -13,7 +13,7 @@ BYTES = 2  # of a bfloat16
 
 @dataclass(frozen=True)
 class Point:
-    """One shape: x ``[tokens, k]``, ``slices`` of y, adapters of ``rank``; ``token_slots`` says whose each token is."""
+    """One shape: x ``[tokens, k]``, ``slices`` of y, adapters of ``rank``; ``token_slots`` says whose a token is."""
 
     tokens: int
     slices: tuple[int, ...]
@@ -76,8 +76,8 @@ SHARDED = [
     Point(8192, (4096,), 16, 1, k=1792, note=" (K / 8)"),
 ]
 
-# hidden, query, key and value, feed-forward: Llama 3.2 1B and 3B, 3.1 8B and 70B, Qwen 2.5 0.5B (padded to 1024), 7B, 14B
-# and 32B, Mistral Nemo, Gemma 2 9B.
+# hidden, query, key and value, feed-forward: Llama 3.2 1B and 3B, 3.1 8B and 70B, Qwen 2.5 0.5B (padded to 1024), 7B,
+# 14B and 32B, Mistral Nemo, Gemma 2 9B.
 MODELS = (
     (2048, 2048, 512, 8192),
     (3072, 3072, 1024, 8192),

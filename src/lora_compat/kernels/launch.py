@@ -12,7 +12,7 @@ columns at once    whole tiles                 `tiles_per_program`
 =================  ==========================  ==============================================
 
 A cost is in bytes: what one multiprocessor could have read meanwhile. The numbers in it were fitted to about 3,000
-launches timed on an H100 (docs/results/gpu.md), whose best they miss by 5 % on average. Sizes, strides, the split of
+launches timed on an H100 (docs/results/gpu.md), whose best they miss by 3 % on average. Sizes, strides, the split of
 shrink and the chunk of columns that one program walks are run-time arguments.
 """
 

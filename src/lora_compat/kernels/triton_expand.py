@@ -66,8 +66,6 @@ def expand_kernel(  # type: ignore[no-untyped-def]
     partial is ``[split, tokens, slices, rank]`` float32, B ``[slots, columns, rank]``, scaling ``[slots]``, output
     ``[tokens, columns]``, all of any strides. Any rank: what ``BLOCK_R`` does not hold is read again for every tile.
     """
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
     slot, token, slice_index, first, end = place_of(tile_slots, tile_tokens, chunks, chunks_total, BLOCK_M, ALIGNED)
     has_token = (token >= 0)[:, None]
     r = tl.arange(0, BLOCK_R).to(tl.int64)
@@ -83,6 +81,7 @@ def expand_kernel(  # type: ignore[no-untyped-def]
     factor = tl.load(scaling + slot * stride_s).to(tl.float32)
     if PDL:
         tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     hidden = factor * sum_of_shares(hidden_rows, stride_hs, stride_hr, has_token, r, rank, SPLIT)
     high, middle, low = thirds(hidden, weights.dtype)
 
@@ -112,8 +111,6 @@ def expand_staged_kernel(  # type: ignore[no-untyped-def]
     STAGES: tl.constexpr, ALIGNED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """`expand_kernel` for a rank that ``BLOCK_R`` holds: Triton keeps ``STAGES`` tiles of B and y on their way."""
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
     slot, token, slice_index, first, end = place_of(tile_slots, tile_tokens, chunks, chunks_total, BLOCK_M, ALIGNED)
     has_token = (token >= 0)[:, None]
     r = tl.arange(0, BLOCK_R).to(tl.int64)
@@ -124,6 +121,7 @@ def expand_staged_kernel(  # type: ignore[no-untyped-def]
     factor = tl.load(scaling + slot * stride_s).to(tl.float32)
     if PDL:
         tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     hidden = factor * sum_of_shares(hidden_rows, stride_hs, stride_hr, has_token, r, rank, SPLIT)
     high, middle, low = thirds(hidden, lora_b.dtype.element_ty)
     for start in tl.range(first, end, BLOCK_N, num_stages=STAGES):

@@ -14,11 +14,8 @@ from lora_compat.kernels.triton_shrink import launch_shrink
 
 def shrink(x: Tensor, lora_a: Tensor, batch: TokenBatch) -> Tensor:
     """``hidden[t, l, r] = Σ_k x[t, k] · lora_a[slot(t), l, r, k]``, zero for a token without an adapter."""
-    partial = launch_shrink(x, lora_a, batch)
-    hidden = partial[0] if len(partial) == 1 else partial.sum(dim=0)
-    if batch.adapted < len(batch):
-        hidden[batch.token_slots < 0] = 0  # nobody wrote these rows
-    return hidden
+    partial = launch_shrink(x, lora_a, batch, zeroed=batch.adapted < len(batch))
+    return partial[0] if len(partial) == 1 else partial.sum(dim=0)
 
 
 def expand(

@@ -13,6 +13,7 @@ from lora_compat.kernels.triton_dot import dot
 
 LINE_BYTES = 128
 
+
 @triton.jit
 def prefetch(pointers):  # type: ignore[no-untyped-def]
     """Brings the lines of these addresses to L2 and reads nothing: who writes them later is still seen."""
@@ -77,9 +78,15 @@ def shrink_kernel(  # type: ignore[no-untyped-def]
 
 
 def launch_shrink(
-    x: Tensor, lora_a: Tensor, batch: TokenBatch, *, dependent: bool = False, launch: ShrinkLaunch | None = None
+    x: Tensor,
+    lora_a: Tensor,
+    batch: TokenBatch,
+    *,
+    zeroed: bool = False,
+    dependent: bool = False,
+    launch: ShrinkLaunch | None = None,
 ) -> Tensor:
-    """The partial sums ``[split, tokens, slices, rank]``; rows of tokens without an adapter stay unwritten.
+    """The partial sums ``[split, tokens, slices, rank]``; rows of tokens without an adapter are 0 if ``zeroed``.
 
     ``dependent`` starts it before the kernel ahead of it ends, whichever that is, and lets a kernel launched next
     with ``launch_pdl`` do the same; that one must wait before it reads.
@@ -89,7 +96,8 @@ def launch_shrink(
     columns = slices * rank
     launch = launch or shrink_launch(batch, slices, rank, k_size, x.dtype)
     tiles = batch.tiles(launch.block_m)
-    partial = torch.empty(launch.split, len(batch), slices, rank, dtype=torch.float32, device=x.device)
+    make = torch.zeros if zeroed else torch.empty  # nobody writes a row of a token without an adapter
+    partial = make(launch.split, len(batch), slices, rank, dtype=torch.float32, device=x.device)
     column_tiles = triton.cdiv(columns, launch.block_n)
     k_share = triton.cdiv(triton.cdiv(k_size, launch.block_k), launch.split) * launch.block_k
     grid = (len(tiles.slots) * column_tiles * launch.split,)
