@@ -5,9 +5,9 @@ parameter          values                      chosen by
 =================  ==========================  ==============================================
 shrink tile        `SHRINK_TILES`              `shrink_cost`
 ``split`` of K     `SHARES`                    `shares_of_k`, `shrink_cost`
-``block_k``        32, 64, 128, 256            `depth`
+``block_k``        32, 64, 128, 256            `depths`, `shrink_cost`
 expand tile        `EXPAND_TILES`              `expand_cost`
-columns at once    whole tiles                 `tiles_per_program`
+columns at once    whole tiles                 `tiles_per_program`, `expand_cost`
 ``block_r``        16 to 256                   rank
 =================  ==========================  ==============================================
 
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from math import ceil
 from typing import NamedTuple
 
 import torch
@@ -28,8 +29,10 @@ from lora_compat.kernels.batch import TokenBatch
 
 SHARES = (1, 2, 3, 4, 5, 6, 8, 11, 13, 16)  # few, for expand is compiled for each
 MIN_SHARE = 128  # of K
-SHARE_READ = 2  # weight of what an expand program reads of a share
 SHRINK_TILES = tuple((m, n) for m in (16, 32, 64, 128) for n in (16, 32, 64, 128, 256) if m * n <= 128 * 128)
+DEPTHS = (64, 128, 256)  # of K at once
+SHRINK_STAGES = 4
+SHARED_MEMORY = 200_000  # bytes of a multiprocessor that the stages of shrink may take
 # (tokens, columns, warps, stages) by block_r; no stages: the next tile is read by hand, the first before the wait.
 NARROW = ((16, 64, 4, 0), (16, 128, 4, 0), (32, 64, 4, 0), (32, 128, 4, 0), (64, 64, 4, 0), (64, 128, 4, 0))
 EXPAND_TILES = {
@@ -37,8 +40,9 @@ EXPAND_TILES = {
     32: NARROW,
     64: NARROW,
     128: ((16, 128, 4, 0), (32, 64, 4, 0), (64, 64, 4, 0), (64, 64, 4, 3), (128, 64, 8, 3)),
-    256: ((16, 64, 4, 3), (16, 128, 4, 2), (32, 64, 4, 3)),
+    256: ((16, 64, 4, 0), (16, 64, 4, 3), (16, 128, 4, 2), (32, 64, 4, 3)),
 }
+WALKED = (64, 128, 4, 0, 64)  # for ranks above 64 as well, block_r last: so much of the rank at a time
 
 
 class ShrinkLaunch(NamedTuple):
@@ -102,38 +106,42 @@ def shrink_launches(
             tiles = token_tiles(groups, block_m) * -(-columns // block_n)
             num_warps = 8 if block_m * block_n >= 64 * 256 else 4
             for split in shares_of_k(k_size, tiles, programs):
-                block_k = 32 if wide else depth(block_m * block_n, k_size // split)
-                yield ShrinkLaunch(block_m, block_n, block_k, split, num_warps, num_stages=4)
+                for block_k in (32,) if wide else depths(block_m, block_n):
+                    yield ShrinkLaunch(block_m, block_n, block_k, split, num_warps, SHRINK_STAGES)
+
+
+def depths(block_m: int, block_n: int) -> list[int]:
+    """How much of K a program may read at once."""
+    deepest = SHARED_MEMORY // (2 * SHRINK_STAGES * (block_m + block_n))
+    return [depth for depth in DEPTHS if depth <= deepest and (depth < 256 or block_m * block_n <= 64 * 64)]
+
+
+def shares_of_k(k_size: int, tiles: int, programs: int) -> set[int]:
+    """Into how many shares K may be split.
+
+    Such that ``tiles`` fill the ``programs`` multiprocessors once or twice, or one share fewer.
+    """
+    most = max(1, k_size // MIN_SHARE)
+    fitting = (max(1, min(most, fill // max(1, tiles))) for fill in (programs, 2 * programs))
+    largest = {max(index for index, share in enumerate(SHARES) if share <= bound) for bound in fitting}
+    return {SHARES[max(0, index - fewer)] for index in largest for fewer in (0, 1)}
 
 
 def shrink_cost(
     launch: ShrinkLaunch, groups: tuple[int, ...], slices: int, rank: int, k_size: int, programs: int
 ) -> float:
-    """What its busiest multiprocessor reads, multiplies and starts, and what is written for expand to add up."""
+    """What its busiest multiprocessor reads, multiplies and waits for, and what is written for expand to add up."""
     tokens, tiles = sum(groups), max(1, token_tiles(groups, launch.block_m))
-    columns, share = slices * rank, -(-k_size // launch.split)
+    columns, rows = slices * rank, min(launch.block_m, tokens / tiles)
     column_tiles = -(-columns // launch.block_n)
-    rows = min(launch.block_m, tokens / tiles)
+    steps = -(-k_size // (launch.block_k * launch.split))
+    share = steps * launch.block_k
     turns = tiles * column_tiles * launch.split / programs
-    if turns < 2:  # two programs share a multiprocessor, not quite at half the speed
-        turns = 1.0 if turns <= 1 else 1.1 + 0.3 * turns
-    work = 20_000 + 2 * share * (rows + columns / column_tiles) + launch.block_m * launch.block_n * share / 128
-    written = launch.split * columns * tokens * 32 / programs
-    return turns * work + written + SHARE_READ * launch.split * min(rows, 64) * rank
-
-
-def shares_of_k(k_size: int, tiles: int, programs: int) -> set[int]:
-    """Into how many shares K may be split: such that ``tiles`` fill the ``programs`` multiprocessors once or twice."""
-    most = max(1, k_size // MIN_SHARE)
-    fitting = (max(1, min(most, fill // max(1, tiles))) for fill in (programs, 2 * programs))
-    return {max(share for share in SHARES if share <= bound) for bound in fitting}
-
-
-def depth(tile: int, share: int) -> int:
-    """How much of K a program reads at once: the less, the larger its tile."""
-    if tile >= 64 * 256:
-        return 64
-    return 256 if tile <= 512 and share > 384 else 128
+    turns = 1 if turns <= 1 else 0.83 + 0.72 * turns if turns < 2 else ceil(turns)  # two share a multiprocessor
+    product = 0.0112 * launch.block_m * launch.block_n * share
+    work = 2 * share * (rows + columns / column_tiles) + product + 1_850 * steps
+    written = 27 * launch.split * columns * tokens / programs
+    return turns * work + written + 1.4 * launch.split * min(rows, 64) * rank
 
 
 def expand_launch(
@@ -160,11 +168,13 @@ def expand_launches(
     deepest = {torch.bfloat16: 256, torch.float16: 64, torch.float32: 32}[dtype]
     block_r = power_of_two(rank, 16, deepest if rank <= 256 else min(deepest, 64))
     tallest = power_of_two(max(groups, default=1), 16, 128)
-    for block_m, block_n, num_warps, num_stages in EXPAND_TILES[block_r]:
+    tiles = [(*tile, block_r) for tile in EXPAND_TILES[block_r]] + ([WALKED] if block_r > 64 else [])
+    for block_m, block_n, num_warps, num_stages, walked in tiles:
         if block_m <= tallest and (block_n <= 64 or dtype == torch.bfloat16):
-            at_once = programs * (1 if num_stages else 3 if block_m == 16 else 2)  # what their registers allow
-            chunk = block_n * tiles_per_program(slice_sizes, block_n, token_tiles(groups, block_m), at_once)
-            yield ExpandLaunch(block_m, block_n, block_r, chunk, num_warps, num_stages)
+            for turns in range(1, 3 if num_stages else 5):
+                at_once = token_tiles(groups, block_m), turns * programs
+                chunk = block_n * tiles_per_program(slice_sizes, block_n, *at_once)
+                yield ExpandLaunch(block_m, block_n, walked, chunk, num_warps, num_stages)
 
 
 def expand_cost(
@@ -175,14 +185,21 @@ def expand_cost(
     split: int,
     programs: int,
 ) -> float:
-    """What the programs of one multiprocessor read one after the other: shares of hidden values, then B and y."""
+    """What the programs of one multiprocessor read one after the other, and what each waits for.
+
+    They are started in turns of as many as its registers hold at once, of which the last may be short.
+    """
     tiles = max(1, token_tiles(groups, launch.block_m))
     rows = min(launch.block_m, sum(groups) / tiles)
-    turns = -(-tiles * sum(-(-size // launch.chunk) for size in slice_sizes) // programs)
+    turns = tiles * sum(-(-size // launch.chunk) for size in slice_sizes) / programs
+    together = 2.4 if launch.num_stages else {16: 1.6, 32: 8.3}.get(launch.block_m, 2.2)
+    turns = 0.54 * max(turns, 1) + 0.46 * together * ceil(turns / together)
     steps = min(launch.chunk, max(slice_sizes)) / launch.block_n
-    product = launch.block_m * launch.block_n * power_of_two(rank, 16, 4096) / 5
-    step = launch.block_n * (4 * rows + 2 * rank) + product + 8_000
-    return turns * (2_000 + split * rows * rank * 4 + steps * step)
+    product = 0.074 * launch.block_m * launch.block_n * power_of_two(rank, 16, 4096)
+    step = launch.block_n * (4 * rows + 2 * rank) + product + 1_800
+    step *= (1.4 if rank > launch.block_r else 1) * (2.2 if launch.block_n == 64 else 1)
+    work = split * rows * rank * 4 + steps * step
+    return turns * work + 300 * split * launch.block_m + 2_200 * steps
 
 
 @lru_cache(maxsize=4096)

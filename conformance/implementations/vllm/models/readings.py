@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.models import LOGITS, OUTPUT, ROWS, ForwardRaised, Parts
+from conformance.implementations.vllm.models.engine import device
 from conformance.implementations.vllm.models.slots import expert_weights, linear_weight
 from conformance.implementations.vllm.runtime import runtime
 
@@ -73,18 +74,18 @@ class Reader:
     def _linear(self, module: Any, base: Any, tokens: Tokens, group: RankGroup) -> Tensor:
         given = unit_vectors(base, self._dtype)
         tokens(len(given))
-        output = _first(module(given))
+        output = _first(module(given.to(device())))
         if getattr(base, "reduce_results", True) or base.tp_size == 1:
             return output
         return group.all_reduce(output)  # the model adds the ranks' parts up later, in whatever part of each they are
 
     def _embedding(self, module: Any, base: Any, tokens: Tokens) -> Tensor:
-        ids = torch.arange(base.org_vocab_size)
+        ids = torch.arange(base.org_vocab_size, device=device())
         tokens(len(ids))
         return _first(module(ids))
 
     def _logits(self, tokens: Tokens) -> Tensor:
-        given = torch.eye(self._hidden_size, dtype=self._dtype)
+        given = torch.eye(self._hidden_size, dtype=self._dtype, device=device())
         tokens(len(given))
         return _first(self._model.compute_logits(given))
 
@@ -110,7 +111,7 @@ def unit_vectors(base: Any, dtype: torch.dtype) -> Tensor:
 
 def _first(returned: Any) -> Tensor:
     output = returned[0] if isinstance(returned, tuple) else returned
-    return output.detach().clone()  # type: ignore[no-any-return]
+    return output.detach().cpu().clone()  # type: ignore[no-any-return]
 
 
 def _own_tensors(module: Any) -> Iterator[tuple[str, Tensor]]:
@@ -118,7 +119,7 @@ def _own_tensors(module: Any) -> Iterator[tuple[str, Tensor]]:
     for held in (module._parameters, module._buffers, vars(module)):
         for name, tensor in held.items():
             if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel():
-                yield name, tensor
+                yield name, tensor.cpu()
 
 
 def _is_lora(module: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What stands in for parts that a CPU lacks, so that models can be built; none of them is what is judged."""
+"""What stands in for parts that are not there, so that models can be built; none of them is what is judged."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-# Each is said in the report: what is missing on a CPU, and what is there instead.
+# Each is said in the report: what is missing, and what is there instead.
 STAND_INS = {
     "sparse attention": "vLLM's dense latent attention of a CPU, which is built and not run",
+    "attention of small heads on a GPU": "vLLM's Triton backend, which is built and not run",
     "experts without a gate": "vLLM's fused experts, whose weights are compared and which are not run",
     "quick GELU": "the same function by torch",
     "Triton's allocator": "nothing, as no Triton kernel runs",
@@ -20,14 +21,17 @@ STAND_INS = {
 
 
 @functools.cache
-def put_in_place() -> None:
+def put_in_place(device: str) -> None:
     """Once in a process, after vLLM was imported."""
     os.environ.setdefault("INKLING_MULTIMEM_AR", "0")
-    _dense_for_sparse()
     _experts_without_gate()
-    _quick_gelu()
+    _quick_gelu(device)
     _transformers_as_it_is()
-    importlib.import_module("vllm.triton_utils").triton.set_allocator = lambda allocator: None
+    if device == "cpu":
+        _dense_for_sparse()
+        importlib.import_module("vllm.triton_utils").triton.set_allocator = lambda allocator: None
+    else:
+        _attention_of_any_head()
 
 
 def _dense_for_sparse() -> None:
@@ -39,6 +43,17 @@ def _dense_for_sparse() -> None:
         return choose(cls, selected, attn_selector_config=dense, **others)  # type: ignore[no-any-return]
 
     platform.get_attn_backend_cls = classmethod(chosen)
+
+
+def _attention_of_any_head() -> None:
+    """Small models have heads that no backend of a GPU takes."""
+    backends = importlib.import_module("vllm.v1.attention.backends.registry").AttentionBackendEnum
+
+    def chosen(cls: Any, selected: Any, attn_selector_config: Any, **others: Any) -> str:
+        latent = attn_selector_config.use_mla
+        return (backends.TRITON_MLA if latent else backends.TRITON_ATTN).get_path()  # type: ignore[no-any-return]
+
+    importlib.import_module("vllm.platforms.cuda").CudaPlatform.get_attn_backend_cls = classmethod(chosen)
 
 
 def _experts_without_gate() -> None:
@@ -55,12 +70,12 @@ def _experts_without_gate() -> None:
     config.__post_init__ = checked
 
 
-def _quick_gelu() -> None:
+def _quick_gelu(device: str) -> None:
     if hasattr(torch.ops._C, "gelu_quick"):
         return
     library: Any = importlib.import_module("torch.library").Library("_C", "FRAGMENT")
     library.define("gelu_quick(Tensor! out, Tensor input) -> ()")
-    library.impl("gelu_quick", lambda out, x: out.copy_(x * torch.sigmoid(1.702 * x)), "CPU")
+    library.impl("gelu_quick", lambda out, x: out.copy_(x * torch.sigmoid(1.702 * x)), device.upper())
     _kept.append(library)
 
 
