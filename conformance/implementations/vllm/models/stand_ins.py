@@ -13,6 +13,7 @@ import torch
 STAND_INS = {
     "sparse attention": "vLLM's dense latent attention of a CPU, which is built and not run",
     "attention of small heads on a GPU": "vLLM's Triton backend, which is built and not run",
+    "compiled activations, where a GPU's vLLM lacks them": "their names, which are looked up and not called",
     "experts without a gate": "vLLM's fused experts, whose weights are compared and which are not run",
     "quick GELU": "the same function by torch",
     "Triton's allocator": "nothing, as no Triton kernel runs",
@@ -32,6 +33,7 @@ def put_in_place(device: str) -> None:
         importlib.import_module("vllm.triton_utils").triton.set_allocator = lambda allocator: None
     else:
         _attention_of_any_head()
+        _names_of_activations()
 
 
 def _dense_for_sparse() -> None:
@@ -53,7 +55,26 @@ def _attention_of_any_head() -> None:
         latent = attn_selector_config.use_mla
         return (backends.TRITON_MLA if latent else backends.TRITON_ATTN).get_path()  # type: ignore[no-any-return]
 
-    importlib.import_module("vllm.platforms.cuda").CudaPlatform.get_attn_backend_cls = classmethod(chosen)
+    platform = importlib.import_module("vllm.platforms.cuda").CudaPlatform
+    platform.get_attn_backend_cls = classmethod(chosen)
+    prefill: Any = importlib.import_module("vllm.v1.attention.backends.mla.prefill.registry")
+    platform.get_mla_prefill_backend_cls = classmethod(
+        lambda cls, mla_selector_config: prefill.MLAPrefillBackendEnum.FLASH_ATTN.get_class()
+    )
+
+
+_ACTIVATIONS = (
+    *("silu_and_mul", "mul_and_silu", "gelu_and_mul", "gelu_tanh_and_mul", "gelu_tanh", "gelu_new", "gelu_fast"),
+    *("relu_squared", "relu2_no_mul", "fatrelu_and_mul", "situ_and_mul", "silu_and_mul_with_clamp"),
+)
+
+
+def _names_of_activations() -> None:
+    library: Any = importlib.import_module("torch.library").Library("_C", "FRAGMENT")
+    for name in _ACTIVATIONS:
+        if not hasattr(torch.ops._C, name):
+            library.define(f"{name}(Tensor! out, Tensor input) -> ()")
+    _kept.append(library)
 
 
 def _experts_without_gate() -> None:
