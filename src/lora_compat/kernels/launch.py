@@ -11,9 +11,9 @@ columns at once    whole tiles                 `tiles_per_program`, `expand_cost
 ``block_r``        16 to 256                   rank
 =================  ==========================  ==============================================
 
-A cost is in bytes: what one multiprocessor could have read meanwhile. The numbers in it were fitted to 7,700
-launches timed on an H200 (docs/results/gpu.md), whose best they miss by 3 to 5 % on average. Sizes, strides, the split of
-shrink and the chunk of columns that one program walks are run-time arguments.
+A cost is in bytes: what one multiprocessor could have read meanwhile. The numbers in it were fitted to 7,700 launches
+timed on an H200 (docs/results/gpu.md), whose best they miss by 3 to 5 % on average. Sizes, strides, the split of shrink
+and the chunk of columns that one program walks are run-time arguments.
 """
 
 from __future__ import annotations
