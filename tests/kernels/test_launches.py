@@ -15,6 +15,7 @@ from lora_compat.kernels.launch import (
     MIN_SHARE,
     SHARES,
     SHRINK_TILES,
+    WALKED,
     ExpandLaunch,
     ShrinkLaunch,
     expand_launch,
@@ -96,13 +97,14 @@ def test_every_shrink_tile_gives_the_dense_product(block_m: int, block_n: int) -
 
 
 @pytest.mark.parametrize(
-    ("block_r", "tile"), [(block_r, tile) for block_r, tiles in EXPAND_TILES.items() for tile in tiles]
+    ("rank", "tile"),
+    [(block_r - 5, (*tile, block_r)) for block_r, tiles in EXPAND_TILES.items() for tile in tiles] + [(130, WALKED)],
 )
 def test_every_expand_tile_adds_the_dense_product_and_writes_nothing_else(
-    block_r: int, tile: tuple[int, int, int, int]
+    rank: int, tile: tuple[int, int, int, int, int]
 ) -> None:
-    block_m, block_n, num_warps, num_stages = tile
-    case = small_case(block_r - 5, torch.bfloat16, (block_n + 24, 8))
+    block_m, block_n, num_warps, num_stages, block_r = tile
+    case = small_case(rank, torch.bfloat16, (block_n + 24, 8))
     assert expand_is_right(case, ExpandLaunch(block_m, block_n, block_r, 2 * block_n, num_warps, num_stages))
 
 

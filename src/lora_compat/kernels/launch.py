@@ -12,8 +12,8 @@ columns at once    whole tiles                 `tiles_per_program`, `expand_cost
 =================  ==========================  ==============================================
 
 A cost is in bytes: what one multiprocessor could have read meanwhile. The numbers in it were fitted to 7,700 launches
-timed on an H200 (docs/results/gpu.md), whose best they miss by 3 to 5 % on average. Sizes, strides, the split of shrink
-and the chunk of columns that one program walks are run-time arguments.
+timed on an H200 (docs/results/gpu.md), whose best they miss by 3 to 5 % on average. Sizes, strides, the split of K and
+the chunk of columns that one program walks are run-time arguments.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ EXPAND_TILES = {
     32: NARROW,
     64: NARROW,
     128: ((16, 128, 4, 0), (64, 64, 4, 0)),
-    256: ((16, 64, 4, 0), (16, 64, 4, 3), (16, 128, 4, 2)),
+    256: ((16, 64, 4, 0), (16, 64, 4, 3), (16, 128, 4, 2), (32, 64, 4, 3)),
 }
+WALKED = (64, 128, 4, 0, 64)  # for ranks above 128 as well, block_r last: so much of the rank at a time
 
 
 class ShrinkLaunch(NamedTuple):
@@ -167,12 +168,13 @@ def expand_launches(
     deepest = {torch.bfloat16: 256, torch.float16: 64, torch.float32: 32}[dtype]
     block_r = power_of_two(rank, 16, deepest if rank <= 256 else min(deepest, 64))
     tallest = power_of_two(max(groups, default=1), 16, 128)
-    for block_m, block_n, num_warps, num_stages in EXPAND_TILES[block_r]:
+    tiles = [(*tile, block_r) for tile in EXPAND_TILES[block_r]] + ([WALKED] if block_r == 256 else [])
+    for block_m, block_n, num_warps, num_stages, at_once in tiles:
         if block_m <= tallest and (block_n <= 64 or dtype == torch.bfloat16):
             for turns in range(1, 3 if num_stages else 5):
-                at_once = token_tiles(groups, block_m), turns * programs
-                chunk = block_n * tiles_per_program(slice_sizes, block_n, *at_once)
-                yield ExpandLaunch(block_m, block_n, block_r, chunk, num_warps, num_stages)
+                height = token_tiles(groups, block_m)
+                chunk = block_n * tiles_per_program(slice_sizes, block_n, height, turns * programs)
+                yield ExpandLaunch(block_m, block_n, at_once, chunk, num_warps, num_stages)
 
 
 def expand_cost(
@@ -195,7 +197,8 @@ def expand_cost(
     steps = min(launch.chunk, max(slice_sizes)) / launch.block_n
     product = 0.074 * launch.block_m * launch.block_n * power_of_two(rank, 16, 4096)
     step = launch.block_n * (4 * rows + 2 * rank) + product + 1_800
-    step *= (2.2 if launch.block_n == 64 else 1) * (3 if launch.block_m == 16 and launch.block_r > 64 else 1)
+    step *= (2.2 if launch.block_n == 64 else 1) * (1.4 if rank > launch.block_r else 1)
+    step *= 3 if launch.block_m == 16 and launch.block_r == 128 else 1
     work = split * rows * rank * 4 + steps * step
     return turns * work + 300 * split * launch.block_m + 2_200 * steps
 

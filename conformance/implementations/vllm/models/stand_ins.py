@@ -8,12 +8,14 @@ import os
 from typing import Any
 
 import torch
+from torch import Tensor
 
 # Each is said in the report: what is missing, and what is there instead.
 STAND_INS = {
     "sparse attention": "vLLM's dense latent attention of a CPU, which is built and not run",
     "attention of small heads on a GPU": "vLLM's Triton backend, which is built and not run",
     "compiled activations, where a GPU's vLLM lacks them": "their names, which are looked up and not called",
+    "the compiled lookup of a sharded embedding, likewise": "the same function by torch",
     "experts without a gate": "vLLM's fused experts, whose weights are compared and which are not run",
     "quick GELU": "the same function by torch",
     "Triton's allocator": "nothing, as no Triton kernel runs",
@@ -34,6 +36,7 @@ def put_in_place(device: str) -> None:
     else:
         _attention_of_any_head()
         _names_of_activations()
+        _sharded_lookup()
 
 
 def _dense_for_sparse() -> None:
@@ -75,6 +78,20 @@ def _names_of_activations() -> None:
         if not hasattr(torch.ops._C, name):
             library.define(f"{name}(Tensor! out, Tensor input) -> ()")
     _kept.append(library)
+
+
+def _sharded_lookup() -> None:
+    operators: Any = importlib.import_module("vllm._custom_ops")
+    if hasattr(torch.ops._C, "vocab_parallel_embedding"):
+        return
+
+    def by_torch(ids: Tensor, weight: Tensor, start: int, end: int, padding: int, added: int, last: int) -> Tensor:
+        own, extra = (start <= ids) & (ids < end), (added <= ids) & (ids < last)
+        row = torch.where(own, ids - start, ids - added + end - start + padding)
+        found: Tensor = weight[torch.where(own | extra, row, 0)]
+        return found * (own | extra).unsqueeze(-1)
+
+    operators.vocab_parallel_embedding = by_torch
 
 
 def _experts_without_gate() -> None:
