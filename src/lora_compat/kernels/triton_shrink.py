@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lora_compat.kernels.batch import TokenBatch
-from lora_compat.kernels.launch import ShrinkLaunch, multiprocessors, shrink_launch
+from lora_compat.kernels.launch import ShrinkLaunch, shrink_launch
 from lora_compat.kernels.triton_dot import dot
 
 LINE_BYTES = 128
@@ -23,10 +23,10 @@ def prefetch(pointers):  # type: ignore[no-untyped-def]
     )
 
 
-@triton.jit(do_not_specialize=["split", "column_tiles", "early"])  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["split", "column_tiles"])  # type: ignore[untyped-decorator]
 def shrink_kernel(  # type: ignore[no-untyped-def]
     x, lora_a, partial, tile_slots, tile_tokens,
-    tokens_total, columns, rank, k_size, k_share, split, column_tiles, early,
+    tokens_total, columns, rank, k_size, k_share, split, column_tiles,
     stride_xt, stride_xk, stride_as, stride_al, stride_ar, stride_ak,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LINE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -34,7 +34,7 @@ def shrink_kernel(  # type: ignore[no-untyped-def]
 
     x ``[tokens, k]`` and A ``[slots, slices, rank, k]`` of one dtype and any strides; partial ``[split,
     tokens, slices · rank]`` float32, contiguous. Only rows of tokens with an adapter are written. ``LINE`` is how
-    many elements of x a line of the cache holds; programs from number ``early`` on wait for nothing.
+    many elements of x a line of the cache holds.
     """
     program = tl.program_id(0)
     share = program % split
@@ -49,14 +49,13 @@ def shrink_kernel(  # type: ignore[no-untyped-def]
     has_column = (column < columns)[:, None]
     k_begin = share * k_share
     k_end = tl.minimum(k_size, k_begin + k_share)
-    if PDL:
-        if program < early:  # the kernel before may still be writing x, and even A: we only ask for it
-            x_there = tl.where(has_token, x_rows, x)
-            a_there = tl.where(has_column, a_rows, lora_a + slot * stride_as)
-            for start in range(k_begin, tl.minimum(k_end, k_begin + 4 * BLOCK_K), BLOCK_K):
-                line = tl.minimum(start + tl.arange(0, BLOCK_K // LINE) * LINE, k_size - 1).to(tl.int64)[None, :]
-                prefetch(x_there + line * stride_xk)
-                prefetch(a_there + line * stride_ak)
+    if PDL:  # the kernel before may still be writing x, and even A: we only ask for it
+        x_there = tl.where(has_token, x_rows, x)
+        a_there = tl.where(has_column, a_rows, lora_a + slot * stride_as)
+        for start in range(k_begin, tl.minimum(k_end, k_begin + 4 * BLOCK_K), BLOCK_K):
+            line = tl.minimum(start + tl.arange(0, BLOCK_K // LINE) * LINE, k_size - 1).to(tl.int64)[None, :]
+            prefetch(x_there + line * stride_xk)
+            prefetch(a_there + line * stride_ak)
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
 
@@ -106,7 +105,7 @@ def launch_shrink(
         options = {"launch_pdl": True} if dependent else {}
         shrink_kernel[grid](
             x, lora_a, partial, tiles.slots, tiles.tokens,
-            len(batch), columns, rank, k_size, k_share, launch.split, column_tiles, 2 * multiprocessors(x.device),
+            len(batch), columns, rank, k_size, k_share, launch.split, column_tiles,
             *x.stride(), *lora_a.stride(),
             BLOCK_M=launch.block_m, BLOCK_N=launch.block_n, BLOCK_K=launch.block_k,
             LINE=LINE_BYTES // x.element_size(), PDL=dependent,
