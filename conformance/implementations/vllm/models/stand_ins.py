@@ -54,7 +54,7 @@ def _attention_of_any_head() -> None:
     """Small models have heads that no backend of a GPU takes."""
     backends = importlib.import_module("vllm.v1.attention.backends.registry").AttentionBackendEnum
 
-    def chosen(cls: Any, selected: Any, attn_selector_config: Any, **others: Any) -> str:
+    def chosen(cls: Any, /, selected: Any, attn_selector_config: Any, **others: Any) -> str:
         latent = attn_selector_config.use_mla
         return (backends.TRITON_MLA if latent else backends.TRITON_ATTN).get_path()  # type: ignore[no-any-return]
 
@@ -82,16 +82,16 @@ def _names_of_activations() -> None:
 
 def _sharded_lookup() -> None:
     operators: Any = importlib.import_module("vllm._custom_ops")
-    if hasattr(torch.ops._C, "vocab_parallel_embedding"):
-        return
+    if not hasattr(torch.ops._C, "vocab_parallel_embedding"):
+        operators.vocab_parallel_embedding = looked_up
 
-    def by_torch(ids: Tensor, weight: Tensor, start: int, end: int, padding: int, added: int, last: int) -> Tensor:
-        own, extra = (start <= ids) & (ids < end), (added <= ids) & (ids < last)
-        row = torch.where(own, ids - start, ids - added + end - start + padding)
-        found: Tensor = weight[torch.where(own | extra, row, 0)]
-        return found * (own | extra).unsqueeze(-1)
 
-    operators.vocab_parallel_embedding = by_torch
+def looked_up(ids: Tensor, weight: Tensor, start: int, end: int, padding: int, added: int, last: int) -> Tensor:
+    """A rank's rows: of ids ``start`` to ``end`` and, after ``padding``, ``added`` to ``last``; zeros of others."""
+    own, extra = (start <= ids) & (ids < end), (added <= ids) & (ids < last)
+    row = torch.where(own, ids - start, ids - added + end - start + padding)
+    found: Tensor = weight[torch.where(own | extra, row, 0)]
+    return found * (own | extra).unsqueeze(-1)
 
 
 def _experts_without_gate() -> None:
