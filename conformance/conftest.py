@@ -14,6 +14,7 @@ from conformance.certification.candidates import Certification, Certifying
 from conformance.certification.clause_tests import clause_of
 from conformance.certification.known_failures import KnownFailures
 from conformance.certification.plugin import FIT, CertificationReport, deselect_others
+from conformance.certification.run_report import RunReport
 from conformance.contract import CONTRACT
 from conformance.regressions.recorder import Recorder
 from conformance.regressions.store import Store
@@ -22,6 +23,8 @@ from conformance.suite.certify_options import CertifyOptions, add_certify_option
 from conformance.suite.checking import Budget, ClauseRun, device_lost
 from conformance.suite.options import Options, add_options, engine_of, implementation_of, read_options, shared_of
 from conformance.suite.parts import Part, keep
+from conformance.suite.progress import Progress
+from conformance.suite.quiet import Quiet, quieten, wants_detail
 from conformance.suite.regression_files import RegressionWriter
 from conformance.suite.reporting import ConformanceReport
 from conformance.suite.warming import warm_up
@@ -55,10 +58,13 @@ def pytest_configure(config: pytest.Config) -> None:
     _freeze()
     if not is_worker:
         report = ConformanceReport(options, subject.identity(), clause_of)
-        config.pluginmanager.register(report, "conformance-report")
+        _report(config, report)
         config.pluginmanager.register(KnownFailures(report, options), "known-failures")
         writer = RegressionWriter(report, Store(options.regressions), options.impl, prove=options.prove)
         config.pluginmanager.register(writer, "regression-writer")
+        if options.report is not None:
+            page = RunReport(report, subject, options.report, options.compare)
+            config.pluginmanager.register(page, "run-report")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -83,7 +89,15 @@ def _certify(config: pytest.Config, options: Options, asked: CertifyOptions) -> 
     config.stash[CERTIFICATION] = certification
     certification.prepare(getattr(config, "workerinput", {}).get(FIT))
     if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(CertificationReport(certification), "conformance-report")
+        _report(config, CertificationReport(certification))
+
+
+def _report(config: pytest.Config, report: ConformanceReport) -> None:
+    config.pluginmanager.register(report, "conformance-report")
+    if not wants_detail(config):
+        quieten(config)
+        config.pluginmanager.register(Quiet(report), "conformance-quiet")
+        config.pluginmanager.register(Progress(config, report.options, clause_of), "conformance-progress")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

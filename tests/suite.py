@@ -11,8 +11,10 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 
-def run_suite(*arguments: str, select: str = "", torchrun: int = 0) -> subprocess.CompletedProcess[str]:
-    """``pytest conformance/`` with these arguments; ``select`` is a test id inside ``conformance/``.
+def run_suite(
+    *arguments: str, select: str = "", torchrun: int = 0, detail: str = "-v"
+) -> subprocess.CompletedProcess[str]:
+    """``pytest conformance/ -v`` with these arguments; ``select`` is a test id inside ``conformance/``.
 
     Failures go to a store of their own, and regression tests are written without being proved. With ``torchrun``, in
     a job of so many processes.
@@ -21,7 +23,7 @@ def run_suite(*arguments: str, select: str = "", torchrun: int = 0) -> subproces
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     with tempfile.TemporaryDirectory() as store:
         job = ["-m", "torch.distributed.run", "--nproc-per-node", str(torchrun)] if torchrun else []
-        command = [sys.executable, *job, "-m", "pytest", f"conformance/{select}", "-q", "-p", "no:cacheprovider"]
+        command = [sys.executable, *job, "-m", "pytest", f"conformance/{select}", detail, "-p", "no:cacheprovider"]
         command += ["--write-regressions", store, "--no-proof", *arguments]
         return subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False

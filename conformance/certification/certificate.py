@@ -16,18 +16,13 @@ from typing import Any
 
 from conformance.certification.environment import model_hash, source_hash
 from conformance.certification.outcome import OF_LAYERS, OF_THE_IMPLEMENTATION, Conclusion, Outcome, complete
-from conformance.contract import CONTRACT, CONTRACT_VERSION, Level
+from conformance.contract import CONTRACT, CONTRACT_VERSION
 from conformance.judging.measuring import Evidence
-from conformance.judging.verdicts import ClauseResult, Failure, Verdict
+from conformance.judging.verdicts import ClauseResult, Failure
 from conformance.regressions.entries import Entry
 
 FORMAT_VERSION = 1
 MODEL = "model"  # the kind of a subject that is a whole model
-_GREEN = (Verdict.PASS.value, Verdict.NOT_APPLICABLE.value)
-
-
-class CertificateError(Exception):
-    """A certificate that does not certify; the message says what is wrong with it, and what would help."""
 
 
 def certificate(outcomes: Sequence[Outcome], run: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
@@ -83,84 +78,12 @@ def digest(document: Mapping[str, Any]) -> str:
 
 def write(document: Mapping[str, Any], file: Path) -> None:
     """Writes the certificate."""
-    file.write_text(_text(document), encoding="utf-8")
+    file.write_text(text(document), encoding="utf-8")
 
 
-def _text(document: Mapping[str, Any]) -> str:
+def text(document: Mapping[str, Any]) -> str:
+    """What is written to the file."""
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def verify(file: Path) -> dict[str, Any]:
-    """The certificate in ``file``, complete, unaltered, green, and of classes that are still the same.
-
-    Raises:
-        CertificateError: it is not all of that.
-    """
-    document = _read(file)
-    # The text too, so that a byte that JSON does not mind, or a key given twice, does not pass.
-    if document["sha256"] != digest(document) or file.read_text(encoding="utf-8") != _text(document):
-        raise CertificateError(f"{file} was altered: its hash is not that of its contents. Certify again.")
-    if document["contract_version"] != CONTRACT_VERSION:
-        raise CertificateError(
-            f"{file} is of contract version {document['contract_version']}, this release has {CONTRACT_VERSION}: "
-            "certify again"
-        )
-    part = document["run"].get("part")
-    if part is not None:
-        raise CertificateError(f"{file} is part {part['part']} of a run: verify what `lora-compat merge` makes of all")
-    if not document["subjects"]:
-        raise CertificateError(f"{file} certifies nothing: it has no class")
-    for subject in document["subjects"]:
-        _verify_subject(file, subject)
-    if document["verdict"] != Conclusion.CERTIFIED.value:
-        raise CertificateError(f"{file} says {document['verdict']!r}, though every clause in it is green")
-    return document
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CertificateError(f"{file} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise CertificateError(f"{file} is no certificate: {error}") from error
-    expected = {"format_version", "contract_version", "verdict", "run", "environment", "subjects", "sha256"}
-    missing = expected - set(document) if isinstance(document, dict) else expected
-    if missing:
-        raise CertificateError(f"{file} is incomplete: it lacks {', '.join(sorted(missing))}")
-    if document["format_version"] != FORMAT_VERSION:
-        raise CertificateError(
-            f"{file} has format {document['format_version']!r}, this release reads {FORMAT_VERSION}"
-        )
-    return dict(document)
-
-
-def _verify_subject(file: Path, subject: Mapping[str, Any]) -> None:
-    path = subject["class"]
-    clauses = {entry["id"]: entry for entry in subject["clauses"]}
-    missing = [clause for clause in CONTRACT if clause not in clauses]
-    if missing:
-        raise CertificateError(f"{file} is incomplete: {path} has no verdict on {', '.join(missing)}")
-    red = [
-        f"{clause} ({clauses[clause]['verdict']})"
-        for clause, entry in CONTRACT.items()
-        if entry.level is Level.MUST and clauses[clause]["verdict"] not in _GREEN
-    ]
-    red += [
-        f"{entry['id']} (refused in {entry['counts'][Verdict.REFUSED.value]} cases)"
-        for entry in clauses.values()
-        if entry["level"] == Level.MUST.value
-        and entry["verdict"] in _GREEN
-        and entry["counts"].get(Verdict.REFUSED.value)
-    ]
-    if red or subject["verdict"] != Conclusion.CERTIFIED.value:
-        raise CertificateError(f"{file}: {path} is {subject['verdict']}: {', '.join(red) or 'see its verdict'}")
-    try:
-        now = model_hash(path) if subject.get("kind") == MODEL else source_hash(path, subject["recipe"])
-    except Exception as error:
-        raise CertificateError(f"{file}: {path} cannot be imported to compare it: {error}") from error
-    if now != subject["source_sha256"]:
-        raise CertificateError(f"{file}: {path} has changed since it was certified. Certify again.")
 
 
 def _subject(outcome: Outcome) -> dict[str, Any]:

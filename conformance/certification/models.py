@@ -61,9 +61,9 @@ class ModelCertification:
             pytest.UsageError: a target names no model that can be certified, or something is not installed.
         """
         impl = self.options.impl or "vllm"
-        implementation = implementation_of(replace(self.options, impl=impl), prepare=False)
+        implementation = implementation_of(replace(self.options, impl=impl, layers="vllm"), prepare=False)
         if getattr(implementation, "models", None) is None:
-            raise pytest.UsageError(f"--impl {impl} is not driven on whole models: use --impl vllm")
+            raise pytest.UsageError(f"--impl {impl} is not driven on whole models: use --impl vllm or reference")
         subject = Subject(implementation, ThreadsEngine(), self.options.device)
         for name, found in self._found(fit).items():
             self.subjects[name] = subject

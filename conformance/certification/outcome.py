@@ -21,8 +21,7 @@ from strategies.existing import Target
 _WITHOUT_THE_LAYER = ("WRAP-6", "UNWRAP-4")
 OF_LAYERS = "concerns single layers and what is done with them: see a run without --certify-model"
 OF_THE_IMPLEMENTATION = "concerns the implementation alone, whatever the class: see a run without --certify"
-
-
+DRAWN = "drawn classes"  # the path of an outcome that is of no class by name
 _PRESUMED = "wrong without what"  # how `conformance.judging.presumption` says that a plainer clause is broken
 
 
@@ -73,10 +72,11 @@ class Outcome:
     results: dict[str, ClauseResult] = field(default_factory=dict)
     known: set[tuple[str, str]] = field(default_factory=set)  # (clause, anomaly) of the baseline
     model: bool = False
+    drawn: bool = False  # of no class by name: the implementation is judged
 
     def concerned(self, clause: str) -> bool:
-        """Whether ``clause`` is about what is certified."""
-        return concerns(clause, model=self.model)
+        """Whether ``clause`` is about what is certified, or judged."""
+        return self.drawn or concerns(clause, model=self.model)
 
     @property
     def conclusion(self) -> Conclusion:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from conformance.certification.outcome import Outcome
-from conformance.contract import CONTRACT
 from conformance.judging.measuring import Evidence
-from conformance.judging.verdicts import Failure, Verdict
+from conformance.judging.verdicts import Verdict
 
 
 def described(outcome: Outcome) -> str:
@@ -46,20 +45,6 @@ def share(counts: Mapping[str, int]) -> str:
     """The refused ones of the cases that were served or refused."""
     refused = counts[Verdict.REFUSED.value]
     return f"{refused} of {refused + counts[Verdict.PASS.value]}"
-
-
-def kinds(failures: Sequence[Failure]) -> list[list[Failure]]:
-    """Failures of one anomaly and message together, the one with the shortest case first."""
-    groups: dict[tuple[str, str], list[Failure]] = {}
-    for failure in failures:
-        said = str(failure.fact) if failure.anomaly == "raised" else ""
-        groups.setdefault((failure.anomaly, said), []).append(failure)
-    return [sorted(group, key=lambda failure: len(failure.shown)) for group in groups.values()]
-
-
-def order(clause: str) -> int:
-    """The clause's place in the contract."""
-    return list(CONTRACT).index(clause)
 
 
 def power(evidence: Evidence) -> str:

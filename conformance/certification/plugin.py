@@ -84,7 +84,9 @@ class CertificationReport(ConformanceReport):
             return int(any(outcome.unfit or outcome.failures for outcome in self._outcomes))
         return int(not certificate.overall(self._outcomes).ends_well or bool(self._complaints))
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
+    ) -> None:
         if not self._outcomes:
             return
         terminalreporter.section("certification")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
+import dataclasses
+import enum
 import re
 import textwrap
+from collections.abc import Iterator
 
 import torch
 
@@ -14,17 +16,11 @@ from conformance.contract import CONTRACT
 from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.discovery import implementation_named
 from conformance.judging.verdicts import Failure
+from conformance.regressions.entries import Entry
 from conformance.search.bodies import judges
 from conformance.subjects.subject import Subject
 from conformance.test_files.layout import laid_out
 from strategies.codec import Spec
-
-_VOCABULARY = (
-    "strategies.cases",
-    "strategies.models.configs",
-    "strategies.models.adapters",
-    "strategies.models.cases",
-)
 
 
 def assert_clause(clause: str, case: Spec, *, impl: str = "reference", layers: str = "lora_compat") -> None:
@@ -44,15 +40,11 @@ def assert_clause(clause: str, case: Spec, *, impl: str = "reference", layers: s
 def regression_test(failure: Failure, outcome: Outcome) -> str:
     """The source of a pytest file with the failing case, and what was seen."""
     clause = CONTRACT[failure.clause]
-    names = sorted(set(re.findall(r"\b([A-Z]\w+)\(|\b([A-Z]\w+)\.", failure.shown)))
-    used = sorted({one or other for one, other in names} - {"Family"})
     told = textwrap.fill(f"{failure.clause} {clause.level.value} {clause.sentence}", 100)
     seen = textwrap.fill(f"Seen, {failure.anomaly}: {' '.join(failure.message.split())}", 100)
     lines = [f'"""{told}', "", f'{seen}\n"""'.replace("\\", "/"), ""]
     lines.append("from conformance.certification.regression import assert_clause")
-    if "Family." in failure.shown:
-        lines.append("from lora_compat.families import Family")
-    lines += [*_imports(used), "", ""]
+    lines += [*_imports(failure), "", ""]
     name = f"test_{failure.clause}_{failure.anomaly}".lower().replace("-", "_")
     on = f'impl="{outcome.impl}"' + (', layers="vllm"' if outcome.on_vllms_layers else "")
     lines += [f"def {name}():", f"    case = {failure.shown}", f'    assert_clause("{failure.clause}", case, {on})']
@@ -60,10 +52,23 @@ def regression_test(failure: Failure, outcome: Outcome) -> str:
     return text
 
 
-def _imports(names: list[str]) -> list[str]:
-    """Where the words of a case come from."""
-    homes: dict[str, list[str]] = {}
-    for name in names:
-        home = next(module for module in _VOCABULARY if hasattr(importlib.import_module(module), name))
-        homes.setdefault(home, []).append(name)
-    return [f"from {home} import {', '.join(words)}" for home, words in sorted(homes.items())]
+def _imports(failure: Failure) -> list[str]:
+    """Where the words of its case come from."""
+    homes: dict[str, set[str]] = {}
+    for cls in _words(Entry(failure.case, failure.shown, ()).spec()):
+        if re.search(rf"\b{cls.__name__}[(.]", failure.shown):
+            homes.setdefault(cls.__module__, set()).add(cls.__name__)
+    return [f"from {home} import {', '.join(sorted(words))}" for home, words in sorted(homes.items())]
+
+
+def _words(value: object) -> Iterator[type]:
+    """The dataclasses and enumerations that ``value`` is made of."""
+    if isinstance(value, enum.Enum):
+        yield type(value)
+    elif isinstance(value, (tuple, frozenset)):
+        for one in value:
+            yield from _words(one)
+    elif dataclasses.is_dataclass(value):
+        yield type(value)
+        for one in dataclasses.fields(value):
+            yield from _words(getattr(value, one.name))

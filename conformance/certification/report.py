@@ -10,13 +10,16 @@ from typing import Any
 
 import jinja2
 
+from conformance.certification.changes import Changes
 from conformance.certification.environment import class_source
 from conformance.certification.outcome import Outcome
-from conformance.certification.phrases import described, kinds, order, power, verdict
+from conformance.certification.phrases import described, power, verdict
 from conformance.certification.regression import regression_test
 from conformance.contract import CONTRACT
+from conformance.judging.causes import Cause, causes
 from conformance.judging.measuring import Cell, Evidence
 from conformance.judging.verdicts import Failure
+from conformance.suite.screen import conclusion
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -47,13 +50,29 @@ class Counterexample:
     test: str
 
 
-def write_report(outcomes: Sequence[Outcome], document: Mapping[str, Any], file: Path) -> None:
-    """Writes the page."""
-    file.write_text(page(outcomes, document), encoding="utf-8")
+def write_report(
+    outcomes: Sequence[Outcome],
+    document: Mapping[str, Any],
+    file: Path,
+    *,
+    changes: Changes | None = None,
+    files: Path | None = None,
+) -> None:
+    """Writes the page; see `page`."""
+    file.write_text(page(outcomes, document, changes=changes, files=files), encoding="utf-8")
 
 
-def page(outcomes: Sequence[Outcome], document: Mapping[str, Any]) -> str:
-    """The page's HTML; ``document`` is the certificate of the same run."""
+def page(
+    outcomes: Sequence[Outcome],
+    document: Mapping[str, Any],
+    *,
+    changes: Changes | None = None,
+    files: Path | None = None,
+) -> str:
+    """The page's HTML; ``document`` is the certificate of the same run.
+
+    Counterexamples come with the test files in ``files``, where the run wrote them.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -61,30 +80,37 @@ def page(outcomes: Sequence[Outcome], document: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    subjects = [_subject(outcome) for outcome in outcomes]
-    return environment.get_template("report.html.j2").render(subjects=subjects, document=document, contract=CONTRACT)
+    subjects = [_subject(outcome, files) for outcome in outcomes]
+    return environment.get_template("report.html.j2").render(
+        subjects=subjects, document=document, contract=CONTRACT, changes=changes
+    )
 
 
-def _subject(outcome: Outcome) -> dict[str, Any]:
+def _subject(outcome: Outcome, files: Path | None) -> dict[str, Any]:
     if outcome.unfit is not None:
         return {"outcome": outcome, "described": outcome.path, "verdict": outcome.conclusion.value}
+    found = causes(outcome.failures)
+    numbers = {id(failure): number for number, cause in enumerate(found, 1) for failure in cause.failures}
     return {
         "outcome": outcome,
         "described": described(outcome),
-        "verdict": verdict(outcome),
+        "number_of": lambda failure: numbers[id(failure)],
+        "verdict": conclusion(outcome.results) if outcome.drawn else verdict(outcome),
         "power": power(outcome.evidence),
         "verdicts": verdict_map(outcome.evidence),
         "errors": error_map(outcome.evidence),
         "about": {clause: one for clause, one in outcome.results.items() if outcome.concerned(clause)},
         "others": [clause for clause in outcome.results if not outcome.concerned(clause)],
-        "counterexamples": [_counterexample(failures, outcome) for failures in kinds(outcome.failures)],
-        "source": "" if outcome.model else class_source(outcome.path),
+        "counterexamples": [_counterexample(cause, outcome, files) for cause in found],
+        "source": "" if outcome.model or outcome.drawn else class_source(outcome.path),
     }
 
 
-def _counterexample(failures: list[Failure], outcome: Outcome) -> Counterexample:
-    clauses = tuple(sorted((failure.clause for failure in failures), key=order))
-    return Counterexample(failures[0], clauses, regression_test(failures[0], outcome))
+def _counterexample(cause: Cause, outcome: Outcome, files: Path | None) -> Counterexample:
+    written = [files / name for name in cause.smallest.files[:1]] if files else []
+    if written and written[0].is_file():
+        return Counterexample(cause.smallest, cause.clauses, written[0].read_text(encoding="utf-8"))
+    return Counterexample(cause.smallest, cause.clauses, regression_test(cause.smallest, outcome))
 
 
 def verdict_map(evidence: Evidence) -> HeatMap:

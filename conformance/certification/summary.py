@@ -6,11 +6,12 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from conformance.certification.outcome import Conclusion, Outcome
-from conformance.certification.phrases import described, kinds, order, power, shares, short, verdict
-from conformance.contract import CONTRACT
+from conformance.certification.phrases import described, power, shares, short, verdict
+from conformance.judging.causes import Cause, causes, order
 from conformance.judging.verdicts import Failure, Verdict
 from conformance.subjects.subject import Subject
 from conformance.suite.options import Options
+from conformance.suite.tables import HEAD, row
 
 WIDTH = 110
 
@@ -49,17 +50,8 @@ def one(outcome: Outcome) -> list[str]:
     if outcome.unfit is not None:
         return [f"{outcome.unfit.title}: {outcome.unfit}", "", f"{outcome.path}: {outcome.conclusion.value}"]
     lines = [described(outcome), ""]
-    lines.append(
-        f"{'clause':<10}{'level':<8}{'verdict':<16}{'cases':>7}{'pass':>7}{'vain':>7}{'refused':>9}{'n/a':>6}"
-    )
     about = [result for clause, result in outcome.results.items() if outcome.concerned(clause)]
-    for result in about:
-        counts = result.counts
-        lines.append(
-            f"{result.clause:<10}{CONTRACT[result.clause].level.value:<8}{result.verdict.value:<16}{result.cases:>7}"
-            f"{counts[Verdict.PASS.value]:>7}{counts[Verdict.NOT_EXERCISED.value]:>7}"
-            f"{counts[Verdict.REFUSED.value]:>9}{counts[Verdict.NOT_APPLICABLE.value]:>6}"
-        )
+    lines += [HEAD, *map(row, about)]
     others = len(outcome.results) - len(about)
     what = "single layers" if outcome.model else "the implementation alone"
     lines.append(f"and {others} clauses that concern {what}")
@@ -76,10 +68,10 @@ def reasons(outcome: Outcome, *, shared: bool = True) -> list[str]:
         first = f"{outcome.path}: {outcome.conclusion.value}{title}"
         return [first, *_wrapped(str(outcome.unfit), "  ")]
     lines = [] if shared else [described(outcome)]
-    every = kinds(outcome.failures)
-    shown = [failures for failures in every if shared or not failures[0].on_base]
-    for failures in shown:
-        lines += _failures(failures, outcome)
+    every = causes(outcome.failures)
+    shown = [cause for cause in every if shared or not cause.smallest.on_base]
+    for cause in shown:
+        lines += _cause(cause, outcome)
     if len(shown) < len(every):
         lines.append(f"and {len(every) - len(shown)} kinds of failure that the family's base class has too")
     for clause, result in outcome.results.items():
@@ -114,9 +106,10 @@ def _refused(outcome: Outcome) -> list[str]:
     ]
 
 
-def _failures(failures: list[Failure], outcome: Outcome) -> list[str]:
-    first = failures[0]
-    clauses = ", ".join(_marked(failure, outcome) for failure in sorted(failures, key=lambda one: order(one.clause)))
+def _cause(cause: Cause, outcome: Outcome) -> list[str]:
+    first = cause.smallest
+    failures = sorted(cause.failures, key=lambda one: order(one.clause))
+    clauses = ", ".join(_marked(failure, outcome) for failure in failures)
     lines = _wrapped(f"{first.anomaly} in {clauses}: {first.message}", "", "    ")
     lines += _wrapped(_shown(first, outcome), "    ", "        ")
     lines += [f"    {file}" for file in first.files]

@@ -53,11 +53,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _screen(document: dict[str, Any], outcomes: list[Any]) -> list[str]:
-    from conformance.suite.reporting import table
+    from conformance.suite.tables import detailed
 
     if "subjects" not in document:
         cases = sum(result.cases for result in outcomes[0].results.values())
-        return [*table(outcomes[0].results), f"{document['conclusion']}: {cases} cases"]
+        return [*detailed(outcomes[0].results), f"{document['conclusion']}: {cases} cases"]
     return [
         f"{outcome.path}: {outcome.conclusion.value}" + (f" ({', '.join(outcome.red)})" if outcome.red else "")
         for outcome in outcomes

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from conformance.certification import certificate
-from conformance.certification.outcome import Outcome
+from conformance.certification.outcome import DRAWN, Outcome
 from conformance.contract import CONTRACT
 from conformance.judging.verdicts import ClauseResult, summed
 from conformance.suite.parts import Coverage, Part
-from conformance.suite.reporting import RESULTS_FORMAT, conclusion
-
-DRAWN = "drawn classes"
+from conformance.suite.reporting import RESULTS_FORMAT
+from conformance.suite.screen import conclusion
 
 
 class MergeError(Exception):

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from conformance.certification.certificate import CertificateError, verify
+from conformance.certification.verification import CertificateError, verify
 
 
 def add_parser(subparsers: Any) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from conformance.engines.ranks import RankGroup
+from lora_compat.checkpoint_map import CheckpointMap
 
 Parts = Mapping[str, Tensor]  # of a module: "output" of its forward, and its own tensors by name
 
@@ -97,3 +100,52 @@ class ModelServer(ABC):
             BaseModelError: it cannot be served, adapters or not.
             NoLoRASupport: ``settings.lora`` is asked of a class that has none.
         """
+
+
+class AdaptersView:
+    """How an implementation's adapters are seen in a model's modules; by itself, that of a model without any."""
+
+    def base_of(self, module: nn.Module) -> nn.Module | None:
+        """What a LoRA layer stands in the place of; None for any other module."""
+        return None
+
+    def weights(self, name: str, lora: Any, own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Those tensors of a module that slots change, with what they amount to; ``lora`` is the layer around it."""
+        return {}
+
+    def serve(self, tokens: int) -> None:
+        """Has so many tokens of the next forward served."""
+
+
+class HostedModel(ABC):
+    """A model of the library that base layers are of, without any adapters of its own, loaded on one rank."""
+
+    model: Any
+
+    @abstractmethod
+    def ranked(self) -> AbstractContextManager[object]:
+        """Makes the rank's group that of the layers that run in this thread."""
+
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """As `ServedModel.names`."""
+
+    @abstractmethod
+    def read(self, view: AdaptersView | None) -> dict[str, Parts]:
+        """As `ServedModel.read`, through an implementation's view; None before anything was wrapped."""
+
+
+class ModelLibrary(ABC):
+    """Where a library's models come from, for an implementation that brings LoRA of its own."""
+
+    @abstractmethod
+    def host(self, directory: Path, settings: ModelSettings, group: RankGroup) -> HostedModel:
+        """Loads a checkpoint on this rank.
+
+        Raises:
+            BaseModelError: it cannot be served.
+        """
+
+    @abstractmethod
+    def maps(self, directory: Path, settings: ModelSettings, size: int) -> Sequence[CheckpointMap]:
+        """Where the model's own loader puts the checkpoint, on each of ``size`` ranks."""

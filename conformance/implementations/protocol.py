@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.model_protocol import ModelDeployment, ModelManager
+from conformance.implementations.models import ModelLibrary
 from lora_compat.adapters import LayerAdapter
 from strategies.cases import DTYPES, Case, Dtype, Quantization
 from strategies.source import Library
@@ -51,6 +52,8 @@ class LayerLibrary(ABC):
     """Where base layers come from: how they are built in a group, loaded and finished."""
 
     library: ClassVar[Library]
+    models: ModelLibrary | None = None
+    """The library's whole models, where it has some."""
 
     @abstractmethod
     def prepare(self) -> None:

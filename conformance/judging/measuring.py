@@ -19,11 +19,15 @@ from strategies.models.cases import ModelCase
 class Measure:
     """The comparisons of one case: the largest error over its bound, and the smallest deviation that was too large.
 
+    A case that passes may have asked whether an output is a wrong one; ``held`` is of the comparisons inside their
+    bounds alone.
+
     ``smallest`` is relative to the element's magnitude ``|x|·|W|ᵀ + s·|x|·|A|ᵀ·|B|ᵀ``; ``exact`` says that elements
     were compared bit for bit, so that any deviation at all was too large.
     """
 
     worst: float = 0.0
+    held: float = 0.0
     smallest: float = math.inf
     exact: bool = False
 
@@ -31,13 +35,17 @@ class Measure:
         """One output: its errors and bounds, and magnitudes in the rounded regime, all of one shape."""
         if magnitude is None:
             self.exact = True
-            self.worst = max(self.worst, math.inf if bool((error > 0).any()) else 0.0)
+            self._ratio(math.inf if bool((error > 0).any()) else 0.0)
             return
         there = (magnitude > 0) & (bound > 0) & ~error.isnan()
         if bool(there.any()):
-            self.worst = max(self.worst, float((error[there] / bound[there]).max()))
+            self._ratio(float((error[there] / bound[there]).max()))
             # Whichever way the deviation points, it is seen above the bound and the error that is there already.
             self.smallest = min(self.smallest, float(((bound + error)[there] / magnitude[there]).min()))
+
+    def _ratio(self, ratio: float) -> None:
+        self.worst = max(self.worst, ratio)
+        self.held = max(self.held, ratio) if ratio <= 1 else self.held
 
 
 _measure: ContextVar[Measure | None] = ContextVar("measure", default=None)
@@ -90,7 +98,7 @@ class Evidence:
         cell = self.cells.setdefault((case.tp_size, _bucket(case)), Cell())
         cell.passed += passed
         cell.failed += not passed
-        cell.worst = max(cell.worst, measure.worst)
+        cell.worst = max(cell.worst, measure.held if passed else measure.worst)
 
     def add(self, other: Evidence) -> None:
         """Adds another shard's."""

@@ -39,6 +39,7 @@ class Search:
         self._seed = seed
         self._judged: dict[Spec, str] = {}  # how a case fails; empty where it does not
         self._met: dict[str, Violation] = {}  # in passing, while something else was shrunk
+        self._found = 0
         self.known: set[str] = set()
 
     def failures(self) -> Iterator[Violation]:
@@ -48,17 +49,21 @@ class Search:
             hypothesis.errors.Flaky: a case failed once, and did not when it was run again.
         """
         while not self.exhausted and (found := self._next()) is not None:
-            self.known.add(manner(found))
+            self._add(manner(found))
             yield found
         for kind, found in self._met.items():
             if kind not in self.known and not self.exhausted:
-                self.known.add(kind)
+                self._add(kind)
                 yield found
 
     @property
     def exhausted(self) -> bool:
-        """Whether there may be ways of failing that were not looked for."""
-        return len(self.known) >= MAX_KINDS
+        """Whether there may be ways of failing that were not looked for; what was known before uses nothing up."""
+        return self._found >= MAX_KINDS
+
+    def _add(self, kind: str) -> None:
+        self._found += 1
+        self.known.add(kind)
 
     def _next(self) -> Violation | None:
         wanted: str | None = None

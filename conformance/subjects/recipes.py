@@ -15,6 +15,7 @@ from importlib.metadata import entry_points
 import torch
 from torch import nn
 
+from conformance.subjects.outcomes import HarnessError
 from conformance.subjects.zoo_index import RECIPES
 from lora_compat.families import Family
 from lora_compat.sharding import shard_id
@@ -109,7 +110,7 @@ def recipe(
     return decorate
 
 
-class RecipeNotFoundError(Exception):
+class RecipeNotFoundError(HarnessError):
     """A ``--recipe`` that is no ``module:function``."""
 
     def __init__(self, given: str, problem: str) -> None:
@@ -147,11 +148,28 @@ def registered_recipe(path: str) -> str | None:
     return RECIPES.get(path)
 
 
+class ClassNotFoundError(HarnessError):
+    """An existing class that a case is about, and that is not here."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(
+            f"{path} cannot be imported: {problem}; install the package that has it, or add the folder that holds "
+            f"{path.partition('.')[0].partition(':')[0]!r} to PYTHONPATH"
+        )
+
+
 def load_class(path: str) -> type[nn.Module]:
-    """The class at ``package.module:Class``; a nested one is ``Outer.Inner``."""
+    """The class at ``package.module:Class``; a nested one is ``Outer.Inner``.
+
+    Raises:
+        ClassNotFoundError: there is none.
+    """
     module, _, qualname = path.partition(":")
-    found: object = importlib.import_module(module)
-    for name in qualname.split("."):
-        found = getattr(found, name)
+    try:
+        found: object = importlib.import_module(module)
+        for name in qualname.split("."):
+            found = getattr(found, name)
+    except (ImportError, AttributeError) as error:
+        raise ClassNotFoundError(path, str(error)) from error
     assert isinstance(found, type)
     return found

@@ -41,6 +41,7 @@ def add_certify_options(parser: pytest.Parser) -> None:
     group.addoption("--recipe", default=None, metavar="MODULE:FUNCTION", help="the function that builds the class")
     group.addoption("--certificate", default=None, metavar="FILE", help="write the certificate, as JSON")
     group.addoption("--report", default=None, metavar="FILE.html", help="write the report, one HTML page")
+    group.addoption("--compare", default=None, metavar="FILE", help="--results of an earlier run, for --report")
     group.addoption("--baseline", default=None, metavar="FILE", help="known failures that do not fail the run")
     group.addoption("--update-baseline", action="store_true", help="write the failures of this run to --baseline")
 
@@ -57,10 +58,12 @@ def read_certify_options(config: pytest.Config) -> CertifyOptions | None:
     if targets and models:
         raise pytest.UsageError("--certify and --certify-model are two runs: give one of them")
     if not targets and not models:
-        given = [name for name, value in others.items() if value and name != "--baseline"]
+        given = [name for name in ("--recipe", "--certificate") if others[name]]
         if given:
             raise pytest.UsageError(f"{given[0]} goes with --certify package.module:MyLinear, or --certify-model")
         return None
+    if config.getoption("--compare"):
+        raise pytest.UsageError("--compare is about runs on drawn classes: leave it out with --certify")
     if others["--recipe"] and not (len(targets) == 1 and ":" in targets[0]):
         raise pytest.UsageError("--recipe builds one class: give one --certify package.module:MyLinear with it")
     update = config.getoption("--update-baseline")
@@ -71,10 +74,19 @@ def read_certify_options(config: pytest.Config) -> CertifyOptions | None:
         models=models,
         recipe=others["--recipe"],
         certificate=_path(others["--certificate"]),
-        report=_path(others["--report"]),
+        report=report_path(config),
         baseline=_path(others["--baseline"]),
         update_baseline=update,
     )
+
+
+def report_path(config: pytest.Config) -> Path | None:
+    """The page to write, of whatever run.
+
+    Raises:
+        pytest.UsageError: it cannot be written there.
+    """
+    return _path(config.getoption("--report"))
 
 
 def _path(given: str | None) -> Path | None:

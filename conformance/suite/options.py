@@ -14,7 +14,7 @@ from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.discovery import did_you_mean, implementation_named
 from conformance.implementations.protocol import Implementation
 from conformance.regressions.sharing import DatabaseError, SharedFindings, opened
-from conformance.suite.certify_options import CertifyOptions, read_certify_options
+from conformance.suite.certify_options import CertifyOptions, read_certify_options, report_path
 from conformance.suite.checking import PROFILES
 from conformance.suite.parts import Part
 
@@ -37,6 +37,8 @@ class Options:
     seed: int
     device: str
     results: Path | None = None
+    report: Path | None = None
+    compare: Path | None = None
     regressions: Path = DEFAULT_REGRESSIONS
     prove: bool = True
     baseline: Path | None = None
@@ -109,6 +111,8 @@ def read_options(config: pytest.Config) -> Options:
         seed=_integer("--conformance-seed", config.getoption("--conformance-seed")),
         device=device,
         results=Path(config.getoption("--results")) if config.getoption("--results") else None,
+        report=report_path(config),
+        compare=_compare(config),
         prove=not config.getoption("--no-proof"),
         baseline=Path(config.getoption("--baseline")) if config.getoption("--baseline") else None,
         update_baseline=config.getoption("--update-baseline"),
@@ -186,6 +190,13 @@ def _part(config: pytest.Config) -> Part | None:
         return Part.parse(given)
     except ValueError as error:
         raise pytest.UsageError(f"--shard {error}") from None
+
+
+def _compare(config: pytest.Config) -> Path | None:
+    given = config.getoption("--compare")
+    if given and not config.getoption("--report"):
+        raise pytest.UsageError(f"--compare {given} is shown in a report: add --report FILE.html")
+    return Path(given) if given else None
 
 
 def _device(given: str, engine: str) -> str:

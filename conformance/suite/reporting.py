@@ -1,4 +1,4 @@
-"""The header that says what is tested, and the table at the end: one line per clause.
+"""What a run collects on the process that prints, from the header to the ending.
 
 What a shard found rides on its test report, so it survives the death of the worker that ran it.
 """
@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import json
 import os
-import time
+from collections import Counter
 from collections.abc import Callable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conformance.contract import CONTRACT, CONTRACT_VERSION, Level
-from conformance.judging.verdicts import ClauseResult, Verdict, summed
-from conformance.subjects.outcomes import NOT_HERE
+from conformance.contract import CONTRACT, CONTRACT_VERSION
+from conformance.judging.verdicts import ClauseResult, summed
 from conformance.suite.options import Options
 from conformance.suite.parts import PLACE, Coverage, Part
+from conformance.suite.quiet import RESULT_PROPERTY, wants_detail
+from conformance.suite.screen import Ending, Known, conclusion
+from conformance.suite.tables import detailed
+from conformance.test_files.handover import Handed
 
-RESULT_PROPERTY = "clause_result"
 RESULTS_FORMAT = 1
 ClauseOf = Callable[[str], str | None]  # the clause of a test, by its node id
 
@@ -34,8 +37,10 @@ class ConformanceReport:
         self.identity = identity
         self.results: list[ClauseResult] = []
         self.coverage = Coverage(options.part or Part())
-        self._started = time.perf_counter()
-        self._first_case: float | None = None
+        self.notes: list[str] = []  # what else the header says
+        self.known: Known | None = None
+        self.handed: list[Handed] = []
+        self.written: list[str] = []  # what else the run leaves behind, by name
 
     def header(self) -> list[str]:
         """Identity of what is tested, and every option."""
@@ -45,6 +50,7 @@ class ConformanceReport:
             f"conformance: profile {options.profile} ({options.max_examples} cases a clause), "
             f"shards {options.shards}, engine {options.engine}, device {options.device}, seed {options.seed}"
             + (f", part {options.part}" if options.part else ""),
+            *self.notes,
         ]
 
     def pytest_report_header(self) -> list[str]:
@@ -88,20 +94,22 @@ class ConformanceReport:
             "part": self.coverage.to_dict() if options.part else None,
         }
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
+    ) -> None:
         totals = self.totals()
         if not totals:
             return
-        terminalreporter.section("conformance")
-        for line in table(totals):
+        part = str(self.options.part) if self.options.part else ""
+        files = Counter(one.state.value for one in self.handed)
+        interrupted = exitstatus == pytest.ExitCode.INTERRUPTED
+        ending = Ending(totals, self.options.regressions, self.known, files, interrupted, part)
+        lines = ending.lines()
+        if wants_detail(config):
+            terminalreporter.section("conformance")
+            lines = chain(detailed(totals), map(str, self.handed), ending.verdict())
+        for line in chain(lines, self.written):
             terminalreporter.write_line(line)
-        cases = sum(result.cases for result in totals.values())
-        seconds = sum(result.seconds for result in totals.values())
-        verdict = f"part {self.options.part}, for lora-compat merge" if self.options.part else conclusion(totals)
-        terminalreporter.write_line(
-            f"{verdict}: {cases} cases in {seconds:.1f} s of worker time, "
-            f"{cases / max(seconds, 1e-9):.0f} cases/s a worker"
-        )
 
     def totals(self) -> dict[str, ClauseResult]:
         """The results by clause, in the order of the contract."""
@@ -120,42 +128,3 @@ def write_atomically(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(text)
     partial.replace(path)
-
-
-def table(totals: Mapping[str, ClauseResult]) -> list[str]:
-    """One line per clause: level, verdict, cases, of them exercised; under a failure its anomaly and case."""
-    lines = [f"{'clause':<10}{'level':<8}{'verdict':<16}{'cases':>7}{'pass':>7}{'vain':>7}{'refused':>9}{'n/a':>6}"]
-    for clause, result in totals.items():
-        counts = result.counts
-        lines.append(
-            f"{clause:<10}{CONTRACT[clause].level.value:<8}{result.verdict.value:<16}{result.cases:>7}"
-            f"{counts[Verdict.PASS.value]:>7}{counts[Verdict.NOT_EXERCISED.value]:>7}"
-            f"{counts[Verdict.REFUSED.value]:>9}{counts[Verdict.NOT_APPLICABLE.value]:>6}"
-        )
-        for failure in result.failures:
-            lines += [f"    {failure.anomaly}: {failure.message}", f"        {failure.shown}"]
-        lines += [f"    error: {error}" for error in result.errors]
-        here = [(reason, count) for reason, count in sorted(result.reasons.items()) if NOT_HERE in reason]
-        said = [(reason, count) for reason, count in result.reasons.most_common() if _worth_saying(reason, result)]
-        lines += [f"    {reason} ({count})" for reason, count in here + [one for one in said[:2] if one not in here]]
-    return lines
-
-
-def _worth_saying(reason: str, result: ClauseResult) -> bool:
-    """Refusals always; why a case showed nothing only where no case showed anything."""
-    return reason.startswith(Verdict.REFUSED.value) or result.verdict not in (
-        Verdict.PASS,
-        Verdict.FAIL,
-        Verdict.ERROR,
-    )
-
-
-def conclusion(totals: Mapping[str, ClauseResult]) -> str:
-    """Whether every MUST that ran is green."""
-    green = (Verdict.PASS, Verdict.NOT_APPLICABLE)
-    red = [
-        clause
-        for clause, result in totals.items()
-        if CONTRACT[clause].level is Level.MUST and result.verdict not in green
-    ]
-    return f"not conformant ({', '.join(red)})" if red else "conformant"

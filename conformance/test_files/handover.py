@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,15 @@ WORKERS = 2
 BUILT_IN = ("reference", "vllm")
 
 
+class State(enum.StrEnum):
+    """What a file is worth."""
+
+    PROVED = "proved"
+    NOT_PROVED = "not proved"
+    NOT_WRITTEN = "not written"
+    LEFT_ALONE = "left alone"
+
+
 @dataclass(frozen=True, slots=True)
 class Handed:
     """One file that was written, kept, or left alone, and what is known of it."""
@@ -28,6 +38,13 @@ class Handed:
     path: Path
     what: str
     proof: str
+
+    @property
+    def state(self) -> State:
+        """What it is worth."""
+        if self.what in tuple(State):
+            return State(self.what)
+        return State.NOT_PROVED if self.proof.startswith(UNPROVED) else State.PROVED
 
     def __str__(self) -> str:
         return f"{self.what} {self.path}: {self.proof}"
@@ -54,10 +71,10 @@ class Handover:
             known = failure.files.get(path.name, {})
             there = path.read_text(encoding="utf-8") if path.exists() else None
             if there is not None and _digest(there) not in (known.get("sha256"), known.get("before")):
-                yield Handed(path, "left alone", "it was edited by hand, or is not of this run")
+                yield Handed(path, State.LEFT_ALONE, "it was edited by hand, or is not of this run")
                 continue
             if isinstance(file, CannotWrite):
-                yield Handed(path, "not written", str(file))
+                yield Handed(path, State.NOT_WRITTEN, str(file))
                 continue
             if known.get("proof", NOT_RUN) != NOT_RUN and there == proved(file, entry, failure, known["proof"]):
                 yield Handed(path, "kept", known["proof"])

@@ -27,22 +27,29 @@ class LoRAEmbedding(nn.Module):
 
     base_layer: nn.Module
 
-    def __init__(self, base_layer: VocabParallelEmbedding, config: LoRAConfig, *, name: str = "") -> None:
+    def __init__(self, base_layer: nn.Module, config: LoRAConfig, *, name: str = "", lanes: int = 0) -> None:
+        """Wraps ``base_layer``; `wrap_embedding` is the checked way in.
+
+        Args:
+            lanes: how many adapters' ranks fit into a slot at once, where adapters come as this rank's part, with a
+                column of A for each local row; 0 where they come whole.
+        """
         super().__init__()
+        layer: Any = base_layer
         self.base_layer = base_layer
         self.name = name or type(base_layer).__qualname__
-        self.max_rank = config.max_lora_rank
-        self.vocabulary = (base_layer.org_vocab_size, base_layer.num_embeddings)
+        self.local = lanes > 0
+        self.max_rank = config.max_lora_rank * max(1, lanes)
+        local = layer.weight.shape[0]
+        self.vocabulary = (local, local) if self.local else (layer.org_vocab_size, layer.num_embeddings)
         self.batch = NO_TOKENS
-        weight, slots, rank = base_layer.weight, config.max_loras, config.max_lora_rank
-        dtype = config.lora_dtype or base_layer.params_dtype
+        weight, slots, rank = layer.weight, config.max_loras, self.max_rank
+        dtype = config.lora_dtype or getattr(layer, "params_dtype", weight.dtype)
         self.lora_a = torch.zeros(slots, weight.shape[0], rank, dtype=dtype, device=weight.device)
-        self.lora_b = torch.zeros(slots, base_layer.embedding_dim, rank, dtype=dtype, device=weight.device)
+        self.lora_b = torch.zeros(slots, weight.shape[1], rank, dtype=dtype, device=weight.device)
         self.scaling = torch.zeros(slots, dtype=accumulation_dtype(dtype), device=weight.device)
         base_layer.__dict__[_WRAPPER] = weakref.ref(self)
-        method: Any = base_layer.quant_method
-        if not isinstance(method.embedding, InterceptedEmbedding):
-            method.embedding = InterceptedEmbedding(method.embedding)
+        intercept_lookups(base_layer)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The base layer's forward, with the batch's adapters in its rows."""
@@ -60,7 +67,7 @@ class LoRAEmbedding(nn.Module):
         self.check(adapter)
         part: Any = adapter.parts[0]
         base: Any = self.base_layer
-        local_a = base.local_rows(part.lora_a.t())
+        local_a = part.lora_a.t() if self.local else base.local_rows(part.lora_a.t())
         self.reset_lora(slot)
         self.lora_a[slot, :, : part.rank] = local_a
         self.lora_b[slot, :, : part.rank] = part.lora_b
@@ -162,10 +169,35 @@ class InterceptedEmbedding:
         self.embedding = embedding
 
     def __call__(self, layer: nn.Module, rows: Tensor) -> Tensor:
-        output = self.embedding(layer, rows)
+        with torch._C.DisableTorchFunctionSubclass():  # a weight tied to an LM head with adapters has none here
+            output = self.embedding(layer, rows)
         reference = layer.__dict__.get(_WRAPPER)
         wrapper = reference() if reference else None
         return wrapper.add_to(output, rows) if wrapper is not None and wrapper.batch.active else output
+
+
+def intercept_lookups(layer: nn.Module) -> None:
+    """Makes sure that the layer's lookups are intercepted: its own adapters, or those of a head that it is tied to."""
+    method: Any = getattr(layer, "quant_method", None)
+    if method is None:
+        if not isinstance(layer.forward, InterceptedLookup):
+            layer.forward = InterceptedLookup(layer)
+    elif not isinstance(method.embedding, InterceptedEmbedding):
+        method.embedding = InterceptedEmbedding(method.embedding)
+
+
+class InterceptedLookup:
+    """Stands in for the forward of a plain `torch.nn.Embedding`."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        forward = layer.forward
+        self._lookup = InterceptedEmbedding(lambda layer, rows: forward(rows))
+        self._layer = weakref.ref(layer)
+
+    def __call__(self, input: Tensor) -> Tensor:
+        layer = self._layer()
+        assert layer is not None
+        return self._lookup(layer, input)
 
 
 def wrap_embedding(layer: nn.Module, config: LoRAConfig, *, name: str = "") -> LoRAEmbedding:

@@ -126,6 +126,14 @@ class AdapterFormatError(LoRAError):
         self.path, self.reason = path, reason
 
 
+class UnservedFeatureError(AdapterFormatError):
+    """An adapter that needs more than LoRA A, LoRA B and a scaling: modules saved whole, DoRA, trained biases."""
+
+
+class AmbiguousAdapterError(AdapterFormatError):
+    """An adapter whose tensors fit in several ways, or in none; nothing in the file tells which is meant."""
+
+
 class UnknownModulesError(LoRAError):
     """An adapter with tensors for modules that carry no LoRA here; it would be served in part only."""
 

@@ -9,14 +9,13 @@ from pathlib import Path
 from torch import nn
 
 from lora_compat.adapters import LoRAConfig
+from lora_compat.checkpoint_map import CheckpointMap
 from lora_compat.errors import AdapterStateError, FullHouseError
-from lora_compat.lora_layers import experts_in
 from lora_compat.lru import Places
-from lora_compat.model_adapters import Adapter, AdapterLayout, LayerAdapters
+from lora_compat.model_adapters import Adapter, LayerAdapters
 from lora_compat.model_slots import ModelSlots
-from lora_compat.model_wrapping import wrap_model
-from lora_compat.peft_loading import load_adapter
-from lora_compat.targets import PackedModules, TargetModules
+from lora_compat.served_model import by_declaration, by_map
+from lora_compat.targets import PackedModules
 from lora_compat.token_maps import REST, TokenMaps
 from lora_compat.warmup import DEFAULT_RANK, dummy_adapter, warmup_rank_of
 
@@ -44,6 +43,8 @@ class LoRAManager:
         max_adapters: int | None = None,
         towers: Sequence[str] = (),
         evict: bool = True,
+        checkpoint: CheckpointMap | None = None,
+        ranks: Sequence[CheckpointMap] = (),
     ) -> None:
         """Replaces the targeted layers of ``model`` in place.
 
@@ -54,8 +55,12 @@ class LoRAManager:
             max_adapters: how many adapters are held; ``config.max_loras`` unless given.
             towers: name prefixes of parts of the model whose tokens are mapped on their own (a vision tower).
             evict: whether a new adapter may take the place of the least recently used one.
+            checkpoint: where the model's loader puts its checkpoint on this rank. With it nothing is declared, and
+                adapters are PEFT directories, of whatever the loader moves.
+            ranks: ``checkpoint`` of every rank, this one's too, where there are several.
 
         Raises:
+            MapMismatchError, PackedModulesError: ``checkpoint`` is of another model, or ``packed_modules`` is.
             UnknownTargetError, TargetModuleError, WrappedOtherwiseError: see `wrap_model`.
             ValueError: ``max_adapters`` is below ``config.max_loras``.
         """
@@ -63,15 +68,18 @@ class LoRAManager:
         if held < config.max_loras:
             raise ValueError(f"max_adapters={held} is below max_loras={config.max_loras}: what is active is held too")
         packed = packed_modules or PackedModules()
-        wrapped = wrap_model(model, config, TargetModules(target_modules, packed))
+        if checkpoint is None:
+            served = by_declaration(model, config, target_modules, packed)
+        else:
+            served = by_map(model, config, target_modules, packed, checkpoint, ranks)
         self.model, self.config = model, config
-        self.layers = dict(wrapped.layers)
-        self._layout = AdapterLayout(wrapped.names, packed, experts_in(self.layers))
+        self.layers = dict(served.layers)
+        self._lay_out = served.lay_out
         self._registered = Places(held, "place for an adapter", "max_adapters", evict)
         self._active = Places(config.max_loras, "slot", "max_loras", evict)
         self._adapters: dict[int, LayerAdapters] = {}
         self._slots = ModelSlots(self.layers, config.max_loras)
-        self._maps = TokenMaps(self.layers, towers)
+        self._maps = TokenMaps(self.layers, towers, self._slots.filled)
         self._pinned: set[int] = set()
 
     @property
@@ -109,8 +117,7 @@ class LoRAManager:
         if adapter_id in self._registered:
             self._registered.use(adapter_id)
             return False
-        loaded = adapter if isinstance(adapter, Adapter) else load_adapter(adapter)
-        by_layer = self._layout.by_layer(loaded)
+        by_layer = self._lay_out(adapter)
         self._slots.check(by_layer)
         victim = self._registered.victim_for_one_more(self._pinned)
         if victim is not None:

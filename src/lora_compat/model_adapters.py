@@ -36,8 +36,8 @@ class Adapter:
     source: str = "in memory"
 
 
-# One adapter, by LoRA layer.
-LayerAdapters = Mapping[str, LayerAdapter | ExpertsAdapter]
+# One adapter, by LoRA layer: what the layer's kind takes.
+LayerAdapters = Mapping[str, object]
 # Which part of its layer a checkpoint module is: all of it, a member of a packed layer, or a projection of an expert.
 Place = int | tuple[int, int] | None
 

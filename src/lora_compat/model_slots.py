@@ -11,11 +11,12 @@ from lora_compat.model_adapters import LayerAdapters
 
 
 class ModelSlots:
-    """Who is in which slot, and the layers' buffers."""
+    """Who is in which slot, and the layers' buffers; ``filled`` has for each layer the slots with something for it."""
 
     def __init__(self, layers: Mapping[str, LoRALayer], count: int) -> None:
         self.layers = layers
         self.holders: list[int | None] = [None] * count
+        self.filled: dict[str, set[int]] = {name: set() for name in layers}
 
     @property
     def free(self) -> list[int]:
@@ -45,8 +46,11 @@ class ModelSlots:
             for layer, content in before:
                 layer.restore(slot, content)
             raise
+        for name, filled in self.filled.items():
+            (filled.add if name in adapter else filled.discard)(slot)
 
     def reset(self, slot: int) -> None:
         """Empties a slot of every layer."""
-        for layer in self.layers.values():
+        for name, layer in self.layers.items():
             layer.reset_lora(slot)
+            self.filled[name].discard(slot)

@@ -27,6 +27,10 @@ _UNSERVED: dict[str, tuple[object, ...]] = {
 _HARMLESS_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
 
 
+class UnservedFeature(ValueError):
+    """A key that asks for what is not served."""
+
+
 @dataclass(frozen=True, slots=True)
 class PeftConfig:
     """The part of ``adapter_config.json`` that decides the numbers."""
@@ -45,7 +49,7 @@ class PeftConfig:
             ValueError: a key is missing or ill-typed, or asks for what is not served.
         """
         if str(data.get("peft_type", "LORA")).upper() != "LORA":
-            raise ValueError(f"peft_type is {data['peft_type']!r}, only 'LORA' is served")
+            raise UnservedFeature(f"peft_type is {data['peft_type']!r}, only 'LORA' is served")
         missing = [key for key in ("r", "lora_alpha") if key not in data]
         if missing:
             raise ValueError(f"{CONFIG_FILE} lacks {', '.join(map(repr, missing))}")
@@ -74,10 +78,10 @@ def _refuse_unserved(data: Mapping[str, Any]) -> None:
     for key, off in _UNSERVED.items():
         value = data.get(key)
         if value is not None and value not in off:
-            raise ValueError(f"{key}={value!r} is not served: merge the adapter, or train one without it")
+            raise UnservedFeature(f"{key}={value!r} is not served: merge the adapter, or train one without it")
     init = data.get("init_lora_weights", True)
     if isinstance(init, str) and init.lower() not in _HARMLESS_INITS:
-        raise ValueError(
+        raise UnservedFeature(
             f"init_lora_weights={init!r} changes the base weights when PEFT loads it: convert the adapter with "
             "save_pretrained(path_initial_model_for_weight_conversion=…)"
         )

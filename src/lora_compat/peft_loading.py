@@ -10,17 +10,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lora_compat.errors import AdapterFormatError
+from lora_compat.errors import AdapterFormatError, AmbiguousAdapterError, UnservedFeatureError
 from lora_compat.model_adapters import Adapter, ModuleAdapter
-from lora_compat.peft_config import CONFIG_FILE, PeftConfig
+from lora_compat.peft_config import CONFIG_FILE, PeftConfig, UnservedFeature
 
 WEIGHTS_FILE = "adapter_model.safetensors"
-_PREFIX = "base_model.model."
+PICKLED_FILE = "adapter_model.bin"
+PREFIX = "base_model.model."
 # Of an embedding PEFT saves parameters, not modules, under a name of their own.
 _TENSOR = re.compile(r"(?P<module>.+)\.lora_((?P<kind>[AB])\.weight|embedding_(?P<looked_up>[AB]))")
 
@@ -46,7 +48,17 @@ def load_adapter(path: str | Path) -> Adapter:
         config = PeftConfig.of(read_config(directory))
         return Adapter(_paired(read_tensors(directory), config), source=str(path))
     except ValueError as error:
-        raise AdapterFormatError(path, str(error)) from error
+        raise refusal(path, error) from error
+
+
+def refusal(path: str | Path, error: ValueError) -> AdapterFormatError:
+    """The error that says what is wrong with an adapter."""
+    kinds = {UnservedFeature: UnservedFeatureError, Ambiguity: AmbiguousAdapterError}
+    return kinds.get(type(error), AdapterFormatError)(path, str(error))
+
+
+class Ambiguity(ValueError):
+    """Tensors that fit in several ways, or in none."""
 
 
 def read_config(directory: Path) -> Mapping[str, Any]:
@@ -71,23 +83,26 @@ def read_config(directory: Path) -> Mapping[str, Any]:
 
 
 def read_tensors(directory: Path) -> dict[str, Tensor]:
-    """What ``adapter_model.safetensors`` holds, on the CPU.
+    """What ``adapter_model.safetensors`` holds, or ``adapter_model.bin`` where older PEFT wrote that, on the CPU.
 
     Raises:
-        ValueError: no such file, or it is damaged.
+        ValueError: no such file, or it is damaged; a ``.bin`` that has more than tensors in it is not unpickled.
     """
     # Optional: only those who read adapters from files need it.
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    file = directory / WEIGHTS_FILE
-    if not file.is_file():
-        other = "; convert adapter_model.bin to safetensors" if (directory / "adapter_model.bin").exists() else ""
-        raise ValueError(f"it has no {WEIGHTS_FILE}{other}")
+    file, pickled = directory / WEIGHTS_FILE, directory / PICKLED_FILE
+    if not file.is_file() and not pickled.is_file():
+        raise ValueError(f"it has no {WEIGHTS_FILE}")
+    name = file.name if file.is_file() else pickled.name
     try:
-        tensors: dict[str, Tensor] = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{WEIGHTS_FILE} cannot be read, it is damaged or cut short: {error}") from error
+        tensors = load_file(file) if file.is_file() else torch.load(pickled, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, UnpicklingError, RuntimeError, EOFError) as error:
+        said = str(error).partition("\n")[0]
+        raise ValueError(f"{name} cannot be read, it is damaged or cut short: {said}") from error
+    if not isinstance(tensors, dict) or not all(isinstance(one, Tensor) for one in tensors.values()):
+        raise ValueError(f"{name} holds something else than tensors by name")
     return tensors
 
 
@@ -105,6 +120,11 @@ def _paired(tensors: Mapping[str, Tensor], config: PeftConfig) -> dict[str, Modu
     return modules
 
 
+def is_lora(name: str) -> bool:
+    """Whether a tensor of a file is LoRA A or B of something, by its name."""
+    return _TENSOR.fullmatch(name.removeprefix(PREFIX)) is not None or ".lora_" in name
+
+
 def pairs_in(tensors: Mapping[str, Tensor]) -> dict[str, LoRAPair]:
     """A and B of each module, as PEFT names it.
 
@@ -116,7 +136,7 @@ def pairs_in(tensors: Mapping[str, Tensor]) -> dict[str, LoRAPair]:
     looked_up: dict[str, bool] = {}
     unknown = []
     for name, tensor in tensors.items():
-        match = _TENSOR.fullmatch(name.removeprefix(_PREFIX))
+        match = _TENSOR.fullmatch(name.removeprefix(PREFIX))
         if match is None or tensor.dim() != 2 or not tensor.is_floating_point():
             unknown.append(f"{name} {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}")
             continue
@@ -128,7 +148,7 @@ def pairs_in(tensors: Mapping[str, Tensor]) -> dict[str, LoRAPair]:
     if unknown:
         raise ValueError(
             f"{WEIGHTS_FILE} has tensors that are no LoRA weights of a linear layer or an embedding: "
-            f"{', '.join(unknown)}; expected are {_PREFIX}<module>.lora_A.weight and .lora_B.weight, or "
+            f"{', '.join(unknown)}; expected are {PREFIX}<module>.lora_A.weight and .lora_B.weight, or "
             ".lora_embedding_A and .lora_embedding_B, of two dimensions"
         )
     for module, pair in sorted(found.items()):

@@ -37,7 +37,8 @@ class ShardPlan:
     ``slices`` partitions the local output rows in order. With ``fully_sharded`` the adapters are cut once more:
     layers that shard their output cut the rank dimension of A and gather what it yields; layers that shard their
     input cut the output rows of B. A layer with a weight loader of its own has its B (and, row-parallel, its A) cut
-    by that `loader`, which is also asked how many checkpoint rows each slice has.
+    by that `loader`, which is also asked how many checkpoint rows each slice has. `local` adapters are this rank's
+    part when they come, and only what ``fully_sharded`` cuts is cut.
     """
 
     family: Family
@@ -47,6 +48,7 @@ class ShardPlan:
     columns: range
     slices: tuple[OutputSlice, ...]
     loader: Callable[[Tensor, int], Tensor] | None = None
+    local: bool = False
 
     @classmethod
     def of(cls, layer: nn.Module, *, fully_sharded: bool = False) -> ShardPlan:
@@ -76,6 +78,11 @@ class ShardPlan:
                 layer, f"it declares {declared} rows, of which its family's loader fills {sum(plan.slice_sizes)}"
             )
         return plan
+
+    @property
+    def lora_width(self) -> int:
+        """Columns of a LoRA A that comes."""
+        return len(self.columns) * (self.tp_size if self.family is Family.ROW and not self.local else 1)
 
     @property
     def slice_sizes(self) -> tuple[int, ...]:

@@ -101,7 +101,7 @@ class SlotBuffers:
         return covered
 
     def _check(self, part: SubAdapter) -> None:
-        width = self.lora_width
+        width = self.plan.lora_width
         if part.rank > self.max_rank:
             raise AdapterShapeError(
                 self.module,
@@ -120,9 +120,3 @@ class SlotBuffers:
                 expected=f"rank {part.rank} as LoRA A",
                 received=tuple(part.lora_b.shape),
             )
-
-    @property
-    def lora_width(self) -> int:
-        """Columns of an unsharded LoRA A: the layer's whole input size."""
-        row = self.plan.family.value == "row"
-        return len(self.plan.columns) * (self.plan.tp_size if row else 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
@@ -13,10 +13,16 @@ REST = ""  # the tower of every module that is in no other
 
 
 class TokenMaps:
-    """For each tower, a part of the model with tokens of its own, the adapter of each token."""
+    """For each tower, a part of the model with tokens of its own, the adapter of each token.
 
-    def __init__(self, layers: Mapping[str, LoRALayer], towers: Sequence[str]) -> None:
-        self.layers = layers
+    To a layer that an adapter has nothing for (``filled`` says which slots have), it is none: the layer may then be of
+    other tokens, or use its weight in ways that no adapter can be added to.
+    """
+
+    def __init__(
+        self, layers: Mapping[str, LoRALayer], towers: Sequence[str], filled: Mapping[str, Collection[int]]
+    ) -> None:
+        self.layers, self.filled = layers, filled
         self.towers = {tower: _in_tower(layers, tower, towers) for tower in (*towers, REST)}
         self.ids: dict[str, tuple[int | None, ...]] = {}
 
@@ -38,13 +44,14 @@ class TokenMaps:
             self.set_slots(self.towers[tower], slots)
 
     def set_slots(self, names: Sequence[str], slots: Sequence[int]) -> None:
-        """Gives these layers the slot of each token; layers of one device share a batch."""
-        batches: dict[torch.device, TokenBatch] = {}
+        """Gives these layers the slot of each token; layers of one device with the same adapters share a batch."""
+        batches: dict[tuple[torch.device, frozenset[int]], TokenBatch] = {}
+        used = frozenset(slots) - {NO_ADAPTER}
         for name in names:
-            device = self.layers[name].lora_device
-            if device not in batches:
-                batches[device] = TokenBatch.of(slots, device)
-            self.layers[name].set_batch(batches[device])
+            device, live = self.layers[name].lora_device, used & frozenset(self.filled[name])
+            if (device, live) not in batches:
+                batches[device, live] = TokenBatch.of([one if one in live else NO_ADAPTER for one in slots], device)
+            self.layers[name].set_batch(batches[device, live])
 
 
 def _in_tower(layers: Mapping[str, LoRALayer], tower: str, towers: Sequence[str]) -> list[str]:

@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from lora_compat.errors import LoRAError
 from lora_compat.families import FamilyRegistry, registry
 from lora_compat.family import Family
+from lora_compat.mapped.kinds import embeddings, heads, mixtures
 from lora_compat.parallel import SINGLE, TensorParallelGroup
 from lora_compat.weights import plain_parameters
 
 _MODULE = "vllm.model_executor.layers.linear"
+_VOCABULARY = "vllm.model_executor.layers.vocab_parallel_embedding"
+_EXPERTS = "vllm.model_executor.layers.fused_moe.routed_experts"
 _BASES = {
     "ReplicatedLinear": Family.REPLICATED,
     "ColumnParallelLinear": Family.COLUMN,
@@ -72,4 +75,18 @@ def register_vllm_layers(registry: FamilyRegistry) -> None:
     plain_parameters.add(importlib.import_module("vllm.model_executor.parameter").BasevLLMParameter)
 
 
+def register_vocabulary(registry: FamilyRegistry) -> None:
+    """Says which of vLLM's layers look up, and which of those multiply instead."""
+    vocabulary = importlib.import_module(_VOCABULARY)
+    embeddings.add(vocabulary.VocabParallelEmbedding)
+    heads.add(vocabulary.ParallelLMHead)
+
+
+def register_mixtures(registry: FamilyRegistry) -> None:
+    """Says which methods of vLLM's experts are handed tokens."""
+    mixtures[importlib.import_module(_EXPERTS).RoutedExperts] = ("forward_modular", "forward_monolithic")
+
+
 registry.register_once_imported(_MODULE, register_vllm_layers)
+registry.register_once_imported(_VOCABULARY, register_vocabulary)
+registry.register_once_imported(_EXPERTS, register_mixtures)

@@ -15,7 +15,8 @@ from lora_compat.errors import WarmupRankError
 from lora_compat.expert_adapters import LoRAExperts
 from lora_compat.expert_parts import ExpertAdapter, ExpertsAdapter
 from lora_compat.lora_layers import LORA_LAYERS, LoRALayer
-from lora_compat.wrapper import LoRALinear
+from lora_compat.mapped.stacks import StackAdapter, StackedWeights
+from lora_compat.slot_layer import SlotLayer
 
 DEFAULT_RANK = 8
 
@@ -48,15 +49,17 @@ def warmup_rank_of(model: nn.Module, *, max_lora_rank: int, default: int = DEFAU
     return warmup_rank(max_lora_rank=max_lora_rank, shards=shards, default=default)
 
 
-def dummy_adapter(layer: LoRALayer, rank: int) -> LayerAdapter | ExpertsAdapter:
+def dummy_adapter(layer: LoRALayer, rank: int) -> LayerAdapter | ExpertsAdapter | StackAdapter:
     """An adapter of ``rank`` for ``layer`` that loads like a real one and adds nothing: its A and B are zero."""
     if isinstance(layer, LoRAExperts):
         return dummy_experts(layer, rank)
+    if isinstance(layer, StackedWeights):
+        return layer.dummy(rank)
     if isinstance(layer, LoRAEmbedding):
         columns, sizes, dtype = layer.vocabulary[-1], [layer.lora_b.shape[1]], layer.lora_a.dtype
     else:
-        assert isinstance(layer, LoRALinear)
-        columns, dtype = layer.slots.lora_width, layer.slots.lora_a.dtype
+        assert isinstance(layer, SlotLayer)
+        columns, dtype = layer.plan.lora_width, layer.slots.lora_a.dtype
         sizes = [part.size for part in layer.plan.slices]
     return LayerAdapter(
         tuple(

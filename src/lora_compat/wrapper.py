@@ -8,21 +8,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from lora_compat.adapters import LayerAdapter, LoRAConfig
-from lora_compat.delta import NO_TOKENS, LoRADelta
+from lora_compat.adapters import LoRAConfig
+from lora_compat.delta import LoRADelta
 from lora_compat.errors import MatmulBypassedError, UnsupportedLayerError
 from lora_compat.families import registry
 from lora_compat.family import Family
 from lora_compat.interception import attach, delta_of, intercept
-from lora_compat.kernels import TokenBatch
+from lora_compat.parallel import SINGLE
 from lora_compat.quantization.protocol import WEIGHT_NAMES, stored_weight
 from lora_compat.sharding import ShardPlan
+from lora_compat.slot_layer import SlotLayer
 from lora_compat.slots import SlotBuffers
 from lora_compat.unwrap import chain_of
 from lora_compat.weights import know_lora
 
 
-class LoRALinear(nn.Module):
+class LoRALinear(SlotLayer, nn.Module):
     """A linear layer with adapters: the base layer's own forward, and LoRA added where that multiplies.
 
     The contribution enters at ``quant_method.apply``, before the subclass's own scaling, casting, splitting or
@@ -33,26 +34,32 @@ class LoRALinear(nn.Module):
 
     base_layer: nn.Module
 
-    def __init__(self, base_layer: nn.Module, config: LoRAConfig, *, name: str = "") -> None:
+    def __init__(
+        self, base_layer: nn.Module, config: LoRAConfig, *, name: str = "", plan: ShardPlan | None = None
+    ) -> None:
         """Wraps ``base_layer``; `wrap_layer` is the checked way in.
+
+        Args:
+            plan: what this rank owns of the adapters, for a layer of any kind; read off a layer of a family otherwise.
 
         Raises:
             UnsupportedLayerError: the layer has no family, or neither a quant method nor a weight.
         """
         super().__init__()
-        _, family, group_of = registry.require(base_layer)
+        found = registry.lookup(type(base_layer)) if plan else registry.require(base_layer)
+        plan = plan or ShardPlan.of(base_layer, fully_sharded=config.fully_sharded_loras)
         self.base_layer = base_layer
-        self.family: Family = family
-        self.plan = ShardPlan.of(base_layer, fully_sharded=config.fully_sharded_loras)
+        self.family: Family = plan.family
         dtype, device = _dtype_and_device(base_layer)
         self.slots = SlotBuffers(
-            self.plan,
+            plan,
             config,
             dtype=config.lora_dtype or dtype,
             device=device,
             module=name or type(base_layer).__qualname__,
         )
-        self.delta = LoRADelta(self.slots, group_of(base_layer), type(base_layer).__qualname__)
+        group = found[2](base_layer) if found else SINGLE
+        self.delta = LoRADelta(self.slots, group, type(base_layer).__qualname__)
         self.delta.wrapper = weakref.ref(self)
         attach(base_layer, self.delta)
         weight = stored_weight(base_layer)
@@ -72,54 +79,6 @@ class LoRALinear(nn.Module):
         if self.delta.batch.active and self.delta.served == served:
             raise MatmulBypassedError(self.delta.layer, "its forward used neither quant_method.apply nor its weight")
         return result
-
-    @property
-    def rank_shards(self) -> int:
-        """Into how many parts this layer cuts the LoRA rank."""
-        return self.plan.rank_shards
-
-    @property
-    def max_loras(self) -> int:
-        """How many slots there are."""
-        return self.slots.max_loras
-
-    @property
-    def max_rank(self) -> int:
-        """The largest rank of an adapter."""
-        return self.slots.max_rank
-
-    @property
-    def lora_device(self) -> torch.device:
-        """Where the slots are."""
-        return self.slots.lora_a.device
-
-    def check(self, adapter: LayerAdapter) -> None:
-        """Whether ``adapter`` would load into any slot; see `SlotBuffers.check`."""
-        self.slots.check(adapter)
-
-    def saved(self, slot: int) -> tuple[torch.Tensor, ...]:
-        """A copy of what ``slot`` holds, for `restore`."""
-        return self.slots.saved(slot)
-
-    def restore(self, slot: int, saved: tuple[torch.Tensor, ...]) -> None:
-        """Puts back what `saved` copied."""
-        self.slots.restore(slot, saved)
-
-    def set_lora(self, slot: int, adapter: LayerAdapter) -> None:
-        """Loads ``adapter`` (unsharded) into ``slot``; this rank takes its part.
-
-        Raises:
-            SlotError, AdapterShapeError, AmbiguousPartsError: see `SlotBuffers.load`; the slot is untouched.
-        """
-        self.slots.load(slot, adapter)
-
-    def reset_lora(self, slot: int) -> None:
-        """Empties ``slot``."""
-        self.slots.reset(slot)
-
-    def set_batch(self, batch: TokenBatch | None) -> None:
-        """Selects which slot serves each token of the next forwards; None: no adapters."""
-        self.delta.batch = NO_TOKENS if batch is None else batch
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from conformance.certification import environment
-from conformance.certification.certificate import CertificateError, digest, verify
+from conformance.certification.certificate import digest
+from conformance.certification.verification import CertificateError, verify
 from conformance.contract import CONTRACT
 from conformance.test_files.scenes import reference
 from lora_compat import __version__

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from conformance.certification.certificate import CertificateError, digest, verify
+from conformance.certification.certificate import digest
 from conformance.certification.outcome import Conclusion, Outcome
 from conformance.certification.phrases import verdict
+from conformance.certification.verification import CertificateError, verify
 from conformance.contract import CONTRACT
 from conformance.judging.verdicts import ClauseResult, Failure, Verdict
 from tests.certification.screens import SUBJECTS, lora_compat

@@ -17,10 +17,13 @@ from conformance.implementations.reference import ReferenceImplementation
 from conformance.judging.measuring import Cell, Evidence
 from conformance.judging.verdicts import ClauseResult, Failure
 from conformance.subjects.subject import Subject
+from strategies.cases import Case, LayerSpec
+from strategies.codec import to_dict
 from tests.certification.screens import SUBJECTS
 
 PATH = f"{SUBJECTS}.plain:PlainLinear"
-SHOWN = "Case(layer=LayerSpec(bias=True), tokens=(0, -1))"
+SHOWN = Case(layer=LayerSpec(bias=True), tokens=(0, -1))
+CASE = {"kind": "case", **to_dict(SHOWN)}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,7 @@ def html() -> str:
     target = Prober(found, Subject(ReferenceImplementation(), ThreadsEngine())).target()
     failed = ClauseResult("MATH-1", target=PATH)
     failed.counts["pass"] = 3
-    failed.failures = [Failure("MATH-1", "delta-dropped", "out0[0]=<b>1</b>, but should be 2", {}, SHOWN)]
+    failed.failures = [Failure("MATH-1", "delta-dropped", "out0[0]=<b>1</b>, but should be 2", CASE, repr(SHOWN))]
     failed.evidence = Evidence(exact=3, cells={(1, 4): Cell(3, 0, 0.0), (2, 8): Cell(0, 1, float("inf"))})
     outcome = Outcome(PATH, target, results=complete([failed], PATH))
     run = {"seed": 0, "profile": "quick", "cases_per_clause": 20, "engine": "threads"}
@@ -56,7 +59,7 @@ def test_every_clause_of_the_contract_has_its_sentence_and_every_link_a_place(ht
 
 
 def test_the_counterexample_comes_with_a_test_that_can_be_compiled(html: str) -> None:
-    (source,) = re.findall(r"<summary>Regression test</summary>\s*<pre><code>(.*?)</code></pre>", html, re.DOTALL)
+    (source,) = re.findall(r"<summary>Regression test</summary>\s*<pre[^>]*><code>(.*?)</code></pre>", html, re.DOTALL)
     import html as escapes
 
     text = escapes.unescape(source)

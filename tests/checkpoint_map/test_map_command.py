@@ -53,13 +53,25 @@ def test_declarations_that_agree_are_not_spoken_of(tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.vllm
-def test_rows_that_the_loader_moves_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_that_the_loader_moves_are_told_as_the_page_shows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = Path("docs/checkpoint-map.md").read_text(encoding="utf-8")
+    shown = page.partition("prints, among others:")[2].split("```")[1].strip().splitlines()
     saved("Llama4ForCausalLM", tmp_path)
-    assert main(["map", str(tmp_path), "--quiet"]) == 1
+    assert main(["map", str(tmp_path)]) == 1
     lines = capsys.readouterr().out.splitlines()
-    moved = [line for line in lines if "self_attn.qkv_proj.weight holds the rows of" in line]
-    assert len(moved) == 2  # of q and of k, all layers in one line
-    assert all(line.startswith("declared otherwise: ") for line in lines)
+    assert [line for line in shown if line not in lines] == []
+    assert [line for line in lines if line.startswith("declared otherwise")] == shown[-2:]
+
+
+@pytest.mark.vllm
+def test_tensors_in_a_layer_that_is_not_declared_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved("DeepseekV32ForCausalLM", tmp_path)
+    assert main(["map", str(tmp_path), "--quiet"]) == 1
+    said = capsys.readouterr().out
+    assert "indexer.wk.weight is loaded into" in said
+    assert "indexer.wk_weights_proj; an adapter of it is" in said
 
 
 @pytest.mark.vllm

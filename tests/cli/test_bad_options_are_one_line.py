@@ -26,6 +26,10 @@ BROKEN = "tests.implementations.broken"
         ),
         (["-p", "tests.cli.without_vllm", "--layers", "vllm"], ["vLLM is not installed", "IMPL=vllm"]),
         (["-p", "tests.cli.without_vllm", "--impl", "vllm", "-n", "2"], ["vLLM is not installed"]),
+        (
+            ["-p", "tests.cli.without_vllm", "--certify-model", "llama", "--impl", "reference"],
+            ["--impl reference: vLLM is not installed", "IMPL=vllm"],
+        ),
         (["--layers", "vllm", "--impl", "vllm"], ["--layers=vllm goes with --impl reference"]),
         (["--engine", "mpi"], ["'mpi'", "threads"]),
         (["--engine", "torchrun"], ["torchrun --nproc-per-node 2 -m pytest conformance/ --engine torchrun"]),

@@ -15,6 +15,7 @@ from conformance.suite.exits import Exit
 from conformance.test_files.lora_compat_dialect import LoraCompat
 from conformance.test_files.writer import file_name, write
 from strategies.cases import AdapterSpec, Case, LayerSpec, Regime
+from strategies.subclasses import SubclassSpec
 from tests.regressions_writer.examples import entry_of
 
 BROKEN = "tests.implementations.broken:DropsTheBias"
@@ -70,6 +71,16 @@ def test_another_implementation_may_be_asked(tmp_path: Path, capsys) -> None:
 def test_another_anomaly_than_before_is_said(tmp_path: Path, capsys) -> None:
     stored(tmp_path, ("MATH-9", "bias-per-rank", WITH_BIAS, BROKEN))
     assert "now bias-dropped: rank 0: out0[0, 0]=" in replayed(capsys, tmp_path)[1]
+
+
+@pytest.mark.parametrize("path", ["gone.layers:GoneLinear", "tests.certification.subjects.plain:GoneLinear"])
+def test_a_class_that_cannot_be_imported_is_an_error_that_names_it(tmp_path: Path, capsys, path: str) -> None:
+    stored(tmp_path, ("MATH-1", "raised", Case(subclass=SubclassSpec(target=path)), "reference"))
+    code, text = replayed(capsys, tmp_path)
+    assert code == Exit.ERROR
+    assert f"{path} cannot be imported" in text
+    assert "PYTHONPATH" in text
+    assert "STILL FAILS" not in text
 
 
 def test_what_cannot_be_run_is_an_error_and_the_rest_is_run(tmp_path: Path, capsys) -> None:

@@ -49,4 +49,4 @@ class Checkout:
 
     def suite(self, *arguments: str, select: str = ONE_CLAUSE) -> tuple[int, str]:
         """Exit code and screen of the suite, or of ``select`` in it."""
-        return self.run("pytest", select, "-q", "-p", "no:cacheprovider", "--no-proof", *arguments)
+        return self.run("pytest", select, "-v", "-p", "no:cacheprovider", "--no-proof", *arguments)

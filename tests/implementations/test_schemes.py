@@ -14,7 +14,7 @@ from conformance.implementations.reference import ReferenceImplementation
 from conformance.judging.verdicts import ClauseResult, Verdict
 from conformance.subjects.subject import Subject
 from conformance.suite.checking import Budget, ClauseRun
-from conformance.suite.reporting import table
+from conformance.suite.tables import detailed
 from conformance.test_schemes import test_adapters_are_added_to_what_a_scheme_of_its_own_gives as clause
 from lora_compat.adapters import LayerAdapter
 from strategies.schemes import Scheme, SchemeCase
@@ -53,7 +53,7 @@ def test_what_runs_is_judged_and_what_does_not_says_why_in_the_table() -> None:
     result = run()
     assert result.verdict is Verdict.PASS
     assert result.counts[Verdict.PASS.value] >= 3
-    lines = table({"MATH-17": result})
+    lines = detailed({"MATH-17": result})
     assert sum("on this device it cannot run" in line for line in lines) == len(Scheme) - 1
     assert any("GPTQ, 4 bit: no operator `gemm`" in line for line in lines)
 

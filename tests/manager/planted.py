@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from lora_compat import manager, model_wrapping
+from lora_compat import model_wrapping, served_model
 from lora_compat.lru import Places
 from lora_compat.manager import LoRAManager
 from lora_compat.model_slots import ModelSlots
@@ -139,7 +139,7 @@ def alias_wrapped_anew() -> Iterator[None]:
         yield
 
 
-@plant(manager, "wrap_model", origin="N6, vllm 0.33.0", clauses="WRAP-5", anomalies="refused-wrongly")
+@plant(served_model, "wrap_model", origin="N6, vllm 0.33.0", clauses="WRAP-5", anomalies="refused-wrongly")
 def only_the_first_name(wrap_model: Any) -> Any:
     """A module with two names takes adapters under the name that is met first only; others are dropped."""
 

@@ -13,8 +13,10 @@ import lora_compat
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.experts import ExpertsServer, ExpertWeights, ReferenceExperts
 from conformance.implementations.model_protocol import ModelDeployment, ModelManager
+from conformance.implementations.models import ModelServer
 from conformance.implementations.protocol import Deployment, Implementation, LayerLibrary, Refused
 from conformance.implementations.reference.manager import ReferenceManager
+from conformance.implementations.reference.models import ReferenceModels
 from conformance.implementations.schemes import METHODS
 from conformance.implementations.vocabulary import ReferenceVocabulary, VocabularyServer, VocabularyWeights
 from lora_compat.adapters import LayerAdapter, LoRAConfig
@@ -55,6 +57,11 @@ class ReferenceImplementation(Implementation):
 
     def __init__(self, layers: LayerLibrary | None = None) -> None:
         self.layers = layers or LoraCompatLayers()
+
+    @property
+    def models(self) -> ModelServer | None:
+        """Who loads checkpoints: where the base layers are of a library with models."""
+        return ReferenceModels(self.layers.models) if self.layers.models else None
 
     def identity(self) -> Mapping[str, str]:
         return {

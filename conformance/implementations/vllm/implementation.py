@@ -17,6 +17,7 @@ from conformance.implementations.model_protocol import ModelDeployment, ModelMan
 from conformance.implementations.protocol import Deployment, Implementation, Refused, Unavailable
 from conformance.implementations.vllm import cuda as vllm_cuda
 from conformance.implementations.vllm.layers import VllmLayers
+from conformance.implementations.vllm.lora_calls import map_tokens, max_loras, scaled, set_lora
 from conformance.implementations.vllm.manager import VllmManager
 from conformance.implementations.vllm.models.server import VllmModels
 from conformance.implementations.vllm.runtime import (
@@ -36,8 +37,6 @@ from strategies.schemes import SchemeCase
 from strategies.trees import ModelSpec
 from strategies.vocabulary import VocabularyCase
 
-_LEAST_TOKENS = 64
-_VOCABULARY = 32  # of no meaning to linear layers
 _LONGEST_CHAIN = 1000
 # The release that reads through LoRA layers, and chooses a warm-up rank (vllm #35077).
 _UNWRAPS = (0, 20, 0)
@@ -119,20 +118,20 @@ class VllmImplementation(Implementation):
             Refused: vLLM says that it cannot place the members.
         """
         lora_a = [None if part is None else part.lora_a for part in adapter.parts]
-        lora_b = [None if part is None else _scaled(part.lora_b, adapter.scaling) for part in adapter.parts]
-        _set_lora(wrapped, slot, lora_a, lora_b)
+        lora_b = [None if part is None else scaled(part.lora_b, adapter.scaling) for part in adapter.parts]
+        set_lora(wrapped, slot, lora_a, lora_b)
 
     def reset(self, wrapped: nn.Module, slot: int) -> None:
         wrapped.reset_lora(slot)  # type: ignore[operator]
 
     def select(self, wrapped: nn.Module, slots: tuple[int, ...]) -> None:
         """Maps tokens to slots; bug K1 (before 0.33.0) is kept out, so that it does not drown everything else."""
-        _map_tokens(wrapped, [slot + 1 for slot in slots])
+        map_tokens(wrapped, [slot + 1 for slot in slots])
 
     def select_as_is(self, wrapped: nn.Module, slots: tuple[int, ...]) -> None:
         """Like `select`, with bug K1: before 0.33.0 a token without an adapter gets the last slot's (MATH-3)."""
-        last = _max_loras(wrapped) if needs_spare_slot() else 0
-        _map_tokens(wrapped, [slot + 1 if slot >= 0 else last for slot in slots])
+        last = max_loras(wrapped) if needs_spare_slot() else 0
+        map_tokens(wrapped, [slot + 1 if slot >= 0 else last for slot in slots])
 
     def quant_method_of(self, module: nn.Module) -> object:
         """Descends as vLLM's one accessor does (`get_and_maybe_dequant_weights`), and reads the attribute."""
@@ -174,7 +173,7 @@ class VllmImplementation(Implementation):
             make("dummy", a.shape[-1], b.shape[-2], rank, a.dtype, "cpu")
             for a, b in [(layer.lora_a_stacked[i], layer.lora_b_stacked[i]) for i in range(count)]
         ]
-        _set_lora(wrapped, slot, [part.lora_a for part in parts], [part.lora_b for part in parts])
+        set_lora(wrapped, slot, [part.lora_a for part in parts], [part.lora_b for part in parts])
 
     def claimants(self, layer: nn.Module, deployment: Deployment) -> tuple[str, ...]:
         config = _config_of(deployment)
@@ -238,37 +237,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "none"
-
-
-def _scaled(lora_b: Tensor, scaling: float) -> Tensor:
-    """What `LoRALayerWeights.optimize` makes of B, on a copy: vLLM multiplies the caller's tensor in place."""
-    return lora_b if scaling == 1.0 else lora_b * scaling
-
-
-def _set_lora(wrapped: Any, slot: int, lora_a: list[Tensor | None], lora_b: list[Tensor | None]) -> None:
-    try:
-        if len(lora_a) == 1:
-            wrapped.set_lora(slot, lora_a[0], lora_b[0])
-        else:
-            wrapped.set_lora(slot, lora_a, lora_b)
-    except ValueError as error:
-        raise Refused(f"set_lora: {error}") from error
-
-
-def _map_tokens(wrapped: Any, ids: list[int]) -> None:
-    """Tells a layer each token's adapter; slot s holds adapter s + 1, and 0 is none."""
-    max_loras = _max_loras(wrapped)
-    mapper = wrapped.__dict__.get("token_mapper")
-    if mapper is None or mapper[0] < len(ids):
-        size = max(_LEAST_TOKENS, len(ids))
-        wrapper = runtime().punica_wrapper.get_punica_wrapper(
-            size, max_batches=size, device=wrapped.lora_a_stacked[0].device, lora_config=wrapped.lora_config
-        )
-        mapper = wrapped.__dict__["token_mapper"] = (size, wrapper)
-        wrapped.set_mapping(wrapper)
-    mapping = runtime().lora_layers.LoRAMapping(index_mapping=ids, prompt_mapping=ids, is_prefill=False)
-    mapper[1].update_metadata(mapping, list(range(1, max_loras + 1)), max_loras + 1, _VOCABULARY)
-
-
-def _max_loras(wrapped: Any) -> int:
-    return int(wrapped.lora_config.max_loras)

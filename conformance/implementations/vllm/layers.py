@@ -13,6 +13,7 @@ from conformance.implementations.protocol import LayerLibrary
 from conformance.implementations.schemes import METHODS
 from conformance.implementations.vllm import fp8 as vllm_fp8
 from conformance.implementations.vllm import groups as vllm_groups
+from conformance.implementations.vllm.models.hosted import VllmModelLibrary
 from conformance.implementations.vllm.quantization import VllmQuantConfig
 from conformance.implementations.vllm.runtime import installed_version, runtime, set_up
 from strategies.cases import Case, Quantization, Regime
@@ -26,6 +27,7 @@ class VllmLayers(LayerLibrary):
     """`vllm.model_executor.layers.linear`, built, loaded and finished as vLLM's model loader does."""
 
     library = Library.VLLM
+    models = VllmModelLibrary()
 
     def __init__(self, device: str | None = None) -> None:
         self._device = device  # None: wherever vLLM is

@@ -90,7 +90,7 @@ def runtime() -> Runtime:
     os.environ.setdefault("VLLM_TARGET_DEVICE", Chosen.device)  # honoured by 0.32.0 and later
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    with _hushed("torch"):
+    with _hushed("torch"), _hushed("vllm"):
         found = _imported()
     logging.getLogger("vllm").setLevel(logging.ERROR)
     return found

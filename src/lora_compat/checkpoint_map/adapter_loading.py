@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from lora_compat.checkpoint_map.adapter_names import AdapterNames, Named
 from lora_compat.checkpoint_map.adapter_tensors import Fitting
+from lora_compat.checkpoint_map.expert_stacks import ExpertStack, stacks_of
 from lora_compat.checkpoint_map.factors import Factor, TensorDelta, factors_of
 from lora_compat.checkpoint_map.maps import CheckpointMap
-from lora_compat.errors import AdapterFormatError, LoRAError
+from lora_compat.checkpoint_map.repeated import require_repeated
+from lora_compat.errors import LoRAError
 from lora_compat.peft_config import PeftConfig
-from lora_compat.peft_loading import LoRAPair, pairs_in, read_config, read_tensors
+from lora_compat.peft_loading import LoRAPair, is_lora, pairs_in, read_config, read_tensors, refusal
 
 
 class NotMovedError(LoRAError):
@@ -30,18 +33,27 @@ class NotMovedError(LoRAError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AdapterFactors:
-    """An adapter on this rank: what it adds to each parameter that it changes."""
+    """An adapter on this rank: what it adds to each parameter that it changes, and to tensors of the checkpoint."""
 
     factors: Mapping[str, tuple[Factor, ...]]
+    deltas: tuple[TensorDelta, ...]
     source: str
 
 
-def load_factors(path: str | Path, found: CheckpointMap, *, ranks: Sequence[CheckpointMap] = ()) -> AdapterFactors:
+def load_factors(
+    path: str | Path,
+    found: CheckpointMap,
+    *,
+    ranks: Sequence[CheckpointMap] = (),
+    parameters: Mapping[str, Tensor] | None = None,
+) -> AdapterFactors:
     """The adapter in a directory that PEFT's ``save_pretrained`` wrote, as what it adds to the model's parameters.
 
     Args:
         found: this rank's map.
         ranks: the maps of all ranks, this one's too; unless given, this rank is taken to hold everything.
+        parameters: what the model holds. PEFT repeats weights of the base model in the file where embeddings are
+            adapted; they are compared with these, and refused where nothing is given.
 
     Raises:
         AdapterFormatError: no such directory, a damaged file, tensors whose place or orientation cannot be told, or
@@ -49,31 +61,50 @@ def load_factors(path: str | Path, found: CheckpointMap, *, ranks: Sequence[Chec
         UnknownModulesError: a module that is nothing in the checkpoint.
         NotMovedError: a tensor that the loader computes from, skips or moves in part.
     """
-    directory = Path(path)
     try:
-        data = read_config(directory)
-        config = PeftConfig.of(data, served=("target_parameters",))
-        fitting = Fitting(found.shapes, config, fan_in_fan_out=bool(data.get("fan_in_fan_out")))
-        deltas = _deltas(pairs_in(read_tensors(directory)), found, fitting, str(path))
+        deltas = _read(Path(path), ranks or (found,), found, parameters)
     except ValueError as error:
-        raise AdapterFormatError(path, str(error)) from error
+        raise refusal(path, error) from error
     for delta in deltas:
         _require_moved(delta, ranks or (found,), str(path))
     factors = {
         name: tuple(factor for delta in deltas for factor in factors_of(one, delta))
         for name, one in found.parameters.items()
     }
-    return AdapterFactors({name: some for name, some in factors.items() if some}, str(path))
+    return AdapterFactors({name: some for name, some in factors.items() if some}, tuple(deltas), str(path))
 
 
-def _deltas(pairs: Mapping[str, LoRAPair], found: CheckpointMap, fitting: Fitting, source: str) -> list[TensorDelta]:
+def _read(
+    directory: Path, maps: Sequence[CheckpointMap], found: CheckpointMap, parameters: Mapping[str, Tensor] | None
+) -> list[TensorDelta]:
+    """What every tensor of the file adds; those of the base model are what it has."""
+    data, tensors = read_config(directory), read_tensors(directory)
+    config = PeftConfig.of(data, served=("target_parameters",))
+    targets = [str(one).rpartition(".")[2] for one in data.get("target_parameters") or ()]
+    stacks = stacks_of(found.shapes, dict.fromkeys(targets))
+    shapes = {**found.shapes, **{name: one.info for name, one in stacks.items()}}
+    fitting = Fitting(shapes, config, fan_in_fan_out=bool(data.get("fan_in_fan_out")))
+    repeated = {} if parameters is None else {key: one for key, one in tensors.items() if not is_lora(key)}
+    pairs = pairs_in({key: one for key, one in tensors.items() if key not in repeated})
+    names = AdapterNames(maps, pairs, str(directory), stacks)
+    deltas = _deltas(pairs, names, fitting, stacks)
+    for key, one in repeated.items():
+        require_repeated(key, one, names, found, parameters or {})
+    return deltas
+
+
+def _deltas(
+    pairs: Mapping[str, LoRAPair], names: AdapterNames, fitting: Fitting, stacks: Mapping[str, ExpertStack]
+) -> list[TensorDelta]:
     if not pairs:
         raise ValueError("it has no LoRA tensors")
-    names = AdapterNames(found, pairs, source)
     together: dict[Named, dict[str, LoRAPair]] = {}
     for module, pair in pairs.items():
         together.setdefault(names.find(module), {})[module] = pair
-    deltas = [delta for named, some in together.items() for delta in fitting.deltas(named, some)]
+    fitted = [delta for named, some in together.items() for delta in fitting.deltas(named, some)]
+    deltas = [
+        one for delta in fitted for one in (stacks[delta.tensor].deltas(delta) if delta.tensor in stacks else [delta])
+    ]
     taken: dict[tuple[str, bool], str] = {}
     for delta in deltas:
         other = taken.setdefault((delta.tensor, delta.looked_up), delta.module)

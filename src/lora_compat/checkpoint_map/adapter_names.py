@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from lora_compat.checkpoint_map.maps import CheckpointMap
+from lora_compat.checkpoint_map.maps import CheckpointMap, ParameterMap
 from lora_compat.errors import AdapterFormatError, UnknownModulesError
 
 _NESTED = ".base_layer"
@@ -41,21 +41,28 @@ class AdapterNames:
     """Finds the modules of one adapter in a map.
 
     A module is the checkpoint tensor ``<module>.weight``; or tensors ``<module>.<parameter>``, of which its shape says
-    which; or the model's own ``<module>.weight``, where that is made of whole checkpoint tensors one below the other.
+    which; or a stack of experts ``<module>.<parameter>``; or the model's own ``<module>.weight``, where that is made
+    of whole checkpoint tensors one below the other.
     """
 
-    def __init__(self, found: CheckpointMap, modules: Iterable[str], source: str) -> None:
+    def __init__(
+        self, maps: Sequence[CheckpointMap], modules: Iterable[str], source: str, stacks: Iterable[str] = ()
+    ) -> None:
         """Names of the adapter may have another prefix than the checkpoint's, all of them the same.
+
+        Args:
+            maps: of all ranks, as one that holds only padding of a parameter does not say what it is.
+            stacks: parameters that experts are to PEFT.
 
         Raises:
             UnknownModulesError: some modules are nothing in the map.
             AdapterFormatError: several prefixes would do.
         """
-        self._map, self._source = found, source
+        found = maps[0]
+        self._maps, self._map, self._source = maps, found, source
         self._leaves: dict[str, list[str]] = {}
-        for name, info in found.shapes.items():
-            if len(info.shape) > 1:
-                self._leaves.setdefault(name.rpartition(".")[0], []).append(name)
+        for name in (*(one for one, info in found.shapes.items() if len(info.shape) > 1), *stacks):
+            self._leaves.setdefault(name.rpartition(".")[0], []).append(name)
         own = {name.removesuffix(".weight") for name in found.parameters if name.endswith(".weight")}
         self._known = sorted(own | set(self._leaves))
         self._prefix = self._prefix_of(sorted({_plain(module) for module in modules}))
@@ -73,6 +80,16 @@ class AdapterNames:
         if name in self._leaves:
             return Named(name, tuple(self._leaves[name]))
         return Named(name, self._members(name), True)
+
+    def tensor_of(self, module: str) -> str | None:
+        """The checkpoint tensor that is the weight of a module, also of one that has no adapter; None if none is."""
+        for way in dict.fromkeys((self._prefix, Prefix(), *self._ways(_plain(module)))):
+            name = way.of(_plain(module))
+            if f"{name}.weight" in self._map.shapes:
+                return f"{name}.weight"
+            if f"{name}.weight" in self._map.parameters and len(self._of_model(f"{name}.weight").tensors) == 1:
+                return self._of_model(f"{name}.weight").tensors[0]
+        return None
 
     def _prefix_of(self, modules: Sequence[str]) -> Prefix:
         known = set(self._known)
@@ -101,9 +118,13 @@ class AdapterNames:
                 break
         return ways
 
+    def _of_model(self, parameter: str) -> ParameterMap:
+        """A parameter on the rank that holds the most of it."""
+        return max((one.parameters[parameter] for one in self._maps), key=lambda one: len(one.tensors))
+
     def _members(self, name: str) -> tuple[str, ...]:
         """The checkpoint tensors that one below the other are the model's ``<name>.weight``."""
-        parameter = self._map.parameters[f"{name}.weight"]
+        parameter = self._of_model(f"{name}.weight")
         pieces = sorted(parameter.pieces, key=lambda one: one.target.start)
         plain = all(
             piece.target.is_slice and piece.rows.is_slice and not piece.transposed and not piece.first_column

@@ -12,7 +12,7 @@ from lora_compat.checkpoint_map.adapter_names import Named
 from lora_compat.checkpoint_map.factors import TensorDelta
 from lora_compat.checkpoint_map.shapes import TensorInfo
 from lora_compat.peft_config import CONFIG_FILE, PeftConfig
-from lora_compat.peft_loading import LoRAPair
+from lora_compat.peft_loading import Ambiguity, LoRAPair
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +61,13 @@ class Fitting:
             shapes = {name: self._shapes[name].shape for name in named.tensors}
             given = {name: (tuple(one.lora_a.shape), tuple(one.lora_b.shape)) for name, one in pairs.items()}
             how = "none" if not ways else f"{len(ways)} ways"
-            raise ValueError(f"LoRA A and B {given} fit the tensors {shapes} in {how}, exactly one is needed")
+            raise Ambiguity(f"LoRA A and B {given} fit the tensors {shapes} in {how}, exactly one is needed")
         found = {module: [fit for fit in fits[module] if fit.tensor == tensor] for module, tensor in ways[0].items()}
         # The way round is the module's, so one of its tensors that is not square tells it for the others.
         told = {one[0].turned for one in found.values() if len(one) == 1 and one[0].stack > 1}
         for module, one in found.items():
             if len(one) > 1 and len(told) != 1:
-                raise ValueError(
+                raise Ambiguity(
                     f"module {module!r}: matrices of {one[0].tensor!r} are square, and PEFT has written A and B of "
                     "stacks both ways round; nothing in the file says which"
                 )

@@ -17,15 +17,19 @@ from conformance.implementations.vllm.models import engine
 
 
 @contextmanager
-def bare_model(directory: Path, dtype: torch.dtype, group: RankGroup) -> Iterator[tuple[Any, Any]]:
+def bare_model(
+    directory: Path, dtype: torch.dtype, group: RankGroup, *, lora: bool = False
+) -> Iterator[tuple[Any, Any]]:
     """One rank's model of the config.json in ``directory`` and its `VllmConfig`, inside of which it was built.
+
+    Switched on, ``lora`` chooses kernels that LoRA can be added to.
 
     Raises whatever vLLM does for a configuration that it does not take.
     """
     engine.groups()
     with ranked(group), engine.quick_loading(), engine.without_amx():
         engine.model_class(directory)
-        config = engine.engine_config(directory, ModelSettings(lora=False, dtype=dtype), group.size)
+        config = engine.engine_config(directory, ModelSettings(lora=lora, dtype=dtype), group.size)
         utils = importlib.import_module("vllm.model_executor.model_loader.utils")
         with importlib.import_module("vllm.config").set_current_vllm_config(config), _default_dtype(dtype):
             yield utils.initialize_model(config), config

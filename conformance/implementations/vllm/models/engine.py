@@ -102,6 +102,17 @@ def quick_loading() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def defined_memory() -> Iterator[None]:
+    """Weights that a class allocates and its loader leaves alone are no numbers, in place of what was there before."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)  # which fills what `torch.empty` returns
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
 def _without_kernels_of_a_cpu() -> None:
     """Products by torch: the kernels that vLLM would pack weights for are not in the wheel, or empty the weight."""
 

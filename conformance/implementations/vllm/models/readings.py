@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from conformance.engines.ranks import RankGroup
-from conformance.implementations.models import LOGITS, OUTPUT, ROWS, ForwardRaised, Parts
-from conformance.implementations.vllm.models.engine import device
-from conformance.implementations.vllm.models.slots import expert_weights, linear_weight
+from conformance.implementations.models import LOGITS, OUTPUT, ROWS, AdaptersView, ForwardRaised, Parts
 from conformance.implementations.vllm.runtime import runtime
-
-Tokens = Callable[[int], None]
 
 
 class Reader:
@@ -22,11 +19,12 @@ class Reader:
 
     def __init__(self, model: Any, config: Any) -> None:
         self._model = model
-        self._adapted = False
+        self._view, self._adapted = AdaptersView(), False
         self._hidden_size = config.model_config.get_hidden_size()
         self._dtype = config.model_config.dtype
+        self._device = torch.device(runtime().device)
         self._readable: dict[str, bool] = {}  # whether a module's forward runs here, found out on the bare model
-        self._names = tuple(name for name, module in model.named_modules() if _own_tensors(module))
+        self._names = tuple(name for name, module in model.named_modules() if own_tensors(module))
         if hasattr(model, "compute_logits"):
             self._names = (*self._names, LOGITS)
 
@@ -34,30 +32,28 @@ class Reader:
     def names(self) -> tuple[str, ...]:
         return self._names
 
-    def adapted(self) -> None:
-        """From now on a forward that ran before has to run."""
-        self._adapted = True
+    def read(self, view: AdaptersView | None, group: RankGroup) -> dict[str, Parts]:
+        """What every module computes; with a view, a forward that ran without one has to run."""
+        self._view, self._adapted = view or AdaptersView(), view is not None
+        return {name: self._read(name, group) for name in self._names}
 
-    def read(self, name: str, tokens: Tokens, group: RankGroup) -> Parts:
+    def _read(self, name: str, group: RankGroup) -> Parts:
         """The module's output, if it has one here, and its own tensors."""
         if name == LOGITS:
-            return self._output(name, OUTPUT, lambda: self._logits(tokens)) or {}
-        module, holder = self._find(name)
-        base = getattr(module, "base_layer", module) if _is_lora(module) else module
-        own = dict(_own_tensors(base))
-        if isinstance(base, runtime().linear.LinearBase):
-            output = self._output(name, OUTPUT, lambda: self._linear(module, base, tokens, group))
-            if output is None:
-                return own | ({"weight": linear_weight(module, group)} if _is_lora(module) else {})
-            return {key: tensor for key, tensor in own.items() if key not in ("weight", "bias")} | output
-        if _is_embedding(base):
-            output = self._output(name, ROWS, lambda: self._embedding(module, base, tokens))
+            return self._output(name, OUTPUT, self._logits) or {}
+        module, lora = self._find(name)
+        base: Any = self._view.base_of(module) or module
+        own = {key: tensor.detach().as_subclass(Tensor).cpu() for key, tensor in own_tensors(base)}
+        if _multiplies(base):
+            output = self._output(name, OUTPUT, lambda: self._linear(module, base, group))
+            if output is not None:
+                return {key: tensor for key, tensor in own.items() if key not in ("weight", "bias")} | output
+        elif _is_embedding(base):
+            output = self._output(name, ROWS, lambda: self._embedding(module, base))
             return own if output is None else output
-        if _is_head(base):
+        elif _is_head(base):
             return {}  # its weight is read through the logits
-        if holder is not None and "w13_weight" in own:
-            return own | expert_weights(holder, own, group)
-        return own
+        return own | dict(self._view.weights(name, lora, own))
 
     def _output(self, name: str, part: str, run: Callable[[], Tensor]) -> dict[str, Tensor] | None:
         if not self._readable.setdefault(name, True):
@@ -71,32 +67,53 @@ class Reader:
             return None
         return {part: output}
 
-    def _linear(self, module: Any, base: Any, tokens: Tokens, group: RankGroup) -> Tensor:
+    def _linear(self, module: Any, base: Any, group: RankGroup) -> Tensor:
+        if not isinstance(base, runtime().linear.LinearBase):
+            self._view.serve(base.in_features)
+            return _first(module(torch.eye(base.in_features, dtype=base.weight.dtype, device=self._device)))
         given = unit_vectors(base, self._dtype)
-        tokens(len(given))
-        output = _first(module(given.to(device())))
+        self._view.serve(len(given))
+        output = _first(module(given.to(self._device)))
         if getattr(base, "reduce_results", True) or base.tp_size == 1:
             return output
         return group.all_reduce(output)  # the model adds the ranks' parts up later, in whatever part of each they are
 
-    def _embedding(self, module: Any, base: Any, tokens: Tokens) -> Tensor:
-        ids = torch.arange(base.org_vocab_size, device=device())
-        tokens(len(ids))
+    def _embedding(self, module: Any, base: Any) -> Tensor:
+        ids = torch.arange(getattr(base, "org_vocab_size", len(base.weight)), device=self._device)
+        self._view.serve(len(ids))
         return _first(module(ids))
 
-    def _logits(self, tokens: Tokens) -> Tensor:
-        given = torch.eye(self._hidden_size, dtype=self._dtype, device=device())
-        tokens(len(given))
-        return _first(self._model.compute_logits(given))
+    def _logits(self) -> Tensor:
+        given = torch.eye(self._hidden_size, dtype=self._dtype, device=self._device)
+        self._view.serve(len(given))
+        with _handed_to_head(self._model, given):
+            return _first(self._model.compute_logits(given))
 
-    def _find(self, name: str) -> tuple[nn.Module, nn.Module | None]:
-        """The module of that name, LoRA layer or not, and the LoRA layer that it is inside of."""
-        module, holder = self._model, None
+    def _find(self, name: str) -> tuple[Any, Any]:
+        """The module of that name, LoRA layer or not, and the LoRA layer that it is or is inside of."""
+        module, lora = self._model, None
         for part in name.split(".") if name else ():
-            if _is_lora(module):
-                module, holder = module.base_layer, module
+            inner = self._view.base_of(module)
+            if inner is not None:
+                module, lora = inner, module
             module = getattr(module, part)
-        return module, holder
+        return module, lora if self._view.base_of(module) is None else module
+
+
+@contextmanager
+def _handed_to_head(model: Any, given: Tensor) -> Iterator[None]:
+    """Inside, the head multiplies with ``given`` itself, whatever a model does to its input before."""
+
+    def hand(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0], given, *args[2:]) if len(args) > 1 else args
+
+    processors = [module for module in model.modules() if type(module).__name__.startswith("LogitsProcessor")]
+    hooks = [module.register_forward_pre_hook(hand) for module in processors]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def unit_vectors(base: Any, dtype: torch.dtype) -> Tensor:
@@ -114,19 +131,21 @@ def _first(returned: Any) -> Tensor:
     return output.detach().cpu().clone()  # type: ignore[no-any-return]
 
 
-def _own_tensors(module: Any) -> Iterator[tuple[str, Tensor]]:
+def own_tensors(module: Any) -> Iterator[tuple[str, Tensor]]:
     """Parameters, buffers and tensors in plain attributes: a copy made of a weight while loading is one."""
     for held in (module._parameters, module._buffers, vars(module)):
         for name, tensor in held.items():
             if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel():
-                yield name, tensor.cpu()
+                yield name, tensor
 
 
-def _is_lora(module: Any) -> bool:
-    return isinstance(module, runtime().lora_layers.BaseLayerWithLoRA)
+def _multiplies(module: Any) -> bool:
+    return isinstance(module, runtime().linear.LinearBase) or type(module).forward is nn.Linear.forward
 
 
 def _is_embedding(module: Any) -> bool:
+    if type(module).forward is nn.Embedding.forward:
+        return True
     return all(hasattr(module, name) for name in ("org_vocab_size", "shard_indices")) and not _is_head(module)
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor, nn
 
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.models import (
+    AdaptersView,
     BaseModelError,
     ModelServer,
     ModelSettings,
@@ -18,9 +19,10 @@ from conformance.implementations.models import (
     Parts,
     ServedModel,
 )
-from conformance.implementations.vllm.groups import ranked
 from conformance.implementations.vllm.models import engine
-from conformance.implementations.vllm.models.readings import Reader
+from conformance.implementations.vllm.models.hosted import VllmHost, loading
+from conformance.implementations.vllm.models.slots import expert_weights, linear_weight
+from conformance.implementations.vllm.runtime import runtime
 
 _DUMMY = 1_000_000
 _NO_LORA = ("does not support LoRA", "LoRA is not supported", "not supported for LoRA")
@@ -35,30 +37,21 @@ class VllmModels(ModelServer):
         return tuple(option for option, flag in declared.items() if getattr(cls, flag, False))
 
     def load(self, directory: Path, settings: ModelSettings, group: RankGroup) -> ServedModel:
-        engine.groups()
-        with ranked(group), engine.quick_loading(), engine.without_amx():
-            try:
-                return VllmModel(directory, settings, group)
-            except Exception as error:
-                said = f"{type(error).__name__}: {error}"
-                raise (NoLoRASupport if any(one in said for one in _NO_LORA) else BaseModelError)(said) from error
+        try:
+            with loading(group):
+                return VllmModel(VllmHost(directory, settings, group), settings)
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+            raise (NoLoRASupport if any(one in said for one in _NO_LORA) else BaseModelError)(said) from error
 
 
 class VllmModel(ServedModel):
     """One rank's model and worker manager."""
 
-    def __init__(self, directory: Path, settings: ModelSettings, group: RankGroup) -> None:
-        self._group = group
-        self._settings = settings
-        engine.model_class(directory)
-        self._config = engine.engine_config(directory, settings, group.size)
-        self.model = self._within(importlib.import_module("vllm.model_executor.model_loader").get_model)
+    def __init__(self, host: VllmHost, settings: ModelSettings) -> None:
+        self._host, self._settings = host, settings
+        self.model = host.model
         self._worker: Any = None
-        self._reader = Reader(self.model, self._config)
-
-    def _within(self, build: Callable[..., Any]) -> Any:
-        with importlib.import_module("vllm.config").set_current_vllm_config(self._config):
-            return build(vllm_config=self._config)
 
     def serve_adapters(self) -> None:
         workers = importlib.import_module("vllm.lora.worker_manager")
@@ -70,43 +63,53 @@ class VllmModel(ServedModel):
             self.model = worker.create_lora_manager(self.model, vllm_config)
             return worker
 
-        with ranked(self._group):
-            self._worker = self._within(build)
-        self._reader.adapted()
+        with self._host.ranked():
+            self._worker = self._host.within(build)
 
     def add(self, number: int, directory: Path) -> None:
-        with ranked(self._group):
+        with self._host.ranked():
             self._worker.add_adapter(self._request(number, directory))
 
     def warm_up(self) -> None:
-        with ranked(self._group):
+        with self._host.ranked():
             rank = self._worker.get_dummy_lora_warmup_rank(min(8, self._settings.max_rank))
             self._worker.add_dummy_lora(self._request(_DUMMY, Path("dummy")), rank)
             self._worker.add_adapter(self._request(_DUMMY, Path("dummy")))
             self._worker.remove_adapter(_DUMMY)
 
     def remove(self, number: int) -> None:
-        with ranked(self._group):
+        with self._host.ranked():
             self._worker.remove_adapter(number)
 
     def names(self) -> tuple[str, ...]:
-        return self._reader.names
+        return self._host.names()
 
     def read(self, number: int | None) -> dict[str, Parts]:
-        with ranked(self._group), torch.no_grad():
-            return {name: self._reader.read(name, self._map(number), self._group) for name in self._reader.names}
-
-    def _map(self, number: int | None) -> Callable[[int], None]:
-        """Has as many tokens as asked for served by the adapter."""
-        mapping = importlib.import_module("vllm.lora.layers").LoRAMapping
-
-        def tokens(count: int) -> None:
-            if self._worker is not None:
-                ids = (number or 0,) * count
-                self._worker.set_active_adapters(set(), mapping(ids, ids, is_prefill=False))
-
-        return tokens
+        return self._host.read(None if self._worker is None else VllmView(self._worker, number, self._host.group))
 
     def _request(self, number: int, directory: Path) -> Any:
         request = importlib.import_module("vllm.lora.request").LoRARequest
         return request(f"adapter {number}", number, str(directory), is_3d_lora_weight=self._settings.fused_experts)
+
+
+class VllmView(AdaptersView):
+    """vLLM's LoRA layers, with one adapter or none."""
+
+    def __init__(self, worker: Any, number: int | None, group: RankGroup) -> None:
+        self._worker, self._number, self._group = worker, number, group
+
+    def base_of(self, module: nn.Module) -> nn.Module | None:
+        return module.base_layer if isinstance(module, runtime().lora_layers.BaseLayerWithLoRA) else None
+
+    def weights(self, name: str, lora: Any, own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        if lora is None:
+            return {}
+        if "w13_weight" in own:
+            return expert_weights(lora, own, self._group)
+        linear = isinstance(lora.base_layer, runtime().linear.LinearBase)
+        return {"weight": linear_weight(lora, self._group)} if linear else {}
+
+    def serve(self, tokens: int) -> None:
+        mapping = importlib.import_module("vllm.lora.layers").LoRAMapping
+        ids = (self._number or 0,) * tokens
+        self._worker.set_active_adapters(set(), mapping(ids, ids, is_prefill=False))

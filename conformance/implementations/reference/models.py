@@ -1,0 +1,125 @@
+"""`ModelServer` of the reference: models of the library that its base layers are of, with the learned map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from conformance.engines.ranks import RankGroup
+from conformance.implementations.models import (
+    AdaptersView,
+    HostedModel,
+    ModelLibrary,
+    ModelServer,
+    ModelSettings,
+    Parts,
+    ServedModel,
+)
+from lora_compat import LoRAConfig, LoRALinear, LoRAManager
+from lora_compat.family import Family
+from lora_compat.mapped import StackedWeights
+from lora_compat.slot_layer import SlotLayer
+
+_WARM_UP_TOKENS = 8
+
+
+class ReferenceModels(ModelServer):
+    """Nothing is asked of a class: whatever its loader moves can have adapters."""
+
+    def __init__(self, library: ModelLibrary) -> None:
+        self._library = library
+
+    def options(self, directory: Path) -> tuple[str, ...]:
+        return ()
+
+    def load(self, directory: Path, settings: ModelSettings, group: RankGroup) -> ServedModel:
+        bare = replace(settings, fused_experts=False)  # which an engine is told and the reference sees
+        return ReferenceModel(self._library, directory, settings, self._library.host(directory, bare, group), group)
+
+
+class ReferenceModel(ServedModel):
+    """One rank's model and manager."""
+
+    def __init__(
+        self, library: ModelLibrary, directory: Path, settings: ModelSettings, host: HostedModel, group: RankGroup
+    ) -> None:
+        self._library, self._directory, self._settings = library, directory, settings
+        self._host, self._group = host, group
+        self.manager: LoRAManager | None = None
+
+    def serve_adapters(self) -> None:
+        maps = self._library.maps(self._directory, self._settings, self._group.size)
+        config = LoRAConfig(
+            max_loras=self._settings.max_loras,
+            max_lora_rank=self._settings.max_rank,
+            fully_sharded_loras=self._settings.fully_sharded,
+        )
+        with self._host.ranked():
+            self.manager = LoRAManager(self._host.model, config, checkpoint=maps[self._group.rank], ranks=maps)
+
+    def add(self, number: int, directory: Path) -> None:
+        assert self.manager is not None
+        with self._host.ranked():
+            self.manager.add(number, directory)
+            self.manager.activate(number)
+
+    def remove(self, number: int) -> None:
+        assert self.manager is not None
+        self.manager.remove(number)
+
+    def warm_up(self) -> None:
+        assert self.manager is not None
+        with self._host.ranked(), self.manager.warmed_up(_WARM_UP_TOKENS):
+            pass
+
+    def names(self) -> tuple[str, ...]:
+        return self._host.names()
+
+    def read(self, number: int | None) -> dict[str, Parts]:
+        return self._host.read(None if self.manager is None else ReferenceView(self.manager, number))
+
+
+class ReferenceView(AdaptersView):
+    """The reference's layers, with one adapter or none."""
+
+    def __init__(self, manager: LoRAManager, number: int | None) -> None:
+        self._manager, self._number = manager, number
+
+    def base_of(self, module: nn.Module) -> nn.Module | None:
+        return module.base_layer if isinstance(module, LoRALinear) else None
+
+    def weights(self, name: str, lora: Any, own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        if self._number is None:
+            return {}
+        slot, layers = self._manager.slots.index(self._number), self._manager.layers
+        stack = layers.get(name)
+        if isinstance(stack, StackedWeights):
+            return {attribute: stack.weight(attribute, slot) for attribute in stack.attributes}
+        found = {attribute: layers.get(f"{name}.{attribute}" if name else attribute) for attribute in own}
+        found |= {"weight": stack} if isinstance(stack, LoRALinear) else {}
+        return {
+            attribute: weight_of(layer, own[attribute], slot)
+            for attribute, layer in found.items()
+            if isinstance(layer, SlotLayer)
+        }
+
+    def serve(self, tokens: int) -> None:
+        self._manager.map_tokens([self._number] * tokens)
+
+
+def weight_of(layer: SlotLayer, base: Tensor, slot: int) -> Tensor:
+    """A matrix with what is in a slot of its layer, gathered where ranks have cut that."""
+    plan, group = layer.plan, layer.delta.group
+    lora_a, lora_b = layer.slots.lora_a[slot, 0], layer.slots.lora_b[slot]
+    if plan.rank_shards > 1:
+        lora_a = group.all_gather(lora_a.contiguous(), dim=0)
+    if plan.fully_sharded and plan.family is Family.ROW:
+        lora_b = group.all_gather(lora_b.contiguous(), dim=0)
+    product = layer.slots.scaling[slot] * lora_b.double() @ lora_a.double()
+    with torch._C.DisableTorchFunctionSubclass():
+        return (base.double() + product.reshape(base.shape)).to(base.dtype)

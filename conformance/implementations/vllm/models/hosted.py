@@ -1,0 +1,128 @@
+"""vLLM's models as hosts: loaded by its own loader, before anybody has wrapped anything."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from conformance.engines.ranks import RankGroup
+from conformance.implementations.models import (
+    AdaptersView,
+    BaseModelError,
+    HostedModel,
+    ModelLibrary,
+    ModelSettings,
+    Parts,
+)
+from conformance.implementations.vllm.groups import ranked
+from conformance.implementations.vllm.models import engine
+from conformance.implementations.vllm.models.bare import bare_model
+from conformance.implementations.vllm.models.readings import Reader, own_tensors
+from lora_compat.checkpoint_map import CheckpointMap, TensorInfo, shapes_in
+
+_MAPS_KEPT = 32
+_UTILS = "vllm.model_executor.model_loader.utils"
+
+
+class VllmHost(HostedModel):
+    """One rank's model."""
+
+    def __init__(self, directory: Path, settings: ModelSettings, group: RankGroup) -> None:
+        self.group = group
+        engine.model_class(directory)
+        self.config = engine.engine_config(directory, settings, group.size)
+        self.model = self.within(importlib.import_module("vllm.model_executor.model_loader").get_model)
+        self._reader = Reader(self.model, self.config)
+
+    def within(self, build: Callable[..., Any]) -> Any:
+        """``build(vllm_config=...)`` with this model's configuration in place."""
+        with importlib.import_module("vllm.config").set_current_vllm_config(self.config):
+            return build(vllm_config=self.config)
+
+    def ranked(self) -> AbstractContextManager[None]:
+        return ranked(self.group)
+
+    def names(self) -> tuple[str, ...]:
+        return self._reader.names
+
+    def read(self, view: AdaptersView | None) -> dict[str, Parts]:
+        with self.ranked(), torch.no_grad():
+            return self._reader.read(view, self.group)
+
+
+class VllmModelLibrary(ModelLibrary):
+    """vLLM's models for an implementation with LoRA layers of its own."""
+
+    def host(self, directory: Path, settings: ModelSettings, group: RankGroup) -> HostedModel:
+        try:
+            with loading(group):
+                return VllmHost(directory, settings, group)
+        except Exception as error:
+            raise BaseModelError(f"{type(error).__name__}: {error}") from error
+
+    def maps(self, directory: Path, settings: ModelSettings, size: int) -> Sequence[CheckpointMap]:
+        return learned(directory, settings.dtype, size)
+
+
+@contextmanager
+def loading(group: RankGroup) -> Iterator[None]:
+    """Inside, vLLM's loader runs for this rank."""
+    engine.groups()
+    with ranked(group), engine.quick_loading(), engine.without_amx(), engine.defined_memory():
+        yield
+
+
+@lru_cache(maxsize=_MAPS_KEPT)
+def learned(directory: Path, dtype: torch.dtype, size: int) -> tuple[CheckpointMap, ...]:
+    """The maps of all ranks, what is made of the weights after loading included.
+
+    Each is learned on a model of its own, which needs no other rank: loaders cut what they are handed by themselves.
+    """
+    shapes = shapes_in(directory)
+    found = []
+    for rank in range(size):
+        alone = RankGroup(rank, size, lambda rank, issued, tensor: [tensor] * size)
+        with bare_model(directory, dtype, alone, lora=True) as (model, config), _without_tying():
+            load = _Loading(model, config)
+            load((name, torch.zeros(one.shape, dtype=one.dtype)) for name, one in shapes.items())
+            found.append(_learned(model, shapes, load))
+    return tuple(found)
+
+
+class _Loading:
+    """Loads a model and finishes it, as vLLM does."""
+
+    def __init__(self, model: Any, config: Any) -> None:
+        self._model, self._config = model, config
+        self._finish = importlib.import_module(_UTILS).process_weights_after_loading
+
+    def __call__(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        self._model.load_weights(weights)
+        self._finish(self._model, self._config.model_config, torch.device("cpu"))
+
+
+def _learned(model: nn.Module, shapes: Mapping[str, TensorInfo], load: Callable[..., object]) -> CheckpointMap:
+    return CheckpointMap.learn(shapes, load, lambda: _tensors(model))
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Everything that holds numbers, under all its names: copies made of a weight while loading too."""
+    return {
+        f"{prefix}.{name}" if prefix else name: tensor
+        for prefix, module in model.named_modules(remove_duplicate=False)
+        for name, tensor in own_tensors(module)
+    }
+
+
+def _without_tying() -> Any:
+    """Without the look whether head and embedding hold the same numbers, which those of a map may."""
+    utils = importlib.import_module(_UTILS)
+    return patch.object(utils, "maybe_retie_word_embeddings", lambda *given: None, create=True)

@@ -1,0 +1,72 @@
+"""Chapter MODEL on the reference, on models that are hard to serve: what it takes is right, the rest is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from conformance.certification.clause_tests import bodies_of
+from conformance.engines.threads import ThreadsEngine
+from conformance.implementations.reference import ReferenceImplementation
+from conformance.implementations.vllm.layers import VllmLayers
+from conformance.subjects.outcomes import FileRefused
+from conformance.subjects.subject import Subject
+from strategies.models.adapters import ModelAdapter
+from strategies.models.cases import ModelCase
+from strategies.models.configs import ConfigChoices
+
+pytestmark = pytest.mark.vllm
+
+EXPERTS = ("experts.gate_up_proj", "experts.down_proj")
+SIZES = ConfigChoices(experts=6, expert_intermediate=24)  # of which nothing is square
+CASES = {
+    "packed": ModelCase(adapter=ModelAdapter(modules=("q_proj", "up_proj"), rank=3, alpha=3.0)),
+    "rows in another order": ModelCase(target="Llama4ForCausalLM", adapter=ModelAdapter(modules=("q_proj", "k_proj"))),
+    "packed, and declared by nobody": ModelCase(
+        target="Qwen2VLForConditionalGeneration", adapter=ModelAdapter(modules=("gate_proj",))
+    ),
+    "in a layer that nobody declares": ModelCase(
+        target="deepseek_v32", adapter=ModelAdapter(modules=("wk", "weights_proj"))
+    ),
+    "fused experts": ModelCase(
+        target="qwen3_moe", config=SIZES, adapter=ModelAdapter(modules=(), parameters=EXPERTS, rank=2, alpha=4.0)
+    ),
+    "a router that is a plain layer": ModelCase(
+        target="qwen3_moe", config=SIZES, adapter=ModelAdapter(modules=(), parameters=("gate.weight",))
+    ),
+    "an embedding": ModelCase(adapter=ModelAdapter(modules=("embed_tokens",))),
+    "a tied head": ModelCase(target="gemma3_text", adapter=ModelAdapter(modules=("embed_tokens",))),
+}
+REFUSED = {
+    "a weight that attention has absorbed": ("deepseek_v3", ModelAdapter(modules=("kv_b_proj",)), "NotServedError"),
+    "a module saved whole": ("llama", ModelAdapter(modules=("q_proj",), saved=("lm_head",)), "UnservedFeatureError"),
+}
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    torch.set_grad_enabled(False)
+    implementation = ReferenceImplementation(VllmLayers("cpu"))
+    implementation.layers.prepare()
+    return Subject(implementation, ThreadsEngine())
+
+
+@pytest.mark.parametrize("clause", ["MODEL-2", "MODEL-3", "MODEL-5"])
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_right(name: str, clause: str, subject: Subject) -> None:
+    (body,) = bodies_of(clause)
+    body(subject, CASES[name])
+
+
+def test_it_is_right_on_several_ranks(subject: Subject) -> None:
+    (body,) = bodies_of("MODEL-7")
+    adapter = ModelAdapter(modules=("q_proj", "o_proj", "down_proj", "embed_tokens", "lm_head"), rank=3, alpha=6.0)
+    body(subject, ModelCase(adapter=adapter, tp_size=4))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_it_cannot_serve_it_refuses_by_name(name: str, subject: Subject) -> None:
+    target, adapter, kind = REFUSED[name]
+    (body,) = bodies_of("MODEL-2")
+    with pytest.raises(FileRefused, match=kind):
+        body(subject, ModelCase(target=target, adapter=adapter))

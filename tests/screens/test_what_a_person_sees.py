@@ -1,0 +1,109 @@
+"""The screen of a run: short, eighty columns wide, each cause once, and nothing of other libraries."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from syrupy.assertion import SnapshotAssertion
+
+from conformance.certification.baseline import Baseline
+from conformance.judging.verdicts import ClauseResult
+from conformance.suite.screen import WIDTH, Ending, Known
+from tests.suite import ROOT, run_suite, shown
+
+BROKEN = "tests.implementations.broken"
+BASELINE = Path("baselines/vllm-0.33.0.json")
+REGRESSIONS = Path(".lora_compat/regressions")
+
+
+@pytest.fixture(scope="module")
+def of_vllm() -> dict[str, ClauseResult]:
+    """What a run on vLLM 0.33.0 came to."""
+    stored = json.loads(Path(__file__).with_name("vllm-0.33.0.json").read_text(encoding="utf-8"))
+    return {clause: ClauseResult.from_dict(one) for clause, one in stored.items()}
+
+
+def masked(text: str) -> str:
+    """Without versions, counts, times, and names of files in passing."""
+    text = re.sub(r"(lora_compat|torch|triton|python)( |,?\n {4})[\d.]+\d(\+\w+)?", r"\1 X", text)
+    text = re.sub(r"\n.* of .* cases, \d+:\d\d.*", "", text)
+    text = re.sub(r"( +\d+){2}( |$)", " <counts>", text, flags=re.MULTILINE)
+    text = re.sub(r"[\d,]+ cases, \d+/s", "N cases, N/s", text)
+    text = re.sub(r"/tmp/\S+", "<store>", text)
+    return re.sub(r"threading.py:\d+", "threading.py:N", text)
+
+
+def test_a_run_that_passes_is_one_screen(snapshot: SnapshotAssertion) -> None:
+    result = run_suite("--max-examples", "8", "-n", "2", detail="-q")
+    text = shown(result)
+    assert result.returncode == 0
+    assert text.count("\n") <= 60
+    assert max(map(len, text.splitlines())) <= WIDTH
+    assert masked(text) == snapshot
+
+
+def test_everything_that_fails_on_vllm_is_said_once_in_120_lines(
+    of_vllm: dict[str, ClauseResult], snapshot: SnapshotAssertion
+) -> None:
+    entries = Baseline.read(ROOT / BASELINE).entries
+    links = {(one.clause, one.anomaly): one.link for one in entries}
+    lines = list(
+        Ending(of_vllm, REGRESSIONS, Known(BASELINE, links), Counter({"proved": 116, "not proved": 3})).lines()
+    )
+    header_and_progress = 9
+    assert len(lines) + header_and_progress <= 120
+    assert max(map(len, lines)) <= WIDTH
+    assert "\n".join(lines) == snapshot
+
+
+def test_known_failures_are_one_line_with_their_count(
+    of_vllm: dict[str, ClauseResult], snapshot: SnapshotAssertion
+) -> None:
+    known = frozenset((one.clause, one.anomaly) for result in of_vllm.values() for one in result.failures)
+    lines = list(Ending(of_vllm, REGRESSIONS, Known(BASELINE, excused=known)).lines())
+    assert len(lines) <= 40
+    assert "\n".join(lines) == snapshot
+
+
+def test_a_cause_that_no_list_has_is_shown_beside_the_known_ones(of_vllm: dict[str, ClauseResult]) -> None:
+    failures = [one for result in of_vllm.values() for one in result.failures]
+    known = frozenset((one.clause, one.anomaly) for one in failures if one.anomaly != "weight-stolen")
+    text = "\n".join(Ending(of_vllm, REGRESSIONS, Known(BASELINE, excused=known)).lines())
+    assert "  1 weight-stolen in WRAP-7/8" in text
+    assert "  2 " not in text
+
+
+def test_a_worker_that_dies_is_an_error_on_the_screen(snapshot: SnapshotAssertion) -> None:
+    arguments = ("--impl", f"{BROKEN}:KillsItsWorker", "--profile", "quick", "-n", "2", "--shards", "1")
+    result = run_suite(*arguments, select="test_unwrapping.py", detail="-q")
+    assert result.returncode == 1
+    assert masked(shown(result)) == snapshot
+
+
+def test_whoever_interrupts_sees_what_was_found_so_far(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "conformance/", "-p", "no:cacheprovider", "-n", "1"]
+    command += ["--impl", f"{BROKEN}:DropsTheBias", "--max-examples", "40", "--write-regressions", str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
+        assert run.stdout is not None
+        seen = next(line for line in run.stdout if " cases, " in line)
+        run.send_signal(signal.SIGINT)
+        rest = run.stdout.read()
+    assert run.returncode == pytest.ExitCode.INTERRUPTED, seen + rest
+    assert "interrupted; so far" in rest
+    assert "clause   verdict " in rest
+    assert "Traceback" not in rest
+
+
+def test_a_test_file_that_cannot_be_imported_is_shown_with_its_traceback(tmp_path: Path) -> None:
+    broken = tmp_path / "test_broken.py"
+    broken.write_text("import nothing_of_that_name\n")
+    result = run_suite("--max-examples", "1", str(broken), select="test_collectives.py", detail="-q")
+    assert result.returncode != 0
+    assert "nothing_of_that_name" in shown(result)
