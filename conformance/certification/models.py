@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import cache
 
@@ -29,6 +30,7 @@ from conformance.subjects.subject import Subject
 from conformance.suite.certify_options import CertifyOptions
 from conformance.suite.checking import Budget, ClauseRun
 from conformance.suite.options import Options, implementation_of
+from strategies.cases import Dtype
 from strategies.models.adapters import Targetable
 from strategies.models.cases import ModelDraws
 from strategies.models.configs import ConfigChoices, config_choices
@@ -68,7 +70,8 @@ class ModelCertification:
             if isinstance(found, SubjectError):
                 self.unfit[name] = found
             else:
-                self.targets[name] = draws_of(name, found)
+                served = implementation.dtypes(self.options.device)
+                self.targets[name] = draws_of(name, found, served)
         if not self.targets and fit is None:
             raise pytest.UsageError("; ".join(str(error) for error in self.unfit.values()))
         self._recorder = Recorder(Store(self.options.regressions), impl, subject.identity())
@@ -113,8 +116,11 @@ def _resolved(name: str) -> ModelTarget | SubjectError:
         return UnbuildableModelError(f"{name}: {error}")
 
 
-def draws_of(name: str, target: ModelTarget) -> ModelDraws:
-    """How cases of a model are drawn; what can be targeted is learned once for each configuration."""
+def draws_of(name: str, target: ModelTarget, served: Collection[Dtype] = tuple(Dtype)) -> ModelDraws:
+    """How cases of a model are drawn; what can be targeted is learned once for each configuration.
+
+    ``served`` are the dtypes that the implementation takes on its device.
+    """
 
     @cache
     def offer(choices: ConfigChoices) -> Targetable | None:
@@ -123,4 +129,5 @@ def draws_of(name: str, target: ModelTarget) -> ModelDraws:
         except Exception:  # sizes that transformers does not take together
             return None
 
-    return ModelDraws(name, config_choices(traits(target)), offer)
+    draws = ModelDraws(name, config_choices(traits(target)), offer)
+    return replace(draws, dtypes=tuple(dtype for dtype in draws.dtypes if dtype in served))
