@@ -163,7 +163,8 @@ def _unserved(subject: Subject) -> str:
 
 
 def _short(text: str) -> str:
-    return re.sub(r"\S*/lora-compat-\S+", "CHECKPOINT", " ".join(text.split()))[:240]
+    plain = re.sub(r"\S*/lora-compat-\S+", "CHECKPOINT", " ".join(text.split()).partition(" If you were")[0])
+    return re.sub(r"https?://\S+", "...", plain)[:200]
 
 
 def main() -> None:

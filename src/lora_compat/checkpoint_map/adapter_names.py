@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from lora_compat.checkpoint_map.maps import CheckpointMap, ParameterMap
-from lora_compat.errors import AdapterFormatError, UnknownModulesError
+from lora_compat.errors import AdapterFormatError, AmbiguousAdapterError, UnknownModulesError
 
 _NESTED = ".base_layer"
 
@@ -103,7 +103,7 @@ class AdapterNames:
         meant = {tuple(self._tensors(way, module) for module in modules) for way in ways}
         if len(meant) > 1:
             could = " or ".join(repr(way.of(unknown[0])) for way in ways)
-            raise AdapterFormatError(self._source, f"module {unknown[0]!r} could be {could} of the checkpoint")
+            raise AmbiguousAdapterError(self._source, f"module {unknown[0]!r} could be {could} of the checkpoint")
         of_checkpoint = (way for way in ways if all(way.of(module) in self._leaves for module in modules))
         return next(of_checkpoint, ways[0])
 
