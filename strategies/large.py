@@ -105,7 +105,7 @@ def _more_slots(draw: DrawFn, case: Case, options: Options) -> Case:
     most = len(case.adapters)
     total = draw(sampled(rising(SLOTS), "many slots")) + most
     places = (total - 1, 0, total // 2, *(slot for slot in range(1, total - 1) if slot != total // 2))
-    turn = draw(numbers(3, "first slot")) if most <= 3 else 0
+    turn = draw(sampled((0, 0, 0, 1, 2), "first slot")) if most <= 3 else 0
     chosen = places[turn:] + places[:turn] if most <= 3 else places
     adapters = tuple(replace(one, slot=slot) for one, slot in zip(case.adapters, chosen, strict=False))
     return replace(case, adapters=adapters, max_loras=total)

@@ -83,8 +83,9 @@ def _summary(data: dict[str, Any]) -> Iterator[str]:
     yield f"| the same over the whole suite in file order: median, most of any seed | {order} |"
     yield f"| milliseconds to the first failure, median | {found['milliseconds']:.0f} |"
     yield f"| numbers in the shrunk case, median | {found['elements']:g} |"
-    alarms = sum(bool(row.get("alarm")) for row in data["mutants"])
-    yield f"| shrunk cases that the reference without the bug fails, too | {alarms} |"
+    alarms = [bool(row["alarm"]) for row in data["mutants"] if "alarm" in row]
+    if alarms:
+        yield f"| shrunk cases that the reference without the bug fails, too | {sum(alarms)} of {len(alarms)} |"
     yield f"| bugs with a right name among those reported | {found['named']} of {found['mutants']} |"
     yield f"| … of those of single layers | {found['named of layers']} of {found['layers']} |"
     yield f"| … and it is the one reported first | {found['named first']} of {found['mutants']} |"

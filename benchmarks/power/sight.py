@@ -46,5 +46,5 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield "|---|---|---|"
     for one in TEMPLATES:
         own = [row for row in rows if row["dimension"] == one.dimension]
-        cells = ", ".join(f"{row['size']}: {row['caught']}/{row['seeds']}" for row in own)
+        cells = ", ".join(f"{row['size']}: {row['caught']}/{row['seeds']}" for row in own) or "not measured yet"
         yield f"| {one.dimension} | {cells} | {' '.join(one.clauses)} |"

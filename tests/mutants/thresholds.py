@@ -1,7 +1,8 @@
 """Bugs that show only beyond a size: each template plants one for any size, so that the suite's sight can be measured.
 
 ``sizes`` grow; a bug of size n shows where the dimension is larger than n (of TP sizes: n or larger). Those up to
-``seen`` are caught by a default run, whatever its seed; docs/results/power.md has the measurement.
+``seen`` are caught by a default run of each of ten seeds, as docs/results/power.md has it; 0 where that is not
+measured yet, or not reached.
 """
 
 from __future__ import annotations
@@ -110,19 +111,19 @@ def adapters(n: int) -> Any:
     return _expanding(beyond)
 
 
-@template("slots", clauses=NUMBERS, sizes=(4, 6, 8, 16, 24, 32, 64), seen=16)
+@template("slots", clauses=NUMBERS, sizes=(3, 4, 5, 6, 8, 16, 24, 32, 64), seen=0)
 def slots(n: int) -> Any:
     """Adapters in slots from the n-th on are served by none."""
     return _expanding(lambda batch, output, **_: torch.tensor([slot >= n for slot in batch.slots], dtype=torch.bool))
 
 
-@template("rank of an adapter", clauses=NUMBERS, sizes=(64, 96, 128, 192, 256, 320, 512), seen=256)
+@template("rank of an adapter", clauses=NUMBERS, sizes=(64, 96, 128, 192, 256, 320, 512), seen=0)
 def rank(n: int) -> Any:
     """Ranks beyond the n-th are lost."""
     return _loading(lambda one: LayerAdapter(tuple(_cut(part, n) for part in one.parts), one.scaling))
 
 
-@template("inputs of a rank", clauses=NUMBERS, sizes=(17, 32, 64, 128, 200, 256, 512), seen=128)
+@template("inputs of a rank", clauses=NUMBERS, sizes=(17, 32, 64, 128, 200, 256, 512), seen=0)
 def inputs(n: int) -> Any:
     """Inputs beyond the n-th are not multiplied with A."""
     original = delta.shrink
@@ -133,7 +134,7 @@ def inputs(n: int) -> Any:
     return patch.object(delta, "shrink", shrink)
 
 
-@template("rows of a rank", clauses=NUMBERS, sizes=(30, 40, 64, 100, 128, 256), seen=64)
+@template("rows of a rank", clauses=NUMBERS, sizes=(30, 40, 64, 100, 128, 256), seen=0)
 def rows(n: int) -> Any:
     """Output columns beyond the n-th get nothing."""
 
@@ -143,7 +144,7 @@ def rows(n: int) -> Any:
     return _expanding(beyond)
 
 
-@template("outputs of a merged layer", clauses=PACKED, sizes=(3, 4, 5, 6, 7, 8), seen=7)
+@template("outputs of a merged layer", clauses=PACKED, sizes=(3, 4, 5, 6, 7, 8), seen=0)
 def outputs(n: int) -> Any:
     """Outputs beyond the n-th get nothing."""
 
@@ -153,7 +154,7 @@ def outputs(n: int) -> Any:
     return _expanding(beyond)
 
 
-@template("difference between the ranks of two parts", clauses=PACKED, sizes=(1, 4, 8, 16, 31, 63), seen=16)
+@template("difference between the ranks of two parts", clauses=PACKED, sizes=(1, 4, 8, 16, 31, 63), seen=0)
 def uneven_ranks(n: int) -> Any:
     """A part that is of more than n ranks more than the smallest one loses the others."""
 
@@ -175,7 +176,7 @@ def modules(n: int) -> Any:
     return patch.object(lora_compat, "warmup_rank", warmup_rank)
 
 
-@template("ranks of tensor parallelism", clauses=("MATH-1", "MATH-9", "MATH-13"), sizes=(2, 4, 8, 16, 32), seen=32)
+@template("ranks of tensor parallelism", clauses=("MATH-1", "MATH-9", "MATH-13"), sizes=(2, 4, 8, 16, 32), seen=0)
 def tp_size(n: int) -> Any:
     """From n ranks on the last one adds nothing."""
     original = LoRADelta.add_to
