@@ -46,13 +46,11 @@ _CLAUSES = [f"MODEL-{number}" for number in range(1, 8)]
 Subject = Mapping[str, Any]
 
 
-def certify(names: Sequence[str], examples: int, at_a_time: int) -> None:
-    """Certifies what has no certificate yet; a type that ends its worker or hangs is an error of its own there."""
+def certify(left: Sequence[str], examples: int, at_a_time: int) -> None:
+    """Certifies some at a time; a type that ends its worker or hangs is an error of its own there."""
     KEPT.mkdir(parents=True, exist_ok=True)
-    there = {one["class"] for one in subjects()}
-    left = [name for name in names if name not in there]
     for some in (left[start : start + at_a_time] for start in range(0, len(left), at_a_time)):
-        file = KEPT / f"{some[0]}.json"
+        file = KEPT / f"{some[0]}-{len(some)}.json"
         command = [sys.executable, "-m", "conformance.cli", "certify-model", *some, "--impl", "reference"]
         with tempfile.TemporaryDirectory() as regressions:
             command += ["--max-examples", str(examples), "--certificate", str(file)]
@@ -61,21 +59,24 @@ def certify(names: Sequence[str], examples: int, at_a_time: int) -> None:
 
 
 def documents() -> list[dict[str, Any]]:
-    """The certificates that there are."""
-    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(KEPT.glob("*.json"))]
+    """The certificates that there are, the oldest first."""
+    files = sorted(KEPT.glob("*.json"), key=lambda file: file.stat().st_mtime)
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
-def subjects() -> list[Subject]:
-    """What they say of each architecture."""
-    return [subject for document in documents() for subject in document["subjects"]]
+def subjects(made: Iterable[Mapping[str, Any]]) -> list[Subject]:
+    """What the newest of some certificates says of each architecture."""
+    return list({subject["class"]: subject for document in made for subject in document["subjects"]}.values())
 
 
 def page(made: Sequence[Mapping[str, Any]], targets: Sequence[str], unbuilt: int) -> str:
     """The page of some certificates; ``targets`` can be built, ``unbuilt`` more architectures cannot."""
-    found = [subject for document in made for subject in document["subjects"]]
+    found = subjects(made)
     vllm = made[0]["environment"].get("vllm", "")
     verdicts = Counter(_verdict(one) for one in found)
-    examples = " or ".join(sorted({str(document["run"]["cases_per_clause"]) for document in made}))
+    several = {str(document["run"]["cases_per_clause"]) for document in made}
+    examples = " or ".join(sorted(several))
+    several = several if len(several) > 1 else set()
     lines = [
         f"# Whole models on the reference, vLLM {vllm}",
         "",
@@ -89,6 +90,12 @@ def page(made: Sequence[Mapping[str, Any]], targets: Sequence[str], unbuilt: int
         *(f"- {count} {verdict}" for verdict, count in verdicts.most_common()),
         *([f"- {len(targets) - len(found)} not run yet"] if len(found) < len(targets) else []),
         "",
+        *_told_otherwise(found),
+        *(
+            ["The certificates are of several runs, the earlier ones of earlier states of the library.", ""]
+            if several
+            else []
+        ),
         "*Certified in part*: every case that is served is right; some adapters, maybe all that a clause has drawn, "
         "are refused by name:",
         "",
@@ -132,6 +139,16 @@ def _verdict(subject: Subject) -> str:
     return "not certified"
 
 
+def _told_otherwise(found: Iterable[Subject]) -> list[str]:
+    """Architectures whose certificate has a harder verdict than this page, which goes by cases and not by clauses."""
+    harder = [one for one in found if _verdict(one).startswith("certified") and one["verdict"] == "not certified"]
+    if not harder:
+        return []
+    names = ", ".join(f"`{one['class']}`" for one in harder)
+    said = "are called *not certified* by their certificates, as no case of some clause was served"
+    return [f"{len(harder)} of those that are certified here {said}: {names}.", ""]
+
+
 def _refusals(found: Iterable[Subject]) -> Iterator[str]:
     cases: Counter[str] = Counter()
     where: defaultdict[str, set[str]] = defaultdict(set)
@@ -164,20 +181,23 @@ def _unserved(subject: Subject) -> str:
 
 
 def _short(text: str) -> str:
-    return re.sub(r"\S*/lora-compat-\S+", "CHECKPOINT", " ".join(text.split()))[:240]
+    plain = re.sub(r"\S*/lora-compat-\S+", "CHECKPOINT", " ".join(text.split()).partition(" If you were")[0])
+    return re.sub(r"https?://\S+", "...", plain)[:200]
 
 
 def main() -> None:
     """Certifies, and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help="architectures (default: all)")
+    parser.add_argument("names", nargs="*", help="architectures (default: all that were not run yet)")
     parser.add_argument("--max-examples", type=int, default=4)
     parser.add_argument("--at-a-time", type=int, default=16)
     parser.add_argument("--page", action="store_true", help="only write the page")
     arguments = parser.parse_args()
     targets, reasons = everything()
     if not arguments.page:
-        certify(arguments.names or list(targets), arguments.max_examples, arguments.at_a_time)
+        there = {one["class"] for one in subjects(documents())}
+        left = arguments.names or [name for name in targets if name not in there]
+        certify(left, arguments.max_examples, arguments.at_a_time)
     PAGE.write_text(page(documents(), list(targets), len(reasons)), "utf-8")
 
 

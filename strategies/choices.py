@@ -7,6 +7,7 @@ alike: each says ``what`` it is. (The suite has every case drawn independently, 
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from functools import cache
 from typing import TypeVar
@@ -33,6 +34,12 @@ def sampled(choices: tuple[T, ...], what: str = "") -> SearchStrategy[T]:
 
 
 @cache
+def mostly(few: tuple[T, ...], many: tuple[T, ...], what: str) -> SearchStrategy[T]:
+    """One of ``few``, in one case of about twenty-four one of ``many``; shrinks to the first of ``few``."""
+    return sampled((*few * (1 + 23 * len(many) // len(few)), *many), what)
+
+
+@cache
 def sequences(choices: tuple[T, ...], *, min_size: int, max_size: int, what: str) -> SearchStrategy[tuple[T, ...]]:
     """Tuples of ``choices``, of every length alike; shrinks to the shortest of the first choice."""
     sizes = sampled(tuple(range(min_size, max_size + 1)), f"length of {what}")
@@ -52,7 +59,14 @@ def _of_size(choices: tuple[T, ...], size: int, what: str) -> SearchStrategy[tup
             items.append(choices[index])
         return tuple(items)
 
-    return _told_apart(len(choices) ** size, what, decoded)
+    def anyhow(seed: int) -> tuple[T, ...]:
+        return tuple(random.Random(seed).choices(choices, k=size)) if seed else choices[:1] * size
+
+    count = len(choices) ** size
+    return _told_apart(count, what, decoded) if count < _MOST else _told_apart(_MOST, what, anyhow)
+
+
+_MOST = 2**32  # of sequences that one draw tells apart
 
 
 def _told_apart(count: int, what: str, value: Callable[[int], T]) -> SearchStrategy[T]:

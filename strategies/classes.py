@@ -19,7 +19,7 @@ UNCHANGED = (Forward.INHERITED,)
 OVERRIDDEN = tuple(forward for forward in Forward if forward is not Forward.INHERITED)
 # What a forward may do to a partial sum and still leave the sum over the ranks meaningful.
 _LINEAR = (Forward.INHERITED, Forward.PASS_THROUGH, Forward.SCALED, Forward.CAST, Forward.SPLIT,
-           Forward.BARE_TENSOR, Forward.TUPLE)  # fmt: skip
+           Forward.BARE_TENSOR, Forward.TUPLE, Forward.TWICE, Forward.PERMUTED, Forward.SCALED_INPUT)  # fmt: skip
 
 
 def possible_forwards(layer: LayerSpec, forwards: tuple[Forward, ...] = FORWARDS) -> tuple[Forward, ...]:
@@ -36,6 +36,8 @@ def _possible(layer: LayerSpec, forward: Forward) -> bool:
         return layer.return_bias
     if forward is Forward.TUPLE:
         return not layer.return_bias
+    if layer.family is Family.ROW and forward.needs_whole_tokens:
+        return False
     if layer.family is Family.ROW and not layer.reduce_results:
         return forward in _LINEAR
     return True

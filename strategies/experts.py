@@ -8,8 +8,9 @@ from itertools import combinations, permutations, product
 
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
-from strategies.choices import numbers, sampled, sequences
+from strategies.choices import mostly, numbers, sampled, sequences
 from strategies.codec import Spec
+from strategies.groupings import batches
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -74,18 +75,18 @@ def experts_cases(*, tp_sizes: tuple[int, ...] = (1, 2, 4)) -> SearchStrategy[Ex
 def _experts_cases(draw: DrawFn, tp_sizes: tuple[int, ...]) -> ExpertsCase:
     tp_size = draw(sampled(tp_sizes, "ranks"))
     expert_parallel = tp_size > 1 and draw(sampled(_EITHER, "expert parallel"))
-    units = draw(sampled((1, 2, 3), "experts"))
+    units = draw(mostly((1, 2, 3), (7, 8, 9, 16), "experts"))
     experts = units * tp_size if expert_parallel else units + draw(sampled((0, 1), "one more"))
-    inner = draw(sampled((1, 2, 3, 4), "intermediate")) * (1 if expert_parallel else tp_size)
+    inner = draw(sampled((1, 2, 2, 3, 3, 4, 4), "intermediate")) * (1 if expert_parallel else tp_size)
     max_loras, slots = draw(_slots)
     max_rank = draw(sampled((4, 3, 1, 8), "largest rank"))
     adapters = tuple(draw(_adapter(index, slot, experts, max_rank)) for index, slot in enumerate(slots))
-    tokens = draw(sequences((*range(len(slots)), *range(len(slots)), -1), min_size=1, max_size=4, what="tokens"))
+    tokens = draw(batches((*range(len(slots)), *range(len(slots)), -1), few=8, many=(8, 15, 16, 17, 31, 32, 33)))
     top_k = min(experts, draw(sampled((1, 2, 2), "top k")))
     choices = tuple(combinations(range(experts), top_k))
     return ExpertsCase(
         experts=experts,
-        hidden_size=draw(sampled((1, 2, 3), "hidden")),
+        hidden_size=draw(sampled((1, 2, 2, 3, 3), "hidden")),
         intermediate_size=inner,
         tp_size=tp_size,
         expert_parallel=expert_parallel,
@@ -115,10 +116,10 @@ def _adapter(draw: DrawFn, index: int, slot: int, experts: int, max_rank: int) -
 
 
 _EITHER = (False, True)
-_MOSTLY = (True, True, True, True, True, False)
+_MOSTLY = (*(True,) * 11, False)
 # All three more often: what a lone one changes is often cancelled by a gate that is shut.
 _ALL = (True, True, True)
-_PARTS = (_ALL, _ALL, *(parts for parts in product((True, False), repeat=3) if any(parts)))
+_PARTS = (*(_ALL,) * 14, *(parts for parts in product((True, False), repeat=3) if any(parts)))
 _slots = sampled(
     tuple((total, slots) for total in (1, 2, 3) for count in (1, 2) for slots in permutations(range(total), count)),
     "slots",

@@ -20,9 +20,36 @@ class Forward(Named):
     EXTRA_ARGUMENT = "extra_argument"
     OWN_KERNEL = "own_kernel"  # torch.matmul on its weight for few tokens, super() otherwise
     FUNCTIONAL_LINEAR = "functional_linear"  # torch.nn.functional.linear around the quant method
+    EINSUM = "einsum"  # torch.einsum on its weight
+    ADDMM = "addmm"  # torch.addmm of its bias, the tokens in two dimensions, and its weight
+    COLUMN_CHUNKS = "column_chunks"  # the first half of its weight's rows, then the others
+    CACHED_COPY = "cached_copy"  # on a copy of its weight that it keeps
+    CHILD = "child"  # through a child module that shares its weight
+    TOKEN_CHUNKS = "token_chunks"  # the first half of its tokens, then the others
+    TWICE = "twice"  # the mean of two products
+    PERMUTED = "permuted"  # its tokens in reverse, put back after
+    MASKED = "masked"  # tokens whose first input is below -1 are dropped, and are zeros after
+    SCALED_INPUT = "scaled_input"  # twice the input
+    NORMALIZED = "normalized"  # the input divided by a power of two, each token by its own
     OWN = "own"  # whatever an existing class does; never drawn
 
     @property
     def multiplies_itself(self) -> bool:
         """Whether the forward reads ``self.weight`` instead of calling the quant method."""
-        return self in (Forward.OWN_KERNEL, Forward.FUNCTIONAL_LINEAR)
+        return self in _MULTIPLYING
+
+    @property
+    def needs_whole_tokens(self) -> bool:
+        """Whether the forward must see all of a token: what it does depends on its values."""
+        return self in (Forward.MASKED, Forward.NORMALIZED)
+
+
+_MULTIPLYING = (
+    Forward.OWN_KERNEL,
+    Forward.FUNCTIONAL_LINEAR,
+    Forward.EINSUM,
+    Forward.ADDMM,
+    Forward.COLUMN_CHUNKS,
+    Forward.CACHED_COPY,
+    Forward.CHILD,
+)

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import cache
 from itertools import cycle, islice
 
+from hypothesis.strategies import SearchStrategy
+
+from strategies.choices import mostly, numbers, sequences
+
+MANY_TOKENS = (8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129)
 Tokens = tuple[int, ...]
 
 
@@ -47,6 +53,25 @@ def anyhow(count: int, choices: Tokens, seed: int) -> Tokens:
 
 Grouping = Callable[[int, Tokens, int], Tokens]
 GROUPINGS: tuple[Grouping, ...] = (one, runs, ordered, alternating, strangers_at_the_ends, anyhow)
+_SEEDS = 64
+
+
+@cache
+def grouped(count: int, choices: Tokens) -> SearchStrategy[Tokens]:
+    """``count`` tokens in any grouping; shrinks to all of the first choice."""
+
+    def made(number: int) -> Tokens:
+        kind, seed = divmod(number, _SEEDS)
+        return GROUPINGS[kind](count, choices, seed)
+
+    return numbers(len(GROUPINGS) * _SEEDS, "grouping").map(made)
+
+
+@cache
+def batches(choices: Tokens, *, few: int, many: Tokens = MANY_TOKENS, what: str = "tokens") -> SearchStrategy[Tokens]:
+    """A few tokens of any choices, seldom ``many`` in any grouping; shrinks to one token of the first choice."""
+    small = sequences(choices, min_size=1, max_size=few, what=what)
+    return mostly((0,), many, f"many {what}").flatmap(lambda count: grouped(count, choices) if count else small)
 
 
 def _lengths(count: int, parts: int, seed: int) -> list[int]:

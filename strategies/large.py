@@ -19,7 +19,7 @@ from strategies.adapters import MAX_RANKS
 from strategies.cases import Case, Heads
 from strategies.choices import numbers, sampled
 from strategies.codec import Named
-from strategies.groupings import GROUPINGS, Grouping
+from strategies.groupings import MANY_TOKENS, grouped
 from strategies.options import Options
 
 
@@ -35,7 +35,6 @@ class Dimension(Named):
     OUTPUTS = "outputs"
 
 
-TOKENS = (8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129)
 ADAPTERS = (4, 5, 6, 7, 8, 9)
 SLOTS = (4, 5, 6, 7, 8, 9, 16, 17, 32, 33)
 RANKS = (65, 96, 127, 128, 129, 255, 256, 257, 320, 512)
@@ -44,6 +43,12 @@ INPUTS = (31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257)
 ROWS = (15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129)
 OUTPUTS = (5, 6, 7, 8)
 _OF_LAYERS = (Dimension.INPUTS, Dimension.ROWS, Dimension.OUTPUTS)
+
+
+@cache
+def rising(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """The larger ones more often: they show what smaller ones show, too."""
+    return tuple(size for index, size in enumerate(sizes) for _ in range(1 + 3 * index // len(sizes)))
 
 
 @cache
@@ -74,19 +79,18 @@ def enlarged(draw: DrawFn, case: Case, dimensions: tuple[Dimension, ...], option
 
 
 def _more_tokens(draw: DrawFn, case: Case, options: Options) -> Case:
-    count = draw(sampled(TOKENS, "many tokens"))
+    count = draw(sampled(rising(MANY_TOKENS), "many tokens"))
     return replace(case, tokens=_grouped(draw, case, count, options))
 
 
 def _grouped(draw: DrawFn, case: Case, count: int, options: Options) -> tuple[int, ...]:
     choices = tuple(range(len(case.adapters))) + ((-1,) if options.without_adapter or not case.adapters else ())
-    grouping: Grouping = draw(sampled(GROUPINGS, "grouping"))
-    return grouping(count, choices, draw(numbers(64, "grouped")))
+    return draw(grouped(count, choices))
 
 
 def _more_adapters(draw: DrawFn, case: Case, options: Options) -> Case:
     """The drawn adapters again and again, with values of their own, in slots of any order; each serves a token."""
-    count = draw(sampled(ADAPTERS, "many adapters"))
+    count = draw(sampled(rising(ADAPTERS), "many adapters"))
     turn, step = draw(numbers(count, "turn")), draw(sampled((1, count - 1), "step"))
     adapters = tuple(
         replace(one, slot=(turn + step * index) % count)
@@ -99,9 +103,9 @@ def _more_adapters(draw: DrawFn, case: Case, options: Options) -> Case:
 def _more_slots(draw: DrawFn, case: Case, options: Options) -> Case:
     """Many slots, with the adapters at the end, at the start, and in the middle."""
     most = len(case.adapters)
-    total = draw(sampled(SLOTS, "many slots")) + most
+    total = draw(sampled(rising(SLOTS), "many slots")) + most
     places = (total - 1, 0, total // 2, *(slot for slot in range(1, total - 1) if slot != total // 2))
-    turn = draw(numbers(3, "first slot")) if most <= 3 else 0
+    turn = draw(sampled((0, 0, 0, 1, 2), "first slot")) if most <= 3 else 0
     chosen = places[turn:] + places[:turn] if most <= 3 else places
     adapters = tuple(replace(one, slot=slot) for one, slot in zip(case.adapters, chosen, strict=False))
     return replace(case, adapters=adapters, max_loras=total)
@@ -117,7 +121,7 @@ def _larger_rank(draw: DrawFn, case: Case, options: Options) -> Case:
 
 def _wider(draw: DrawFn, case: Case, options: Options) -> Case:
     """Many inputs; on more than two ranks the whole layer has so many, not each rank."""
-    width = draw(sampled(INPUTS, "many inputs"))
+    width = draw(sampled(rising(INPUTS), "many inputs"))
     parts = case.layer_tp_size if case.layer.family is Family.ROW else 1
     each = width if parts <= 2 else -(-width // parts)
     return replace(case, layer=replace(case.layer, input_size=each * parts))
@@ -125,7 +129,7 @@ def _wider(draw: DrawFn, case: Case, options: Options) -> Case:
 
 def _taller(draw: DrawFn, case: Case, options: Options) -> Case:
     """One output of many rows, as for inputs; of a QKV layer large heads."""
-    layer, rows = case.layer, draw(sampled(ROWS, "many rows"))
+    layer, rows = case.layer, draw(sampled(rising(ROWS), "many rows"))
     if layer.heads is not None:
         heads = Heads(-(-rows // layer.heads.query), layer.heads.query, layer.heads.key_value)
         return replace(case, layer=replace(layer, heads=heads, output_sizes=heads.output_sizes))
@@ -140,7 +144,7 @@ def _more_outputs(draw: DrawFn, case: Case, options: Options) -> Case:
     """A merged layer of more outputs than four, and adapters that have a part for each, or one for all."""
     if case.layer.family is not Family.MERGED_COLUMN:
         return case
-    count = draw(sampled(OUTPUTS, "many outputs"))
+    count = draw(sampled(rising(OUTPUTS), "many outputs"))
     sizes = tuple(islice(cycle(case.layer.output_sizes), count))
     absent = draw(numbers(count + 1, "absent"))
     present = tuple(index + 1 != absent for index in range(count))

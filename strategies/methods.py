@@ -100,6 +100,8 @@ def _forward(layer: LayerSpec, forward: Forward) -> list[str]:
         return [head, f"    return {call}[0]"]
     if forward is Forward.TUPLE:
         return [head, f"    return {call}, None"]
+    if forward in _AROUND:
+        return [head, *_around(layer, forward)]
     if forward is Forward.EXTRA_ARGUMENT:
         head = "def forward(self, input_, gate):"
     result = {
@@ -119,13 +121,74 @@ def _own_product(layer: LayerSpec, forward: Forward) -> list[str]:
     lines = ["def forward(self, input_):"]
     if forward is Forward.OWN_KERNEL:
         lines += ["    if input_.shape[0] > 2:", "        return super().forward(input_)"]
-        lines += ["    output = torch.matmul(input_, self.weight.t())"]
+    lines += _PRODUCTS[forward]
+    if forward is not Forward.FUNCTIONAL_LINEAR and forward is not Forward.ADDMM:
         lines += [
             "    if self.bias is not None and not self.skip_bias_add:",
             "        output = output + self.bias",
         ]
-    else:
-        lines += ["    bias = None if self.skip_bias_add else self.bias"]
-        lines += ["    output = torch.nn.functional.linear(input_, self.weight, bias)"]
     bias = ", (self.bias if self.skip_bias_add else None)" if layer.return_bias else ""
     return [*lines, f"    return output{bias}"]
+
+
+_PRODUCTS = {
+    Forward.OWN_KERNEL: ["    output = torch.matmul(input_, self.weight.t())"],
+    Forward.FUNCTIONAL_LINEAR: [
+        "    bias = None if self.skip_bias_add else self.bias",
+        "    output = torch.nn.functional.linear(input_, self.weight, bias)",
+    ],
+    Forward.EINSUM: ['    output = torch.einsum("...i,oi->...o", input_, self.weight)'],
+    Forward.ADDMM: [
+        "    bias = None if self.skip_bias_add else self.bias",
+        "    start = input_.new_zeros(self.weight.shape[0]) if bias is None else bias",
+        "    flat = torch.addmm(start, input_.reshape(-1, input_.shape[-1]), self.weight.t())",
+        "    output = flat.view(*input_.shape[:-1], flat.shape[-1])",
+    ],
+    Forward.COLUMN_CHUNKS: [
+        "    half = (self.weight.shape[0] + 1) // 2",
+        "    parts = self.weight[:half], self.weight[half:]",
+        "    output = torch.cat([torch.nn.functional.linear(input_, part) for part in parts], dim=-1)",
+    ],
+    Forward.CACHED_COPY: [
+        '    if getattr(self, "kept", None) is None:',
+        "        self.kept = self.weight.detach().clone()",
+        "    output = torch.nn.functional.linear(input_, self.kept)",
+    ],
+    Forward.CHILD: [
+        '    child = torch.nn.Linear(1, 1, bias=False, device="meta")',
+        "    child.weight = self.weight",
+        "    output = child(input_)",
+    ],
+}
+_AROUND = {
+    Forward.TOKEN_CHUNKS: (
+        "half = (input_.shape[0] + 1) // 2",
+        ("input_[:half]", "input_[half:]"),
+        "torch.cat([{}, {}])",
+    ),
+    Forward.TWICE: ("", ("input_", "input_"), "({} + {}) / 2"),
+    Forward.PERMUTED: ("", ("input_.flip(0)",), "{}.flip(0)"),
+    Forward.MASKED: (
+        "keep = input_[..., 0] >= -1",
+        ("input_[keep]",),
+        "torch.zeros(*input_.shape[:-1], {0}.shape[-1], dtype={0}.dtype, device={0}.device)"
+        ".masked_scatter(keep[..., None], {0})",
+    ),
+    Forward.SCALED_INPUT: ("", ("input_ * 2",), "{}"),
+    Forward.NORMALIZED: (
+        "scale = 2.0 ** torch.frexp(input_.float().abs().amax(dim=-1, keepdim=True)).exponent",
+        ("input_ / scale.to(input_.dtype)",),
+        "{}",
+    ),
+}
+
+
+def _around(layer: LayerSpec, forward: Forward) -> list[str]:
+    """The base class's forward, once or twice, of something made of the input, and what is made of its outputs."""
+    before, inputs, result = _AROUND[forward]
+    lines = [f"    {before}"] if before else []
+    names = ["output", "other"][: len(inputs)]
+    for name, given in zip(names, inputs, strict=True):
+        lines.append(f"    {name}{', output_bias' if layer.return_bias else ''} = super().forward({given})")
+    returned = result.format(*names)
+    return [*lines, f"    return {returned}{', output_bias' if layer.return_bias else ''}"]

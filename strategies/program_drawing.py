@@ -9,12 +9,12 @@ from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
 from strategies.adapters import SCALINGS, token_maps
 from strategies.cases import AdapterSpec
-from strategies.choices import numbers, sampled, sequences
+from strategies.choices import mostly, numbers, sampled, sequences
 from strategies.programs import Misfit, ModelAdapterSpec, Program, Step, StepKind
 from strategies.tree_drawing import models
 from strategies.trees import ModelSpec, ModuleSpec
 
-RANKS = (1, 2, 3, 4, 8, 16)
+RANKS = (1, 2, 3, 4, 8, 16, 65, 128)
 ROOTED_RANKS = (1, 4, 16)  # √r is a power of two, so the scaling of rank-stabilised adapters is exact
 PLAIN = models(plain=True, aliases=(False,))
 
@@ -45,18 +45,21 @@ def frames(
         max_ranks: the largest rank; no adapter has a larger one.
     """
     model = draw(trees)
-    count = draw(sampled(adapters, "adapters"))
-    max_rank = draw(sampled(max_ranks, "max rank"))
-    slots = draw(sampled(max_loras, "slots"))
+    # Many adapters, with a slot for each; or more slots than adapters; or ranks that no small model has.
+    many = draw(mostly((0,), (4, 5, 6, 8), "many adapters"))
+    count = many or draw(sampled(adapters, "adapters"))
+    max_rank = draw(mostly(max_ranks, (128,), "max rank"))
+    slots = many or draw(mostly(max_loras, (4, 5, 8, 9), "slots"))
     specs = [draw(_model_adapter(index, model.linears, max_rank)) for index in range(count)]
     if misfits:
         last = specs.pop()
         specs.append(ModelAdapterSpec(last.parts, draw(sampled(misfits, "misfit")), last.by_alias))
     sharded, evicts, from_disk = draw(_settings(model.tp_size > 1, evict, disk))
+    fitting = count - bool(misfits)
     return Program(
         model=model,
         adapters=tuple(specs),
-        batches=draw(_batches(count - bool(misfits))),
+        batches=draw(mostly((0,), (8, 16, 17, 32, 33), "many tokens").flatmap(lambda most: _batches(fitting, most))),
         max_loras=slots,
         max_adapters=slots + draw(sampled(spare, "spare")),
         max_rank=max_rank,
@@ -71,11 +74,15 @@ def frames(
 def programs(
     draw: DrawFn, frames: SearchStrategy[Program], *, kinds: tuple[StepKind, ...], steps: tuple[int, int]
 ) -> Program:
-    """``frames`` with ``steps`` (least and most) steps of ``kinds``; the first uses the first token's adapter."""
+    """``frames`` with ``steps`` (least and most) steps of ``kinds``, and one that uses the first token's adapter.
+
+    That is the first, or the last where none but the run after all steps would show it.
+    """
     frame = draw(frames)
     every = tuple(Step(kind, adapter) for adapter in range(len(frame.adapters)) for kind in dict.fromkeys(kinds))
     drawn = draw(sequences(every, min_size=steps[0], max_size=steps[1], what="steps"))
-    return frame.with_steps(Step(StepKind.USE, frame.batches[0][0]), *drawn)
+    use = Step(StepKind.USE, frame.batches[0][0])
+    return frame.with_steps(*drawn, use) if {*kinds} == {StepKind.USE} else frame.with_steps(use, *drawn)
 
 
 @cache
@@ -87,8 +94,8 @@ def _settings(
 
 
 @cache
-def _batches(adapters: int) -> SearchStrategy[tuple[tuple[int, ...], ...]]:
-    """One or two token maps of one length, whose first tokens have an adapter."""
+def _batches(adapters: int, most: int = 0) -> SearchStrategy[tuple[tuple[int, ...], ...]]:
+    """One or two token maps of one length, short or ``most``, whose first tokens have an adapter."""
     firsts = tuple(range(adapters))
 
     def of_shape(shape: tuple[int, int]) -> SearchStrategy[tuple[tuple[int, ...], ...]]:
@@ -99,7 +106,7 @@ def _batches(adapters: int) -> SearchStrategy[tuple[tuple[int, ...], ...]]:
             lambda heads: rest.map(lambda tail: tuple((head, *tail[index::count]) for index, head in enumerate(heads)))
         )
 
-    return sampled(tuple(product((1, 2), (1, 2, 3, 4))), "batches and tokens").flatmap(of_shape)
+    return sampled(tuple(product((1, 2), (most,) if most else (1, 2, 3, 4))), "batches and tokens").flatmap(of_shape)
 
 
 @cache
@@ -132,12 +139,14 @@ def _part(
     # Absent members only where each covers one output: the place of others cannot be told from their rows.
     patterns = [p for p in product((True, False), repeat=names) if any(p)] if names == outputs else []
     present = tuple(patterns) or ((True,) * max(1, names),)
-    return sampled(tuple(product(ranks, SCALINGS, present)), f"part {index} of {adapter}").map(
+    uneven = (False, False, False, True) if names > 1 and not rslora else (False,)
+    return sampled(tuple(product(ranks, SCALINGS, present, uneven)), f"part {index} of {adapter}").map(
         lambda form: AdapterSpec(
             rank=form[0],
             alpha=form[1] * (round(form[0] ** 0.5) if rslora else form[0]),
             rslora=rslora,
             present=form[2],
             fused=outputs > 1 and not names,
+            ranks=(form[0], *(max(1, form[0] // 2) for _ in range(names - 1))) if form[3] and form[0] > 1 else (),
         )
     )

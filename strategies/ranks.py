@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from strategies.choices import mostly
 from strategies.codec import Spec
 
+MANY_MODULES = (5, 6, 7, 8, 9, 15, 16, 17, 32, 33)
 # Groups of different sizes share one model (expert, attention and context parallelism), so the parts of different
 # modules need not divide each other: 4 and 6 need 12, which neither the largest nor the product says.
 PARTS = (1, 2, 4, 8, 16, 32, 3, 6, 12)
@@ -36,5 +38,14 @@ def rank_questions(
         RankQuestion,
         default=st.just(8),
         max_lora_rank=st.sampled_from(max_ranks),
-        shards=st.lists(st.sampled_from(parts), min_size=1, max_size=4).map(tuple),
+        shards=st.builds(
+            _of_modules,
+            mostly((0,), MANY_MODULES, "modules"),
+            st.lists(st.sampled_from(parts), min_size=1, max_size=4),
+        ),
     )
+
+
+def _of_modules(count: int, shards: list[int]) -> tuple[int, ...]:
+    """At least ``count`` modules: as many like the first as it takes, then the others."""
+    return (*shards[:1] * (count - len(shards)), *shards)

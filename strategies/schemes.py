@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
-from strategies.choices import numbers, sampled, sequences
+from strategies.choices import mostly, numbers, sampled
 from strategies.codec import Spec
+from strategies.groupings import batches
 
 
 class Scheme(enum.Enum):
@@ -58,7 +59,7 @@ def _scheme_cases(draw: DrawFn) -> SchemeCase:
         scheme=draw(sampled(tuple(Scheme), "scheme")),
         columns=draw(sampled((128, 256), "columns")),
         rows=draw(sampled((128, 256), "rows")),
-        rank=1 + draw(numbers(8, "rank")),
-        tokens=draw(sequences((0, -1), min_size=1, max_size=4, what="tokens")),
+        rank=draw(mostly(tuple(range(1, 9)), (63, 64, 65, 128), "rank")),
+        tokens=draw(batches((0, -1), few=4)),
         seed=draw(numbers(1 << 16, "seed")),
     )

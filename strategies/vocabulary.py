@@ -10,8 +10,9 @@ from itertools import permutations
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
 from strategies.cases import Dtype
-from strategies.choices import numbers, sampled, sequences
+from strategies.choices import mostly, numbers, sampled, sequences
 from strategies.codec import Spec
+from strategies.groupings import batches
 
 
 class VocabularyLayer(enum.Enum):
@@ -79,13 +80,15 @@ def vocabulary_cases(
 def _vocabulary_cases(draw: DrawFn, layer: VocabularyLayer, tp_sizes: tuple[int, ...]) -> VocabularyCase:
     embeds = layer is VocabularyLayer.EMBEDDING
     tp_size = draw(sampled(tp_sizes, "ranks"))
-    original, added = draw(sampled(_SIZES, "original")), draw(sampled((0, 0, 1, 2, 5), "added"))
+    original = draw(mostly(_SIZES, (63, 64, 65, 127, 128, 129), "original"))
+    added = draw(sampled((0, 0, 1, 2, 5), "added"))
     max_loras, slots = draw(_slots)
     ranks = draw(
         sequences(tuple(range(1, MAX_RANK + 1)), min_size=len(slots), max_size=len(slots), what="adapter ranks")
     )
     # With an adapter, and with an id, more often than without: else a case in eight shows nothing.
-    tokens = draw(sequences((*range(len(slots)), *range(len(slots)), -1), min_size=1, max_size=6, what="tokens"))
+    tokens = draw(batches((*range(len(slots)), *range(len(slots)), -1), few=8))
+    rest = len(tokens) - 1
     # One below, the first beyond, and one far beyond: the padding of some rank, or nobody's.
     vocabulary = original + added
     ids = (
@@ -99,7 +102,7 @@ def _vocabulary_cases(draw: DrawFn, layer: VocabularyLayer, tp_sizes: tuple[int,
         original=original,
         added=added,
         padding_size=draw(sampled((4, 8, 16), "padding")),
-        width=draw(sampled((1, 2, 3, 5), "width")),
+        width=draw(mostly((1, 2, 3, 3, 5, 5, 5), (31, 32, 33, 64, 65), "width")),
         bias=not embeds and draw(sampled(_EITHER, "bias")),
         multiplier=draw(sampled((1, 2, 4), "multiplier")),
         tp_size=tp_size,
@@ -109,7 +112,7 @@ def _vocabulary_cases(draw: DrawFn, layer: VocabularyLayer, tp_sizes: tuple[int,
         adapters=tuple(zip(slots, ranks, strict=True)),
         for_original=embeds and added > 0 and draw(sampled(_EITHER, "for original")),
         tokens=tokens,
-        ids=draw(sequences(ids, min_size=len(tokens), max_size=len(tokens), what="ids")),
+        ids=(draw(numbers(vocabulary, "first id")), *draw(sequences(ids, min_size=rest, max_size=rest, what="ids"))),
         two_dimensions=draw(sampled(_EITHER, "two dimensions")),
         dtype=draw(sampled((Dtype.FLOAT32, Dtype.BFLOAT16, Dtype.FLOAT16), "dtype")),
         seed=draw(numbers(64, "values")),

@@ -24,12 +24,13 @@ from benchmarks.power.page import page
 from benchmarks.power.pairs import coverage
 from benchmarks.power.planted import PLANTED
 from benchmarks.power.plot import plot
+from benchmarks.power.sight import BUGS, sight_row
 from benchmarks.power.tasks import alarm_row, mutant_row, setting_row, single_threaded
 from conformance.suite.checking import PROFILES
 from tests.mutants.variants import VARIANTS
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
-PARTS = ("mutants", "alarms", "settings", "pairs")
+PARTS = ("mutants", "alarms", "settings", "pairs", "sight")
 
 
 def main() -> None:
@@ -73,6 +74,8 @@ def _part(part: str, pool: Pool, arguments: argparse.Namespace) -> Any:
         return told(pool.imap(alarm_row, seeds + variants))
     if part == "settings":
         return told(pool.imap(setting_row, range(len(ABLATIONS))))
+    if part == "sight":
+        return told(pool.imap(partial(sight_row, seeds=arguments.seeds), range(len(BUGS))))
     return coverage()
 
 

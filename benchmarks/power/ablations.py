@@ -15,7 +15,7 @@ from conformance.judging import assertions
 from conformance.judging.anomalies import traits
 from conformance.oracles import linear as oracle
 from conformance.search import drawing, searching
-from conformance.values.linear import linear as values
+from conformance.values import linear as values
 from strategies.cases import Case, Layout, Regime
 from strategies.subclasses import SubclassSpec
 

@@ -17,6 +17,8 @@ from benchmarks.power.hunting import (
     shrunk,
     suite_tests,
 )
+from conformance.regressions.entries import Entry
+from conformance.search.bodies import violation_of
 from conformance.subjects.subject import Subject
 from strategies.cases import Case
 from strategies.codec import from_dict
@@ -42,6 +44,7 @@ class Measurement:
     elements: int | None = None
     shown: str = ""
     without: dict[str, int] = field(default_factory=dict)
+    alarm: str = ""  # what the reference without the bug is told of the shrunk case; nothing, if it is right
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -107,6 +110,9 @@ def _shrink(found: Measurement, test: ClauseTest, mutant: Mutant, subject: Subje
     found.reported = list(dict.fromkeys(failure.anomaly for failure in failures)) + ["error"] * bool(result.errors)
     if not failures:
         return
+    shown = Entry(failures[0].case, failures[0].shown, ()).spec()
+    wrong = violation_of(subject, test.body, shown)
+    found.alarm = str(wrong) if wrong else ""
     data = dict(failures[0].case)
     found.shown = failures[0].shown
     if data.pop("kind") == "case":

@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.power.ablations import ABLATIONS
 from benchmarks.power.planted import PLANTED
 from benchmarks.power.plot import curves
+from benchmarks.power.sight import table
 from tests.mutants import Mutant
 from tests.mutants.variants import VARIANTS
 
@@ -19,7 +20,7 @@ PEER = "random values only"  # misses too many to list
 
 def page(data: dict[str, Any]) -> str:
     """The page as Markdown."""
-    parts = (_summary, _ideas, _names, _alarms, _equivalent, _pairs, _mutants)
+    parts = (_summary, _ideas, _sight, _names, _alarms, _equivalent, _pairs, _mutants)
     return "\n".join(line for part in parts for line in part(data)) + "\n"
 
 
@@ -82,6 +83,9 @@ def _summary(data: dict[str, Any]) -> Iterator[str]:
     yield f"| the same over the whole suite in file order: median, most of any seed | {order} |"
     yield f"| milliseconds to the first failure, median | {found['milliseconds']:.0f} |"
     yield f"| numbers in the shrunk case, median | {found['elements']:g} |"
+    alarms = [bool(row["alarm"]) for row in data["mutants"] if "alarm" in row]
+    if alarms:
+        yield f"| shrunk cases that the reference without the bug fails, too | {sum(alarms)} of {len(alarms)} |"
     yield f"| bugs with a right name among those reported | {found['named']} of {found['mutants']} |"
     yield f"| … of those of single layers | {found['named of layers']} of {found['layers']} |"
     yield f"| … and it is the one reported first | {found['named first']} of {found['mutants']} |"
@@ -244,3 +248,7 @@ def _median(row: Row, data: dict[str, Any]) -> float:
 def _share_named(row: Row, mutant: Mutant) -> float:
     names = row["first_names"]
     return sum(name in right_names(mutant) for name in names) / len(names) if names else 0.0
+
+
+def _sight(data: dict[str, Any]) -> Iterator[str]:
+    yield from table(data["sight"]) if "sight" in data else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 
@@ -30,6 +31,7 @@ from conformance.subjects.subject import Subject
 from conformance.suite.certify_options import CertifyOptions
 from conformance.suite.checking import Budget, Checking, ClauseRun
 from conformance.suite.options import Options, implementation_of
+from strategies.cases import Dtype
 from strategies.models.adapters import Targetable
 from strategies.models.cases import ModelDraws
 from strategies.models.configs import ConfigChoices, config_choices
@@ -97,7 +99,8 @@ class ModelCertification:
     def clause_run(self, path: str, budget: Budget) -> Checking:
         """Runs clauses on the model called ``path``, in a process of its own."""
         self.subjects[path].implementation.layers.prepare()  # which every such process has then
-        draws = cache(partial(draws_of, path, self.targets[path]))
+        served = self.subjects[path].implementation.dtypes(self.options.device)
+        draws = cache(partial(draws_of, path, self.targets[path], served))
         return ApartRun(
             self._apart, path, lambda given: ClauseRun(self.subjects[path], given, draws(), self._recorder), budget
         )
@@ -127,8 +130,11 @@ def _resolved(name: str) -> ModelTarget | SubjectError:
         return UnbuildableModelError(f"{name}: {error}")
 
 
-def draws_of(name: str, target: ModelTarget) -> ModelDraws:
-    """How cases of a model are drawn; what can be targeted is learned once for each configuration."""
+def draws_of(name: str, target: ModelTarget, served: Collection[Dtype] = tuple(Dtype)) -> ModelDraws:
+    """How cases of a model are drawn; what can be targeted is learned once for each configuration.
+
+    ``served`` are the dtypes that the implementation takes on its device.
+    """
 
     @cache
     def offer(choices: ConfigChoices) -> Targetable | None:
@@ -137,4 +143,5 @@ def draws_of(name: str, target: ModelTarget) -> ModelDraws:
         except Exception:  # sizes that transformers does not take together
             return None
 
-    return ModelDraws(name, config_choices(traits(target)), offer)
+    draws = ModelDraws(name, config_choices(traits(target)), offer)
+    return replace(draws, dtypes=tuple(dtype for dtype in draws.dtypes if dtype in served))

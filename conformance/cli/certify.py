@@ -12,7 +12,7 @@ import pytest
 import conformance
 
 _PASSED_ON = (
-    *("impl", "profile", "max_examples", "shards", "shard"),
+    *("impl", "device", "profile", "max_examples", "shards", "shard"),
     *("certificate", "report", "baseline", "write_regressions"),
 )
 EPILOG = """\
@@ -39,6 +39,7 @@ def add_parser(subparsers: Any) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declares the options that classes and models have in common."""
+    parser.add_argument("--device", default="cpu", help="where the layers live: cpu (default) or cuda")
     parser.add_argument("--profile", default="quick", help="cases per clause: quick 20 (default), default, thorough")
     parser.add_argument("--max-examples", help="cases per clause, whatever the profile says")
     parser.add_argument("--shards", metavar="N", help="into how many tests each clause is split")

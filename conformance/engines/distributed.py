@@ -6,9 +6,11 @@ The ranks are started once and kept. A rank that dies or hangs takes its pool do
 from __future__ import annotations
 
 import multiprocessing
+import sys
 import tempfile
 from collections.abc import Callable
 from datetime import timedelta
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
@@ -24,6 +26,7 @@ T = TypeVar("T")
 WATCHDOG_SECONDS = 120.0
 # The right answer is computed on the CPU, with collectives of its own, wherever the layers under test live.
 BACKENDS = {"gloo": "gloo", "nccl": "cpu:gloo,cuda:nccl"}
+_OURS = {"conformance", "lora_compat", "strategies"}
 _FAREWELL_SECONDS = 5.0
 # Longer than the watchdog, so that who hangs is said by rank and call site, not by the backend's own time-out.
 COLLECTIVE_TIMEOUT = timedelta(minutes=5)
@@ -38,6 +41,7 @@ class DistributedEngine:
         self.name = backend
         self._max_size = max_size
         self._watchdog = watchdog_seconds
+        self._context = _context(backend)
         self._pools: dict[int, _Pool] = {}
 
     def unsupported(self, size: int) -> str | None:
@@ -49,7 +53,7 @@ class DistributedEngine:
         if size == 1:
             return [alone(program)]
         if size not in self._pools:
-            self._pools[size] = _Pool(self.name, size)
+            self._pools[size] = _Pool(self._context, self.name, size)
         try:
             return Coordination(self._pools[size].lines, self._watchdog).run(cloudpickle.dumps(program))
         except (RankHung, RankLost):
@@ -65,18 +69,30 @@ class DistributedEngine:
             self._pools.popitem()[1].close()
 
 
+def _context(backend: str) -> Any:
+    """How ranks are made: forked, for then everything is imported already.
+
+    CUDA does not survive a fork, so gloo serves no GPU, and nccl forks from a server that has imported what this
+    process has, and does so meanwhile.
+    """
+    if backend == "gloo":
+        return multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([name for name in sys.modules if name.partition(".")[0] in _OURS])
+    forkserver.ensure_running()
+    return context
+
+
 class _Pool:
     """The processes of one group size."""
 
-    def __init__(self, backend: str, size: int) -> None:
-        # A forked rank has everything imported already; CUDA does not survive a fork, so gloo serves no GPU.
-        context: Any = multiprocessing.get_context("fork" if backend == "gloo" else "spawn")
-        self._meeting = tempfile.NamedTemporaryFile(prefix="lora_compat_ranks_")  # noqa: SIM115 - lives as the pool does
+    def __init__(self, context: Any, backend: str, size: int) -> None:
+        self._meeting = tempfile.TemporaryDirectory(prefix="lora_compat_ranks_")
         self._processes: list[Any] = []
         lines: list[Connection] = []
         for rank in range(size):
             ours, theirs = context.Pipe()
-            arguments = (backend, rank, size, self._meeting.name, theirs)
+            arguments = (backend, rank, size, f"{self._meeting.name}/store", theirs)
             process = context.Process(target=_be_a_rank, args=arguments, daemon=True)
             process.start()
             theirs.close()
@@ -97,7 +113,7 @@ class _Pool:
         for process in self._processes:
             process.join()
         self.lines.close()
-        self._meeting.close()
+        self._meeting.cleanup()
 
     def _lost(self, rank: int) -> RankLost:
         self._processes[rank].join(timeout=5)
@@ -112,3 +128,4 @@ def _be_a_rank(backend: str, rank: int, size: int, meeting: str, line: Connectio
         BACKENDS[backend], init_method=f"file://{meeting}", rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT
     )
     serve(rank, size, line)
+    dist.destroy_process_group()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import pickle
 from multiprocessing.connection import Connection
@@ -60,6 +61,7 @@ def serve(rank: int, size: int, line: Connection) -> None:
     """Runs programs as rank ``rank`` until it is told to end or its line is closed; `torch.distributed` is set up."""
     torch.set_grad_enabled(False)
     torch.set_num_threads(1)
+    gc.freeze()  # imported modules are a million objects that every full collection would walk
 
     def agree(own: int, issued: Collective, tensor: Tensor) -> list[Tensor]:
         line.send_bytes(pickle.dumps(("collective", issued)))

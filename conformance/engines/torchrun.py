@@ -69,8 +69,10 @@ class TorchrunEngine:
         return object, ()  # a program that travels to a rank does not take the ranks along
 
     def close(self) -> None:
-        """Ends every rank."""
+        """Ends every rank; a job that has lost one is torchrun's to end."""
         self._lines.close()
+        if self.lost is None:
+            dist.destroy_process_group()
 
 
 def join(device: str) -> TorchrunEngine | None:
@@ -91,6 +93,7 @@ def join(device: str) -> TorchrunEngine | None:
         line = Client(address, authkey=key)
         line.send(rank)
         serve(rank, size, line)
+        dist.destroy_process_group()
         return None
     key = secrets.token_bytes(32)
     with Listener((os.environ["MASTER_ADDR"], 0), backlog=size, authkey=key) as listener:

@@ -33,7 +33,7 @@ from strategies.subclasses import Loader
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Expected:
-    """What one rank must return, flattened: values, their magnitudes, and the base layer's values.
+    """What one rank must return, flattened.
 
     ``values[i]`` is float64; ``magnitudes[i]`` is the same forward over absolute values (rounded regime only), which
     bounds every intermediate; ``base[i]`` is the answer without adapters; ``by_token[i]`` says whether the first
@@ -122,6 +122,8 @@ class _MergedRuns:
             weights = merged_weights(self._case, self._tensors, adapter, absolute=absolute)
             biases = [bias.abs() if absolute else bias for bias in self._tensors.biases]
             with self._library.ranked(self._group):
+                if self._case.subclass.forward is Forward.CACHED_COPY:  # of what was loaded before
+                    self._layer = build_layer(self._case, self._library, self._x.dtype)
                 load_weights(self._case, self._library, self._layer, weights, biases)
                 with self._base_product(absolute):
                     x = self._x.abs() if absolute else self._x
@@ -197,7 +199,9 @@ def dense_output(case: Case) -> Expected:
 
 
 def _dense(case: Case, tensors: CaseTensors, *, absolute: bool) -> Tensor:
-    x = tensors.inputs[0].abs() if absolute else tensors.inputs[0]
+    forward = case.subclass.forward
+    own = _multiplied(forward, tensors.inputs[0])
+    x = own.abs() if absolute else own
     bias = torch.cat(tensors.biases) if tensors.biases and not case.layer.skip_bias_add else None
     rows = []
     for index, adapter in enumerate(case.tokens):
@@ -205,12 +209,22 @@ def _dense(case: Case, tensors: CaseTensors, *, absolute: bool) -> Tensor:
         row = nn.functional.linear(x[index], weight, bias.abs() if absolute and bias is not None else bias)
         rows.append(row)
     whole = torch.stack(rows)
-    forward = case.subclass.forward
     if forward is Forward.SCALED:
         return whole * 2
     if forward is Forward.NON_LINEAR:
         return torch.relu(whole)
+    if forward is Forward.MASKED:
+        return whole * (tensors.inputs[0][:, :1] >= -1)
     return whole * tensors.gate if forward is Forward.EXTRA_ARGUMENT else whole
+
+
+def _multiplied(forward: Forward, x: Tensor) -> Tensor:
+    """What a class's own forward makes of its input before the product."""
+    if forward is Forward.SCALED_INPUT:
+        return x * 2
+    if forward is Forward.NORMALIZED:
+        return x / 2.0 ** torch.frexp(x.abs().amax(dim=-1, keepdim=True)).exponent
+    return x
 
 
 def assembled(case: Case, outputs: Sequence[Tensor]) -> Tensor:

@@ -7,11 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from lora_compat.errors import TokenCountError
+from lora_compat.errors import TokenCountError, TokenOrderError
 from lora_compat.family import Family
 from lora_compat.kernels import TokenBatch, accumulation_dtype, expand, shrink
 from lora_compat.parallel import TensorParallelGroup
 from lora_compat.slots import SlotBuffers
+from lora_compat.token_identity import TokenInput, anonymous, tokens_of
 
 NO_TOKENS = TokenBatch.of(())
 
@@ -26,6 +27,7 @@ class LoRADelta:
         self.batch = NO_TOKENS
         self.served = 0
         self.inside_apply = False
+        self.following = False  # a forward of the class's own runs, whose input carries the identity of its tokens
         self.wrapper: Callable[[], nn.Module | None] = lambda: None
 
     @property
@@ -40,13 +42,15 @@ class LoRADelta:
 
         Raises:
             TokenCountError: ``x`` does not have one row per token of the batch.
+            TokenOrderError: nobody knows whose tokens its rows are, and it matters.
         """
+        x, batch = self.batch_of(x)
         rows = x.reshape(-1, x.shape[-1])
-        if rows.shape[0] != len(self.batch):
-            raise TokenCountError(self.layer, rows.shape[0], len(self.batch))
+        if rows.shape[0] != len(batch):
+            raise TokenCountError(self.layer, rows.shape[0], len(batch))
         self.served += 1
         plan = self.slots.plan
-        hidden = shrink(rows, self.slots.lora_a, self.batch)
+        hidden = shrink(rows, self.slots.lora_a, batch)
         if plan.fully_sharded:
             hidden = self._collect(hidden)
         output = output.contiguous()
@@ -54,12 +58,28 @@ class LoRADelta:
             hidden,
             self.slots.lora_b,
             self.slots.scaling,
-            self.batch,
+            batch,
             output.view(-1, output.shape[-1]),
             slice_sizes=plan.expanded_slice_sizes,
             offset=plan.expanded.start,
         )
         return output
+
+    def batch_of(self, x: Tensor) -> tuple[Tensor, TokenBatch]:
+        """``x`` as a plain tensor, and the slot of each of its rows: the batch's own, or of the tokens they are.
+
+        Raises:
+            TokenOrderError: the class's own forward has mixed them in a way that cannot be followed.
+        """
+        alike = not self.batch.mixed and x.shape[:-1].numel() == len(self.batch)
+        if alike or not (self.following or isinstance(x, TokenInput)):
+            return anonymous(x), self.batch
+        tokens = tokens_of(x) if isinstance(x, TokenInput) else None
+        if tokens is None:
+            raise TokenOrderError(self.layer)
+        plain = anonymous(x)
+        slots = tuple(self.batch.slots[token] for token in tokens)
+        return plain, self.batch if slots == self.batch.slots else TokenBatch.of(slots, plain.device)
 
     def of_rows(self, x: Tensor, output_rows: Tensor) -> Tensor:
         """The contribution to the local output columns ``output_rows`` alone, in the accumulation dtype."""

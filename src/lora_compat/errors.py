@@ -96,6 +96,17 @@ class TokenCountError(LoRAError):
         )
 
 
+class TokenOrderError(LoRAError):
+    """A forward that multiplies rows of which nobody knows whose tokens they are, in a batch of several adapters."""
+
+    def __init__(self, layer: str) -> None:
+        super().__init__(
+            f"{layer}: its forward multiplies rows that cannot be followed back to the tokens of its input, and the "
+            "batch mixes adapters, so a row might be served another token's. Permute and cut the input with torch's "
+            "own functions, or batch tokens of one adapter only."
+        )
+
+
 class MatmulBypassedError(LoRAError):
     """A forward, or a sibling, used the base weight in a way that no adapter can be added to (WRAP-7)."""
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_compat.delta import LoRADelta
+from lora_compat.token_identity import anonymous
 
 _DELTA = "_lora_delta"
 
@@ -30,7 +31,7 @@ class InterceptedApply:
         outer, delta.inside_apply = delta.inside_apply, True
         try:
             with torch._C.DisableTorchFunctionSubclass():
-                output = self.apply(layer, x, *args, **kwargs)
+                output = self.apply(layer, anonymous(x), *args, **kwargs)
         finally:
             delta.inside_apply = outer
         if not delta.active:

@@ -37,8 +37,8 @@ _READS_NO_VALUES = {
     Tensor.size, Tensor.dim, Tensor.numel, Tensor.nelement, Tensor.stride, Tensor.storage_offset, Tensor.data_ptr,
     Tensor.element_size, Tensor.is_contiguous, Tensor.untyped_storage, Tensor.__len__, Tensor.__repr__,
     Tensor.is_floating_point, Tensor.__hash__,
-    *_getters("shape", "dtype", "device", "layout", "ndim", "is_cuda", "requires_grad", "grad", "is_sparse",
-              "is_quantized"),
+    *_getters("shape", "dtype", "device", "layout", "ndim", "is_cuda", "is_meta", "requires_grad", "grad", "grad_fn",
+              "is_leaf", "is_sparse", "is_quantized"),
 }  # fmt: skip
 
 
@@ -152,7 +152,7 @@ def _with_contribution(
         factor = args[1] if len(args) > 1 else kwargs["weight"]
     elif func in _MATMUL and weight._lora_transposed:
         x, factor = args[0], args[1]
-    elif func in (torch.addmm, Tensor.addmm) and weight._lora_transposed and len(args) >= 3 and not kwargs:
+    elif _is_einsum(weight, func, args) or _is_addmm(weight, func, args, kwargs):
         x, factor = args[1], args[2]
     else:
         factor = x = None
@@ -161,9 +161,26 @@ def _with_contribution(
     if weight._lora_rows is None:
         return delta.add_to(result, x)
     contribution = delta.of_rows(x, weight._lora_rows)
-    adapted = (delta.batch.token_slots >= 0).view(*x.shape[:-1], 1)
+    adapted = (delta.batch_of(x)[1].token_slots >= 0).view(*x.shape[:-1], 1)
     total = (result.to(accumulation_dtype(result.dtype)) + contribution).to(result.dtype)
     return torch.where(adapted, total, result)
+
+
+def _is_addmm(weight: LoRAWeight, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether it is ``something + x · weightᵀ``, with no factors."""
+    return func in (torch.addmm, Tensor.addmm) and weight._lora_transposed and len(args) >= 3 and not kwargs
+
+
+def _is_einsum(weight: LoRAWeight, func: Function, args: tuple[Any, ...]) -> bool:
+    """Whether it is ``x · weightᵀ``, written like ``...i,oi->...o``, or ``...i,io->...o`` of a transposed weight."""
+    if func is not torch.einsum or len(args) != 3:
+        return False
+    factors, _, result = str(args[0]).replace(" ", "").partition("->")
+    x, _, letters = factors.partition(",")
+    if len(letters) != 2 or len({*letters}) != 2 or not letters.isalpha():
+        return False
+    row, column = (letters[1], letters[0]) if weight._lora_transposed else (letters[0], letters[1])
+    return x == x[:-1] + column and result == x[:-1] + row and not {*letters} & {*x[:-1]}
 
 
 def _name(func: Function) -> str:

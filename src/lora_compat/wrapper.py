@@ -19,6 +19,7 @@ from lora_compat.quantization.protocol import WEIGHT_NAMES, stored_weight
 from lora_compat.sharding import ShardPlan
 from lora_compat.slot_layer import SlotLayer
 from lora_compat.slots import SlotBuffers
+from lora_compat.token_identity import TokenInput, Trail, anonymous, identified
 from lora_compat.unwrap import chain_of
 from lora_compat.weights import know_lora
 
@@ -50,6 +51,7 @@ class LoRALinear(SlotLayer, nn.Module):
         plan = plan or ShardPlan.of(base_layer, fully_sharded=config.fully_sharded_loras)
         self.base_layer = base_layer
         self.family: Family = plan.family
+        self.own_forward = type(base_layer).forward is not (found[0] if found else nn.Linear).forward
         dtype, device = _dtype_and_device(base_layer)
         self.slots = SlotBuffers(
             plan,
@@ -74,11 +76,30 @@ class LoRALinear(SlotLayer, nn.Module):
             MatmulBypassedError: adapters are active and the forward issued no matmul they could be added to.
         """
         intercept(self.base_layer)
-        served = self.delta.served
+        delta = self.delta
+        if self.own_forward and delta.batch.active:
+            return self._followed(*args, **kwargs)
+        served = delta.served
         result = self.base_layer(*args, **kwargs)
-        if self.delta.batch.active and self.delta.served == served:
-            raise MatmulBypassedError(self.delta.layer, "its forward used neither quant_method.apply nor its weight")
+        if delta.batch.active and delta.served == served:
+            raise MatmulBypassedError(delta.layer, "its forward used neither quant_method.apply nor its weight")
         return result
+
+    def _followed(self, *args: Any, **kwargs: Any) -> Any:
+        """A forward of the class's own, whose input says of each row which token it is."""
+        delta, served = self.delta, self.delta.served
+        tokens = len(delta.batch)
+        trail = Trail()
+        given = [identified(one, tokens, trail) for one in args]
+        named = {name: identified(one, tokens, trail) for name, one in kwargs.items()}
+        delta.following = any(isinstance(one, TokenInput) for one in (*given, *named.values()))
+        try:
+            result = self.base_layer(*given, **named)
+        finally:
+            delta.following = False
+        if delta.served == served:
+            raise MatmulBypassedError(delta.layer, "its forward used neither quant_method.apply nor its weight")
+        return anonymous(result)
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -106,6 +106,19 @@ def test_a_name_without_the_prefix_that_the_checkpoint_has_is_found(tmp_path: Pa
     assert list(given.factors) == ["language.layers.0.q.weight"]
 
 
+def test_a_name_that_the_model_and_the_checkpoint_have_under_prefixes_of_their_own_is_one(tmp_path: Path) -> None:
+    of_checkpoint, of_model = "bert.layers.0.q.weight", "model.layers.0.q.weight"
+    held = {of_model: torch.zeros(4, 3)}
+    found = CheckpointMap.learn(
+        {of_checkpoint: info(4, 3, dtype=torch.float32)},
+        lambda weights: held[of_model].copy_(dict(weights)[of_checkpoint]),
+        held,
+    )
+    given = load_factors(written(tmp_path, {"layers.0.q": pair(4, 3)}), found)
+    assert [delta.tensor for delta in given.deltas] == [of_checkpoint]
+    assert list(given.factors) == [of_model]
+
+
 def test_a_name_that_could_be_of_two_towers_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AdapterFormatError, match=r"could be 'text\.layers\.0\.q' or 'vision\.layers\.0\.q'"):
         load_factors(written(tmp_path, {"layers.0.q": pair(4, 3)}), towers("text.", "vision."))

@@ -15,6 +15,8 @@ def interpret(patch: pytest.MonkeyPatch) -> None:
 # a test run must not find its CPU tensors sent to the interpreter.
 with pytest.MonkeyPatch.context() as _patch:
     interpret(_patch)
+    import planted  # noqa: F401
+
     import lora_compat.kernels.triton_ops  # noqa: F401
 
 

@@ -1,32 +1,148 @@
-"""How K is split over the multiprocessors of a GPU."""
+"""Which launches are chosen, and that each launch of the stated space gives the same result."""
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
-from lora_compat.kernels.launch import MAX_SPLIT, MIN_SHARE, shares_of_k
+import pytest
+import torch
+from kernel_cases import CANARY, DEVICE, ON_GPU, KernelCase, bits, dense_expand, dense_shrink, operands, token_scaling
+from planted import all_but_the_last_share, place_one_column_on, two_thirds
+
+from lora_compat.kernels import NO_ADAPTER, TokenBatch, triton_expand, triton_ops
+from lora_compat.kernels.launch import (
+    EXPAND_TILES,
+    MIN_SHARE,
+    SHARES,
+    SHRINK_TILES,
+    WALKED,
+    ExpandLaunch,
+    ShrinkLaunch,
+    expand_launch,
+    shares_of_k,
+    shrink_launch,
+)
+from lora_compat.kernels.triton_expand import launch_expand
+from lora_compat.kernels.triton_shrink import launch_shrink
 
 H100 = 132  # multiprocessors
 
 
 @pytest.mark.parametrize(
-    ("tiles", "small", "shares"),
-    [
-        (1, False, MAX_SPLIT),
-        (40, False, 3),
-        (60, True, 2),
-        (74, False, 1),
-        (74, True, 3),
-        (132, True, 1),
-        (500, True, 1),
-    ],
+    ("tiles", "shares"),
+    [(1, {13, 16}), (10, {11, 13, 16}), (40, {2, 3, 5, 6}), (60, {1, 2, 3, 4}), (100, {1, 2}), (500, {1})],
 )
-def test_shares_of_k_fill_the_gpu_once_and_small_tiles_twice_where_once_is_too_few(
-    tiles: int, small: bool, shares: int
-) -> None:
-    assert shares_of_k(8 * MIN_SHARE, tiles, H100, small=small) == shares
+def test_shares_of_k_fill_the_gpu_once_or_twice_or_are_one_fewer(tiles: int, shares: set[int]) -> None:
+    assert shares_of_k(100 * MIN_SHARE, tiles, H100) == shares
 
 
 def test_no_share_of_k_is_so_short_that_starting_costs_more() -> None:
-    assert shares_of_k(2 * MIN_SHARE, 1, H100, small=True) == 2
-    assert shares_of_k(MIN_SHARE - 1, 1, H100, small=True) == 1
+    assert max(shares_of_k(2 * MIN_SHARE, 1, H100)) == 2
+    assert shares_of_k(MIN_SHARE - 1, 1, H100) == {1}
+
+
+def test_groups_of_a_few_tokens_get_small_tiles_beside_a_large_group() -> None:
+    crowd = TokenBatch.of([0] * 40 + [slot for slot in range(1, 60) for _ in range(3)])
+    assert shrink_launch(crowd, 3, 8, 5120, torch.bfloat16).block_m == 16
+    assert expand_launch(crowd, (4096, 1024, 1024), 8, torch.bfloat16).block_m == 16
+
+
+@pytest.mark.parametrize("rank", [1, 16, 100, 256, 257, 1024])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_every_rank_and_dtype_has_a_launch(rank: int, dtype: torch.dtype) -> None:
+    batch = TokenBatch.of([0] * 300)
+    launch = expand_launch(batch, (64, 32), rank, dtype, max(SHARES))
+    assert launch.block_r >= rank or launch.num_stages == 0  # staged tiles hold the whole rank
+    assert shrink_launch(batch, 2, rank, 4096, dtype).split in SHARES
+
+
+# Nineteen tokens of one slot, one of another, two without; ranks and columns that fill no tile.
+SLOTS = (0, NO_ADAPTER, *(0,) * 18, 2, NO_ADAPTER)
+
+
+def small_case(rank: int, dtype: torch.dtype, columns: tuple[int, ...]) -> KernelCase:
+    layouts = ("padded rows",) * 4
+    return KernelCase(SLOTS, 3, 70, rank, columns, 8, 8, dtype, layouts, seed=rank)  # type: ignore[arg-type]
+
+
+SERVED = [token for token, slot in enumerate(SLOTS) if slot != NO_ADAPTER]
+
+
+def expand_is_right(case: KernelCase, launch: ExpandLaunch) -> bool:
+    """Whether shrink, then expand by ``launch`` give the dense result bit for bit, and write nothing else.
+
+    The output is float32, which shows what 16 bits would hide.
+    """
+    tensors = operands(case, "signed")
+    hidden = dense_shrink(tensors.x, tensors.lora_a, SLOTS)
+    expected = 1 + token_scaling(tensors, case) * dense_expand(hidden, tensors.lora_b, case)
+    frame = torch.full((len(SLOTS) + 2, case.columns + 5), CANARY, device=DEVICE)
+    target = frame[1:-1, 2 : 2 + case.columns]
+    target[SERVED] = 1
+    before = frame.clone()
+    partial = launch_shrink(tensors.x, tensors.lora_a, tensors.batch, launch=ShrinkLaunch(16, 16, 64, 2, 4, 3))
+    launch_expand(partial, tensors.lora_b, tensors.scaling, tensors.batch, target, case.slice_sizes, launch=launch)
+    right = torch.equal(target[SERVED].double(), expected[SERVED])
+    target[SERVED] = 1
+    return right and torch.equal(bits(frame), bits(before))
+
+
+@pytest.mark.parametrize(("block_m", "block_n"), SHRINK_TILES)
+def test_every_shrink_tile_gives_the_dense_product(block_m: int, block_n: int) -> None:
+    case = small_case(rank=11, dtype=torch.bfloat16, columns=(16, 8, 8))
+    tensors = operands(case, "signed")
+    launch = ShrinkLaunch(block_m, block_n, 64, 2, 8 if block_m * block_n >= 64 * 256 else 4, 3)
+    hidden = launch_shrink(tensors.x, tensors.lora_a, tensors.batch, launch=launch)[:, SERVED].sum(dim=0)
+    assert torch.equal(hidden.double(), dense_shrink(tensors.x, tensors.lora_a, SLOTS)[SERVED])
+
+
+@pytest.mark.parametrize(
+    ("rank", "tile"),
+    [(block_r - 5, (*tile, block_r)) for block_r, tiles in EXPAND_TILES.items() for tile in tiles] + [(130, WALKED)],
+)
+def test_every_expand_tile_adds_the_dense_product_and_writes_nothing_else(
+    rank: int, tile: tuple[int, int, int, int, int]
+) -> None:
+    block_m, block_n, num_warps, num_stages, block_r = tile
+    case = small_case(rank, torch.bfloat16, (block_n + 24, 8))
+    assert expand_is_right(case, ExpandLaunch(block_m, block_n, block_r, 2 * block_n, num_warps, num_stages))
+
+
+@pytest.mark.skipif(ON_GPU, reason="a compiled kernel keeps the functions that it was compiled with")
+@pytest.mark.parametrize("num_stages", [0, 3], ids=["by hand", "staged"])
+@pytest.mark.parametrize(
+    ("name", "planted"),
+    [("sum_of_shares", all_but_the_last_share), ("thirds", two_thirds), ("place_of", place_one_column_on)],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_bug_planted_in_either_expand_kernel_is_caught(
+    name: str, planted: object, num_stages: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = replace(small_case(11, torch.bfloat16, (88, 8)), k=2000)  # hidden values of more than eight bits
+    launch = ExpandLaunch(16, 64, 16, 128, 4, num_stages)
+    assert expand_is_right(case, launch)
+    monkeypatch.setattr(triton_expand, name, planted)
+    assert not expand_is_right(case, launch)
+
+
+def test_calls_in_a_row_read_what_the_call_before_wrote() -> None:
+    """Kernels start before the one ahead ends: each call's x is the output of the call before, on one stream."""
+    case = replace(small_case(16, torch.float32, (512,)), k=512, offset=0, tail=0, layouts=("contiguous",) * 4)
+    tensors = operands(case, "real")
+    results = []
+    for wait in (False, True):
+        x, y = tensors.x.clone(), tensors.output.clone()
+        lora_a = tensors.lora_a * 2**-9
+        for _ in range(20):
+            triton_ops.add_lora(x, lora_a, tensors.lora_b, tensors.scaling, tensors.batch, y, slice_sizes=(512,))
+            x, y = y, x
+            if wait and ON_GPU:
+                torch.cuda.synchronize()
+        results.append(bits(y))
+    assert torch.equal(*results)
+
+
+def test_a_batch_is_cut_where_its_device_is() -> None:
+    tiles = TokenBatch.of(SLOTS, DEVICE).tiles(16)
+    assert tiles.tokens.device.type == DEVICE.type
+    assert tiles.slots.tolist() == [0, 0, 2]

@@ -17,7 +17,7 @@ from lora_compat.adapters import LayerAdapter
 from strategies.vocabulary import VocabularyCase, VocabularyLayer
 
 _RANK = 8  # the smallest above 1 that vLLM's LoRAConfig accepts
-_TOKENS = 64
+_TOKENS = 256  # more than any case has
 
 
 def unsupported_vocabulary(case: VocabularyCase) -> str | None:

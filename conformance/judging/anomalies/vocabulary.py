@@ -166,18 +166,21 @@ def _by_token(answers: Answers, seen: Outputs, wrong: list[list[int]]) -> str | 
 
 
 def _is_unmasked(answers: Answers, seen: Outputs, wrong: list[list[int]]) -> bool:
-    """Whether all that is wrong are ids that their rank does not hold, served the contribution of one it holds."""
+    """Whether ids that their rank does not hold were served the contribution of one it holds.
+
+    What it does hold may be added outside the forward besides, without the multiplier.
+    """
     if not answers.embeds:
         return False
     case = answers.case
     for rank, ids in enumerate(held(case)):
         for token in wrong[rank]:
             token_id, own = case.ids[token], case.tokens[token]
-            if token_id in ids:
-                return False
-            rows = [answers.deltas[own][one] for one in ids if one is not None] if own >= 0 else []
+            mine = [one for one in ids if one is not None and (token_id not in ids or one == token_id)]
+            rows = [answers.deltas[own][one] for one in mine] if own >= 0 else []
             served = [answers.base[token] + factor * row for row in rows for factor in (1.0, answers.scale)]
-            served.append(answers.base[token])  # the row it was served is padding
+            if token_id not in ids:
+                served.append(answers.base[token])  # the row it was served is padding
             if not any(torch.equal(seen[rank][token], one) for one in served):
                 return False
     return True

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from conformance.search.simplifications.experts import simpler_experts
+from conformance.search.simplifications.large import less
 from conformance.search.simplifications.models import simpler_models
 from lora_compat.families import Family
 from strategies.adapters import MAX_RANKS
@@ -113,7 +114,7 @@ def _fitted(adapter: ModelAdapterSpec, index: int, count: int) -> ModelAdapterSp
     part = adapter.parts[index]
     if part is None or len(part.present) == count:
         return adapter
-    fitted = replace(part, present=(True,) * count, fused=False)
+    fitted = replace(part, present=(True,) * count, fused=False, ranks=())
     return replace(adapter, parts=(*adapter.parts[:index], fitted, *adapter.parts[index + 1 :]))
 
 
@@ -159,7 +160,8 @@ def _plainer_adapter(adapter: ModelAdapterSpec) -> Iterator[ModelAdapterSpec]:
         count = len(part.present)
         for changed in (
             AdapterSpec(present=(True,) * count, fused=part.fused),
-            replace(part, rank=1, alpha=part.scaling, rslora=False),
+            part.of_rank(1),
+            replace(part, ranks=()),
             replace(part, alpha=float(part.rank), rslora=False),
             replace(part, present=(True,) * count),
         ):
@@ -173,8 +175,12 @@ def _batches(program: Program) -> Iterator[Program]:
     batches = program.batches
     if len(batches) > 1:
         yield from (replace(program, batches=(batch,)) for batch in batches)
-    for at in range(len(batches[0])):
-        if len(batches[0]) > 1:
+    count = len(batches[0])
+    for length in less(count, 4):
+        yield replace(program, batches=tuple(batch[:length] for batch in batches))
+        yield replace(program, batches=tuple(batch[count - length :] for batch in batches))
+    for at in range(count):
+        if count > 1:
             yield replace(program, batches=tuple((*batch[:at], *batch[at + 1 :]) for batch in batches))
     for number, batch in enumerate(batches):
         for at, token in enumerate(batch):
@@ -189,6 +195,7 @@ def _settings(program: Program) -> Iterator[Program]:
     yield replace(program, evict=True)
     if program.max_loras > 1:
         yield replace(program, max_loras=1)
+        yield replace(program, max_loras=2, max_adapters=max(2, program.max_adapters))
         yield replace(program, max_loras=1, max_adapters=1)
     if program.max_adapters > program.max_loras:
         yield replace(program, max_adapters=program.max_loras)

@@ -96,8 +96,8 @@ class Chains:
             return make(case, self._root / str(self._made))
         except (NotApplicable, HarnessError):
             raise
-        except NotImplementedError as error:  # a model of several models, of whose ends PEFT asks before it saves
-            raise NotApplicable(f"PEFT makes no adapter directory of this model: {error}") from error
+        except NotImplementedError as error:
+            raise NotApplicable(f"transformers does not say what PEFT asks it: {error}") from error
         except Exception as error:  # of transformers or PEFT
             raise HarnessError(f"the chain cannot be made: {type(error).__name__}: {error}") from error
 
@@ -171,6 +171,8 @@ def _check_merge(
     for pair in file.pairs:
         right[pair.parameter] = right[pair.parameter] + pair.delta
     for name, tensor in after.items():
+        if name not in right:
+            raise NotApplicable("PEFT merges no layer inside of a module of which it adapts a parameter too")
         saved = any(name.rpartition(".")[0].endswith(one) for one in case.adapter.saved)
         if not saved and not torch.equal(tensor.float(), right[name]):
             raise HarnessError(f"PEFT's merge of {name} is not W + scaling · B · A of the saved tensors")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from lora_compat.checkpoint_map.maps import CheckpointMap, ParameterMap
-from lora_compat.errors import AdapterFormatError, UnknownModulesError
+from lora_compat.errors import AdapterFormatError, AmbiguousAdapterError, UnknownModulesError
 
 _NESTED = ".base_layer"
 
@@ -100,10 +100,17 @@ class AdapterNames:
         if not ways:
             nearest = get_close_matches(unknown[0], self._known, n=len(self._known), cutoff=0.0)
             raise UnknownModulesError(repr(self._source), unknown, nearest)
-        if len(ways) > 1:
+        meant = {tuple(self._tensors(way, module) for module in modules) for way in ways}
+        if len(meant) > 1:
             could = " or ".join(repr(way.of(unknown[0])) for way in ways)
-            raise AdapterFormatError(self._source, f"module {unknown[0]!r} could be {could} of the checkpoint")
-        return ways[0]
+            raise AmbiguousAdapterError(self._source, f"module {unknown[0]!r} could be {could} of the checkpoint")
+        of_checkpoint = (way for way in ways if all(way.of(module) in self._leaves for module in modules))
+        return next(of_checkpoint, ways[0])
+
+    def _tensors(self, way: Prefix, module: str) -> tuple[str, ...]:
+        """The checkpoint tensors that a module is under a prefix: model and checkpoint may call them otherwise."""
+        name = way.of(module) or ""
+        return tuple(self._leaves.get(name) or self._of_model(f"{name}.weight").tensors)
 
     def _ways(self, module: str) -> list[Prefix]:
         """Prefixes under which ``module`` is in the map; what is stripped has no number, and two parts are left."""

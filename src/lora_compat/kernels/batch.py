@@ -8,9 +8,17 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 NO_ADAPTER = -1
+
+
+def members_of(slots: Sequence[int]) -> list[tuple[int, list[int]]]:
+    """Each slot in use with the ascending indices of its tokens."""
+    members: dict[int, list[int]] = {}
+    for token, slot in enumerate(slots):
+        if slot != NO_ADAPTER:
+            members.setdefault(slot, []).append(token)
+    return sorted(members.items())
 
 
 class TokenTiles(NamedTuple):
@@ -40,11 +48,7 @@ class TokenBatch:
     @classmethod
     def of(cls, slots: Sequence[int], device: torch.device | str = "cpu") -> TokenBatch:
         """Builds the batch from one slot index per token."""
-        members: dict[int, list[int]] = {}
-        for token, slot in enumerate(slots):
-            if slot != NO_ADAPTER:
-                members.setdefault(slot, []).append(token)
-        groups = tuple((slot, torch.tensor(members[slot], device=device)) for slot in sorted(members))
+        groups = tuple((slot, torch.tensor(tokens, device=device)) for slot, tokens in members_of(slots))
         return cls(tuple(slots), torch.tensor(slots, dtype=torch.int32, device=device), groups)
 
     @property
@@ -53,14 +57,19 @@ class TokenBatch:
         return bool(self.groups)
 
     @property
-    def largest_group(self) -> int:
-        """How many tokens the busiest slot serves."""
-        return max((len(tokens) for _, tokens in self.groups), default=0)
+    def mixed(self) -> bool:
+        """Whether its tokens differ in which slot serves them, so that their order matters."""
+        return len(set(self.slots)) > 1
+
+    @property
+    def group_sizes(self) -> tuple[int, ...]:
+        """How many tokens each slot in use serves."""
+        return tuple(len(tokens) for _, tokens in self.groups)
 
     @property
     def adapted(self) -> int:
         """How many tokens have an adapter."""
-        return sum(len(tokens) for _, tokens in self.groups)
+        return sum(self.group_sizes)
 
     def tiles(self, block: int) -> TokenTiles:
         """Tiles of ``block`` tokens, cut at the first call: make that before a CUDA graph is captured."""
@@ -69,13 +78,16 @@ class TokenBatch:
         return self._tiles[block]
 
     def _cut(self, block: int) -> TokenTiles:
+        """Made by the host and copied, never by a kernel: ours read it before the kernels ahead of them are done."""
+        rows = [
+            (slot, tokens[first : first + block])
+            for slot, tokens in members_of(self.slots)
+            for first in range(0, len(tokens), block)
+        ]
         device = self.token_slots.device
-        rows = [pad(tokens, (0, -len(tokens) % block), value=NO_ADAPTER) for _, tokens in self.groups]
-        slots = [slot for slot, tokens in self.groups for _ in range(0, len(tokens), block)]
-        tokens = torch.cat(rows) if rows else torch.empty(0, device=device)
-        return TokenTiles(
-            torch.tensor(slots, dtype=torch.int32, device=device), tokens.to(torch.int32).view(-1, block)
-        )
+        slots = torch.tensor([slot for slot, _ in rows], dtype=torch.int32, device=device)
+        padded = [tokens + [NO_ADAPTER] * (block - len(tokens)) for _, tokens in rows]
+        return TokenTiles(slots, torch.tensor(padded, dtype=torch.int32, device=device).view(-1, block))
 
     def __len__(self) -> int:
         return len(self.slots)

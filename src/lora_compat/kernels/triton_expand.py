@@ -30,19 +30,14 @@ def sum_of_shares(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def expand_kernel(  # type: ignore[no-untyped-def]
-    partial, lora_b, scaling, output, tile_slots, tile_tokens, chunks,
-    chunks_total, rank,
-    stride_hs, stride_ht, stride_hl, stride_hr, stride_bs, stride_bn, stride_br,
-    stride_s, stride_ot, stride_on,
-    SPLIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr,
-    RANK_FITS: tl.constexpr, ALIGNED: tl.constexpr, PDL: tl.constexpr,
+def place_of(  # type: ignore[no-untyped-def]
+    tile_slots, tile_tokens, chunks, chunks_total,
+    BLOCK_M: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
-    """``output[t, n] += Σ_r (scaling[slot(t)] · Σ_s partial[s, t, l(n), r]) · B[slot(t), n, r]``.
+    """A program's slot, tokens ``[BLOCK_M]``, slice, first column and end: it serves one tile of tokens and one chunk
+    of columns, a tile of columns at a time.
 
-    One program serves one tile of tokens and one chunk of columns, a tile of columns at a time. partial is
-    ``[split, tokens, slices, rank]`` float32, B ``[slots, columns, rank]``, scaling ``[slots]``, output
-    ``[tokens, columns]``, all of any strides. ``chunks[i]`` is (slice, first column, end) of chunk i.
+    ``chunks[i]`` is (slice, first column, end) of chunk i.
     """
     tile = tl.program_id(0) // chunks_total
     chunk = chunks + 3 * (tl.program_id(0) % chunks_total)
@@ -54,6 +49,24 @@ def expand_kernel(  # type: ignore[no-untyped-def]
     if ALIGNED:  # else the compiler would read and write the output one element at a time
         first = tl.multiple_of(first, 16)
         end = tl.multiple_of(end, 16)
+    return slot, token, slice_index, first, end
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def expand_kernel(  # type: ignore[no-untyped-def]
+    partial, lora_b, scaling, output, tile_slots, tile_tokens, chunks,
+    chunks_total, rank,
+    stride_hs, stride_ht, stride_hl, stride_hr, stride_bs, stride_bn, stride_br,
+    stride_s, stride_ot, stride_on,
+    SPLIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr,
+    RANK_FITS: tl.constexpr, ALIGNED: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """``output[t, n] += Σ_r (scaling[slot(t)] · Σ_s partial[s, t, l(n), r]) · B[slot(t), n, r]``.
+
+    partial is ``[split, tokens, slices, rank]`` float32, B ``[slots, columns, rank]``, scaling ``[slots]``, output
+    ``[tokens, columns]``, all of any strides. Any rank: what ``BLOCK_R`` does not hold is read again for every tile.
+    """
+    slot, token, slice_index, first, end = place_of(tile_slots, tile_tokens, chunks, chunks_total, BLOCK_M, ALIGNED)
     has_token = (token >= 0)[:, None]
     r = tl.arange(0, BLOCK_R).to(tl.int64)
     hidden_rows = partial + slice_index * stride_hl + token[:, None] * stride_ht
@@ -68,6 +81,7 @@ def expand_kernel(  # type: ignore[no-untyped-def]
     factor = tl.load(scaling + slot * stride_s).to(tl.float32)
     if PDL:
         tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     hidden = factor * sum_of_shares(hidden_rows, stride_hs, stride_hr, has_token, r, rank, SPLIT)
     high, middle, low = thirds(hidden, weights.dtype)
 
@@ -85,6 +99,37 @@ def expand_kernel(  # type: ignore[no-untyped-def]
                 more_high, more_middle, more_low = thirds(hidden, weights.dtype)
                 total = dot_thirds(more_high, more_middle, more_low, more_weights, total)
         tl.store(output_rows + here * stride_on, total, mask=has_token & (here < end))
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def expand_staged_kernel(  # type: ignore[no-untyped-def]
+    partial, lora_b, scaling, output, tile_slots, tile_tokens, chunks,
+    chunks_total, rank,
+    stride_hs, stride_ht, stride_hl, stride_hr, stride_bs, stride_bn, stride_br,
+    stride_s, stride_ot, stride_on,
+    SPLIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr,
+    STAGES: tl.constexpr, ALIGNED: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """`expand_kernel` for a rank that ``BLOCK_R`` holds: Triton keeps ``STAGES`` tiles of B and y on their way."""
+    slot, token, slice_index, first, end = place_of(tile_slots, tile_tokens, chunks, chunks_total, BLOCK_M, ALIGNED)
+    has_token = (token >= 0)[:, None]
+    r = tl.arange(0, BLOCK_R).to(tl.int64)
+    has_rank = (r < rank)[:, None]
+    hidden_rows = partial + slice_index * stride_hl + token[:, None] * stride_ht
+    weight_rows = lora_b + slot * stride_bs + r[:, None] * stride_br
+    output_rows = output + token[:, None] * stride_ot
+    factor = tl.load(scaling + slot * stride_s).to(tl.float32)
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+    hidden = factor * sum_of_shares(hidden_rows, stride_hs, stride_hr, has_token, r, rank, SPLIT)
+    high, middle, low = thirds(hidden, lora_b.dtype.element_ty)
+    for start in tl.range(first, end, BLOCK_N, num_stages=STAGES):
+        n = (start + tl.arange(0, BLOCK_N)).to(tl.int64)[None, :]
+        weights = tl.load(weight_rows + n * stride_bn, mask=has_rank & (n < end), other=0.0)
+        base = tl.load(output_rows + n * stride_on, mask=has_token & (n < end), other=0.0)
+        total = dot_thirds(high, middle, low, weights, base.to(tl.float32))
+        tl.store(output_rows + n * stride_on, total, mask=has_token & (n < end))
 
 
 @lru_cache(maxsize=256)
@@ -115,17 +160,22 @@ def launch_expand(
     `expand_launch`'s choice unless given.
     """
     rank = lora_b.shape[2]
-    launch = launch or expand_launch(batch, slice_sizes, rank, lora_b.dtype)
+    launch = launch or expand_launch(batch, slice_sizes, rank, lora_b.dtype, len(partial))
     tiles = batch.tiles(launch.block_m)
     chunks = column_chunks(slice_sizes, launch.chunk, output.device)
     grid = (len(tiles.slots) * len(chunks),)
     if grid[0]:
+        fits = rank <= launch.block_r
+        kernel, how = (
+            (expand_staged_kernel, {"STAGES": launch.num_stages}) if launch.num_stages else
+            (expand_kernel, {"RANK_FITS": fits})
+        )  # fmt: skip
         options = {"launch_pdl": True} if dependent else {}
-        expand_kernel[grid](
+        kernel[grid](
             partial, lora_b, scaling, output, tiles.slots, tiles.tokens, chunks,
             len(chunks), rank,
             *partial.stride(), *lora_b.stride(), *scaling.stride(), *output.stride(),
-            SPLIT=partial.shape[0], BLOCK_M=launch.block_m, BLOCK_N=launch.block_n, BLOCK_R=launch.block_r,
-            RANK_FITS=rank <= launch.block_r, ALIGNED=all(size % 16 == 0 for size in slice_sizes),
-            PDL=dependent, num_warps=launch.num_warps, **options,
+            SPLIT=len(partial), BLOCK_M=launch.block_m, BLOCK_N=launch.block_n, BLOCK_R=launch.block_r,
+            ALIGNED=all(size % 16 == 0 for size in slice_sizes),
+            PDL=dependent, num_warps=launch.num_warps, **how, **options,
         )  # fmt: skip

@@ -14,11 +14,8 @@ from lora_compat.kernels.triton_shrink import launch_shrink
 
 def shrink(x: Tensor, lora_a: Tensor, batch: TokenBatch) -> Tensor:
     """``hidden[t, l, r] = Σ_k x[t, k] · lora_a[slot(t), l, r, k]``, zero for a token without an adapter."""
-    partial = launch_shrink(x, lora_a, batch)
-    hidden = partial[0] if len(partial) == 1 else partial.sum(dim=0)
-    if batch.adapted < len(batch):
-        hidden[batch.token_slots < 0] = 0  # nobody wrote these rows
-    return hidden
+    partial = launch_shrink(x, lora_a, batch, zeroed=batch.adapted < len(batch))
+    return partial[0] if len(partial) == 1 else partial.sum(dim=0)
 
 
 def expand(
@@ -50,5 +47,5 @@ def add_lora(
     """``expand(shrink(x))`` without the hidden tensor: the second kernel sums the first one's shares of K."""
     overlap = x.is_cuda and torch.cuda.get_device_capability(x.device) >= (9, 0)
     target = output[:, offset : offset + sum(slice_sizes)]
-    partial = launch_shrink(x, lora_a, batch, dependents=overlap)
+    partial = launch_shrink(x, lora_a, batch, dependent=overlap)
     launch_expand(partial, lora_b, scaling, batch, target, tuple(slice_sizes), dependent=overlap)

@@ -11,40 +11,61 @@ from lora_compat.kernels.batch import TokenBatch
 from lora_compat.kernels.launch import ShrinkLaunch, shrink_launch
 from lora_compat.kernels.triton_dot import dot
 
+LINE_BYTES = 128
 
-@triton.jit  # type: ignore[untyped-decorator]
+
+@triton.jit
+def prefetch(pointers):  # type: ignore[no-untyped-def]
+    """Brings the lines of these addresses to L2 and reads nothing: who writes them later is still seen."""
+    addresses = pointers.to(tl.int64, bitcast=True)
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [addresses], dtype=tl.int32, is_pure=False, pack=1
+    )
+
+
+@triton.jit(do_not_specialize=["split", "column_tiles"])  # type: ignore[untyped-decorator]
 def shrink_kernel(  # type: ignore[no-untyped-def]
     x, lora_a, partial, tile_slots, tile_tokens,
-    tokens_total, columns, rank, k_size, k_share, column_tiles,
+    tokens_total, columns, rank, k_size, k_share, split, column_tiles,
     stride_xt, stride_xk, stride_as, stride_al, stride_ar, stride_ak,
-    SPLIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    PDL: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LINE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One tile of ``partial[s, t, c] = Σ_{k in share s} x[t, k] · A[slot(t), c // rank, c % rank, k]``.
 
     x ``[tokens, k]`` and A ``[slots, slices, rank, k]`` of one dtype and any strides; partial ``[split,
-    tokens, slices · rank]`` float32, contiguous. Only rows of tokens with an adapter are written.
+    tokens, slices · rank]`` float32, contiguous. Only rows of tokens with an adapter are written. ``LINE`` is how
+    many elements of x a line of the cache holds.
     """
     program = tl.program_id(0)
-    share = program % SPLIT
-    tile = program // SPLIT // column_tiles
-    column = program // SPLIT % column_tiles * BLOCK_N + tl.arange(0, BLOCK_N)
+    share = program % split
+    tile = program // split // column_tiles
+    column = program // split % column_tiles * BLOCK_N + tl.arange(0, BLOCK_N)
     slot = tl.load(tile_slots + tile).to(tl.int64)
     token = tl.load(tile_tokens + tile * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
-
-    k = share * k_share + tl.arange(0, BLOCK_K).to(tl.int64)
-    k_end = tl.minimum(k_size, (share + 1) * k_share)
     row_of_a = (column // rank).to(tl.int64) * stride_al + (column % rank).to(tl.int64) * stride_ar
-    x_tile = x + token[:, None] * stride_xt + k[None, :] * stride_xk
-    a_tile = lora_a + slot * stride_as + row_of_a[:, None] + k[None, :] * stride_ak
+    x_rows = x + token[:, None] * stride_xt
+    a_rows = lora_a + slot * stride_as + row_of_a[:, None]
     has_token = (token >= 0)[:, None]
     has_column = (column < columns)[:, None]
+    k_begin = share * k_share
+    k_end = tl.minimum(k_size, k_begin + k_share)
+    if PDL:  # the kernel before may still be writing x, and even A: we only ask for it
+        x_there = tl.where(has_token, x_rows, x)
+        a_there = tl.where(has_column, a_rows, lora_a + slot * stride_as)
+        for start in range(k_begin, tl.minimum(k_end, k_begin + 4 * BLOCK_K), BLOCK_K):
+            line = tl.minimum(start + tl.arange(0, BLOCK_K // LINE) * LINE, k_size - 1).to(tl.int64)[None, :]
+            prefetch(x_there + line * stride_xk)
+            prefetch(a_there + line * stride_ak)
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+
+    k = k_begin + tl.arange(0, BLOCK_K).to(tl.int64)
+    x_tile = x_rows + k[None, :] * stride_xk
+    a_tile = a_rows + k[None, :] * stride_ak
     step = tl.full((), BLOCK_K, dtype=tl.int64)  # times a stride may pass 2³¹
 
     hidden = tl.full((BLOCK_M, BLOCK_N), 0.0, dtype=tl.float32)
-    for start in range(share * k_share, k_end, BLOCK_K):
+    for start in range(k_begin, k_end, BLOCK_K):
         inside = (start + tl.arange(0, BLOCK_K) < k_end)[None, :]
         rows = tl.load(x_tile, mask=has_token & inside, other=0.0)
         weights = tl.load(a_tile, mask=has_column & inside, other=0.0)
@@ -57,27 +78,37 @@ def shrink_kernel(  # type: ignore[no-untyped-def]
 
 
 def launch_shrink(
-    x: Tensor, lora_a: Tensor, batch: TokenBatch, *, dependents: bool = False, launch: ShrinkLaunch | None = None
+    x: Tensor,
+    lora_a: Tensor,
+    batch: TokenBatch,
+    *,
+    zeroed: bool = False,
+    dependent: bool = False,
+    launch: ShrinkLaunch | None = None,
 ) -> Tensor:
-    """The partial sums ``[split, tokens, slices, rank]``; rows of tokens without an adapter stay unwritten.
+    """The partial sums ``[split, tokens, slices, rank]``; rows of tokens without an adapter are 0 if ``zeroed``.
 
-    ``dependents`` lets a kernel launched next with ``launch_pdl`` start early; it must wait before it reads.
+    ``dependent`` starts it before the kernel ahead of it ends, whichever that is, and lets a kernel launched next
+    with ``launch_pdl`` do the same; that one must wait before it reads.
     ``launch`` is `shrink_launch`'s choice unless given.
     """
     slices, rank, k_size = lora_a.shape[1:]
     columns = slices * rank
-    launch = launch or shrink_launch(batch, columns, k_size, x.dtype)
+    launch = launch or shrink_launch(batch, slices, rank, k_size, x.dtype)
     tiles = batch.tiles(launch.block_m)
-    partial = torch.empty(launch.split, len(batch), slices, rank, dtype=torch.float32, device=x.device)
+    make = torch.zeros if zeroed else torch.empty  # nobody writes a row of a token without an adapter
+    partial = make(launch.split, len(batch), slices, rank, dtype=torch.float32, device=x.device)
     column_tiles = triton.cdiv(columns, launch.block_n)
     k_share = triton.cdiv(triton.cdiv(k_size, launch.block_k), launch.split) * launch.block_k
     grid = (len(tiles.slots) * column_tiles * launch.split,)
     if grid[0]:
+        options = {"launch_pdl": True} if dependent else {}
         shrink_kernel[grid](
             x, lora_a, partial, tiles.slots, tiles.tokens,
-            len(batch), columns, rank, k_size, k_share, column_tiles,
+            len(batch), columns, rank, k_size, k_share, launch.split, column_tiles,
             *x.stride(), *lora_a.stride(),
-            SPLIT=launch.split, BLOCK_M=launch.block_m, BLOCK_N=launch.block_n, BLOCK_K=launch.block_k,
-            PDL=dependents, num_warps=launch.num_warps, num_stages=launch.num_stages,
+            BLOCK_M=launch.block_m, BLOCK_N=launch.block_n, BLOCK_K=launch.block_k,
+            LINE=LINE_BYTES // x.element_size(), PDL=dependent,
+            num_warps=launch.num_warps, num_stages=launch.num_stages, **options,
         )  # fmt: skip
     return partial

@@ -122,7 +122,7 @@ class TokenWise:
         batch = self.weights.batch
         if not batch.active:
             return self.method(*args, **kwargs)
-        if batch.largest_group == len(batch):
+        if batch.group_sizes == (len(batch),):
             with self.weights.merged(batch.groups[0][0]):
                 return self.method(*args, **kwargs)
         rest = (batch.token_slots < 0).nonzero().flatten()

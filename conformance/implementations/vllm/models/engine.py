@@ -33,8 +33,14 @@ def groups() -> None:
     state._TP = None  # the stand-in, where single layers were run before
     state.initialize_model_parallel(1, 1)
     os.environ.setdefault("TQDM_DISABLE", "1")
-    _without_kernels_of_a_cpu()
-    put_in_place()
+    if runtime().device == "cpu":
+        _without_kernels_of_a_cpu()
+    put_in_place(runtime().device)
+
+
+def device() -> torch.device:
+    """Where models are built and adapters loaded."""
+    return torch.device(runtime().device)
 
 
 def engine_config(directory: Path, settings: ModelSettings, tp_size: int) -> Any:

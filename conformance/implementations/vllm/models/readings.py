@@ -22,6 +22,7 @@ class Reader:
         self._view, self._adapted = AdaptersView(), False
         self._hidden_size = config.model_config.get_hidden_size()
         self._dtype = config.model_config.dtype
+        self._device = torch.device(runtime().device)
         self._readable: dict[str, bool] = {}  # whether a module's forward runs here, found out on the bare model
         self._names = tuple(name for name, module in model.named_modules() if own_tensors(module))
         if hasattr(model, "compute_logits"):
@@ -42,7 +43,7 @@ class Reader:
             return self._output(name, OUTPUT, self._logits) or {}
         module, lora = self._find(name)
         base: Any = self._view.base_of(module) or module
-        own = {key: tensor.detach().as_subclass(Tensor) for key, tensor in own_tensors(base)}
+        own = {key: tensor.detach().as_subclass(Tensor).cpu() for key, tensor in own_tensors(base)}
         if _multiplies(base):
             output = self._output(name, OUTPUT, lambda: self._linear(module, base, group))
             if output is not None:
@@ -69,21 +70,21 @@ class Reader:
     def _linear(self, module: Any, base: Any, group: RankGroup) -> Tensor:
         if not isinstance(base, runtime().linear.LinearBase):
             self._view.serve(base.in_features)
-            return _first(module(torch.eye(base.in_features, dtype=base.weight.dtype)))
+            return _first(module(torch.eye(base.in_features, dtype=base.weight.dtype, device=self._device)))
         given = unit_vectors(base, self._dtype)
         self._view.serve(len(given))
-        output = _first(module(given))
+        output = _first(module(given.to(self._device)))
         if getattr(base, "reduce_results", True) or base.tp_size == 1:
             return output
         return group.all_reduce(output)  # the model adds the ranks' parts up later, in whatever part of each they are
 
     def _embedding(self, module: Any, base: Any) -> Tensor:
-        ids = torch.arange(getattr(base, "org_vocab_size", len(base.weight)))
+        ids = torch.arange(getattr(base, "org_vocab_size", len(base.weight)), device=self._device)
         self._view.serve(len(ids))
         return _first(module(ids))
 
     def _logits(self) -> Tensor:
-        given = torch.eye(self._hidden_size, dtype=self._dtype)
+        given = torch.eye(self._hidden_size, dtype=self._dtype, device=self._device)
         self._view.serve(len(given))
         with _handed_to_head(self._model, given):
             return _first(self._model.compute_logits(given))
@@ -127,7 +128,7 @@ def unit_vectors(base: Any, dtype: torch.dtype) -> Tensor:
 
 def _first(returned: Any) -> Tensor:
     output = returned[0] if isinstance(returned, tuple) else returned
-    return output.detach().clone()  # type: ignore[no-any-return]
+    return output.detach().cpu().clone()  # type: ignore[no-any-return]
 
 
 def own_tensors(module: Any) -> Iterator[tuple[str, Tensor]]:

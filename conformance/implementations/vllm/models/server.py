@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from conformance.engines.ranks import RankGroup
@@ -59,7 +58,7 @@ class VllmModel(ServedModel):
 
         def build(vllm_config: Any) -> Any:
             worker = workers.LRUCacheWorkerLoRAManager(
-                vllm_config, torch.device("cpu"), getattr(self.model, "embedding_modules", {})
+                vllm_config, engine.device(), getattr(self.model, "embedding_modules", {})
             )
             self.model = worker.create_lora_manager(self.model, vllm_config)
             return worker

@@ -21,7 +21,7 @@ def linear_weight(lora: Any, group: RankGroup) -> Tensor:
         for a, b in zip(lora.lora_a_stacked, lora.lora_b_stacked, strict=True)
     ]
     whole: Tensor = (base.float() + torch.cat(parts).reshape(base.shape)).to(base.dtype)
-    return whole
+    return whole.cpu()
 
 
 def expert_weights(lora: Any, own: Mapping[str, Tensor], group: RankGroup) -> dict[str, Tensor]:
@@ -42,7 +42,7 @@ def _added(weight: Tensor, delta: Tensor) -> Tensor:
     """The sum; a weight that lies transposed is told by its shape."""
     if weight.shape != delta.shape and weight.transpose(1, 2).shape == delta.shape:
         delta = delta.transpose(1, 2)
-    return (weight.float() + delta).to(weight.dtype)
+    return (weight.float() + delta.to(weight.device)).to(weight.dtype)
 
 
 def _whole(part: Tensor, size: int, group: RankGroup, *, dim: int) -> Tensor:

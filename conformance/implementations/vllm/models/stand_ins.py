@@ -1,4 +1,4 @@
-"""What stands in for parts that a CPU lacks, so that models can be built; none of them is what is judged."""
+"""What stands in for parts that are not there, so that models can be built; none of them is what is judged."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ import os
 from typing import Any
 
 import torch
+from torch import Tensor
 
-# Each is said in the report: what is missing on a CPU, and what is there instead.
+# Each is said in the report: what is missing, and what is there instead.
 STAND_INS = {
     "sparse attention": "vLLM's dense latent attention of a CPU, which is built and not run",
+    "attention of small heads on a GPU": "vLLM's Triton backend, which is built and not run",
+    "compiled activations, where a GPU's vLLM lacks them": "their names, which are looked up and not called",
+    "the compiled lookup of a sharded embedding, likewise": "the same function by torch",
     "experts without a gate": "vLLM's fused experts, whose weights are compared and which are not run",
     "quick GELU": "the same function by torch",
     "Triton's allocator": "nothing, as no Triton kernel runs",
@@ -20,14 +24,19 @@ STAND_INS = {
 
 
 @functools.cache
-def put_in_place() -> None:
+def put_in_place(device: str) -> None:
     """Once in a process, after vLLM was imported."""
     os.environ.setdefault("INKLING_MULTIMEM_AR", "0")
-    _dense_for_sparse()
     _experts_without_gate()
-    _quick_gelu()
+    _quick_gelu(device)
     _transformers_as_it_is()
-    importlib.import_module("vllm.triton_utils").triton.set_allocator = lambda allocator: None
+    if device == "cpu":
+        _dense_for_sparse()
+        importlib.import_module("vllm.triton_utils").triton.set_allocator = lambda allocator: None
+    else:
+        _attention_of_any_head()
+        _names_of_activations()
+        _sharded_lookup()
 
 
 def _dense_for_sparse() -> None:
@@ -39,6 +48,50 @@ def _dense_for_sparse() -> None:
         return choose(cls, selected, attn_selector_config=dense, **others)  # type: ignore[no-any-return]
 
     platform.get_attn_backend_cls = classmethod(chosen)
+
+
+def _attention_of_any_head() -> None:
+    """Small models have heads that no backend of a GPU takes."""
+    backends = importlib.import_module("vllm.v1.attention.backends.registry").AttentionBackendEnum
+
+    def chosen(cls: Any, /, selected: Any, attn_selector_config: Any, **others: Any) -> str:
+        latent = attn_selector_config.use_mla
+        return (backends.TRITON_MLA if latent else backends.TRITON_ATTN).get_path()  # type: ignore[no-any-return]
+
+    platform = importlib.import_module("vllm.platforms.cuda").CudaPlatform
+    platform.get_attn_backend_cls = classmethod(chosen)
+    prefill: Any = importlib.import_module("vllm.v1.attention.backends.mla.prefill.registry")
+    platform.get_mla_prefill_backend_cls = classmethod(
+        lambda cls, mla_selector_config: prefill.MLAPrefillBackendEnum.FLASH_ATTN.get_class()
+    )
+
+
+_ACTIVATIONS = (
+    *("silu_and_mul", "mul_and_silu", "gelu_and_mul", "gelu_tanh_and_mul", "gelu_tanh", "gelu_new", "gelu_fast"),
+    *("relu_squared", "relu2_no_mul", "fatrelu_and_mul", "situ_and_mul", "silu_and_mul_with_clamp"),
+)
+
+
+def _names_of_activations() -> None:
+    library: Any = importlib.import_module("torch.library").Library("_C", "FRAGMENT")
+    for name in _ACTIVATIONS:
+        if not hasattr(torch.ops._C, name):
+            library.define(f"{name}(Tensor! out, Tensor input) -> ()")
+    _kept.append(library)
+
+
+def _sharded_lookup() -> None:
+    operators: Any = importlib.import_module("vllm._custom_ops")
+    if not hasattr(torch.ops._C, "vocab_parallel_embedding"):
+        operators.vocab_parallel_embedding = looked_up
+
+
+def looked_up(ids: Tensor, weight: Tensor, start: int, end: int, padding: int, added: int, last: int) -> Tensor:
+    """A rank's rows: of ids ``start`` to ``end`` and, after ``padding``, ``added`` to ``last``; zeros of others."""
+    own, extra = (start <= ids) & (ids < end), (added <= ids) & (ids < last)
+    row = torch.where(own, ids - start, ids - added + end - start + padding)
+    found: Tensor = weight[torch.where(own | extra, row, 0)]
+    return found * (own | extra).unsqueeze(-1)
 
 
 def _experts_without_gate() -> None:
@@ -55,12 +108,12 @@ def _experts_without_gate() -> None:
     config.__post_init__ = checked
 
 
-def _quick_gelu() -> None:
+def _quick_gelu(device: str) -> None:
     if hasattr(torch.ops._C, "gelu_quick"):
         return
     library: Any = importlib.import_module("torch.library").Library("_C", "FRAGMENT")
     library.define("gelu_quick(Tensor! out, Tensor input) -> ()")
-    library.impl("gelu_quick", lambda out, x: out.copy_(x * torch.sigmoid(1.702 * x)), "CPU")
+    library.impl("gelu_quick", lambda out, x: out.copy_(x * torch.sigmoid(1.702 * x)), device.upper())
     _kept.append(library)
 
 
