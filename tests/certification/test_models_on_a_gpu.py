@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from conformance.certification.models import draws_of
@@ -11,6 +12,7 @@ from conformance.subjects.models.types import resolve
 from strategies.cases import Dtype
 
 
+@pytest.mark.vllm
 def test_on_cuda_models_are_drawn_in_what_tritons_lora_ops_take() -> None:
     assert set(draws_of("llama", resolve("llama"), cuda.DTYPES).dtypes) == {Dtype.BFLOAT16}
     assert set(draws_of("llama", resolve("llama")).dtypes) == {Dtype.FLOAT32, Dtype.BFLOAT16}

@@ -36,7 +36,7 @@ def masked(text: str) -> str:
     text = re.sub(r"\n.* of .* cases, \d+:\d\d.*", "", text)
     text = re.sub(r"( +\d+){2}( |$)", " <counts>", text, flags=re.MULTILINE)
     text = re.sub(r"[\d,]+ cases, \d+/s", "N cases, N/s", text)
-    text = re.sub(r"/tmp/\S+", "<store>", text)
+    text = re.sub(r"\bgw\d", "gwN", re.sub(r"/tmp/\S+", "<store>", text))
     return re.sub(r"threading.py:\d+", "threading.py:N", text)
 
 

@@ -89,7 +89,9 @@ def _fewer_adapters(case: ExpertsCase) -> Iterator[ExpertsCase]:
     for index in range(len(case.adapters)):
         if len(case.adapters) > 1 and index not in case.tokens:
             moved = tuple(token - (token > index) for token in case.tokens)
-            yield replace(case, adapters=(*case.adapters[:index], *case.adapters[index + 1 :]), tokens=moved)
+            fewer = replace(case, adapters=(*case.adapters[:index], *case.adapters[index + 1 :]), tokens=moved)
+            first = tuple(replace(one, slot=slot) for slot, one in enumerate(fewer.adapters))
+            yield from (fewer, replace(fewer, adapters=first, max_loras=len(first)))
 
 
 def _adapters(case: ExpertsCase) -> Iterator[ExpertsCase]:
