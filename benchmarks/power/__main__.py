@@ -26,7 +26,7 @@ from benchmarks.power.planted import PLANTED
 from benchmarks.power.plot import plot
 from benchmarks.power.sight import BUGS, sight_row
 from benchmarks.power.tasks import alarm_row, mutant_row, setting_row, single_threaded
-from conformance.suite.checking import PROFILES
+from conformance.suite.budget import PROFILES
 from tests.mutants.variants import VARIANTS
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"

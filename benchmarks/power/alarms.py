@@ -9,7 +9,8 @@ from typing import Any
 from benchmarks.power.hunting import ClauseTest, Patch
 from conformance.judging.verdicts import Verdict
 from conformance.subjects.subject import Subject
-from conformance.suite.checking import Budget, ClauseRun
+from conformance.suite.budget import Budget
+from conformance.suite.checking import ClauseRun
 
 
 @dataclass(slots=True)

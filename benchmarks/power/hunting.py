@@ -25,7 +25,8 @@ from conformance.regressions.recorder import Recorder
 from conformance.regressions.store import Store
 from conformance.subjects.outcomes import HarnessError
 from conformance.subjects.subject import Subject
-from conformance.suite.checking import Body, Budget, ClauseRun
+from conformance.suite.budget import Budget
+from conformance.suite.checking import Body, ClauseRun
 from conformance.values.linear import part_sizes
 from strategies.cases import Case
 from strategies.codec import Spec

@@ -7,7 +7,8 @@ from functools import cache
 from itertools import combinations
 
 from benchmarks.power.hunting import CASES, reference_subject, suite_tests
-from conformance.suite.checking import Budget, ClauseRun
+from conformance.suite.budget import Budget
+from conformance.suite.checking import ClauseRun
 from strategies.cases import Case, Quantization
 
 

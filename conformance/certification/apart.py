@@ -21,7 +21,8 @@ from conformance.judging.verdicts import ClauseResult
 from conformance.search.bodies import Body
 from conformance.search.drawing import Source
 from conformance.subjects.subject import Subject
-from conformance.suite.checking import Budget, Checking
+from conformance.suite.budget import Budget
+from conformance.suite.checking import Checking
 from conformance.suite.reporting import write_json
 
 Asked = tuple[str, str, Budget]  # clause, name of the test, and how much of it

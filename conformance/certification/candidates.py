@@ -20,8 +20,9 @@ from conformance.regressions.recorder import Recorder
 from conformance.regressions.store import Store
 from conformance.subjects.recipes import RecipeNotFoundError
 from conformance.subjects.subject import Subject
+from conformance.suite.budget import Budget
 from conformance.suite.certify_options import CertifyOptions
-from conformance.suite.checking import Budget, Checking, ClauseRun
+from conformance.suite.checking import Checking, ClauseRun
 from conformance.suite.options import Options, engine_of, implementation_of
 from strategies.existing import Target
 from strategies.source import Library

@@ -28,8 +28,9 @@ from conformance.subjects.models.types import (
     resolve,
 )
 from conformance.subjects.subject import Subject
+from conformance.suite.budget import Budget
 from conformance.suite.certify_options import CertifyOptions
-from conformance.suite.checking import Budget, Checking, ClauseRun
+from conformance.suite.checking import Checking, ClauseRun
 from conformance.suite.options import Options, implementation_of
 from strategies.cases import Dtype
 from strategies.models.adapters import Targetable

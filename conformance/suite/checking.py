@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -36,6 +35,7 @@ from conformance.subjects.outcomes import (
     SubjectRefused,
 )
 from conformance.subjects.subject import Subject
+from conformance.suite.budget import Budget
 from lora_compat.families import Family
 from strategies.cases import Case, LayerSpec
 from strategies.codec import Spec
@@ -44,27 +44,6 @@ from strategies.models.cases import ModelCase, ModelDraws, targeting_model
 from strategies.subclasses import SubclassSpec
 
 Body = Callable[[Subject, Any], None]
-PROFILES = {"quick": 20, "default": 250, "thorough": 1000}
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """How much of a clause one shard runs: its part of the examples, drawn from a seed of its own."""
-
-    max_examples: int
-    seed: int
-    shard: int = 0
-    shards: int = 1
-
-    @property
-    def examples(self) -> int:
-        """This shard's part of ``max_examples``, at least one."""
-        return max(1, -(-self.max_examples // self.shards))
-
-    def seed_for(self, clause: str, name: str) -> int:
-        """A seed that no other clause or shard has."""
-        digest = hashlib.sha256(f"{self.seed}/{clause}/{name}/{self.shard}".encode()).digest()
-        return int.from_bytes(digest[:8], "big")
 
 
 class Checking(Protocol):

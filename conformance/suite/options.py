@@ -14,8 +14,8 @@ from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.discovery import did_you_mean, implementation_named
 from conformance.implementations.protocol import Implementation
 from conformance.regressions.sharing import DatabaseError, SharedFindings, opened
+from conformance.suite.budget import PROFILES
 from conformance.suite.certify_options import CertifyOptions, read_certify_options, report_path
-from conformance.suite.checking import PROFILES
 from conformance.suite.parts import Part
 
 LAYERS = ("lora_compat", "vllm")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from conformance.suite.checking import Budget
+from conformance.suite.budget import Budget
 from conformance.suite.options import Options
 
 _QUARTERS = 4

@@ -23,7 +23,8 @@ from conformance.judging.verdicts import Verdict
 from conformance.subjects.building import flatten
 from conformance.subjects.linear import RankSession
 from conformance.subjects.subject import Subject
-from conformance.suite.checking import Budget, ClauseRun
+from conformance.suite.budget import Budget
+from conformance.suite.checking import ClauseRun
 from strategies.cases import Case, Regime
 from strategies.drawing import cases
 from tests.suite import run_suite, shown

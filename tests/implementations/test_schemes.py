@@ -13,7 +13,8 @@ from conformance.implementations.protocol import Deployment, Unavailable
 from conformance.implementations.reference import ReferenceImplementation
 from conformance.judging.verdicts import ClauseResult, Verdict
 from conformance.subjects.subject import Subject
-from conformance.suite.checking import Budget, ClauseRun
+from conformance.suite.budget import Budget
+from conformance.suite.checking import ClauseRun
 from conformance.suite.tables import detailed
 from conformance.test_schemes import test_adapters_are_added_to_what_a_scheme_of_its_own_gives as clause
 from lora_compat.adapters import LayerAdapter

@@ -16,7 +16,7 @@ from conformance.certification.clause_tests import checks_of
 from conformance.judging.verdicts import ClauseResult, Verdict
 from conformance.search.bodies import Body
 from conformance.search.drawing import Source
-from conformance.suite.checking import Budget
+from conformance.suite.budget import Budget
 
 BUDGET = Budget(1, 0)
 

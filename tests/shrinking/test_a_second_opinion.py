@@ -18,7 +18,8 @@ from conformance.regressions.recorder import Recorder
 from conformance.regressions.store import Store
 from conformance.search import second_opinion
 from conformance.subjects.subject import Subject
-from conformance.suite.checking import Budget, ClauseRun
+from conformance.suite.budget import Budget
+from conformance.suite.checking import ClauseRun
 from strategies.cases import AdapterSpec, Case, Dtype, LayerSpec, Regime
 from tests.implementations.broken import DropsOneAdapterOfMany
 from tests.mutants import BY_NAME

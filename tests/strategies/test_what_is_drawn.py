@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from benchmarks.power.hunting import CASES, clause_tests, reference_subject
 from benchmarks.power.pairs import dimensions, pairs_of
 from conformance.judging.verdicts import Verdict
-from conformance.suite.checking import Budget, ClauseRun
+from conformance.suite.budget import Budget
+from conformance.suite.checking import ClauseRun
 from strategies.cases import DTYPES, Case, Layout, Regime
 from strategies.drawing import cases
 from strategies.forwards import Forward
