@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from syrupy.assertion import SnapshotAssertion
 from conformance.certification.baseline import Baseline
 from conformance.judging.verdicts import ClauseResult
 from conformance.suite.screen import WIDTH, Ending, Known
-from tests.suite import ROOT, run_suite, shown
+from tests.suite import ROOT, outside_of_pytest, run_suite, shown
 
 BROKEN = "tests.implementations.broken"
 BASELINE = Path("baselines/vllm-0.33.0.json")
@@ -88,9 +89,18 @@ def test_a_worker_that_dies_is_an_error_on_the_screen(snapshot: SnapshotAssertio
 
 
 def test_whoever_interrupts_sees_what_was_found_so_far(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "conformance/", "-p", "no:cacheprovider", "-n", "1"]
-    command += ["--impl", f"{BROKEN}:DropsTheBias", "--max-examples", "40", "--write-regressions", str(tmp_path)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
+    command = [sys.executable, "-m", "pytest", "conformance/test_dense_math.py", "-p", "no:cacheprovider"]
+    command += ["--impl", f"{BROKEN}:DropsTheBias", "--max-examples", "60", "--write-regressions", str(tmp_path)]
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=outside_of_pytest(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # A shell ignores it for what it runs in the background.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.default_int_handler),
+    ) as run:
         assert run.stdout is not None
         seen = next(line for line in run.stdout if " cases, " in line)
         run.send_signal(signal.SIGINT)
