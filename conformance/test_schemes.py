@@ -41,7 +41,8 @@ def test_adapters_are_added_to_what_a_scheme_of_its_own_gives(subject: Subject, 
     if outputs is None:
         raise NotApplicable("its schemes are those that MATH-11 and MATH-17 draw for any layer")
     part, x = adapter_of(case), input_of(case)
-    deployment = Deployment(1, _LEAST_RANK, False, (1,), _DTYPE)
+    max_rank = max(_LEAST_RANK, 1 << (case.rank - 1).bit_length())  # the power of two that vLLM's LoRAConfig takes
+    deployment = Deployment(1, max_rank, False, (1,), _DTYPE)
     try:
         bare, output = outputs(case, deployment, LayerAdapter((part,), SCALING), x)
     except Unavailable as error:
