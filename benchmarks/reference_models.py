@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import lora_compat
+from conformance.certification.atlas import CLAUSES
 from conformance.subjects.models.types import everything
 from lora_compat.checkpoint_map import NotMovedError
 from lora_compat.errors import (
@@ -42,7 +43,6 @@ REFUSALS: dict[str, type[lora_compat.LoRAError]] = {
     )
 }
 _KIND = re.compile(r"refused: by name \((\w+)\)")
-_CLAUSES = [f"MODEL-{number}" for number in range(1, 8)]
 Subject = Mapping[str, Any]
 
 
@@ -117,7 +117,7 @@ def page(made: Sequence[Mapping[str, Any]], targets: Sequence[str], unbuilt: int
 
 
 def _of_models(subject: Subject) -> list[Mapping[str, Any]]:
-    return [one for one in subject["clauses"] if one["id"] in _CLAUSES]
+    return [one for one in subject["clauses"] if one["id"] in CLAUSES]
 
 
 def _counts(subject: Subject) -> Counter[str]:

@@ -88,12 +88,9 @@ def _head(judged: Results, out: Mapping[str, str]) -> list[str]:
 
 def _row(name: str, of_name: Mapping[str, ClauseResult], target: ModelTarget, known: Baseline) -> str:
     verdicts = [_MARKS[of_name[clause].verdict] if clause in of_name else "not run" for clause in CLAUSES]
-    causes = dict.fromkeys(
-        _number(links.get((one.clause, one.anomaly), ""))
-        for links in (_links(name, known),)
-        for result in of_name.values()
-        for one in result.failures
-    )
+    links = known.links(name)
+    failures = (one for result in of_name.values() for one in result.failures)
+    causes = dict.fromkeys(_number(links.get(one.key, "")) for one in failures)
     return f"| {name} | {_adaptable(target)} | {' | '.join(verdicts)} | {', '.join(causes)} |"
 
 
@@ -105,10 +102,6 @@ def _adaptable(target: ModelTarget) -> str:
     return " ".join(dict.fromkeys(one for one in (*offer.modules, *offer.parameters)))
 
 
-def _links(name: str, known: Baseline) -> Mapping[tuple[str, str], str]:
-    return {(one.clause, one.anomaly): one.link for one in known.entries if one.covers(name)}
-
-
 def _number(link: str) -> str:
     found = re.search(r"findings/(\d+)_", link)
     return f"[{found.group(1)}](../{link.partition('docs/')[2]})" if found else link or "open"
@@ -116,9 +109,10 @@ def _number(link: str) -> str:
 
 def _failures(judged: Results, known: Baseline) -> Iterator[str]:
     for name, of_name in judged.items():
+        links = known.links(name)
         for result in of_name.values():
             for one in result.failures:
-                number = _number(_links(name, known).get((one.clause, one.anomaly), ""))
+                number = _number(links.get(one.key, ""))
                 yield f"- {name}, {one.clause}, *{one.anomaly}* ({number}): {' '.join(one.message.split())}"
             for error in result.errors[:1]:
                 yield f"- {name}, {result.clause}, error: {' '.join(error.split())[:300]}"

@@ -98,6 +98,10 @@ class Baseline:
         """The ``(clause, anomaly)`` that the class at ``path`` may fail of today."""
         return {(one.clause, one.anomaly) for one in self.entries if one.covers(path) and self.today <= one.expires}
 
+    def links(self, path: str) -> dict[tuple[str, str], str]:
+        """Where failures of the class at ``path`` are reported, by clause and anomaly, due or not."""
+        return {(one.clause, one.anomaly): one.link for one in self.entries if one.covers(path)}
+
     def complaints(self, outcomes: Sequence[Outcome]) -> list[str]:
         """Entries without a link, expired ones, and those that nothing failed of; each fails the run."""
         failed = {

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from conformance.contract import CONTRACT
 from conformance.judging.verdicts import ClauseResult
-from conformance.suite.reporting import RESULTS_FORMAT
+from conformance.suite.reporting import RESULTS_FORMAT, read_json
 
 Key = tuple[str, str]  # clause and anomaly
 
@@ -49,12 +48,7 @@ def read_results(file: Path) -> dict[str, ClauseResult]:
     Raises:
         ResultsError: it holds none.
     """
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ResultsError(f"{file} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ResultsError(f"{file} is no JSON: {error}") from error
+    document = read_json(file, ResultsError)
     version = document.get("format_version") if isinstance(document, dict) else None
     if version != RESULTS_FORMAT or not isinstance(document.get("clauses"), dict):
         raise ResultsError(f"{file} holds no results: give what --results wrote, of format {RESULTS_FORMAT}")
@@ -65,5 +59,5 @@ def read_results(file: Path) -> dict[str, ClauseResult]:
 
 
 def _keys(results: Mapping[str, ClauseResult]) -> list[Key]:
-    found = {(failure.clause, failure.anomaly) for result in results.values() for failure in result.failures}
+    found = {failure.key for result in results.values() for failure in result.failures}
     return sorted(found, key=lambda key: (list(CONTRACT).index(key[0]), key[1]))

@@ -35,12 +35,12 @@ class KnownFailures:
             self._report.known = Known(file, complaints=(str(error),))
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
             return
-        links = {(one.clause, one.anomaly): one.link for one in baseline.entries if one.covers(DRAWN)}
+        links = baseline.links(DRAWN)
         if self._options.baseline is None:
             self._report.known = Known(file, links)
             return
         known = baseline.known(DRAWN)
-        new = sorted({(one.clause, one.anomaly) for one in outcome.failures} - known)
+        new = sorted({one.key for one in outcome.failures} - known)
         complaints = [f"not a known failure: {clause} {anomaly}" for clause, anomaly in new]
         complaints += baseline.complaints([outcome])
         self._report.known = Known(file, links, frozenset(known), tuple(complaints))

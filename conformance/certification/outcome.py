@@ -12,7 +12,7 @@ from conformance.certification.clause_tests import UnknownClause, bodies_of
 from conformance.certification.errors import SubjectError
 from conformance.contract import CONTRACT, Level
 from conformance.judging.measuring import Evidence
-from conformance.judging.verdicts import ClauseResult, Failure, Verdict, summed
+from conformance.judging.verdicts import ClauseResult, Failure, Verdict, red_of, summed
 from conformance.search.bodies import Body
 from strategies.cases import Case
 from strategies.existing import Target
@@ -106,12 +106,7 @@ class Outcome:
     @property
     def red(self) -> list[str]:
         """The MUST clauses that stand in the way."""
-        green = (Verdict.PASS, Verdict.NOT_APPLICABLE)
-        return [
-            clause
-            for clause, result in self.results.items()
-            if CONTRACT[clause].level is Level.MUST and result.verdict not in green
-        ]
+        return red_of(self.results)
 
     @property
     def refused_in_part(self) -> list[str]:
@@ -150,7 +145,7 @@ class Outcome:
         result = self.results[clause]
         if result.verdict is Verdict.NOT_EXERCISED:  # a clause presumes others, and follows those that failed
             return bool(result.reasons) and all(_PRESUMED in reason for reason in result.reasons)
-        return result.verdict is Verdict.FAIL and all((clause, one.anomaly) in self.known for one in result.failures)
+        return result.verdict is Verdict.FAIL and all(one.key in self.known for one in result.failures)
 
 
 def complete(results: Iterable[ClauseResult], path: str, *, model: bool = False) -> dict[str, ClauseResult]:

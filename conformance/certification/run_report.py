@@ -10,10 +10,9 @@ from conformance.certification.changes import Changes, ResultsError, read_result
 from conformance.certification.environment import versions
 from conformance.certification.outcome import DRAWN, Outcome
 from conformance.contract import CONTRACT_VERSION
-from conformance.judging.verdicts import ClauseResult
+from conformance.judging.verdicts import ClauseResult, red_of
 from conformance.subjects.subject import Subject
 from conformance.suite.reporting import ConformanceReport
-from conformance.suite.screen import red_of
 
 
 class RunReport:

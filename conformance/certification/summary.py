@@ -119,7 +119,7 @@ def _cause(cause: Cause, outcome: Outcome) -> list[str]:
 
 
 def _marked(failure: Failure, outcome: Outcome) -> str:
-    known = (failure.clause, failure.anomaly) in outcome.known
+    known = failure.key in outcome.known
     return f"{failure.clause} (known)" if known else failure.clause
 
 

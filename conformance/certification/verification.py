@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from conformance.certification.environment import model_hash, source_hash
 from conformance.certification.outcome import Conclusion
 from conformance.contract import CONTRACT, CONTRACT_VERSION, Level
 from conformance.judging.verdicts import Verdict
+from conformance.suite.reporting import read_json
 
 _GREEN = (Verdict.PASS.value, Verdict.NOT_APPLICABLE.value)
 
@@ -48,12 +48,7 @@ def verify(file: Path) -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CertificateError(f"{file} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise CertificateError(f"{file} is no certificate: {error}") from error
+    document = read_json(file, CertificateError, "certificate")
     expected = {"format_version", "contract_version", "verdict", "run", "environment", "subjects", "sha256"}
     missing = expected - set(document) if isinstance(document, dict) else expected
     if missing:

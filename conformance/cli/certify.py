@@ -70,8 +70,7 @@ def exit_code(arguments: list[str]) -> int:
 def pytest_arguments(arguments: argparse.Namespace) -> list[str]:
     """The options of a pytest run that certifies, free of whatever configuration is around."""
     suite = str(Path(conformance.__file__).parent)
-    given = [suite, "-c", os.devnull, f"--rootdir={suite}", "-p", "no:cacheprovider", "--disable-warnings"]
-    given += ["-q", "--tb=no", "-rN"]
+    given = [suite, "-c", os.devnull, f"--rootdir={suite}", "-p", "no:cacheprovider"]
     for name in _PASSED_ON:
         value = getattr(arguments, name)
         if value is not None:

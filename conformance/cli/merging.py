@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from conformance.certification.outcome import DRAWN, Outcome
 from conformance.contract import CONTRACT
 from conformance.judging.verdicts import ClauseResult, summed
 from conformance.suite.parts import Coverage, Part
-from conformance.suite.reporting import RESULTS_FORMAT
+from conformance.suite.reporting import RESULTS_FORMAT, read_json
 from conformance.suite.screen import conclusion
 
 
@@ -56,12 +55,7 @@ def read(file: Path) -> Piece:
     Raises:
         MergeError: it is not one.
     """
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MergeError(f"{file} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise MergeError(f"{file} is no JSON: {error}") from error
+    document = read_json(file, MergeError)
     known = isinstance(document, dict) and isinstance(document.get("run"), dict)
     if not known or not document.keys() & {"subjects", "clauses"}:
         raise MergeError(f"{file} is neither a certificate nor results: give what --certificate or --results wrote")

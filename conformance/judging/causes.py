@@ -41,7 +41,7 @@ class Cause:
     @property
     def keys(self) -> frozenset[tuple[str, str]]:
         """Clause and anomaly of each failure, by which lists of known failures name them."""
-        return frozenset((failure.clause, failure.anomaly) for failure in self.failures)
+        return frozenset(failure.key for failure in self.failures)
 
 
 def causes(failures: Iterable[Failure]) -> list[Cause]:

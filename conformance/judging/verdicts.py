@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from conformance.contract import CONTRACT, Level
 from conformance.judging.facts import Difference, Fact, Place, Remark, Sighting
 from conformance.judging.measuring import Evidence
 from conformance.subjects.outcomes import ClauseBroken
@@ -96,6 +97,11 @@ class Failure:
         mine, others = ({k: v for k, v in one.case.items() if k not in values} for one in (self, other))
         numbers = all(isinstance(one.fact, Difference) and one.fact.of_numbers for one in (self, other))
         return self.clause == other.clause and numbers and mine == others
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Clause and anomaly, by which lists of known failures name it."""
+        return self.clause, self.anomaly
 
     @property
     def fact(self) -> Fact:
@@ -192,3 +198,13 @@ def summed(results: Iterable[ClauseResult]) -> dict[str, ClauseResult]:
             total.failures = [other for other in total.failures if not other.same_root(failure)]
             total.failures.append(failure)
     return totals
+
+
+def red_of(totals: Mapping[str, ClauseResult]) -> list[str]:
+    """The MUST clauses that are not green."""
+    green = (Verdict.PASS, Verdict.NOT_APPLICABLE)
+    return [
+        clause
+        for clause, result in totals.items()
+        if CONTRACT[clause].level is Level.MUST and result.verdict not in green
+    ]

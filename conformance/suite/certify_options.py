@@ -72,7 +72,7 @@ def read_certify_options(config: pytest.Config) -> CertifyOptions | None:
     """
     targets = tuple(dict.fromkeys(config.getoption("--certify")))
     models = tuple(dict.fromkeys(config.getoption("--certify-model")))
-    others = {name: config.getoption(name) for name in ("--recipe", "--certificate", "--report", "--baseline")}
+    others = {name: config.getoption(name) for name in ("--recipe", "--certificate", "--baseline")}
     if targets and models:
         raise pytest.UsageError("--certify and --certify-model are two runs: give one of them")
     if not targets and not models:

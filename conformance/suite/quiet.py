@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 import pytest
 
-WIDTH = 80
+from conformance.suite.screen import WIDTH
+
 RESULT_PROPERTY = "clause_result"  # what rides on the report of a clause's test
 
 

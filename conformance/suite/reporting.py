@@ -117,6 +117,16 @@ class ConformanceReport:
         return {clause: totals[clause] for clause in CONTRACT if clause in totals}
 
 
+def read_json(file: Path, error: type[Exception], what: str = "JSON") -> Any:
+    """What a document holds; an ``error`` says that it cannot be read, or is not ``what`` it should be."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except OSError as cause:
+        raise error(f"{file} cannot be read: {cause.strerror}") from cause
+    except ValueError as cause:
+        raise error(f"{file} is no {what}: {cause}") from cause
+
+
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Writes a document as certificates are written."""
     write_atomically(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")

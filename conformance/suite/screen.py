@@ -13,7 +13,7 @@ from pathlib import Path
 
 from conformance.contract import CONTRACT, Level
 from conformance.judging.causes import Cause, causes
-from conformance.judging.verdicts import ClauseResult, Verdict
+from conformance.judging.verdicts import ClauseResult, Verdict, red_of
 from conformance.subjects.outcomes import NOT_HERE
 from conformance.suite.tables import compact
 
@@ -116,16 +116,6 @@ class Ending:
         return f"{said}: {cases:,} cases, {cases / max(seconds, 1e-9):.0f}/s a worker"
 
 
-def red_of(totals: Mapping[str, ClauseResult]) -> list[str]:
-    """The MUST clauses that are not green."""
-    green = (Verdict.PASS, Verdict.NOT_APPLICABLE)
-    return [
-        clause
-        for clause, result in totals.items()
-        if CONTRACT[clause].level is Level.MUST and result.verdict not in green
-    ]
-
-
 def conclusion(totals: Mapping[str, ClauseResult]) -> str:
     """Whether every MUST that ran is green."""
     red = red_of(totals)
@@ -164,6 +154,4 @@ def _number(link: str) -> str:
 
 
 def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(
-        text, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False, drop_whitespace=True
-    )
+    return textwrap.wrap(text, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)

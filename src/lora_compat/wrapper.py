@@ -76,30 +76,24 @@ class LoRALinear(SlotLayer, nn.Module):
             MatmulBypassedError: adapters are active and the forward issued no matmul they could be added to.
         """
         intercept(self.base_layer)
-        delta = self.delta
-        if self.own_forward and delta.batch.active:
-            return self._followed(*args, **kwargs)
-        served = delta.served
-        result = self.base_layer(*args, **kwargs)
+        delta, served = self.delta, self.delta.served
+        followed = self.own_forward and delta.batch.active
+        result = self._followed(*args, **kwargs) if followed else self.base_layer(*args, **kwargs)
         if delta.batch.active and delta.served == served:
             raise MatmulBypassedError(delta.layer, "its forward used neither quant_method.apply nor its weight")
         return result
 
     def _followed(self, *args: Any, **kwargs: Any) -> Any:
         """A forward of the class's own, whose input says of each row which token it is."""
-        delta, served = self.delta, self.delta.served
-        tokens = len(delta.batch)
+        delta, tokens = self.delta, len(self.delta.batch)
         trail = Trail()
         given = [identified(one, tokens, trail) for one in args]
         named = {name: identified(one, tokens, trail) for name, one in kwargs.items()}
         delta.following = any(isinstance(one, TokenInput) for one in (*given, *named.values()))
         try:
-            result = self.base_layer(*given, **named)
+            return anonymous(self.base_layer(*given, **named))
         finally:
             delta.following = False
-        if delta.served == served:
-            raise MatmulBypassedError(delta.layer, "its forward used neither quant_method.apply nor its weight")
-        return anonymous(result)
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 import transformers
 from torch import nn
 
+from conformance.implementations.dtypes import default_dtype, torch_dtype
 from conformance.subjects.models.configs import small_config
 from conformance.subjects.models.making import complete, made
 from conformance.subjects.models.offers import targetable
@@ -35,7 +35,7 @@ def content_of(case: ModelCase) -> dict[str, Any]:
 
 def model_of(case: ModelCase, content: Mapping[str, Any]) -> nn.Module:
     """The case's model with the numbers of its seed; parameters under two names are filled once."""
-    with _default_dtype(getattr(torch, case.dtype.of_tensors)):
+    with default_dtype(torch_dtype(case.dtype)):
         model = made(resolved(case.target), content)
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point():
@@ -61,13 +61,3 @@ def untied(content: Mapping[str, Any]) -> dict[str, Any]:
         name: untied(value) if isinstance(value, dict) else False if name == "tie_word_embeddings" else value
         for name, value in content.items()
     }
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from conformance.engines.ranks import RankGroup
+from conformance.implementations.dtypes import default_dtype
 from conformance.implementations.models import ModelSettings
 from conformance.implementations.vllm.groups import ranked
 from conformance.implementations.vllm.models import engine
@@ -31,20 +32,10 @@ def bare_model(
         engine.model_class(directory)
         config = engine.engine_config(directory, ModelSettings(lora=lora, dtype=dtype), group.size)
         utils = importlib.import_module("vllm.model_executor.model_loader.utils")
-        with importlib.import_module("vllm.config").set_current_vllm_config(config), _default_dtype(dtype):
+        with importlib.import_module("vllm.config").set_current_vllm_config(config), default_dtype(dtype):
             yield utils.initialize_model(config), config
 
 
 def alone() -> RankGroup:
     """The group of a single rank."""
     return RankGroup(0, 1, lambda rank, issued, tensor: [tensor])
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)

@@ -33,14 +33,13 @@ _UTILS = "vllm.model_executor.model_loader.utils"
 
 
 class VllmHost(HostedModel):
-    """One rank's model."""
+    """One rank's model, which is made inside `loading`."""
 
     def __init__(self, directory: Path, settings: ModelSettings, group: RankGroup) -> None:
         self.group = group
         engine.model_class(directory)
         self.config = engine.engine_config(directory, settings, group.size)
-        with engine.defined_memory():
-            self.model = self.within(importlib.import_module("vllm.model_executor.model_loader").get_model)
+        self.model = self.within(importlib.import_module("vllm.model_executor.model_loader").get_model)
         self._reader = Reader(self.model, self.config)
 
     def within(self, build: Callable[..., Any]) -> Any:
