@@ -18,6 +18,7 @@ from conformance.judging.verdicts import ClauseResult
 from conformance.regressions.recorder import Recorder
 from conformance.regressions.store import Store
 from conformance.subjects.models.checkpoints import offer_of
+from conformance.subjects.models.observing import server_of
 from conformance.subjects.models.traits import traits
 from conformance.subjects.models.types import (
     ALL,
@@ -100,6 +101,7 @@ class ModelCertification:
     def clause_run(self, path: str, budget: Budget) -> Checking:
         """Runs clauses on the model called ``path``, in a process of its own."""
         self.subjects[path].implementation.layers.prepare()  # which every such process has then
+        server_of(self.subjects[path]).prepare()
         served = self.subjects[path].implementation.dtypes(self.options.device)
         draws = cache(partial(draws_of, path, self.targets[path], served))
         return ApartRun(

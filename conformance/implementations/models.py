@@ -88,6 +88,9 @@ class ServedModel(ABC):
 class ModelServer(ABC):
     """Loads checkpoints."""
 
+    def prepare(self) -> None:
+        """Imports what every load does, for the processes that are forked afterwards."""
+
     @abstractmethod
     def options(self, directory: Path) -> tuple[str, ...]:
         """What the class of a checkpoint declares that it can do with LoRA, each an option of `ModelSettings`."""
@@ -137,6 +140,9 @@ class HostedModel(ABC):
 
 class ModelLibrary(ABC):
     """Where a library's models come from, for an implementation that brings LoRA of its own."""
+
+    def prepare(self) -> None:
+        """As `ModelServer.prepare`."""
 
     @abstractmethod
     def host(self, directory: Path, settings: ModelSettings, group: RankGroup) -> HostedModel:

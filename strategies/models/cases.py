@@ -58,7 +58,8 @@ class ModelDraws:
             return []
         modules = tuple(one for one in offer.modules if one not in offer.tied)
         plain = tuple(one for one in modules if not offer.clash(one))
-        adapters = dict.fromkeys((ModelAdapter(modules), ModelAdapter(plain, offer.parameters)))
+        parameters = tuple(one for one in offer.parameters if one not in offer.around)
+        adapters = dict.fromkeys((ModelAdapter(modules), ModelAdapter(plain, parameters)))
         return [ModelCase(self.path, adapter=one, dtype=self.dtypes[0]) for one in adapters if offer.modules]
 
 

@@ -134,8 +134,10 @@ def _parameter_of(module: str, layer: Any) -> str:
 def _product(layer: Any, a: Tensor, b: Tensor) -> Tensor:
     """B · A as the parameter has its axes: turned for embeddings and `Conv1D`, expert by expert where stacked."""
     weight = layer.get_param() if hasattr(layer, "get_param") else layer.get_base_layer().weight
+    if getattr(layer.get_base_layer(), "groups", 2) == 1:  # a convolution, whose A has the whole kernel
+        return (b.flatten(1) @ a.flatten(1)).reshape(weight.shape)
     if not hasattr(layer, "fan_in_fan_out"):
-        raise NotApplicable(f"a {type(layer).__name__} of PEFT's is no linear layer")
+        raise NotApplicable(f"PEFT does not merge a {type(layer).__name__} in groups")
     experts = weight.shape[0] if weight.ndim == 3 else 1
     if experts == 1:
         embeds = hasattr(layer, "lora_embedding_A") and "default" in layer.lora_embedding_A

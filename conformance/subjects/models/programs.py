@@ -65,14 +65,15 @@ class Programs:
         return base, right, refusal, found
 
     def taken(self, group: RankGroup) -> list[FilePair]:
-        """The pairs of the file that are not refused where the tensors of their module are alone."""
-        model, _ = self._loaded(group)
+        """The pairs of the file that are served where the tensors of their module are alone: loaded, and seen."""
+        model, base = self._loaded(group)
         found: list[FilePair] = []
         for number, keys in enumerate(self.chain.file.keys_by_module()):
             only = self.chain.root / f"taken-{number}"
             self._cut(only, set(keys))
             if attempt(partial(model.add, 1, only)) is None:
-                found += [pair for pair in self.chain.file.pairs if pair.key_a in keys]
+                shows = differ(base, model.read(1))
+                found += [pair for pair in self.chain.file.pairs if shows and pair.key_a in keys]
                 model.remove(1)
         return found
 
