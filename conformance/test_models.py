@@ -100,7 +100,7 @@ def test_every_tensor_of_the_file_changes_what_is_computed_or_is_refused_by_name
     base, right, refusal, first = ranks[0]
     if refusal is not None and not refusal.named(chain):
         raise unnamed(case, refusal)
-    looked_at = 0
+    looked_at, lost = 0, []
     for number, one in enumerate(first):
         owners = [pair for pair in chain.file.pairs if pair.key_a in one.keys]
         if case.tp_size == 1 and not reaches(owners, base, right):
@@ -111,9 +111,12 @@ def test_every_tensor_of_the_file_changes_what_is_computed_or_is_refused_by_name
             if not one.by_itself.named(chain):
                 raise Violation("raised", f"{one.keys[-1]} by itself: {one.by_itself}", case)
         elif not any(rank.by_itself for rank in on_each):
-            raise Violation(VANISHED, f"{one.keys[-1]} by itself: loaded, and no module computes anything else", case)
-        if not any(rank.among_others for rank in on_each):
-            raise Violation(VANISHED, f"{one.keys[-1]} among others: without it the model computes the same", case)
+            lost.append(f"{one.keys[-1]} by itself: loaded, and no module computes anything else")
+        elif not any(rank.among_others for rank in on_each):
+            lost.append(f"{one.keys[-1]} among others: without it the model computes the same")
+    if lost:
+        others = ", ".join(sentence.split()[0] for sentence in lost[1:])
+        raise Violation(VANISHED, lost[0] + (f" (and {others})" if others else ""), case)
     if not looked_at:
         raise NotExercised("the merged checkpoint computes what the base does: the class serves no such module")
 

@@ -88,6 +88,7 @@ class ServedModel(ABC):
 class ModelServer(ABC):
     """Loads checkpoints."""
 
+    @abstractmethod
     def prepare(self) -> None:
         """Imports what every load does, for the processes that are forked afterwards."""
 
@@ -141,6 +142,7 @@ class HostedModel(ABC):
 class ModelLibrary(ABC):
     """Where a library's models come from, for an implementation that brings LoRA of its own."""
 
+    @abstractmethod
     def prepare(self) -> None:
         """As `ModelServer.prepare`."""
 

@@ -76,7 +76,7 @@ class Targetable:
     def clash(self, target: str) -> bool:
         """Whether PEFT may take ``target`` for experts, or it is one of their parameters: both are too much."""
         names = ("gate_proj", "up_proj", "down_proj", "gate_up_proj", "w1", "w2", "w3")
-        return target in self.around or self.fused_experts and target.rpartition(".")[2] in names
+        return target in self.around or (self.fused_experts and target.rpartition(".")[2] in names)
 
 
 def _partners(chosen: Iterable[str], offer: Targetable) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +17,7 @@ from conformance.subjects.models.chains import Chain
 from conformance.subjects.models.observing import Readings, Refusal, attempt, right_readings
 from conformance.subjects.models.writings import Writing
 
-_LOOKED_AT = 12  # modules of a file whose tensors are looked at one by one
+_NUMBER = re.compile(r"\.\d+(?=\.)")
 Seen = tuple[Readings, Readings, Readings]
 
 
@@ -127,10 +128,11 @@ class Programs:
         return model, base
 
     def _parts(self) -> Iterator[tuple[tuple[str, ...], Path, Path | None]]:
-        """Keys of a module, a file of them alone, and one of the others, if there are any."""
+        """Keys of a module, the first of those that differ by a number, alone in a file, and a file of the others."""
         modules = self.chain.file.keys_by_module()
         every = {key for keys in modules for key in keys}
-        for number, keys in enumerate(modules[:: max(1, len(modules) // _LOOKED_AT)]):
+        looked_at = {_NUMBER.sub(".#", keys[0]): keys for keys in reversed(modules)}
+        for number, keys in enumerate(reversed(looked_at.values())):
             only, without = (self.chain.root / f"{name}-{number}" for name in ("only", "without"))
             self._cut(only, set(keys))
             self._cut(without, every - set(keys))
