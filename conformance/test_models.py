@@ -24,7 +24,7 @@ from conformance.subjects.models.observing import (
 )
 from conformance.subjects.models.programs import Programs
 from conformance.subjects.models.writings import writings
-from conformance.subjects.outcomes import FileRefused, NotExercised, SubjectRaised
+from conformance.subjects.outcomes import FileRefused, NotApplicable, NotExercised, SubjectRaised
 from conformance.subjects.subject import Subject
 from conformance.suite.checking import check
 from strategies.models.cases import ModelCase, model_cases
@@ -200,12 +200,26 @@ def require_untouched(subject: Subject, case: ModelCase) -> None:
 def test_a_class_that_declares_lora_support_starts_with_it(subject: Subject, case: ModelCase) -> None:
     server = server_of(subject)
     for options in ((), *((one,) for one in server.options(chains().of(case).base))):
-        for refusal in on_all(subject, case, programs_of(subject, case, options).started):
+        programs = programs_of(subject, case, options)
+        for refusal in started(subject, case, programs):
             if refusal is not None and options and "rocessor" in refusal.message:
                 raise NotExercised("the option asks for a processor, which checkpoints here have none of")
             if refusal is not None:
                 said = " ".join(str(refusal).split())[:400]
                 raise Violation("does-not-start", f"with {' and '.join(('LoRA', *options))}: {said}", case)
+
+
+def started(subject: Subject, case: ModelCase, programs: Programs) -> list[Refusal | None]:
+    """How the start broke off on each rank; a model that cannot be loaded at all, LoRA or not, is not applicable."""
+    __tracebackhide__ = True
+    try:
+        return on_all(subject, case, programs.started)
+    except NotApplicable as error:
+        try:
+            on_all(subject, case, programs.loaded_bare)
+        except NotApplicable:
+            raise error from None
+        return [Refusal("NotApplicable", str(error))]
 
 
 @check("MODEL-7", model_cases(tp_sizes=(2, 4), saved=False))

@@ -18,6 +18,7 @@ from conformance.judging.verdicts import ClauseResult
 from conformance.regressions.recorder import Recorder
 from conformance.regressions.store import Store
 from conformance.subjects.models.checkpoints import offer_of
+from conformance.subjects.models.configs import dtypes
 from conformance.subjects.models.observing import server_of
 from conformance.subjects.models.traits import traits
 from conformance.subjects.models.types import (
@@ -147,4 +148,5 @@ def draws_of(name: str, target: ModelTarget, served: Collection[Dtype] = tuple(D
             return None
 
     draws = ModelDraws(name, config_choices(traits(target)), offer)
-    return replace(draws, dtypes=tuple(dtype for dtype in draws.dtypes if dtype in served))
+    taken = dtypes(target)
+    return replace(draws, dtypes=tuple(one for one in draws.dtypes if one in served and one.of_tensors in taken))

@@ -101,6 +101,14 @@ def adapted(model: nn.Module, adapter: ModelAdapter, seed: int) -> PeftModel:
     return found
 
 
+def save_adapter(wrapped: PeftModel, directory: Path) -> None:
+    """As PEFT does, which asks the model where its embedding is; a model of several models does not say."""
+    try:
+        wrapped.save_pretrained(str(directory))
+    except NotImplementedError:
+        wrapped.save_pretrained(str(directory), save_embedding_layers=False)
+
+
 def read_adapter(directory: Path, wrapped: PeftModel) -> AdapterFile:
     """What is in the directory, and where PEFT has it in the model."""
     config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))

@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from strategies.models.adapters import Targetable
 
 _MODULES = (nn.Linear, nn.Embedding, Conv1D)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NUMBER = re.compile(r"\.(\d+)(?=\.|$)")
 _WHOLE = ("lm_head", "embed_tokens", "norm")
 
@@ -22,6 +23,7 @@ _WHOLE = ("lm_head", "embed_tokens", "norm")
 def targetable(model: nn.Module) -> Targetable:
     """Ends of names: the last part, as users write them, and where that means several places also longer ones."""
     kinds = {name: type(module) for name, module in model.named_modules() if isinstance(module, _MODULES)}
+    others = [name for name, one in model.named_modules() if not isinstance(one, (*_MODULES, *_CONVOLUTIONS))]
     modules = [name for name in kinds if not _left_out_by_peft(model, name)]
     modules = sorted(modules, key=lambda name: issubclass(kinds[name], nn.Embedding))  # the plainest are linear ones
     embeddings = [name for name in modules if issubclass(kinds[name], nn.Embedding)]
@@ -30,7 +32,7 @@ def targetable(model: nn.Module) -> Targetable:
     layers = [int(found.group(1)) for name in modules if (found := _NUMBER.search(name))]
     owners = [name for name in parameters if any(one.startswith(f"{_owner(name)}.") for one in modules)]
     return Targetable(
-        modules=_ends(modules, least=1),
+        modules=_ends(modules, least=1, others=others),
         parameters=_ends(parameters, least=2),  # of a module and its parameter: `weight` alone would be any
         around=_ends(owners, least=2),
         layers=max(layers, default=0) + 1,
@@ -61,7 +63,7 @@ def _left_out_by_peft(model: Any, name: str) -> bool:
 def _bare_parameters(model: nn.Module) -> Iterator[str]:
     """Parameters that are no module's weight to PEFT: stacked experts, and routers that are parameters."""
     for name, module in model.named_modules():
-        if isinstance(module, (*_MODULES, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        if isinstance(module, (*_MODULES, *_CONVOLUTIONS)):
             continue
         for own, parameter in module.named_parameters(recurse=False):
             if parameter.ndim in (2, 3) and parameter.is_floating_point() and "bias" not in own:
@@ -72,17 +74,22 @@ def _owner(parameter: str) -> str:
     return parameter.rpartition(".")[0]
 
 
-def _ends(names: Iterable[str], *, least: int) -> tuple[str, ...]:
-    """The shortest end of each place, of ``least`` parts at least; layers and experts are places once."""
+def _ends(names: Iterable[str], *, least: int, others: Iterable[str] = ()) -> tuple[str, ...]:
+    """The shortest end of each place, of ``least`` parts at least; layers and experts are places once.
+
+    None is one of ``others``, which PEFT would have to adapt with it, and refuses to.
+    """
     places = dict.fromkeys(_NUMBER.sub(".#", name) for name in names)
+    refused = [f".{one}" for one in dict.fromkeys(_NUMBER.sub(".#", name) for name in others)]
     by_last: dict[str, list[str]] = defaultdict(list)
     for place in places:
         by_last[".".join(place.split(".")[-least:])].append(place)
     ends: dict[str, None] = {}
     for last, sharing in by_last.items():
-        ends[last] = None
-        if len(sharing) > 1:
-            ends.update(dict.fromkeys(_own_end(place, sharing, least + 1) for place in sharing))
+        rivals = [one[1:] for one in refused if one.endswith(f".{last}")]
+        ends |= {} if rivals else {last: None}
+        if len(sharing) > 1 or rivals:
+            ends |= dict.fromkeys(_own_end(place, [*sharing, *rivals], least + 1) for place in sharing)
     return tuple(end for end in ends if end and "#" not in end)
 
 

@@ -91,8 +91,7 @@ class Programs:
 
     def switched_on(self, group: RankGroup) -> Seen:
         """Readings without LoRA, with it and no adapter, and after an adapter came and went."""
-        off = replace(self.settings, lora=False, fused_experts=False)
-        bare = self.server.load(self.chain.base, off, group).read(None)
+        bare = self.loaded_bare(group).read(None)
         model, _ = self._loaded(group)
         before = model.read(None)
         attempt(partial(model.add, 1, self.chain.adapter))
@@ -114,6 +113,11 @@ class Programs:
         model.remove(1)
         model.add(1, self.chain.adapter)
         return first, beside, model.read(1)
+
+    def loaded_bare(self, group: RankGroup) -> ServedModel:
+        """The base without LoRA."""
+        off = replace(self.settings, lora=False, fused_experts=False, options=())
+        return self.server.load(self.chain.base, off, group)
 
     def started(self, group: RankGroup) -> Refusal | None:
         """How the start of an engine broke off, warm-up included."""

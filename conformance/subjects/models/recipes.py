@@ -8,6 +8,7 @@ from typing import TypedDict
 # Architectures of vLLM that transformers has under another name.
 BUILT_AS = {
     "BertSpladeSparseEmbeddingModel": "BertForMaskedLM",
+    "JinaEmbeddingsV5Model": "Qwen3Model",
     "LightOnOCRForConditionalGeneration": "LightOnOcrForConditionalGeneration",
     "LlamaBidirectionalForSequenceClassification": "LlamaForSequenceClassification",
     "LlamaBidirectionalModel": "LlamaModel",
