@@ -89,6 +89,7 @@ renamed = written_to(worker)
 assert renamed or used, "the name is not why"
 report(
     "the LoRA B of the shared experts is not zero, or an error that names the shared experts",
-    f"LoRA B is not zero in {used}; of the same file with shared_mlp in place of shared_experts it is not in {renamed}",
+    f"LoRA B is not zero in {used}; "
+    f"of the same file with shared_mlp in place of shared_experts it is not in {renamed}",
     not used,
 )

@@ -90,6 +90,7 @@ renamed = written_to(worker)
 assert renamed or used, "the name is not why"
 report(
     "the LoRA B of the shared experts is not zero, or an error that names the shared experts",
-    f"LoRA B is not zero in {used}; of the same tensors under the name that the module has by now it is not in {renamed}",
+    f"LoRA B is not zero in {used}; "
+    f"of the same tensors under the name that the module has by now it is not in {renamed}",
     not used,
 )

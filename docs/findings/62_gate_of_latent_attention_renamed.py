@@ -106,6 +106,7 @@ renamed = written_to(worker)
 assert renamed or used, "the name is not why"
 report(
     "the LoRA B of the gate is not zero, or an error that names the gate",
-    f"LoRA B is not zero in {used}; of the same file with self_attn.linear_gate in place of self_attn.gate_proj it is not in {renamed}",
+    f"LoRA B is not zero in {used}; "
+    f"of the same file with self_attn.linear_gate in place of self_attn.gate_proj it is not in {renamed}",
     not used,
 )

@@ -1,4 +1,4 @@
-"""Under TP Qwen3-Next's in_proj_qkvz, a merged layer of one output, is cut in two as gate and up: ranks get other rows.
+"""Under TP LoRA cuts Qwen3-Next's in_proj_qkvz, a merged layer of one output, in two as gate and up: rows move.
 
 Clause MODEL-7. Releases: 0.33.0.
 """
