@@ -88,7 +88,7 @@ def test_what_was_not_judged_is_listed_with_its_reason() -> None:
 def test_the_page_of_a_failure_names_cause_case_and_command_and_no_folder_of_a_machine() -> None:
     text = page("A", RESULTS["A"], Links(KNOWN, "../.."), "vllm")
     assert "## MODEL-1: *key-vanished*" in text
-    assert "Seen: router: CHECKPOINT is not" in text
+    assert "Seen: the router: CHECKPOINT is not" in text
     assert "(finding [46](../../findings/46_experts_renamed_by_transformers.py))" in text
     assert "    ModelCase(target='A')" in text
     assert f"    python {SCRIPT}" in text

@@ -132,11 +132,17 @@ class Programs:
         return model, base
 
     def _parts(self) -> Iterator[tuple[tuple[str, ...], Path, Path | None]]:
-        """Keys of a module, the first of those that differ by a number, alone in a file, and a file of the others."""
+        """Keys of a module, alone in a file, and a file of the others.
+
+        Of modules whose names differ by numbers, such as that of the layer, these are the first and the last.
+        """
         modules = self.chain.file.keys_by_module()
         every = {key for keys in modules for key in keys}
-        looked_at = {_NUMBER.sub(".#", keys[0]): keys for keys in reversed(modules)}
-        for number, keys in enumerate(reversed(looked_at.values())):
+        places: dict[str, list[tuple[str, ...]]] = {}
+        for keys in modules:
+            places.setdefault(_NUMBER.sub(".#", keys[0]), []).append(keys)
+        looked_at = dict.fromkeys(keys for alike in places.values() for keys in (alike[0], alike[-1]))
+        for number, keys in enumerate(looked_at):
             only, without = (self.chain.root / f"{name}-{number}" for name in ("only", "without"))
             self._cut(only, set(keys))
             self._cut(without, every - set(keys))
