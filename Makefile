@@ -9,6 +9,9 @@ EXTRAS_reference := dev
 EXTRAS_vllm := dev,vllm
 EXTRAS := $(or $(EXTRAS_$(IMPL)),dev)
 
+# Images of Python set it, and then every process compiles torch again, which takes seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: conformance test check matrix power bench clean
 
 conformance: $(VENV)/.installed-$(EXTRAS)  ## set up, then run the suite on IMPL (reference, or vllm, which installs it)
