@@ -7,7 +7,7 @@ A third party's implementation is one class that derives from `Implementation`, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar
@@ -20,7 +20,8 @@ from conformance.implementations.model_protocol import ModelDeployment, ModelMan
 from conformance.implementations.models import ModelLibrary
 from lora_compat.adapters import LayerAdapter
 from strategies.cases import DTYPES, Case, Dtype, Quantization
-from strategies.source import Library
+from strategies.codec import Spec
+from strategies.libraries import Library
 from strategies.trees import ModelSpec
 
 
@@ -54,6 +55,8 @@ class LayerLibrary(ABC):
     library: ClassVar[Library]
     models: ModelLibrary | None = None
     """The library's whole models, where it has some."""
+    bases: tuple[type[nn.Module], ...] = ()
+    """Modules of torch's own that are layers of this library, where to all others they are none."""
 
     @abstractmethod
     def prepare(self) -> None:
@@ -70,6 +73,10 @@ class LayerLibrary(ABC):
             MissingPrerequisite: as `prepare`.
         """
         return self.library.value
+
+    def fitted(self, spec: Spec) -> Spec:
+        """What this library can have of ``spec``: a plain value stands in for what it has no notion of."""
+        return spec
 
     @abstractmethod
     def ranked(self, group: RankGroup) -> AbstractContextManager[object]:
@@ -99,6 +106,8 @@ class Implementation(ABC):
     name: ClassVar[str]
     layers: LayerLibrary
     refusals: tuple[type[BaseException], ...] = (Refused,)
+    no_notion: ClassVar[Mapping[str, str]] = {"MATH-18": "it merges no adapters into base weights"}
+    """Clauses about what it does not have, each with the reason: *not applicable*, and nothing of theirs is called."""
 
     @abstractmethod
     def identity(self) -> Mapping[str, str]:
@@ -111,6 +120,10 @@ class Implementation(ABC):
         are of float32 tensors, and judged with the bits that TF32 keeps.
         """
         return DTYPES
+
+    def fitted(self, spec: Spec) -> Spec:
+        """``spec`` as it can be served, judged in place of one that asks for what there is no notion of."""
+        return self.layers.fitted(spec)
 
     def unsupported(self, case: Case) -> str | None:
         """Why this case is declared *not applicable*, or None."""
@@ -140,29 +153,39 @@ class Implementation(ABC):
         """`select` for the clause about tokens without an adapter: nothing may stand in for them (MATH-3)."""
         self.select(wrapped, slots)
 
-    @abstractmethod
     def quant_method_of(self, module: nn.Module) -> object:
-        """The quant method found through whatever wraps the base layer."""
+        """The quant method found through whatever wraps the base layer (UNWRAP-1, 3, 4)."""
+        raise NotImplementedError(f"{type(self).__name__}.quant_method_of")
 
     @abstractmethod
     def dense_weight(self, module: nn.Module) -> Tensor:
         """The dense local weight read through whatever wraps the base layer."""
 
-    @abstractmethod
     def warmup_rank(self, *, default: int, max_lora_rank: int, shards: tuple[int, ...]) -> int:
-        """The dummy rank for modules that cut the LoRA rank into so many parts each.
+        """The dummy rank for modules that cut the LoRA rank into so many parts each (RANK).
 
         Raises:
             Refused: no rank fits.
         """
+        raise NotImplementedError(f"{type(self).__name__}.warmup_rank")
 
-    @abstractmethod
     def load_dummy(self, wrapped: nn.Module, slot: int, rank: int) -> None:
-        """Loads the warm-up's dummy adapter of ``rank`` into a slot."""
+        """Loads the warm-up's dummy adapter of ``rank`` into a slot (RANK-5)."""
+        raise NotImplementedError(f"{type(self).__name__}.load_dummy")
 
     @abstractmethod
     def claimants(self, layer: nn.Module, deployment: Deployment) -> tuple[str, ...]:
         """Every LoRA layer class (or family) that would take ``layer``, whatever order they are asked in."""
+
+    def merge(
+        self, wrapped: nn.Module, slots: Sequence[int], weights: Sequence[float], *, for_good: bool = False
+    ) -> nn.Module:
+        """The layer with the weighted sum of these slots' adapters in its base weights; for good, the base layer."""
+        raise NotImplementedError(f"{type(self).__name__}.merge")
+
+    def unmerge(self, wrapped: nn.Module) -> None:
+        """Takes what is merged out of the base weights again."""
+        raise NotImplementedError(f"{type(self).__name__}.unmerge")
 
     def unsupported_model(self, model: ModelSpec, deployment: ModelDeployment) -> str | None:
         """Why whole models, or this one, are declared *not applicable*, or None."""
