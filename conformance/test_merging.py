@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from conformance.judging.verdicts import Violation
 from conformance.oracles.linear import expected_of
 from conformance.subjects.building import call, flatten
 from conformance.subjects.linear import RankSession
-from conformance.subjects.outcomes import NotExercised
+from conformance.subjects.outcomes import NotApplicable, NotExercised
 from conformance.subjects.subject import Subject
 from conformance.suite.checking import check
 from conformance.values.linear import EXACT_LIMIT, CaseTensors, largest_sum, values_of
@@ -57,11 +58,14 @@ def summed(case: Case) -> tuple[Case, CaseTensors]:
 
 @check("MATH-18", cases(adapters=(1, 2), forwards=FORWARDS, without_adapter=False))
 def test_merged_weights_give_what_they_should_and_can_be_unmerged(subject: Subject, case: Case) -> None:
+    if not hasattr(subject.implementation, "merge"):
+        raise NotApplicable(f"{subject.implementation.name} merges no adapters into base weights")
     merged, tensors = summed(case)
     if case.regime is Regime.EXACT and 2 * largest_sum(merged, tensors) > EXACT_LIMIT[case.dtype]:
         raise NotExercised("the sum of the adapters is not exact")
     nobody = replace(merged, tokens=(-1,) * len(case.tokens))
-    implementation, slots = subject.implementation, [adapter.slot for adapter in case.adapters]
+    implementation: Any = subject.implementation
+    slots = [adapter.slot for adapter in case.adapters]
 
     def program(rank: RankSession) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         rank.build().wrap().load()

@@ -1,8 +1,8 @@
 """The libraries that base layers come from, as far as rendering must know them: what is imported from where.
 
 vLLM and `lora_compat` agree on names, constructor parameters and attributes. torch has one linear layer, of one rank,
-which names its sizes otherwise, takes no quant config, and returns a tensor; `LayerLibrary.fitted` makes cases of that
-kind, and a rendered class asks for nothing else.
+which names its sizes otherwise, takes no quant config, and returns a tensor; `Implementation.fitted` makes cases of
+that kind, and a rendered class asks for nothing else.
 """
 
 from __future__ import annotations

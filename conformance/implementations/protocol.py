@@ -7,7 +7,7 @@ A third party's implementation is one class that derives from `Implementation`, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar
@@ -74,10 +74,6 @@ class LayerLibrary(ABC):
         """
         return self.library.value
 
-    def fitted(self, spec: Spec) -> Spec:
-        """What this library can have of ``spec``: a plain value stands in for what it has no notion of."""
-        return spec
-
     @abstractmethod
     def ranked(self, group: RankGroup) -> AbstractContextManager[object]:
         """Makes ``group`` the tensor-parallel group of layers built and run in this thread."""
@@ -106,8 +102,6 @@ class Implementation(ABC):
     name: ClassVar[str]
     layers: LayerLibrary
     refusals: tuple[type[BaseException], ...] = (Refused,)
-    no_notion: ClassVar[Mapping[str, str]] = {"MATH-18": "it merges no adapters into base weights"}
-    """Clauses about what it does not have, each with the reason: *not applicable*, and nothing of theirs is called."""
 
     @abstractmethod
     def identity(self) -> Mapping[str, str]:
@@ -122,8 +116,12 @@ class Implementation(ABC):
         return DTYPES
 
     def fitted(self, spec: Spec) -> Spec:
-        """``spec`` as it can be served, judged in place of one that asks for what there is no notion of."""
-        return self.layers.fitted(spec)
+        """The nearest to ``spec`` that asks for nothing it has no notion of; judged in its place."""
+        return spec
+
+    def without(self, clause: str) -> str | None:
+        """Why it has no notion of what the clause is about, whose cases are all *not applicable* then, or None."""
+        return None
 
     def unsupported(self, case: Case) -> str | None:
         """Why this case is declared *not applicable*, or None."""
@@ -176,16 +174,6 @@ class Implementation(ABC):
     @abstractmethod
     def claimants(self, layer: nn.Module, deployment: Deployment) -> tuple[str, ...]:
         """Every LoRA layer class (or family) that would take ``layer``, whatever order they are asked in."""
-
-    def merge(
-        self, wrapped: nn.Module, slots: Sequence[int], weights: Sequence[float], *, for_good: bool = False
-    ) -> nn.Module:
-        """The layer with the weighted sum of these slots' adapters in its base weights; for good, the base layer."""
-        raise NotImplementedError(f"{type(self).__name__}.merge")
-
-    def unmerge(self, wrapped: nn.Module) -> None:
-        """Takes what is merged out of the base weights again."""
-        raise NotImplementedError(f"{type(self).__name__}.unmerge")
 
     def unsupported_model(self, model: ModelSpec, deployment: ModelDeployment) -> str | None:
         """Why whole models, or this one, are declared *not applicable*, or None."""

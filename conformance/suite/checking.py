@@ -66,7 +66,7 @@ class ClauseRun:
     def check(self, clause: str, name: str, source: Source, body: Body) -> ClauseResult:
         """Runs ``body`` on the cases stored for the clause, then on drawn ones; never raises for what they find."""
         self.result = ClauseResult(clause, target=self.target.path if self.target else "")
-        without = self.subject.implementation.no_notion.get(clause)
+        without = self.subject.implementation.without(clause)
         if without is not None:
             self._not_applicable(without)
             return self.result

@@ -12,7 +12,7 @@ from conformance.engines.ranks import RankGroup
 from conformance.implementations.experts import ExpertsServer, ExpertWeights
 from conformance.implementations.model_protocol import ModelDeployment, ModelManager
 from conformance.implementations.peft.experts import PeftExperts
-from conformance.implementations.peft.fitting import NO_NOTION, as_peft_serves_it
+from conformance.implementations.peft.fitting import NO_NOTION, as_peft_serves_it, as_torch_has_it
 from conformance.implementations.peft.hosting import (
     LAYER,
     Host,
@@ -42,7 +42,6 @@ class PeftImplementation(Implementation):
     """A model of one layer for each layer under test; its slots are the names of PEFT's adapters."""
 
     name = "peft"
-    no_notion = NO_NOTION
 
     def __init__(self) -> None:
         self.layers = TorchLayers()
@@ -55,7 +54,10 @@ class PeftImplementation(Implementation):
         }
 
     def fitted(self, spec: Spec) -> Spec:
-        return as_peft_serves_it(self.layers.fitted(spec))
+        return as_peft_serves_it(as_torch_has_it(spec))
+
+    def without(self, clause: str) -> str | None:
+        return NO_NOTION.get(clause)
 
     def unsupported(self, case: Case) -> str | None:
         return None if case == self.fitted(case) else "torch has no such layer, or PEFT no such batch"
@@ -84,10 +86,12 @@ class PeftImplementation(Implementation):
     def merge(
         self, wrapped: nn.Module, slots: Sequence[int], weights: Sequence[float], *, for_good: bool = False
     ) -> nn.Module:
+        """The layer with the weighted sum of these slots' adapters in its base weights; for good, the base layer."""
         merged = _host(wrapped).merge([slot_name(slot) for slot in slots], weights, for_good=for_good)
         return merged.get_submodule(LAYER)
 
     def unmerge(self, wrapped: nn.Module) -> None:
+        """Takes what is merged out of the base weights again."""
         _host(wrapped).unmerge()
 
     def vocabulary(self, case: VocabularyCase, weights: VocabularyWeights, group: RankGroup) -> VocabularyServer:

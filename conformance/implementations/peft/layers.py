@@ -9,10 +9,8 @@ from importlib.metadata import version
 from torch import Tensor, nn
 
 from conformance.engines.ranks import RankGroup
-from conformance.implementations.peft.fitting import as_torch_has_it
 from conformance.implementations.protocol import LayerLibrary
 from strategies.cases import Quantization
-from strategies.codec import Spec
 from strategies.libraries import Library
 
 
@@ -27,9 +25,6 @@ class TorchLayers(LayerLibrary):
 
     def prepare(self) -> None:
         pass
-
-    def fitted(self, spec: Spec) -> Spec:
-        return as_torch_has_it(spec)
 
     def ranked(self, group: RankGroup) -> AbstractContextManager[object]:
         return nullcontext()
