@@ -19,7 +19,6 @@ from conformance.subjects.subject import Subject
 from strategies.cases import AdapterSpec, Case, Dtype, Layout, Quantization
 from strategies.forwards import Forward
 
-
 # A forward that does something else to each token may leave the first as it is.
 _BY_TOKEN = (Forward.EXTRA_ARGUMENT, Forward.MASKED, Forward.NON_LINEAR, Forward.NORMALIZED)
 

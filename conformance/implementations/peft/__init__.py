@@ -1,6 +1,5 @@
-"""PEFT's LoRA layers as an implementation under test, and torch's linear layers as base layers."""
+"""PEFT's LoRA layers as an implementation under test, on torch's linear layers."""
 
 from conformance.implementations.peft.implementation import PeftImplementation
-from conformance.implementations.peft.layers import TorchLayers
 
-__all__ = ["PeftImplementation", "TorchLayers"]
+__all__ = ["PeftImplementation"]

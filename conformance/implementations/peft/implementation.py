@@ -12,7 +12,7 @@ from conformance.engines.ranks import RankGroup
 from conformance.implementations.experts import ExpertsServer, ExpertWeights
 from conformance.implementations.model_protocol import ModelDeployment, ModelManager
 from conformance.implementations.peft.experts import PeftExperts
-from conformance.implementations.peft.fitting import NO_NOTION, as_peft_serves_it, as_torch_has_it
+from conformance.implementations.peft.fitting import PEFT_HAS_NO, as_peft_serves_it
 from conformance.implementations.peft.hosting import (
     LAYER,
     Host,
@@ -22,10 +22,11 @@ from conformance.implementations.peft.hosting import (
     peft,
     slot_name,
 )
-from conformance.implementations.peft.layers import TorchLayers
 from conformance.implementations.peft.manager import PeftManager
 from conformance.implementations.peft.vocabulary import PeftVocabulary
 from conformance.implementations.protocol import Deployment, Implementation
+from conformance.implementations.torch_fitting import as_torch_has_it
+from conformance.implementations.torch_layers import TorchLayers
 from conformance.implementations.vocabulary import VocabularyServer, VocabularyWeights
 from lora_compat.adapters import LayerAdapter
 from strategies.cases import Case
@@ -57,7 +58,7 @@ class PeftImplementation(Implementation):
         return as_peft_serves_it(as_torch_has_it(spec))
 
     def without(self, clause: str) -> str | None:
-        return NO_NOTION.get(clause)
+        return PEFT_HAS_NO.get(clause)
 
     def unsupported(self, case: Case) -> str | None:
         return None if case == self.fitted(case) else "torch has no such layer, or PEFT no such batch"
