@@ -68,26 +68,29 @@ class Host:
     """A PEFT model, wrapped in place, and its adapters.
 
     Samples that all have one adapter are served as most users have it, by `set_adapter` and a plain forward; samples
-    without any by the disabled adapters; mixed ones by ``adapter_names``, which PEFT's model hands to its layers in a
-    hook as this one does.
+    without any by the disabled adapters; mixed ones, and all of a server whose requests ``name`` their adapters, by
+    ``adapter_names``, which PEFT's model hands to its layers in a hook as this one does.
     """
 
-    def __init__(self, model: nn.Module, **targets: Any) -> None:
+    def __init__(self, model: nn.Module, *, name: bool = False, **targets: Any) -> None:
         with _quietly():
             config = lora_config(1, 1.0, **targets)
             try:
                 self.model: Any = peft().get_peft_model(model, config, adapter_name=_FIRST).eval()
             except ValueError as error:
                 raise _refusal(error) from error
+        self._names = name
         self._slots: tuple[str, ...] = ()
         self._mixed = False
-        for layer in self.layers().values():
+        self._layers = list(self.layers().values())
+        for layer in self._layers:
             layer.register_forward_pre_hook(self._name_samples, with_kwargs=True)
 
     @property
     def names(self) -> frozenset[str]:
-        """The adapters that are there, by name."""
-        return frozenset(self.model.peft_config) - {_FIRST}
+        """The adapters that the model lists, or that a layer of it has."""
+        parts = [part for layer in self._layers for part in (layer.lora_A, layer.lora_embedding_A)]
+        return frozenset(self.model.peft_config).union(*parts) - {_FIRST}
 
     def layers(self) -> dict[str, Any]:
         """Its LoRA layers, by the names that the modules in them had."""
@@ -144,13 +147,13 @@ class Host:
         here = self.names
         self._slots = tuple(name if name in here else NOBODY for name in names)
         every = {*self._slots}
-        self._mixed = len(every) > 1
-        tuner = self.model.base_model
-        if every <= {NOBODY}:
-            tuner.disable_adapter_layers()
-            return
-        tuner.enable_adapter_layers()
-        if not self._mixed:
+        self._mixed = len(every) > 1 or self._names
+        if self._mixed:
+            self.model.base_model.enable_adapter_layers()
+        elif every <= {NOBODY}:
+            self.model.base_model.disable_adapter_layers()
+        else:
+            self.model.base_model.enable_adapter_layers()
             self.model.set_adapter(self._slots[0])
 
     def _name_samples(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

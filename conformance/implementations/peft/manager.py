@@ -31,7 +31,7 @@ class PeftManager(ModelManager):
     def __init__(self, model: nn.Module, deployment: ModelDeployment) -> None:
         self._tree = model
         targets = EVERY_LINEAR if deployment.targets is None else list(deployment.targets)
-        self._host = Host(model, target_modules=targets)
+        self._host = Host(model, name=True, target_modules=targets)
         self._known: dict[int, Adapter | Path] = {}
 
     def wrapped(self, name: str) -> bool:
