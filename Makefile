@@ -19,7 +19,7 @@ conformance: $(VENV)/.installed-$(EXTRAS)  ## set up, then run the suite on IMPL
 	$(RUN) pytest conformance/ -n auto --impl $(IMPL) --profile $(PROFILE) $(ARGS)
 
 test: $(VENV)/.installed-dev check  ## set up, then type checks, lint and the tests of the framework
-	$(RUN) pytest tests -n auto $(ARGS)
+	$(RUN) pytest tests -n auto --dist loadfile --no-loadscope-reorder $(ARGS)  # what a module sets up is set up once
 
 check: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
