@@ -24,7 +24,7 @@ from benchmarks.power.page import page
 from benchmarks.power.pairs import coverage
 from benchmarks.power.planted import PLANTED
 from benchmarks.power.plot import plot
-from benchmarks.power.sight import BUGS, sight_row
+from benchmarks.power.sight import sight_of, sight_rows
 from benchmarks.power.tasks import alarm_row, mutant_row, setting_row, single_threaded
 from conformance.suite.budget import PROFILES
 from tests.mutants.variants import VARIANTS
@@ -75,7 +75,7 @@ def _part(part: str, pool: Pool, arguments: argparse.Namespace) -> Any:
     if part == "settings":
         return told(pool.imap(setting_row, range(len(ABLATIONS))))
     if part == "sight":
-        return told(pool.imap(partial(sight_row, seeds=arguments.seeds), range(len(BUGS))))
+        return told(sight_rows(pool.imap(sight_of, range(arguments.seeds))))
     return coverage()
 
 
