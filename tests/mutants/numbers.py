@@ -150,7 +150,7 @@ def rows_of_b_in_reverse(original):
     return load
 
 
-@plant(delta, "shrink", origin="masks of a kernel", clauses="MATH-1", anomalies="unexplained delta-dropped")
+@plant(delta, "shrink", origin="masks of a kernel", clauses="MATH-1", anomalies="delta-incomplete delta-dropped")
 def the_last_input_column_is_left_out(original):
     """The shrink sums over all input columns but the last."""
     return lambda x, lora_a, batch: original(x[:, :-1], lora_a[..., :-1], batch)
@@ -330,7 +330,7 @@ def adapters_see_quantized_activations(original):
     return add_to
 
 
-# Of one input, or of one small entry, nothing is left.
+# Of one input, and of one small entry, nothing is left.
 @plant(
     SlotBuffers, "load", origin="only bfloat16", clauses="MATH-10 MATH-1", anomalies="delta-incomplete delta-dropped"
 )
