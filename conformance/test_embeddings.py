@@ -47,11 +47,8 @@ def assert_serves_the_vocabulary(subject: Subject, case: VocabularyCase) -> None
     if name == UNEXPLAINED:  # then it may be the layer without adapters that is wrong
         for rank, (bare, _, _) in enumerate(seen):
             assert_equal(case, bare, plain, Place(rank=rank, setting="bare"), "base-changed")
-    # A row that follows its first token may look like a slot's, a rank's or an id's that is taken for another.
-    if name != RIGHT and case.two_dimensions:
-        plainer = replace(case, two_dimensions=False)
-        name = named(plainer, tensors, [output for _, output, _ in _seen(subject, plainer, tensors, serve)], right)
-        name = "layout-dependent" if name == RIGHT else name
+    if name != RIGHT:
+        name = _named_plainly(subject, case, name, serve)
     for rank, (bare, output, _) in enumerate(seen):
         assert_equal(case, output, right, Place(rank=rank), name)
         assert_equal(case, bare, plain, Place(rank=rank, setting="bare"), "base-changed")
@@ -95,6 +92,24 @@ def named(case: VocabularyCase, tensors: VocabularyTensors, outputs: list[Tensor
         return "gather-inflated"
     flat = [output.double().reshape(right.shape) for output in outputs]
     return RIGHT if all(torch.equal(one, right) for one in flat) else explain(case, tensors, flat)
+
+
+def _named_plainly(subject: Subject, case: VocabularyCase, name: str, serve: Serving) -> str:
+    """``name``, or that of a plainer case which is wrong already: in one dimension, then without a multiplier.
+
+    A row that follows its first token may look like a slot's, a rank's or an id's that is taken for another; where the
+    same tokens are served rightly in one dimension, it is the layout.
+    """
+    __tracebackhide__ = True
+    if not case.two_dimensions and case.multiplier == 1:
+        return name
+    plainer = replace(case, two_dimensions=False) if case.two_dimensions else replace(case, multiplier=1)
+    tensors = tensors_of(plainer)
+    outputs = [output for _, output, _ in _seen(subject, plainer, tensors, serve)]
+    found = named(plainer, tensors, outputs, dense(plainer, tensors))
+    if found != RIGHT:
+        return _named_plainly(subject, plainer, found, serve)
+    return "layout-dependent" if case.two_dimensions else name
 
 
 @check("MATH-14", vocabulary_cases(VocabularyLayer.EMBEDDING))
