@@ -76,6 +76,7 @@ class Process:
 
 
 def _work(pipe: Connection, make: MakeRun, seconds: float, log: IO[str]) -> None:
+    faulthandler.disable()  # or enabling it leaves the handlers of libraries that were imported since in place
     faulthandler.enable(log)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
     while True:
