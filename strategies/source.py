@@ -1,7 +1,7 @@
 """The renderer: a class description as Python source. What is tested is letter for letter what is rendered.
 
-The source is the same for every library of base layers but for its import lines, because the libraries agree on
-names, constructor parameters and attributes.
+The source is the same for every library of base layers but for its import lines and one option, because the libraries
+agree on names, constructor parameters and attributes.
 """
 
 from __future__ import annotations
@@ -29,10 +29,15 @@ class Library(enum.Enum):
 
     LORA_COMPAT = "lora_compat"
     VLLM = "vllm"
+    SGLANG = "sglang"
 
     @property
     def layers_module(self) -> str:
-        return {"lora_compat": "lora_compat.layers", "vllm": "vllm.model_executor.layers.linear"}[self.value]
+        return {
+            "lora_compat": "lora_compat.layers",
+            "vllm": "vllm.model_executor.layers.linear",
+            "sglang": "sglang.srt.layers.linear",
+        }[self.value]
 
     @property
     def size_import(self) -> str:
@@ -40,7 +45,13 @@ class Library(enum.Enum):
         return {
             "lora_compat": "from lora_compat.parallel import tensor_parallel_size",
             "vllm": "from vllm.distributed import get_tensor_model_parallel_world_size as tensor_parallel_size",
+            "sglang": "from sglang.srt.distributed.parallel_state import "
+            "get_tensor_model_parallel_world_size as tensor_parallel_size",
         }[self.value]
+
+    def said(self, source: str) -> str:
+        """``source`` with the library's word for a layer that keeps out of tensor parallelism."""
+        return source.replace("disable_tp=True", 'parallel_group="replicated"') if self is Library.SGLANG else source
 
 
 @lru_cache(maxsize=4096)
@@ -55,7 +66,7 @@ def render(layer: LayerSpec, subclass: SubclassSpec, library: Library) -> str:
         blocks.append(_class(f"Level{level}", (parent,), methods_of(level, layer, subclass)))
         parent = f"Level{level}"
     blocks.append(_leaf(parent, layer, subclass))
-    body = "\n\n".join(blocks)
+    body = library.said("\n\n".join(blocks))
     imports = ["from typing import Any", ""] if ": Any" in body else []
     imports += ["import torch", ""] if "torch." in body else []
     imports.append(f"from {library.layers_module} import {base}")

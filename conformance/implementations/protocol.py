@@ -19,7 +19,7 @@ from conformance.engines.ranks import RankGroup
 from conformance.implementations.model_protocol import ModelDeployment, ModelManager
 from conformance.implementations.models import ModelLibrary
 from lora_compat.adapters import LayerAdapter
-from strategies.cases import DTYPES, Case, Dtype, Quantization
+from strategies.cases import DTYPES, Case, Dtype, LayerSpec, Quantization
 from strategies.source import Library
 from strategies.trees import ModelSpec
 
@@ -75,6 +75,10 @@ class LayerLibrary(ABC):
     def ranked(self, group: RankGroup) -> AbstractContextManager[object]:
         """Makes ``group`` the tensor-parallel group of layers built and run in this thread."""
 
+    def fitted(self, layer: LayerSpec) -> LayerSpec:
+        """The layer nearest to ``layer`` that the library has."""
+        return layer
+
     @abstractmethod
     def build(self, cls: type[nn.Module], arguments: Mapping[str, object], quantization: Quantization) -> nn.Module:
         """An instance, in torch's default dtype."""
@@ -111,6 +115,10 @@ class Implementation(ABC):
         are of float32 tensors, and judged with the bits that TF32 keeps.
         """
         return DTYPES
+
+    def without(self, clause: str) -> str | None:
+        """Why the clause is about something that it has no notion of, so that all of it is *not applicable*, or None."""
+        return None
 
     def unsupported(self, case: Case) -> str | None:
         """Why this case is declared *not applicable*, or None."""

@@ -149,7 +149,8 @@ class ClauseRun:
             raise NotExercised(f"the class raises it by itself: {error}") from error
 
     def _unsupported(self, case: Spec) -> str | None:
-        reason = self.subject.engine.unsupported(getattr(case, "tp_size", 1))
+        reason = self.subject.implementation.without(self.result.clause)
+        reason = reason or self.subject.engine.unsupported(getattr(case, "tp_size", 1))
         if reason is not None or not isinstance(case, Case):
             return reason
         return self.subject.implementation.unsupported(case)

@@ -1,0 +1,95 @@
+"""SGLang's own LoRA layers as the implementation under test, with its torch backend on a CPU."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from conformance.implementations.protocol import Deployment, Implementation, Refused
+from conformance.implementations.sglang.layers import SglangLayers
+from conformance.implementations.sglang.modules import unsupported_packing
+from conformance.implementations.sglang.runtime import installed_version, runtime
+from conformance.implementations.sglang.slots import LayerSlots, backend_of, slots_of
+from lora_compat.adapters import LayerAdapter
+from strategies.cases import Case, Quantization
+from strategies.trees import ModelSpec
+
+_UNKNOWN = "No corresponding LoRA layer supported for"
+_NO_DUMMY = "SGLang warms up without a dummy adapter"
+WITHOUT = {
+    "WRAP-3": "one function of SGLang's decides, in an order written into it: no class claims a layer by itself",
+    "WRAP-8": "nothing in SGLang reads a dense weight out of a quantized layer through its LoRA layer",
+    **dict.fromkeys((f"RANK-{number}" for number in range(1, 7)), _NO_DUMMY),
+}
+
+
+class SglangImplementation(Implementation):
+    """`get_lora_layer`, the LoRA layers it returns, and what SGLang's memory pool and backend do with them."""
+
+    name = "sglang"
+    why_no_experts = "SGLang's LoRA for mixtures of experts runs on Triton or Marlin kernels, which need a GPU"
+
+    def __init__(self) -> None:
+        self.layers = SglangLayers()
+
+    def identity(self) -> Mapping[str, str]:
+        return {
+            "implementation": f"sglang {installed_version()}",
+            "layers": "sglang",
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "platform": f"{platform.system()} {platform.machine()}, torch_native backend",
+        }
+
+    def without(self, clause: str) -> str | None:
+        return WITHOUT.get(clause)
+
+    def unsupported(self, case: Case) -> str | None:
+        if case.device != "cpu":
+            return f"SGLang is driven on a CPU here, not on {case.device}"
+        if case.nesting:
+            return "nothing in SGLang looks through modules around its LoRA layers"
+        return unsupported_packing(case)
+
+    def wrap(self, layer: nn.Module, deployment: Deployment) -> nn.Module | None:
+        device = next(layer.parameters(), torch.empty(0)).device
+        try:
+            wrapped = runtime().lora_layers.get_lora_layer(layer, backend_of(deployment.max_loras, device))
+        except Exception as error:
+            if type(error) is Exception and str(error).startswith(_UNKNOWN):
+                raise Refused(str(error)) from error
+            raise
+        slots = LayerSlots(wrapped, deployment.max_loras, deployment.max_lora_rank, deployment.dtype)
+        wrapped.__dict__["slots"] = slots  # no module of it
+        return wrapped  # type: ignore[no-any-return]
+
+    def load(self, wrapped: nn.Module, slot: int, adapter: LayerAdapter) -> None:
+        slots_of(wrapped).load(slot, adapter)
+
+    def reset(self, wrapped: nn.Module, slot: int) -> None:
+        slots_of(wrapped).reset(slot)
+
+    def select(self, wrapped: nn.Module, slots: tuple[int, ...]) -> None:
+        slots_of(wrapped).select(slots)
+
+    def quant_method_of(self, module: nn.Module) -> object:
+        return runtime().lora_layers.unwrap_lora_layer(module).quant_method
+
+    def dense_weight(self, module: nn.Module) -> Tensor:
+        weight: Tensor = runtime().lora_layers.unwrap_lora_layer(module).weight
+        return weight.detach()
+
+    def warmup_rank(self, *, default: int, max_lora_rank: int, shards: tuple[int, ...]) -> int:
+        raise NotImplementedError(_NO_DUMMY)
+
+    def load_dummy(self, wrapped: nn.Module, slot: int, rank: int) -> None:
+        raise NotImplementedError(_NO_DUMMY)
+
+    def claimants(self, layer: nn.Module, deployment: Deployment) -> tuple[str, ...]:
+        raise NotImplementedError(WITHOUT["WRAP-3"])
+
+    def unsupported_model(self, model: ModelSpec, deployment: object) -> str | None:
+        return "its manager is not driven yet"
