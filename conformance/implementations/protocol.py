@@ -117,7 +117,7 @@ class Implementation(ABC):
         return DTYPES
 
     def without(self, clause: str) -> str | None:
-        """Why the clause is about something that it has no notion of, so that all of it is *not applicable*, or None."""
+        """Why it has no notion of what the clause is about, whose cases are all *not applicable* then, or None."""
         return None
 
     def unsupported(self, case: Case) -> str | None:

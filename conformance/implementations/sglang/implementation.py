@@ -8,20 +8,28 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from conformance.engines.ranks import RankGroup
+from conformance.implementations.model_protocol import ModelDeployment, ModelManager
 from conformance.implementations.protocol import Deployment, Implementation, Refused
 from conformance.implementations.sglang.layers import SglangLayers
+from conformance.implementations.sglang.manager import SglangManager, unsupported_model
 from conformance.implementations.sglang.modules import unsupported_packing
 from conformance.implementations.sglang.runtime import installed_version, runtime
 from conformance.implementations.sglang.slots import LayerSlots, backend_of, slots_of
+from conformance.implementations.sglang.vocabulary import SglangVocabulary, unsupported_vocabulary
+from conformance.implementations.vocabulary import VocabularyServer, VocabularyWeights
 from lora_compat.adapters import LayerAdapter
-from strategies.cases import Case, Quantization
+from strategies.cases import Case
 from strategies.trees import ModelSpec
+from strategies.vocabulary import VocabularyCase
 
 _UNKNOWN = "No corresponding LoRA layer supported for"
 _NO_DUMMY = "SGLang warms up without a dummy adapter"
 WITHOUT = {
     "WRAP-3": "one function of SGLang's decides, in an order written into it: no class claims a layer by itself",
     "WRAP-8": "nothing in SGLang reads a dense weight out of a quantized layer through its LoRA layer",
+    **dict.fromkeys(("TARGET-1", "TARGET-2"), "SGLang's targets are last parts of names from a list of its own"),
+    "LIFE-2": "SGLang counts use by batches: no call activates an adapter, and it registers as many as it is given",
     **dict.fromkeys((f"RANK-{number}" for number in range(1, 7)), _NO_DUMMY),
 }
 
@@ -54,6 +62,14 @@ class SglangImplementation(Implementation):
             return "nothing in SGLang looks through modules around its LoRA layers"
         return unsupported_packing(case)
 
+    def unsupported_vocabulary(self, case: VocabularyCase) -> str | None:
+        """Why there is no such embedding or LM head, or None."""
+        return unsupported_vocabulary(case)
+
+    def vocabulary(self, case: VocabularyCase, weights: VocabularyWeights, group: RankGroup) -> VocabularyServer:
+        """An embedding or LM head with its adapters, on one rank."""
+        return SglangVocabulary(case, weights, group, self.layers)
+
     def wrap(self, layer: nn.Module, deployment: Deployment) -> nn.Module | None:
         device = next(layer.parameters(), torch.empty(0)).device
         try:
@@ -62,18 +78,17 @@ class SglangImplementation(Implementation):
             if type(error) is Exception and str(error).startswith(_UNKNOWN):
                 raise Refused(str(error)) from error
             raise
-        slots = LayerSlots(wrapped, deployment.max_loras, deployment.max_lora_rank, deployment.dtype)
-        wrapped.__dict__["slots"] = slots  # no module of it
+        wrapped.__dict__["slots"] = LayerSlots.of(wrapped, deployment)
         return wrapped  # type: ignore[no-any-return]
 
     def load(self, wrapped: nn.Module, slot: int, adapter: LayerAdapter) -> None:
         slots_of(wrapped).load(slot, adapter)
 
     def reset(self, wrapped: nn.Module, slot: int) -> None:
-        slots_of(wrapped).reset(slot)
+        slots_of(wrapped).slots.reset(slot)
 
     def select(self, wrapped: nn.Module, slots: tuple[int, ...]) -> None:
-        slots_of(wrapped).select(slots)
+        slots_of(wrapped).slots.select(slots)
 
     def quant_method_of(self, module: nn.Module) -> object:
         return runtime().lora_layers.unwrap_lora_layer(module).quant_method
@@ -91,5 +106,8 @@ class SglangImplementation(Implementation):
     def claimants(self, layer: nn.Module, deployment: Deployment) -> tuple[str, ...]:
         raise NotImplementedError(WITHOUT["WRAP-3"])
 
-    def unsupported_model(self, model: ModelSpec, deployment: object) -> str | None:
-        return "its manager is not driven yet"
+    def unsupported_model(self, model: ModelSpec, deployment: ModelDeployment) -> str | None:
+        return unsupported_model(model, deployment)
+
+    def manager(self, model: nn.Module, deployment: ModelDeployment) -> ModelManager:
+        return SglangManager(model, deployment)

@@ -25,7 +25,7 @@ def module_name(layer: nn.Module) -> str:
     if isinstance(layer, linear.QKVParallelLinear):
         return "qkv_proj"
     if isinstance(layer, linear.MergedColumnParallelLinear):
-        return _MERGED[len(layer.output_sizes)]  # type: ignore[arg-type]
+        return _MERGED[len(layer.output_sizes)]
     if isinstance(layer, linear.RowParallelLinear):
         return "down_proj"
     return "fc1_latent_proj" if isinstance(layer, linear.ReplicatedLinear) else "fc1"
@@ -43,32 +43,64 @@ def unsupported_packing(case: Case) -> str | None:
     return None
 
 
-class OneLayerModel(nn.Module):
-    """A model of one layer, with what SGLang's memory pool and adapters read of a model and its configuration."""
+class ToyModel(nn.Module):
+    """Holds one layer under the name it has in models, and has what SGLang's memory pool reads of a model.
 
-    def __init__(self, name: str, wrapped: nn.Module, layer: Any) -> None:
+    ``sizes`` are the inputs and outputs of the checkpoint's module, whole.
+    """
+
+    def __init__(self, name: str, wrapped: nn.Module, sizes: tuple[int, int], **config: int) -> None:
         super().__init__()
-        block = nn.Module()
-        block.add_module(name, wrapped)
-        self.layers = nn.ModuleList([block])
-        heads = getattr(layer, "total_num_heads", 1)
-        self.config = SimpleNamespace(
-            num_hidden_layers=1,
-            hidden_size=layer.input_size,
-            vocab_size=1,
-            num_attention_heads=heads,
-            num_key_value_heads=getattr(layer, "total_num_kv_heads", heads),
-            head_dim=getattr(layer, "head_size", 1),
-        )
-        self._sizes = layer.input_size, _outputs(layer)
+        *above, last = name.split(".")
+        owner: nn.Module = self
+        for part in above:
+            owner.add_module(part, nn.Module())
+            owner = owner.get_submodule(part)
+        owner.add_module(last, wrapped)
+        layers = int(name.startswith("layers."))
+        self.config = SimpleNamespace(**{"num_hidden_layers": layers, "hidden_size": 1, "vocab_size": 1, **config})
+        self._sizes = sizes
 
     def get_hidden_dim(self, module_name: str, layer_idx: int) -> tuple[int, int]:
-        """Inputs and outputs of the checkpoint's modules, whole."""
+        """Asked for every buffer."""
         return self._sizes
 
 
-def _outputs(layer: Any) -> int:
-    if hasattr(layer, "total_num_kv_heads"):
-        key_value = layer.total_num_kv_heads * (layer.head_size + layer.v_head_size)
-        return int(layer.total_num_heads * layer.head_size + key_value)
-    return int(layer.output_size)
+def one_layer_model(wrapped: Any) -> tuple[str, ToyModel]:
+    """The name of a linear layer, and a model of nothing else."""
+    layer = wrapped.base_layer
+    name = module_name(layer)
+    return name, ToyModel(f"layers.0.{name}", wrapped, sizes_of(layer), **heads_of(layer))
+
+
+def sizes_of(layer: Any) -> tuple[int, int]:
+    """Inputs and outputs of a layer's checkpoint tensors; a QKV layer counts shared heads once for each rank."""
+    if not heads_of(layer):
+        return layer.input_size, layer.output_size
+    queries, keys = layer.total_num_heads, layer.total_num_kv_heads
+    return layer.input_size, queries * layer.head_size + keys * (layer.head_size + layer.v_head_size)
+
+
+def heads_of(layer: Any) -> dict[str, int]:
+    """What a model's configuration says of the heads of a QKV layer; nothing for other layers."""
+    if not hasattr(layer, "total_num_heads"):
+        return {}
+    return {
+        "num_attention_heads": layer.total_num_heads,
+        "num_key_value_heads": layer.total_num_kv_heads,
+        "head_dim": layer.head_size,
+    }
+
+
+def dress(model: Any) -> None:
+    """Gives a tree of layers what SGLang's manager and memory pool read of a model."""
+    sizes: dict[tuple[str, int], tuple[int, int]] = {}
+    heads: dict[str, int] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        layer = runtime().memory_pool.get_layer_id(name)
+        if layer is not None and isinstance(module, runtime().linear.LinearBase):
+            sizes[name.rpartition(".")[2], layer] = sizes_of(module)
+            heads |= heads_of(module)
+    layers = 1 + max((layer for _, layer in sizes), default=0)
+    model.config = SimpleNamespace(num_hidden_layers=layers, hidden_size=1, vocab_size=1, **heads)
+    model.get_hidden_dim = lambda module_name, layer_idx: sizes.get((module_name, layer_idx), (1, 1))

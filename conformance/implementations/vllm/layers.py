@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.protocol import LayerLibrary
+from conformance.implementations.quantization import ServedQuantConfig
 from conformance.implementations.schemes import METHODS
 from conformance.implementations.vllm import fp8 as vllm_fp8
 from conformance.implementations.vllm import groups as vllm_groups
 from conformance.implementations.vllm.models.hosted import VllmModelLibrary
-from conformance.implementations.quantization import ServedQuantConfig
 from conformance.implementations.vllm.runtime import installed_version, runtime, set_up
 from strategies.cases import Case, Quantization, Regime
 from strategies.quantization import OF_ACTIVATIONS
