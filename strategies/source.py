@@ -50,8 +50,10 @@ class Library(enum.Enum):
         }[self.value]
 
     def said(self, source: str) -> str:
-        """``source`` with the library's word for a layer that keeps out of tensor parallelism."""
-        return source.replace("disable_tp=True", 'parallel_group="replicated"') if self is Library.SGLANG else source
+        """``source`` in the library's words for a layer's options."""
+        if self is not Library.SGLANG:
+            return source
+        return source.replace("disable_tp=True", 'parallel_group="replicated"').replace(", return_bias=False", "")
 
 
 @lru_cache(maxsize=4096)

@@ -19,7 +19,8 @@ from conformance.engines.ranks import RankGroup
 from conformance.implementations.model_protocol import ModelDeployment, ModelManager
 from conformance.implementations.models import ModelLibrary
 from lora_compat.adapters import LayerAdapter
-from strategies.cases import DTYPES, Case, Dtype, LayerSpec, Quantization
+from strategies.cases import DTYPES, Case, Dtype, Quantization
+from strategies.codec import Spec
 from strategies.source import Library
 from strategies.trees import ModelSpec
 
@@ -75,10 +76,6 @@ class LayerLibrary(ABC):
     def ranked(self, group: RankGroup) -> AbstractContextManager[object]:
         """Makes ``group`` the tensor-parallel group of layers built and run in this thread."""
 
-    def fitted(self, layer: LayerSpec) -> LayerSpec:
-        """The layer nearest to ``layer`` that the library has."""
-        return layer
-
     @abstractmethod
     def build(self, cls: type[nn.Module], arguments: Mapping[str, object], quantization: Quantization) -> nn.Module:
         """An instance, in torch's default dtype."""
@@ -115,6 +112,10 @@ class Implementation(ABC):
         are of float32 tensors, and judged with the bits that TF32 keeps.
         """
         return DTYPES
+
+    def fitted(self, spec: Spec) -> Spec:
+        """The nearest to ``spec`` that asks for nothing it has no notion of; judged in its place."""
+        return spec
 
     def without(self, clause: str) -> str | None:
         """Why it has no notion of what the clause is about, whose cases are all *not applicable* then, or None."""

@@ -33,13 +33,13 @@ class Subject:
         return dict(self.implementation.identity()) | ({"float32 products": "TF32"} if declared else {})
 
     def fitted(self, case: Spec) -> Spec:
-        """``case`` as it can be run here: on this device, in a dtype that the implementation serves on it."""
-        layers = self.implementation.layers
-        if isinstance(case, Case):
-            case = replace(case, device=self.device, layer=layers.fitted(case.layer))
-        if isinstance(case, Program):
-            fitted = [replace(one, layer=layers.fitted(one.layer)) for one in case.model.modules]
-            case = replace(case, model=replace(case.model, modules=tuple(fitted)))
+        """``case`` as it can be run here: on this device, in a dtype that the implementation serves on it.
+
+        What the implementation has no notion of is left out.
+        """
+        case = self.implementation.fitted(case)
+        if isinstance(case, Case) and case.device != self.device:
+            case = replace(case, device=self.device)
         served = self.implementation.dtypes(self.device)
         if isinstance(case, (Case, Program, VocabularyCase)) and case.dtype not in served:
             in_tf32 = case.dtype is Dtype.FLOAT32 and Dtype.TF32 in served

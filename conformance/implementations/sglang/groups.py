@@ -49,6 +49,7 @@ class TensorParallelStandIn:
     """
 
     group: RankGroup
+    cpu_group: None = None  # for logprobs, which nobody asks for here
 
     @property
     def world_size(self) -> int:

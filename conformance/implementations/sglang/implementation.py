@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.model_protocol import ModelDeployment, ModelManager
-from conformance.implementations.protocol import Deployment, Implementation, Refused
+from conformance.implementations.protocol import Deployment, Implementation
 from conformance.implementations.sglang.layers import SglangLayers
 from conformance.implementations.sglang.manager import SglangManager, unsupported_model
 from conformance.implementations.sglang.modules import unsupported_packing
-from conformance.implementations.sglang.runtime import installed_version, runtime
+from conformance.implementations.sglang.runtime import installed_version, refusing, runtime
 from conformance.implementations.sglang.slots import LayerSlots, backend_of, slots_of
 from conformance.implementations.sglang.vocabulary import SglangVocabulary, unsupported_vocabulary
 from conformance.implementations.vocabulary import VocabularyServer, VocabularyWeights
 from lora_compat.adapters import LayerAdapter
-from strategies.cases import Case
+from lora_compat.families import Family
+from strategies.cases import Case, LayerSpec
+from strategies.codec import Spec
+from strategies.programs import Program
 from strategies.trees import ModelSpec
 from strategies.vocabulary import VocabularyCase
 
-_UNKNOWN = "No corresponding LoRA layer supported for"
 _NO_DUMMY = "SGLang warms up without a dummy adapter"
 WITHOUT = {
     "WRAP-3": "one function of SGLang's decides, in an order written into it: no class claims a layer by itself",
-    "WRAP-8": "nothing in SGLang reads a dense weight out of a quantized layer through its LoRA layer",
+    "UNWRAP-2": "SGLang has no function that reads the dense weight of a layer, wrapped or not",
     **dict.fromkeys(("TARGET-1", "TARGET-2"), "SGLang's targets are last parts of names from a list of its own"),
     "LIFE-2": "SGLang counts use by batches: no call activates an adapter, and it registers as many as it is given",
     **dict.fromkeys((f"RANK-{number}" for number in range(1, 7)), _NO_DUMMY),
@@ -52,6 +55,15 @@ class SglangImplementation(Implementation):
             "platform": f"{platform.system()} {platform.machine()}, torch_native backend",
         }
 
+    def fitted(self, spec: Spec) -> Spec:
+        """Its layers all return their bias next to their output, and have no option of keeping whole what is whole."""
+        if isinstance(spec, Case):
+            return replace(spec, layer=_fitted(spec.layer))
+        if isinstance(spec, Program):
+            modules = tuple(replace(one, layer=_fitted(one.layer)) for one in spec.model.modules)
+            return replace(spec, model=replace(spec.model, modules=modules))
+        return spec
+
     def without(self, clause: str) -> str | None:
         return WITHOUT.get(clause)
 
@@ -72,12 +84,8 @@ class SglangImplementation(Implementation):
 
     def wrap(self, layer: nn.Module, deployment: Deployment) -> nn.Module | None:
         device = next(layer.parameters(), torch.empty(0)).device
-        try:
+        with refusing():
             wrapped = runtime().lora_layers.get_lora_layer(layer, backend_of(deployment.max_loras, device))
-        except Exception as error:
-            if type(error) is Exception and str(error).startswith(_UNKNOWN):
-                raise Refused(str(error)) from error
-            raise
         wrapped.__dict__["slots"] = LayerSlots.of(wrapped, deployment)
         return wrapped  # type: ignore[no-any-return]
 
@@ -111,3 +119,8 @@ class SglangImplementation(Implementation):
 
     def manager(self, model: nn.Module, deployment: ModelDeployment) -> ModelManager:
         return SglangManager(model, deployment)
+
+
+def _fitted(layer: LayerSpec) -> LayerSpec:
+    whole = layer.family is Family.REPLICATED
+    return replace(layer, return_bias=True, disable_tp=layer.disable_tp and not whole)

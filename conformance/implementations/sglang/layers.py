@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,8 +14,7 @@ from conformance.implementations.quantization import ServedQuantConfig
 from conformance.implementations.schemes import METHODS
 from conformance.implementations.sglang import groups
 from conformance.implementations.sglang.runtime import installed_version, runtime
-from lora_compat.families import Family
-from strategies.cases import LayerSpec, Quantization
+from strategies.cases import Quantization
 from strategies.source import Library
 
 
@@ -35,14 +33,9 @@ class SglangLayers(LayerLibrary):
     def ranked(self, group: RankGroup) -> AbstractContextManager[None]:
         return groups.ranked(group)
 
-    def fitted(self, layer: LayerSpec) -> LayerSpec:
-        """Every layer returns its bias next to its output, and what is whole on every rank has no option for that."""
-        whole = layer.family is Family.REPLICATED
-        return replace(layer, return_bias=True, disable_tp=layer.disable_tp and not whole)
-
     def build(self, cls: type[nn.Module], arguments: Mapping[str, object], quantization: Quantization) -> nn.Module:
         """An instance; a layer that keeps out of tensor parallelism is of SGLang's group ``replicated``."""
-        given = dict(arguments)
+        given = {name: value for name, value in arguments.items() if name != "return_bias"}
         if given.pop("disable_tp", False):
             given["parallel_group"] = "replicated"
         if quantization is not Quantization.NONE:

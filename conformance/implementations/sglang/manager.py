@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from conformance.implementations.model_protocol import InjectedFault, ModelDeployment, ModelManager
 from conformance.implementations.sglang.modules import MEMBERS, dress
-from conformance.implementations.sglang.runtime import runtime
+from conformance.implementations.sglang.runtime import refusing, runtime
 from lora_compat.families import Family
 from lora_compat.model_adapters import Adapter
 from strategies.trees import ModelSpec, ModuleSpec
 
-_ROWS = ("o_proj", "down_proj")
+# By these names its pool knows what a layer of the family holds on each rank; of others it cuts the rows of B.
+_NAMES = {Family.ROW: ("o_proj", "down_proj"), Family.REPLICATED: ("fc1_latent_proj", "fc2_latent_proj")}
 
 
 def unsupported_model(model: ModelSpec, deployment: ModelDeployment) -> str | None:
@@ -35,8 +36,8 @@ def _unknown(module: ModuleSpec) -> str | None:
     last, family = module.name.rpartition(".")[2], module.layer.family
     if not re.search(r"layers\.\d+\.", module.name):
         return "SGLang wraps modules in `layers.N.` alone"
-    if family is Family.ROW and last not in _ROWS:
-        return "SGLang knows the layers whose inputs are cut by their names"
+    if last not in _NAMES.get(family, (last,)):
+        return f"SGLang's pool knows a {family.value} layer by its name, as one of {', '.join(_NAMES[family])}"
     members = MEMBERS.get(last, ())
     if family.packed and (len(members) != len(module.layer.output_sizes) or module.children not in ((last,), members)):
         return "SGLang knows the members of packed layers by their names"
@@ -51,7 +52,12 @@ class SglangManager(ModelManager):
     def __init__(self, model: nn.Module, deployment: ModelDeployment) -> None:
         self.model = model
         dress(model)
-        self.manager: Any = runtime().lora_manager.LoRAManager(
+        with refusing():
+            self.manager = self._made_for(model, deployment)
+        self._loads: dict[int, Any] = {}
+
+    def _made_for(self, model: Any, deployment: ModelDeployment) -> Any:
+        return runtime().lora_manager.LoRAManager(
             base_model=model,
             base_hf_config=model.config,
             max_loras_per_batch=deployment.max_loras + 1,
@@ -60,9 +66,8 @@ class SglangManager(ModelManager):
             server_args=runtime().context.get_server_args(),
             lora_backend="torch_native",
             max_lora_rank=deployment.max_lora_rank,
-            target_modules=_targets(model),
+            target_modules=_targets(model) if deployment.targets is None else set(deployment.targets),
         )
-        self._made: dict[int, Any] = {}
 
     def wrapped(self, name: str) -> bool:
         return isinstance(self.model.get_submodule(name), runtime().lora_layers.BaseLayerWithLoRA)
@@ -104,7 +109,7 @@ class SglangManager(ModelManager):
         if self.manager.num_pinned_loras >= self.manager.max_loras_per_batch - 1:
             raise ValueError("SGLang leaves a slot that is not pinned")
         self.remove(adapter_id)
-        load, path = self._made[adapter_id]
+        load, path = self._loads[adapter_id]
         _require(load(_ref(adapter_id, path, pinned=True)))
         self.activate(adapter_id)
 
@@ -142,7 +147,7 @@ class SglangManager(ModelManager):
         if adapter_id in self.registered():
             return False
         _require(load(_ref(adapter_id, path)))
-        self._made[adapter_id] = load, path
+        self._loads[adapter_id] = load, path
         return True
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from conformance.implementations.protocol import MissingPrerequisite
+from conformance.implementations.protocol import MissingPrerequisite, Refused
 
 _ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "SGLANG_DISABLE_REQUEST_LOGGING": "1", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -124,3 +124,18 @@ class Unpinned(TorchFunctionMode):
 def without_pinning() -> contextlib.AbstractContextManager[object]:
     """Inside, memory that SGLang pins stays ordinary where there is none to be pinned."""
     return contextlib.nullcontext() if torch.cuda.is_available() else Unpinned()
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[None]:
+    """What SGLang raises for a module that it has no LoRA layer for, an `Exception`, is a refusal.
+
+    Raises:
+        Refused: it has none.
+    """
+    try:
+        yield
+    except Exception as error:
+        if type(error) is Exception and str(error).startswith("No corresponding LoRA layer supported for"):
+            raise Refused(str(error)) from error
+        raise
