@@ -23,7 +23,7 @@ from lora_compat.adapters import LayerAdapter
 from lora_compat.families import Family
 from strategies.cases import Case, LayerSpec
 from strategies.codec import Spec
-from strategies.programs import Program
+from strategies.programs import ModelAdapterSpec, Program
 from strategies.trees import ModelSpec
 from strategies.vocabulary import VocabularyCase
 
@@ -56,12 +56,16 @@ class SglangImplementation(Implementation):
         }
 
     def fitted(self, spec: Spec) -> Spec:
-        """Its layers all return their bias next to their output, and have no option of keeping whole what is whole."""
+        """Its layers all return their bias next to their output, and have no option of keeping whole what is whole.
+
+        An adapter has one rank and one scaling; those that say otherwise come from PEFT's files.
+        """
         if isinstance(spec, Case):
             return replace(spec, layer=_fitted(spec.layer))
         if isinstance(spec, Program):
             modules = tuple(replace(one, layer=_fitted(one.layer)) for one in spec.model.modules)
-            return replace(spec, model=replace(spec.model, modules=modules))
+            adapters = spec.adapters if spec.from_disk else tuple(map(_of_one_rank, spec.adapters))
+            return replace(spec, model=replace(spec.model, modules=modules), adapters=adapters)
         return spec
 
     def without(self, clause: str) -> str | None:
@@ -124,3 +128,9 @@ class SglangImplementation(Implementation):
 def _fitted(layer: LayerSpec) -> LayerSpec:
     whole = layer.family is Family.REPLICATED
     return replace(layer, return_bias=True, disable_tp=layer.disable_tp and not whole)
+
+
+def _of_one_rank(adapter: ModelAdapterSpec) -> ModelAdapterSpec:
+    first = next(part for part in adapter.parts if part is not None)
+    alike = {"rank": first.rank, "alpha": first.alpha, "rslora": first.rslora, "ranks": ()}
+    return replace(adapter, parts=tuple(part and replace(part, **alike) for part in adapter.parts))

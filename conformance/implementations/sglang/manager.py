@@ -165,7 +165,8 @@ def _require(result: Any) -> None:
 def _targets(model: nn.Module) -> set[str]:
     """The last parts of the names of all layers that a family has: what ``--lora-target-modules`` would list."""
     base = runtime().linear.LinearBase
-    return {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, base)}
+    found = (name for name, one in model.named_modules() if isinstance(one, base) and one.quant_method is not None)
+    return {name.rpartition(".")[2] for name in found}
 
 
 def _config_of(adapter: Adapter) -> Mapping[str, object]:

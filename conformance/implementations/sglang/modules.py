@@ -93,7 +93,10 @@ def heads_of(layer: Any) -> dict[str, int]:
 
 
 def dress(model: Any) -> None:
-    """Gives a tree of layers what SGLang's manager and memory pool read of a model."""
+    """Gives a tree of layers what SGLang's manager and memory pool read of a model.
+
+    A block without a module of some name is asked for its sizes all the same: in a model those of other blocks.
+    """
     sizes: dict[tuple[str, int], tuple[int, int]] = {}
     heads: dict[str, int] = {}
     for name, module in model.named_modules(remove_duplicate=False):
@@ -102,5 +105,15 @@ def dress(model: Any) -> None:
             sizes[name.rpartition(".")[2], layer] = sizes_of(module)
             heads |= heads_of(module)
     layers = 1 + max((layer for _, layer in sizes), default=0)
+    heads = heads or {"num_attention_heads": 1}
     model.config = SimpleNamespace(num_hidden_layers=layers, hidden_size=1, vocab_size=1, **heads)
-    model.get_hidden_dim = lambda module_name, layer_idx: sizes.get((module_name, layer_idx), (1, 1))
+    config = model.config
+
+    def get_hidden_dim(module_name: str, layer_idx: int) -> tuple[int, int]:
+        found = [sizes[key] for key in ((module_name, layer_idx), *sizes) if key in sizes and key[0] == module_name]
+        if found:
+            return found[0]
+        default: tuple[int, int] = runtime().lora_utils.get_default_hidden_dim(module_name, config, layer_idx)
+        return default
+
+    model.get_hidden_dim = get_hidden_dim

@@ -29,10 +29,13 @@ torch.set_grad_enabled(False)
 torch._dynamo.config.disable = True
 
 from sglang.srt import runtime_context
+from sglang.srt.configs.load_config import LoadConfig
 from sglang.srt.lora.backend.torch_backend import TorchNativeLoRABackend
 from sglang.srt.lora.layers import get_lora_layer
 from sglang.srt.lora.lora import LoRAAdapter
 from sglang.srt.lora.lora_config import LoRAConfig
+from sglang.srt.lora.lora_manager import LoRAManager
+from sglang.srt.lora.lora_registry import LoRARef
 from sglang.srt.lora.mem_pool import LoRAMemoryPool
 from sglang.srt.lora.utils import LoRAType
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
@@ -128,6 +131,41 @@ class Served:
         batch = SimpleNamespace(forward_mode=ForwardMode.DECODE, batch_size=len(slots))
         self.backend.prepare_lora_batch(batch, slots, ranks, scalings, False)
         return self.lora(x, *extra)
+
+
+class Managed:
+    """A model with SGLang's `LoRAManager`, which has one slot for an adapter and one for tokens without."""
+
+    def __init__(self, model, targets, max_rank=4):
+        self.model = model
+        self.manager = LoRAManager(
+            base_model=model,
+            base_hf_config=model.config,
+            max_loras_per_batch=2,
+            load_config=LoadConfig(),
+            dtype=torch.float32,
+            server_args=runtime_context.get_server_args(),
+            lora_backend="torch_native",
+            max_lora_rank=max_rank,
+            target_modules=targets,
+        )
+
+    def add(self, name, tensors, **config):
+        """Registers an adapter; hands back what SGLang says was wrong with it."""
+        targets = sorted({one.split(".lora_")[0].split(".")[-1] for one in tensors})
+        config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": targets, **config}
+        ref = LoRARef(lora_id=name, lora_name=name, lora_path="in memory", pinned=False)
+        return self.manager.load_lora_adapter_from_tensors(ref, tensors, config).error_message
+
+    def serve(self, *names):
+        """A batch of one token for each adapter, None for none: all of them are in the pool then."""
+        self.manager.fetch_new_loras(set(names))
+        batch = SimpleNamespace(forward_mode=ForwardMode.DECODE, batch_size=len(names), lora_ids=list(names))
+        self.manager.prepare_lora_batch(batch)
+
+    def present(self):
+        """The adapters in the pool."""
+        return sorted(filter(None, self.manager.memory_pool.uid_to_buffer_id))
 
 
 def pair(name, lora_a, lora_b):
