@@ -21,7 +21,7 @@ from conformance.implementations.sglang.vocabulary import SglangVocabulary, unsu
 from conformance.implementations.vocabulary import VocabularyServer, VocabularyWeights
 from lora_compat.adapters import LayerAdapter
 from lora_compat.families import Family
-from strategies.cases import Case, LayerSpec
+from strategies.cases import AdapterSpec, Case, LayerSpec
 from strategies.codec import Spec
 from strategies.programs import ModelAdapterSpec, Program
 from strategies.trees import ModelSpec
@@ -132,5 +132,8 @@ def _fitted(layer: LayerSpec) -> LayerSpec:
 
 def _of_one_rank(adapter: ModelAdapterSpec) -> ModelAdapterSpec:
     first = next(part for part in adapter.parts if part is not None)
-    alike = {"rank": first.rank, "alpha": first.alpha, "rslora": first.rslora, "ranks": ()}
-    return replace(adapter, parts=tuple(part and replace(part, **alike) for part in adapter.parts))
+    return replace(adapter, parts=tuple(part and _like(part, first) for part in adapter.parts))
+
+
+def _like(part: AdapterSpec, first: AdapterSpec) -> AdapterSpec:
+    return replace(part, rank=first.rank, alpha=first.alpha, rslora=first.rslora, ranks=())
