@@ -30,6 +30,7 @@ from strategies.vocabulary import VocabularyCase
 _NO_DUMMY = "SGLang warms up without a dummy adapter"
 WITHOUT = {
     "WRAP-3": "one function of SGLang's decides, in an order written into it: no class claims a layer by itself",
+    "WRAP-8": "SGLang's LoRA layers hand on the weight alone: no scale can be read through them (finding 90)",
     "UNWRAP-2": "SGLang has no function that reads the dense weight of a layer, wrapped or not",
     **dict.fromkeys(("TARGET-1", "TARGET-2"), "SGLang's targets are last parts of names from a list of its own"),
     "LIFE-2": "SGLang counts use by batches: no call activates an adapter, and it registers as many as it is given",

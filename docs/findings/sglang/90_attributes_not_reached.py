@@ -1,7 +1,7 @@
 """What kernels and model code read of a layer is not there any more once it is wrapped: its quant method, sizes,
 scales.
 
-Clauses WRAP-4, WRAP-8. Release: 0.5.23.
+Clause WRAP-4. Release: 0.5.23.
 """
 
 from served import Served, filled, report
