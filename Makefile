@@ -8,15 +8,19 @@ RUN := OMP_NUM_THREADS=1 $(VENV)/bin/python -m
 EXTRAS_reference := dev
 EXTRAS_vllm := dev,vllm
 EXTRAS_sglang := dev,sglang
+EXTRAS_peft := dev
 EXTRAS := $(or $(EXTRAS_$(IMPL)),dev)
+
+# Images of Python set it, and then every process compiles torch again, which takes seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: conformance test check matrix power bench clean
 
-conformance: $(VENV)/.installed-$(EXTRAS)  ## set up, then run the suite on IMPL (reference, or vllm or sglang, which it installs)
+conformance: $(VENV)/.installed-$(EXTRAS)  ## set up, then run the suite on IMPL (reference, peft, or vllm or sglang, which it installs)
 	$(RUN) pytest conformance/ -n auto --impl $(IMPL) --profile $(PROFILE) $(ARGS)
 
 test: $(VENV)/.installed-dev check  ## set up, then type checks, lint and the tests of the framework
-	$(RUN) pytest tests -n auto $(ARGS)
+	$(RUN) pytest tests -n auto --dist loadfile --no-loadscope-reorder $(ARGS)  # what a module sets up is set up once
 
 check: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

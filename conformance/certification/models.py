@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 
 import pytest
+import torch
 
 from conformance.certification.apart import Apart, ApartRun
 from conformance.certification.baseline import Baseline
@@ -99,12 +100,20 @@ class ModelCertification:
 
     def clause_run(self, path: str, budget: Budget) -> Checking:
         """Runs clauses on the model called ``path``, in a process of its own."""
-        self.subjects[path].implementation.layers.prepare()  # which every such process has then
-        served = self.subjects[path].implementation.dtypes(self.options.device)
-        draws = cache(partial(draws_of, path, self.targets[path], served))
-        return ApartRun(
-            self._apart, path, lambda given: ClauseRun(self.subjects[path], given, draws(), self._recorder), budget
-        )
+        subject = self.subjects[path]
+        prepare = subject.implementation.layers.prepare
+        forked = self.options.device == "cpu"
+        if forked:
+            prepare()  # which every such process has then; CUDA does not survive a fork
+        draws = cache(partial(draws_of, path, self.targets[path], subject.implementation.dtypes(self.options.device)))
+
+        def make(given: Budget) -> Checking:
+            if not forked:
+                torch.cuda.init()  # says so where this process' parent had it already
+                prepare()
+            return ClauseRun(subject, given, draws(), self._recorder)
+
+        return ApartRun(self._apart, path, make, budget)
 
     def close(self) -> None:
         """Ends the process of the last model."""

@@ -11,7 +11,7 @@ import pytest
 from conformance.implementations.protocol import REQUIRED_METHODS, Implementation, LayerLibrary, MissingPrerequisite
 
 ENTRY_POINTS = "lora_compat.implementations"
-BUILT_IN = ("reference", "sglang", "vllm")
+BUILT_IN = ("reference", "vllm", "peft", "sglang")
 
 
 def implementation_named(
@@ -54,6 +54,10 @@ def _found(impl: str, layers: str, device: str) -> Implementation:
         from conformance.implementations.sglang import SglangImplementation
 
         return SglangImplementation()
+    if impl == "peft":
+        from conformance.implementations.peft import PeftImplementation
+
+        return PeftImplementation()
     registered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if impl in registered:
         return _instance(impl, registered[impl].load())

@@ -17,8 +17,8 @@ from conformance.subjects.subject import Subject
 from conformance.values.programs import ProgramValues
 from strategies.cases import Case
 from strategies.codec import Spec
+from strategies.libraries import Library
 from strategies.programs import Program
-from strategies.source import Library
 
 SERVED = (Library.LORA_COMPAT, Library.VLLM)  # the libraries whose layers the reference serves
 

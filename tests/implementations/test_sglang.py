@@ -20,7 +20,8 @@ from conformance.subjects.building import class_of, flatten
 from conformance.subjects.subject import Subject
 from lora_compat.families import Family
 from strategies.cases import AdapterSpec, Case, LayerSpec
-from strategies.source import Library, render
+from strategies.libraries import Library
+from strategies.source import render
 from strategies.subclasses import Constructor, SubclassSpec
 
 FINDINGS = Path(__file__).parents[2] / "docs" / "findings" / "sglang"

@@ -110,12 +110,6 @@ class SglangImplementation(Implementation):
         weight: Tensor = runtime().lora_layers.unwrap_lora_layer(module).weight
         return weight.detach()
 
-    def warmup_rank(self, *, default: int, max_lora_rank: int, shards: tuple[int, ...]) -> int:
-        raise NotImplementedError(_NO_DUMMY)
-
-    def load_dummy(self, wrapped: nn.Module, slot: int, rank: int) -> None:
-        raise NotImplementedError(_NO_DUMMY)
-
     def claimants(self, layer: nn.Module, deployment: Deployment) -> tuple[str, ...]:
         raise NotImplementedError(WITHOUT["WRAP-3"])
 

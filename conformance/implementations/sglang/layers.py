@@ -15,7 +15,7 @@ from conformance.implementations.schemes import METHODS
 from conformance.implementations.sglang import groups
 from conformance.implementations.sglang.runtime import installed_version, runtime
 from strategies.cases import Quantization
-from strategies.source import Library
+from strategies.libraries import Library
 
 
 class SglangLayers(LayerLibrary):
