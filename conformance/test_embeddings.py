@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from conformance.engines.ranks import CollectiveMismatch, RankFailed, RankGroup
 from conformance.implementations.dtypes import torch_dtype
-from conformance.implementations.vocabulary import VocabularyServer
+from conformance.implementations.vocabulary import VocabularyServer, VocabularyWeights
 from conformance.judging.anomalies import UNEXPLAINED
 from conformance.judging.anomalies.vocabulary import explain
 from conformance.judging.assertions import assert_equal, raised
@@ -20,6 +23,9 @@ from conformance.suite.checking import check
 from conformance.values.vocabulary import VocabularyTensors, tensors_of
 from strategies.vocabulary import VocabularyCase, VocabularyLayer, vocabulary_cases
 
+Serving = Callable[[VocabularyCase, VocabularyWeights, RankGroup], VocabularyServer]
+RIGHT = ""
+
 
 def assert_serves_the_vocabulary(subject: Subject, case: VocabularyCase) -> None:
     """Every rank gives what merged weights give, and adapter-less tokens keep the bare layer's bits."""
@@ -31,30 +37,18 @@ def assert_serves_the_vocabulary(subject: Subject, case: VocabularyCase) -> None
     if reason is not None:
         raise NotApplicable(reason)
     tensors = tensors_of(case)
-    given = torch.tensor(case.ids) if case.layer is VocabularyLayer.EMBEDDING else tensors.hidden
-    given = given if given.dtype == torch.int64 else given.to(torch_dtype(case.dtype))
-    given = given.unsqueeze(0) if case.two_dimensions else given
-
-    def program(group: RankGroup) -> tuple[Tensor, Tensor, Tensor]:
-        server: VocabularyServer = serve(case, tensors.weights.to(subject.device), group)
-        mine = given.to(subject.device, copy=True)
-        bare = server.run(None, mine).to("cpu", copy=True)
-        for (slot, _), adapter in zip(case.adapters, tensors.adapters, strict=True):
-            server.load(slot, cast_adapter(adapter, torch_dtype(case.dtype), subject.device))
-        return bare, server.run(case.token_slots, mine).cpu(), mine.cpu()
-
-    try:
-        seen = subject.engine.run(case.tp_size, program)
-    except (CollectiveMismatch, RankFailed) as error:
-        raise raised(error, case) from error
+    seen = _seen(subject, case, tensors, serve)
     right, plain = dense(case, tensors), dense(case, tensors, adapted=False)
     without = [index for index, adapter in enumerate(case.tokens) if adapter < 0]
+    given = _given(case, tensors)
     for rank, (_, _, mine) in enumerate(seen):
         assert_equal(case, mine, given, Place(rank=rank, setting="what was handed in"), "input-written")
     name = named(case, tensors, [output for _, output, _ in seen], right)
     if name == UNEXPLAINED:  # then it may be the layer without adapters that is wrong
         for rank, (bare, _, _) in enumerate(seen):
             assert_equal(case, bare, plain, Place(rank=rank, setting="bare"), "base-changed")
+    if name != RIGHT:
+        name = _named_plainly(subject, case, name, serve)
     for rank, (bare, output, _) in enumerate(seen):
         assert_equal(case, output, right, Place(rank=rank), name)
         assert_equal(case, bare, plain, Place(rank=rank, setting="bare"), "base-changed")
@@ -64,12 +58,58 @@ def assert_serves_the_vocabulary(subject: Subject, case: VocabularyCase) -> None
         raise NotExercised("the adapters change nothing")
 
 
+def _given(case: VocabularyCase, tensors: VocabularyTensors) -> Tensor:
+    """Ids or hidden states, as they are handed in."""
+    embeds = case.layer is VocabularyLayer.EMBEDDING
+    given = torch.tensor(case.ids) if embeds else tensors.hidden.to(torch_dtype(case.dtype))
+    return given.unsqueeze(0) if case.two_dimensions else given
+
+
+def _seen(
+    subject: Subject, case: VocabularyCase, tensors: VocabularyTensors, serve: Serving
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Of every rank what the layer gives bare and with adapters, and what was handed in, afterwards."""
+    __tracebackhide__ = True
+    given = _given(case, tensors)
+
+    def program(group: RankGroup) -> tuple[Tensor, Tensor, Tensor]:
+        server = serve(case, tensors.weights.to(subject.device), group)
+        mine = given.to(subject.device, copy=True)
+        bare = server.run(None, mine).to("cpu", copy=True)
+        for (slot, _), adapter in zip(case.adapters, tensors.adapters, strict=True):
+            server.load(slot, cast_adapter(adapter, torch_dtype(case.dtype), subject.device))
+        return bare, server.run(case.token_slots, mine).cpu(), mine.cpu()
+
+    try:
+        return subject.engine.run(case.tp_size, program)
+    except (CollectiveMismatch, RankFailed) as error:
+        raise raised(error, case) from error
+
+
 def named(case: VocabularyCase, tensors: VocabularyTensors, outputs: list[Tensor], right: Tensor) -> str:
-    """What is wrong with the outputs of all ranks, if anything is."""
+    """What is wrong with the outputs of all ranks; `RIGHT` if nothing is."""
     if any(output.numel() != right.numel() for output in outputs):
         return "gather-inflated"
     flat = [output.double().reshape(right.shape) for output in outputs]
-    return UNEXPLAINED if all(torch.equal(one, right) for one in flat) else explain(case, tensors, flat)
+    return RIGHT if all(torch.equal(one, right) for one in flat) else explain(case, tensors, flat)
+
+
+def _named_plainly(subject: Subject, case: VocabularyCase, name: str, serve: Serving) -> str:
+    """``name``, or that of a plainer case which is wrong already: in one dimension, then without a multiplier.
+
+    A row that follows its first token may look like a slot's, a rank's or an id's that is taken for another; where the
+    same tokens are served rightly in one dimension, it is the layout.
+    """
+    __tracebackhide__ = True
+    if not case.two_dimensions and case.multiplier == 1:
+        return name
+    plainer = replace(case, two_dimensions=False) if case.two_dimensions else replace(case, multiplier=1)
+    tensors = tensors_of(plainer)
+    outputs = [output for _, output, _ in _seen(subject, plainer, tensors, serve)]
+    found = named(plainer, tensors, outputs, dense(plainer, tensors))
+    if found != RIGHT:
+        return _named_plainly(subject, plainer, found, serve)
+    return "layout-dependent" if case.two_dimensions else name
 
 
 @check("MATH-14", vocabulary_cases(VocabularyLayer.EMBEDDING))

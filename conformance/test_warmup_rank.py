@@ -70,7 +70,12 @@ def test_it_is_the_smallest_multiple_from_the_default_up(subject: Subject, quest
         raise NotExercised("the smallest multiple above the default does not fit (see RANK-4)")
     rank = chosen(subject, question)
     if rank != right:
-        raise Violation("rank-not-smallest", Difference(Aspect.RANK, rank, right), question)
+        raise Violation(_no_smallest(rank, multiple), Difference(Aspect.RANK, rank, right), question)
+
+
+def _no_smallest(rank: int | Exception, multiple: int) -> str:
+    """What is wrong with a rank that is not the smallest multiple."""
+    return "rank-indivisible" if isinstance(rank, int) and rank % multiple else "rank-not-smallest"
 
 
 @check("RANK-3", rank_questions(parts=(1,), max_ranks=(8, 16, 64)))
@@ -193,7 +198,7 @@ def test_the_rank_of_a_model_is_the_smallest_from_the_default_up(subject: Subjec
     right = -(-DEFAULT // multiple) * multiple
     require_room(program, right)
     if rank != right:
-        raise Violation("rank-not-smallest", Difference(Aspect.RANK, rank, right), program)
+        raise Violation(_no_smallest(rank, multiple), Difference(Aspect.RANK, rank, right), program)
 
 
 @check("RANK-3", MODELS.map(partial(warmed, cut=False)))

@@ -23,10 +23,10 @@ from strategies.choices import numbers, sampled
 from strategies.classes import FORWARDS, MAX_DEPTH, subclasses
 from strategies.existing import Target, current_target, narrowed
 from strategies.forwards import Forward
-from strategies.large import enlarged, large_dimensions
+from strategies.large import enlarged, large_dimensions, roomy
 from strategies.layers import FAMILIES, linear_layers
 from strategies.nesting import nestings
-from strategies.options import Options
+from strategies.options import ONE_IN, Options
 from strategies.parallel import TP_SIZES, tensor_parallel_sizes
 from strategies.peculiar import with_peculiarities
 
@@ -55,6 +55,7 @@ def cases(
     ranks: tuple[int, ...] = (),
     nestings: tuple[WrapperKind, ...] = tuple(WrapperKind),
     min_nesting: int = 0,
+    large: int = ONE_IN,
 ) -> SearchStrategy[Case]:
     """Whole cases; shrinks to the plainest layer on one rank, one adapter of rank 1, one token.
 
@@ -81,6 +82,7 @@ def cases(
         ranks: the adapters' ranks, if not all up to ``max_lora_rank``.
         nestings: the kinds of wrappers around the layer.
         min_nesting: wrappers around the layer at least.
+        large: in one case of so many a dimension is large.
     """
     return _cases(Options(**locals()))
 
@@ -91,7 +93,7 @@ def _cases(draw: DrawFn, options: Options) -> Case:
     if target is not None:
         options = narrowed(options, target)
     large = draw(large_dimensions(options, layers=target is None))
-    case = _small(draw, options, target)
+    case = _small(draw, roomy(options, large), target)
     return with_peculiarities(draw, enlarged(draw, case, large, options))
 
 

@@ -20,7 +20,8 @@ from strategies.cases import Case, Heads
 from strategies.choices import numbers, sampled
 from strategies.codec import Named
 from strategies.groupings import MANY_TOKENS, grouped
-from strategies.options import Options
+from strategies.options import ONE_IN, Options
+from strategies.peculiar import uneven
 
 
 class Dimension(Named):
@@ -33,6 +34,7 @@ class Dimension(Named):
     INPUTS = "inputs"
     ROWS = "rows"  # of one output
     OUTPUTS = "outputs"
+    UNEVEN = "uneven ranks"  # of the parts of one adapter
 
 
 ADAPTERS = (4, 5, 6, 7, 8, 9)
@@ -42,6 +44,8 @@ LARGE_MAX_RANKS = (128, 256, 320, 512)  # what vLLM's LoRAConfig accepts beyond 
 INPUTS = (31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257)
 ROWS = (15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129)
 OUTPUTS = (5, 6, 7, 8)
+UNEVEN = (17, 33, 64, 65, 128)
+PACKED = (Family.MERGED_COLUMN, Family.QKV)
 _OF_LAYERS = (Dimension.INPUTS, Dimension.ROWS, Dimension.OUTPUTS)
 
 
@@ -53,7 +57,7 @@ def rising(sizes: tuple[int, ...]) -> tuple[int, ...]:
 
 @cache
 def large_dimensions(options: Options, *, layers: bool = True) -> SearchStrategy[tuple[Dimension, ...]]:
-    """In seven cases of eight none, else one, seldom two, of those that ``options`` leave open; shrinks to none.
+    """In one case of ``options.large`` one, seldom two, of those that are open; shrinks to none.
 
     Args:
         options: what the case is drawn from.
@@ -63,12 +67,24 @@ def large_dimensions(options: Options, *, layers: bool = True) -> SearchStrategy
         Dimension.ADAPTERS: options.adapters[1] > 1,
         Dimension.RANK: bool(options.ranks) or options.max_ranks == MAX_RANKS,
         Dimension.OUTPUTS: Family.MERGED_COLUMN in options.families,
+        # Where less is large, `with_peculiarities` has enough of it.
+        Dimension.UNEVEN: options.large < ONE_IN and not set(options.families).isdisjoint(PACKED),
     }
     free = [one for one in Dimension if open_to.get(one, True) and (layers or one not in _OF_LAYERS)]
     pairs = list(combinations(free, 2))
     single = max(1, 6 * len(pairs) // len(free))
     chosen = [(one,) for one in free for _ in range(single)] + pairs
-    return sampled((*[()] * (7 * len(chosen)), *chosen), "large dimensions")
+    return sampled((*[()] * ((options.large - 1) * len(chosen)), *chosen), "large dimensions")
+
+
+def roomy(options: Options, dimensions: tuple[Dimension, ...]) -> Options:
+    """``options``, narrowed to the layers that have these dimensions."""
+    if Dimension.OUTPUTS in dimensions:
+        options = replace(options, families=(Family.MERGED_COLUMN,))
+    if Dimension.UNEVEN in dimensions:
+        families = tuple(family for family in options.families if family in PACKED)
+        options = replace(options, families=families, min_outputs=max(2, options.min_outputs))
+    return options
 
 
 def enlarged(draw: DrawFn, case: Case, dimensions: tuple[Dimension, ...], options: Options) -> Case:
@@ -113,7 +129,7 @@ def _more_slots(draw: DrawFn, case: Case, options: Options) -> Case:
 
 def _larger_rank(draw: DrawFn, case: Case, options: Options) -> Case:
     """Some adapters of large rank, in slots of a rank that holds it."""
-    rank = draw(sampled((options.ranks and (64, 128, 256)) or RANKS, "large rank"))
+    rank = draw(sampled((options.ranks and (64, 128, 256)) or rising(RANKS), "large rank"))
     others = draw(numbers(3, "who is of large rank"))
     adapters = tuple(one.of_rank(rank) if index % 3 in (0, others) else one for index, one in enumerate(case.adapters))
     return replace(case, adapters=adapters, max_rank=next(most for most in LARGE_MAX_RANKS if rank <= most))
@@ -142,8 +158,6 @@ def _taller(draw: DrawFn, case: Case, options: Options) -> Case:
 
 def _more_outputs(draw: DrawFn, case: Case, options: Options) -> Case:
     """A merged layer of more outputs than four, and adapters that have a part for each, or one for all."""
-    if case.layer.family is not Family.MERGED_COLUMN:
-        return case
     count = draw(sampled(rising(OUTPUTS), "many outputs"))
     sizes = tuple(islice(cycle(case.layer.output_sizes), count))
     absent = draw(numbers(count + 1, "absent"))
@@ -159,6 +173,15 @@ def _more_outputs(draw: DrawFn, case: Case, options: Options) -> Case:
     return replace(case, layer=replace(case.layer, output_sizes=sizes), packed=packed, adapters=adapters)
 
 
+def _uneven_ranks(draw: DrawFn, case: Case, options: Options) -> Case:
+    """Adapters with a part for each output, whose ranks lie far apart."""
+    rank, count = draw(sampled(rising(UNEVEN), "uneven ranks")), len(case.layer.output_sizes)
+    whole = (replace(one.of_rank(rank), fused=False, present=(True,) * count) for one in case.adapters)
+    adapters = tuple(uneven(one, case.seed + index) for index, one in enumerate(whole))
+    max_rank = next(most for most in (*MAX_RANKS, *LARGE_MAX_RANKS) if max(rank, case.max_rank) <= most)
+    return replace(case, packed=(1,) * count, adapters=adapters, max_rank=max_rank)
+
+
 _ENLARGERS: dict[Dimension, Callable[[DrawFn, Case, Options], Case]] = {
     Dimension.TOKENS: _more_tokens,
     Dimension.ADAPTERS: _more_adapters,
@@ -167,4 +190,5 @@ _ENLARGERS: dict[Dimension, Callable[[DrawFn, Case, Options], Case]] = {
     Dimension.INPUTS: _wider,
     Dimension.ROWS: _taller,
     Dimension.OUTPUTS: _more_outputs,
+    Dimension.UNEVEN: _uneven_ranks,
 }

@@ -12,6 +12,8 @@ from strategies.forwards import Forward
 from strategies.layers import FAMILIES
 from strategies.parallel import TP_SIZES
 
+ONE_IN = 8  # cases has a large dimension
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -39,3 +41,4 @@ class Options:
     ranks: tuple[int, ...] = ()
     nestings: tuple[WrapperKind, ...] = tuple(WrapperKind)
     min_nesting: int = 0
+    large: int = ONE_IN

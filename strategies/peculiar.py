@@ -34,8 +34,8 @@ def with_peculiarities(draw: DrawFn, case: Case) -> Case:
     if peculiar is Peculiarity.LONE and case.regime is Regime.EXACT:  # one element is lost in rounding
         return _with_last(case, replace(last, content=Content.LONE))
     if peculiar is Peculiarity.UNEVEN:
-        uneven = tuple(_uneven(one, case.seed + index) for index, one in enumerate(case.adapters))
-        return replace(case, adapters=uneven)
+        parts = tuple(uneven(one, case.seed + index) for index, one in enumerate(case.adapters))
+        return replace(case, adapters=parts)
     return case
 
 
@@ -55,8 +55,8 @@ def _with_last(case: Case, adapter: AdapterSpec) -> Case:
     return replace(case, adapters=(*case.adapters[:-1], adapter))
 
 
-def _uneven(adapter: AdapterSpec, seed: int) -> AdapterSpec:
-    """Parts of the adapter's rank, of half of it, and of one, beginning anywhere."""
+def uneven(adapter: AdapterSpec, seed: int) -> AdapterSpec:
+    """The adapter with parts of its rank, of half of it, and of one, beginning anywhere."""
     if adapter.fused or adapter.rank == 1:
         return adapter
     every = (adapter.rank, max(1, adapter.rank // 2), 1)

@@ -1,15 +1,17 @@
-"""One planted bug, measured: how soon it is caught, what it is called, and how small its case becomes."""
+"""One planted bug, measured: how soon it is caught, its name and the size of its case, and which ideas catch it.
+
+Each is a row of its own, so that one can be measured again without the others.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from benchmarks.power.ablations import ABLATIONS, Ablation
 from benchmarks.power.hunting import (
     CASES,
     Catch,
-    ClauseTest,
     elements,
     hunt,
     noticing,
@@ -22,56 +24,60 @@ from conformance.search.bodies import violation_of
 from conformance.subjects.subject import Subject
 from strategies.cases import Case
 from strategies.codec import from_dict
-from tests.mutants import MUTANTS as OF_LAYERS
-from tests.mutants import Mutant
+from tests.mutants.planting import Mutant
+
+Row = dict[str, Any]
+Measure = Callable[[Mutant, range], Row]
 
 
-@dataclass(slots=True)
-class Measurement:
-    """What was found of one mutant.
+def hunted(mutant: Mutant, seeds: range) -> Row:
+    """What every seed's hunts find.
 
-    ``cases`` has, for each seed, what its soonest clause drew; 0 where none caught it. ``without`` has the same for
-    each idea switched off, at the first seed; the settings are about layers, so it is empty for other bugs.
+    ``cases`` has, for each seed, what the soonest clause drew, 0 where none caught the bug; ``in_order`` what the
+    whole suite did in file order, ``names`` what the first failing case is called.
     """
-
-    mutant: str
-    clause: str = ""
-    cases: list[int] = field(default_factory=list)
-    in_order: list[int] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    first_names: list[str] = field(default_factory=list)
-    reported: list[str] = field(default_factory=list)
-    elements: int | None = None
-    shown: str = ""
-    without: dict[str, int] = field(default_factory=dict)
-    alarm: str = ""  # what the reference without the bug is told of the shrunk case; nothing, if it is right
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {name: getattr(self, name) for name in type(self).__slots__}
-
-
-def measure(mutant: Mutant, seeds: range) -> Measurement:
-    """Hunts with every seed, shrinks what the first found, and hunts with each of the suite's ideas switched off."""
     subject = subject_for(mutant)
-    found = Measurement(mutant.name)
-    test: ClauseTest | None = None
-    for seed in seeds:
-        caught = _soonest(mutant, subject, seed, ABLATIONS[0])
-        found.cases.append(caught.cases if caught else 0)
-        if caught is None:
-            continue
-        test = test or caught.test
-        found.in_order.append(_in_order(mutant, subject, seed))
-        found.seconds.append(caught.seconds)
-        found.first_names.append(caught.anomaly)
-    if test is not None:
-        found.clause = test.clause
-        _shrink(found, test, mutant, subject)
-    for ablation in ABLATIONS[1:] if mutant in OF_LAYERS else ():
-        caught = _soonest(mutant, subject, seeds[0], ablation)
-        found.without[ablation.name] = caught.cases if caught else 0
-    return found
+    caught = [_soonest(mutant, subject, seed, ABLATIONS[0]) for seed in seeds]
+    found = [one for one in caught if one is not None]
+    return {
+        "clause": found[0].test.clause if found else "",
+        "cases": [one.cases if one else 0 for one in caught],
+        "in_order": [_in_order(mutant, subject, seed) for seed, one in zip(seeds, caught, strict=True) if one],
+        "seconds": [one.seconds for one in found],
+        "names": [one.anomaly for one in found],
+    }
+
+
+def named(mutant: Mutant, seeds: range) -> Row:
+    """What the suite reports of the bug at the first seed, shrunk and named as it does.
+
+    Every shrunk case is given to the reference without the bug, which must be right: ``alarms`` are those where it is
+    called wrong, of ``replayed`` ones.
+    """
+    subject = subject_for(mutant)
+    caught = _soonest(mutant, subject, seeds[0], ABLATIONS[0])
+    if caught is None:
+        return {"reported": [], "elements": None, "shown": "", "replayed": 0, "alarms": []}
+    result = shrunk(caught.test, subject, seed=seeds[0], patch=mutant.patch)
+    failures = sorted(result.failures, key=lambda failure: (failure.anomaly == "unexplained", len(failure.shown)))
+    specs = [Entry(one.case, one.shown, ()).spec() for one in failures]
+    wrong = [violation_of(subject, caught.test.body, spec) for spec in specs]
+    first = dict(failures[0].case) if failures else {}
+    plain = first.pop("kind", "") == "case"
+    return {
+        "reported": list(dict.fromkeys(one.anomaly for one in failures)) + ["error"] * bool(result.errors),
+        "elements": elements(from_dict(first, Case)) if plain else None,
+        "shown": failures[0].shown if failures else "",
+        "replayed": len(specs),
+        "alarms": [str(one) for one in wrong if one is not None],
+    }
+
+
+def without_ideas(mutant: Mutant, seeds: range) -> Row:
+    """The cases drawn up to the first failure with each of the suite's ideas switched off; 0 where there is none."""
+    subject = subject_for(mutant)
+    caught = {one.name: _soonest(mutant, subject, seeds[0], one) for one in ABLATIONS[1:]}
+    return {"without": {name: one.cases if one else 0 for name, one in caught.items()}}
 
 
 def subject_for(mutant: Mutant) -> Subject:
@@ -104,16 +110,6 @@ def _in_order(mutant: Mutant, subject: Subject, seed: int) -> int:
     return 0
 
 
-def _shrink(found: Measurement, test: ClauseTest, mutant: Mutant, subject: Subject) -> None:
-    result = shrunk(test, subject, seed=0, patch=mutant.patch)
-    failures = sorted(result.failures, key=lambda failure: (failure.anomaly == "unexplained", len(failure.shown)))
-    found.reported = list(dict.fromkeys(failure.anomaly for failure in failures)) + ["error"] * bool(result.errors)
-    if not failures:
-        return
-    shown = Entry(failures[0].case, failures[0].shown, ()).spec()
-    wrong = violation_of(subject, test.body, shown)
-    found.alarm = str(wrong) if wrong else ""
-    data = dict(failures[0].case)
-    found.shown = failures[0].shown
-    if data.pop("kind") == "case":
-        found.elements = elements(from_dict(data, Case))
+def by_mutant(rows: Iterable[Row]) -> dict[str, Row]:
+    """Rows by the name of their bug."""
+    return {row["mutant"]: row for row in rows}

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
 from benchmarks.power.ablations import ABLATIONS
-from benchmarks.power.planted import PLANTED
+from benchmarks.power.figures import BY_NAME, Row, is_named, median_cases, right, summary
+from benchmarks.power.measuring import by_mutant
 from benchmarks.power.plot import curves
 from benchmarks.power.sight import table
-from tests.mutants import Mutant
 from tests.mutants.variants import VARIANTS
 
-Row = dict[str, Any]
 PEER = "random values only"  # misses too many to list
 
 
@@ -24,52 +24,16 @@ def page(data: dict[str, Any]) -> str:
     return "\n".join(line for part in parts for line in part(data)) + "\n"
 
 
-def summary(data: dict[str, Any]) -> dict[str, Any]:
-    """The figures that matter, by name."""
-    rows = data["mutants"]
-    planted = {mutant.name: mutant for mutant in PLANTED}
-    hunts = [count for row in rows for count in row["cases"]]
-    medians = [_median(row, data) for row in rows]
-    return {
-        "mutants": len(rows),
-        "caught": sum(any(row["cases"]) for row in rows),
-        "hunts": len(hunts),
-        "hunts caught": sum(count > 0 for count in hunts),
-        "median": median(medians),
-        "slowest": max(medians),
-        "in order": median([median(row["in_order"]) for row in rows if row["in_order"]]),
-        "slowest in order": max(max(row["in_order"]) for row in rows if row["in_order"]),
-        "milliseconds": 1000 * median([median(row["seconds"]) for row in rows if row["seconds"]]),
-        "elements": median([row["elements"] for row in rows if row["elements"] is not None]),
-        "named at once": sum(_share_named(row, planted[row["mutant"]]) for row in rows) / len(rows),
-        "named": sum(_is_named(row, planted[row["mutant"]]) for row in rows),
-        "layers": sum(bool(row["without"]) for row in rows),
-        "named of layers": sum(bool(row["without"]) and _is_named(row, planted[row["mutant"]]) for row in rows),
-        "named first": sum(
-            row["reported"][:1] != [] and row["reported"][0] in right_names(planted[row["mutant"]]) for row in rows
-        ),
-    }
-
-
-def right_names(mutant: Mutant) -> set[str]:
-    """The names that tell what is wrong; `unexplained` is none, though nothing better may be known of a bug."""
-    return set(mutant.anomalies) - {"unexplained"}
-
-
-def _is_named(row: Row, mutant: Mutant) -> bool:
-    return bool(set(row["reported"]) & right_names(mutant))
-
-
 def _summary(data: dict[str, Any]) -> Iterator[str]:
     found = summary(data)
     yield "# Detection power"
     yield ""
-    made = data["made"]["mutants"]
+    made = data["made"]["hunts"]
     yield (
-        f"Written by `make power` (`python -m benchmarks.power`), torch {made['torch']}, {data['cases']} cases a "
-        f"clause (the default profile), {data['seeds']} seeds a bug, {_on(made)}. The "
+        f"Written by `make power` (`python -m benchmarks.power`). The hunts: torch {made['torch']}, {data['cases']} "
+        f"cases a clause (the default profile), {made['seeds']} seeds a bug, {_on(made)}. The "
         "planted bugs are those of the reference; the kernels' (`tests/kernels`) and those in vLLM's own code "
-        "(`tests/mutants/vllm_planted.py`) are caught by tests of their own."
+        f"(`tests/mutants/vllm_planted.py`) are caught by tests of their own. {_shrunk_at(data)}"
     )
     yield ""
     yield "| | |"
@@ -83,12 +47,11 @@ def _summary(data: dict[str, Any]) -> Iterator[str]:
     yield f"| the same over the whole suite in file order: median, most of any seed | {order} |"
     yield f"| milliseconds to the first failure, median | {found['milliseconds']:.0f} |"
     yield f"| numbers in the shrunk case, median | {found['elements']:g} |"
-    alarms = [bool(row["alarm"]) for row in data["mutants"] if "alarm" in row]
-    if alarms:
-        yield f"| shrunk cases that the reference without the bug fails, too | {sum(alarms)} of {len(alarms)} |"
-    yield f"| bugs with a right name among those reported | {found['named']} of {found['mutants']} |"
+    yield f"| shrunk cases replayed on the reference without the bug | {found['replayed']} |"
+    yield f"| … and it is called wrong there | {found['alarms']} |"
+    yield f"| bugs with a right name among those reported | {found['named']} of {len(data['names'])} |"
     yield f"| … of those of single layers | {found['named of layers']} of {found['layers']} |"
-    yield f"| … and it is the one reported first | {found['named first']} of {found['mutants']} |"
+    yield f"| … and it is the one reported first | {found['named first']} of {len(data['names'])} |"
     yield f"| first failing cases, not shrunk, with a right name | {found['named at once']:.0%} |"
     yield ""
     yield (
@@ -103,11 +66,20 @@ def _summary(data: dict[str, Any]) -> Iterator[str]:
     yield "![planted bugs caught over cases drawn](power.svg)"
 
 
+def _shrunk_at(data: dict[str, Any]) -> str:
+    counts = Counter(row["commit"] for row in data["names"])
+    told = ", ".join(f"{count} by commit {commit}" for commit, count in counts.items())
+    return f"Names and numbers of shrunk cases are of one seed: {told}."
+
+
 def _ideas(data: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield "## What each idea is worth"
     yield ""
-    yield "The bugs of single layers, the same clauses and budget, one seed, an idea switched off, or one more on."
+    yield (
+        "The bugs of single layers, the same clauses and budget, one seed, an idea switched off, or one more on; "
+        f"measured by commit {data['made']['ideas']['commit']}."
+    )
     yield ""
     yield "| setting | caught | of | median cases of those caught | |"
     yield "|---|---|---|---|---|"
@@ -132,9 +104,7 @@ def _ideas(data: dict[str, Any]) -> Iterator[str]:
     for ablation in ABLATIONS[1:]:
         if ablation.name == PEER:
             continue
-        only = [
-            row["mutant"] for row in data["mutants"] if any(row["cases"]) and row["without"].get(ablation.name) == 0
-        ]
+        only = [row["mutant"] for row in data["ideas"] if row["without"].get(ablation.name) == 0]
         yield f"- {ablation.name}, missed: {', '.join(f'`{name}`' for name in only) or 'nothing'}"
 
 
@@ -142,18 +112,16 @@ def _names(data: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield "## Called by another name"
     yield ""
-    planted = {mutant.name: mutant for mutant in PLANTED}
-    wrong = [row for row in data["mutants"] if not _is_named(row, planted[row["mutant"]])]
+    wrong = [row for row in data["names"] if not is_named(row)]
     for row in wrong:
         called = ", ".join(row["reported"]) or "nothing at the first seed"
-        right = " or ".join(sorted(right_names(planted[row["mutant"]]))) or "any known name"
-        yield f"- `{row['mutant']}`: {called}, not {right}"
+        yield f"- `{row['mutant']}`: {called}, not {' or '.join(sorted(right(row))) or 'any known name'}"
     if not wrong:
         yield "None."
 
 
 def _on(made: dict[str, Any]) -> str:
-    return f"{made['seconds']:.0f} s of {made['processes']} processes"
+    return f"{made['seconds']:.0f} s of {made['processes']} processes, commit {made['commit']}"
 
 
 def _alarms(data: dict[str, Any]) -> Iterator[str]:
@@ -225,30 +193,25 @@ def _mutants(data: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield "| bug | origin | caught by | cases, median (most) | seeds | ms | called | numbers |"
     yield "|---|---|---|---|---|---|---|---|"
-    planted = {mutant.name: mutant for mutant in PLANTED}
-    for row in data["mutants"]:
-        yield _mutant(row, planted[row["mutant"]], data)
+    shrunk = by_mutant(data["names"])
+    for row in data["hunts"]:
+        yield _mutant(row, shrunk.get(row["mutant"], {}), data)
 
 
-def _mutant(row: Row, mutant: Mutant, data: dict[str, Any]) -> str:
+def _mutant(row: Row, shrunk: Row, data: dict[str, Any]) -> str:
+    mutant = BY_NAME[row["mutant"]]
     caught = [count for count in row["cases"] if count]
-    most = max(caught, default=0)
     milliseconds = f"{1000 * median(row['seconds']):.0f}" if row["seconds"] else "–"
+    numbers = shrunk.get("elements")
+    cases = f"{median_cases(row, data):g} ({max(caught, default=0)})"
     return (
         f"| **{mutant.name}**: {mutant.story} | {mutant.origin} | {row['clause'] or '–'} | "
-        f"{_median(row, data):g} ({most}) | {len(caught)}/{len(row['cases'])} | {milliseconds} | "
-        f"{', '.join(row['reported'])} | {'–' if row['elements'] is None else row['elements']} |"
+        f"{cases} | {len(caught)}/{len(row['cases'])} | {milliseconds} | "
+        f"{', '.join(shrunk.get('reported', ()))} | {'–' if numbers is None else numbers} |"
     )
 
 
-def _median(row: Row, data: dict[str, Any]) -> float:
-    return median(count or data["cases"] + 1 for count in row["cases"])
-
-
-def _share_named(row: Row, mutant: Mutant) -> float:
-    names = row["first_names"]
-    return sum(name in right_names(mutant) for name in names) / len(names) if names else 0.0
-
-
 def _sight(data: dict[str, Any]) -> Iterator[str]:
-    yield from table(data["sight"]) if "sight" in data else ()
+    yield from table(data["sight"])
+    yield ""
+    yield f"{_on(data['made']['sight'])}."

@@ -6,9 +6,8 @@ from collections import Counter
 from functools import cache
 from itertools import combinations
 
-from benchmarks.power.hunting import CASES, reference_subject, suite_tests
-from conformance.suite.budget import Budget
-from conformance.suite.checking import ClauseRun
+from benchmarks.power.hunting import suite_tests
+from benchmarks.power.sight import drawn
 from strategies.cases import Case, Quantization
 
 
@@ -90,14 +89,9 @@ def _slots(case: Case) -> str:
 
 
 @cache
-def drawn(seed: int = 0) -> tuple[Case, ...]:
+def drawn_cases(seed: int = 0) -> tuple[Case, ...]:
     """Every case that the suite draws at the default profile."""
-    found: list[Case] = []
-    subject = reference_subject()
-    for test in suite_tests():
-        run = ClauseRun(subject, Budget(CASES, seed))
-        run.check(test.clause, test.name, test.strategy, lambda subject, case: found.append(case))
-    return tuple(case for case in found if isinstance(case, Case))
+    return tuple(case for test in suite_tests() for case in drawn(test, seed) if isinstance(case, Case))
 
 
 def pairs_of(case: Case) -> list[tuple[str, str, str, str]]:
@@ -108,7 +102,7 @@ def pairs_of(case: Case) -> list[tuple[str, str, str, str]]:
 
 def coverage(seed: int = 0) -> dict[str, object]:
     """How many values of each dimension were drawn, and for each pair of dimensions how many pairs of values."""
-    cases = drawn(seed)
+    cases = drawn_cases(seed)
     values: dict[str, Counter[str]] = {}
     met: dict[tuple[str, str], set[tuple[str, str]]] = {}
     for case in cases:

@@ -7,16 +7,18 @@ from statistics import median
 from typing import Any
 from xml.sax.saxutils import escape
 
+from benchmarks.power.measuring import by_mutant
+
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 760, 420, 60, 30, 250, 50
 COLOURS = ("#1b1b1b", "#d1495b", "#edae49", "#00798c", "#66a182", "#2e4057", "#a05195", "#8a8a8a")
 
 
 def curves(data: dict[str, Any]) -> dict[str, list[float]]:
     """For each setting the cases to the first failure of every mutant; infinite where it was not caught."""
-    most = data["cases"]
-    of_layers = [one for one in data["mutants"] if one["without"]]
-    found = {"the suite": [_or_inf(median(n or most + 1 for n in one["cases"]), most) for one in of_layers]}
-    for one in of_layers:
+    most, hunts = data["cases"], by_mutant(data["hunts"])
+    soonest = [median(n or most + 1 for n in hunts[one["mutant"]]["cases"]) for one in data["ideas"]]
+    found = {"the suite": [_or_inf(cases, most) for cases in soonest]}
+    for one in data["ideas"]:
         for name, cases in one["without"].items():
             found.setdefault(name, []).append(cases or math.inf)
     return found

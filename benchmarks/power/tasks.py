@@ -11,7 +11,7 @@ import torch
 from benchmarks.power.ablations import ABLATIONS
 from benchmarks.power.alarms import Alarms
 from benchmarks.power.hunting import CASES, hunt, reference_subject, suite_tests
-from benchmarks.power.measuring import measure
+from benchmarks.power.measuring import Measure, hunted, named, without_ideas
 from benchmarks.power.planted import PLANTED
 from tests.mutants.variants import VARIANTS
 
@@ -24,9 +24,12 @@ def single_threaded() -> None:
     torch.set_grad_enabled(False)
 
 
-def mutant_row(index: int, *, seeds: int) -> dict[str, Any]:
-    """`measure` of one mutant."""
-    return measure(PLANTED[index], range(seeds)).to_dict()
+MEASURES: dict[str, Measure] = {"hunts": hunted, "names": named, "ideas": without_ideas}
+
+
+def mutant_row(index: int, *, part: str, seeds: int) -> dict[str, Any]:
+    """One part of what is measured of one planted bug."""
+    return {"mutant": PLANTED[index].name, **MEASURES[part](PLANTED[index], range(seeds))}
 
 
 def alarm_row(what: tuple[int | None, int, int]) -> dict[str, Any]:

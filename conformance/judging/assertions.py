@@ -82,23 +82,26 @@ def assert_outputs(
     expected: list[Expected],
     *,
     subject: Subject | None = None,
-    default: str = UNEXPLAINED,
+    default: str | Callable[[], str] = UNEXPLAINED,
     blamed: Case | None = None,
     after: str = "",
 ) -> None:
     """The outputs of all ranks are the expected ones, exactly or within the derived bound.
 
     ``blamed`` is the case to run again, where that is not the one that says what is right; ``after`` what was done
-    to it. A difference is named by computing what each known mistake would give (with ``subject``), else ``default``.
+    to it. A difference is named by computing what each known mistake would give (with ``subject``), else ``default``,
+    which may be computed, too.
     """
     __tracebackhide__ = True
     actual, expected = together(case, actual, expected)
 
     def name() -> str:
         found = explain(case, actual, expected, subject) if subject else UNEXPLAINED
-        if found != UNEXPLAINED or subject or default != UNEXPLAINED:
-            return default if found == UNEXPLAINED else found
-        return common_trait(case, actual, expected) or default
+        if found == UNEXPLAINED and not subject and default == UNEXPLAINED:
+            return common_trait(case, actual, expected) or UNEXPLAINED
+        if found != UNEXPLAINED:
+            return found
+        return default if isinstance(default, str) else default()
 
     for rank, (outputs, right) in enumerate(zip(actual, expected, strict=True)):
         difference = first_difference(case, outputs, right)

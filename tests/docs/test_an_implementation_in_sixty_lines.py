@@ -21,5 +21,5 @@ def test_it_is_conformant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (tmp_path / "tiny_lora.py").write_text(SOURCE)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     result = run_suite("--impl", "tiny_lora:TinyLoRA", "--max-examples", "12", detail="-q")
-    assert result.returncode == 0, shown(result)
+    assert result.code == 0, shown(result)
     assert "conformant:" in shown(result)

@@ -48,9 +48,7 @@ def only_the_first_sequence(original):
     return add_to
 
 
-@plant(
-    LoRADelta, "add_to", origin="strides", clauses="MATH-7", anomalies="unexplained wrong-slot delta-imprecise raised"
-)
+@plant(LoRADelta, "add_to", origin="strides", clauses="MATH-7", anomalies="layout-dependent layout-refused")
 def strides_overlooked(original):
     """The input's memory is read as if it were contiguous."""
 

@@ -150,13 +150,13 @@ def rows_of_b_in_reverse(original):
     return load
 
 
-@plant(delta, "shrink", origin="masks of a kernel", clauses="MATH-1", anomalies="unexplained delta-dropped")
+@plant(delta, "shrink", origin="masks of a kernel", clauses="MATH-1", anomalies="delta-incomplete delta-dropped")
 def the_last_input_column_is_left_out(original):
     """The shrink sums over all input columns but the last."""
     return lambda x, lora_a, batch: original(x[:, :-1], lora_a[..., :-1], batch)
 
 
-@plant(delta, "shrink", origin="K in blocks", clauses="MATH-1", anomalies="unexplained")
+@plant(delta, "shrink", origin="K in blocks", clauses="MATH-1", anomalies="delta-incomplete")
 def input_columns_beyond_the_eighth(original):
     """The shrink sums over the first eight input columns."""
     return lambda x, lora_a, batch: original(x[:, :8], lora_a[..., :8], batch)
@@ -230,7 +230,7 @@ def one_unit_in_the_last_place(original):
     return expand
 
 
-@plant(delta, "expand", origin="saturation", clauses="MATH-1", anomalies="unexplained")
+@plant(delta, "expand", origin="saturation", clauses="MATH-1", anomalies="result-clamped")
 def large_results_are_clamped(original):
     """Results beyond ±24 are clamped."""
 
@@ -330,7 +330,10 @@ def adapters_see_quantized_activations(original):
     return add_to
 
 
-@plant(SlotBuffers, "load", origin="only bfloat16", clauses="MATH-10 MATH-1", anomalies="unexplained delta-incomplete")
+# Of one input, and of one small entry, nothing is left.
+@plant(
+    SlotBuffers, "load", origin="only bfloat16", clauses="MATH-10 MATH-1", anomalies="delta-incomplete delta-dropped"
+)
 def bfloat16_loses_the_first_column_of_a(original):
     """A bfloat16 deployment loses the first column of A."""
 
@@ -342,7 +345,9 @@ def bfloat16_loses_the_first_column_of_a(original):
     return load
 
 
-@plant(SlotBuffers, "load", origin="float16 range", clauses="MATH-10 MATH-1", anomalies="unexplained delta-incomplete")
+@plant(
+    SlotBuffers, "load", origin="float16 range", clauses="MATH-10 MATH-1", anomalies="delta-incomplete delta-dropped"
+)
 def float16_flushes_the_small(original):
     """A float16 deployment flushes entries of B below a quarter to zero."""
 

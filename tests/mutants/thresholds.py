@@ -1,8 +1,7 @@
 """Bugs that show only beyond a size: each template plants one for any size, so that the suite's sight can be measured.
 
 ``sizes`` grow; a bug of size n shows where the dimension is larger than n (of TP sizes: n or larger). Those up to
-``seen`` are caught by a default run of each of ten seeds, as docs/results/power.md has it; 0 where that is not
-measured yet, or not reached.
+``seen`` are caught by a default run of each of ten seeds, as docs/results/power.md has it.
 """
 
 from __future__ import annotations
@@ -29,13 +28,17 @@ PACKED = ("MATH-8", "MATH-1", "MATH-2", "MATH-9")
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A bug that needs more than n of ``dimension``; ``patch(n)`` is the context in which it lives."""
+    """A bug that needs more than n of ``dimension``; ``patch(n)`` is the context in which it lives.
+
+    ``largest`` is the most of the dimension that a case can have in any call.
+    """
 
     dimension: str
     story: str
     clauses: tuple[str, ...]
     sizes: tuple[int, ...]
     seen: int
+    largest: Callable[[Any], int]
     patch: Callable[[int], AbstractContextManager[object]]
 
 
@@ -43,13 +46,13 @@ TEMPLATES: list[Template] = []
 
 
 def template(
-    dimension: str, *, clauses: tuple[str, ...], sizes: tuple[int, ...], seen: int
+    dimension: str, *, clauses: tuple[str, ...], sizes: tuple[int, ...], seen: int, largest: Callable[[Any], int]
 ) -> Callable[[Callable[[int], Any]], Callable[[int], Any]]:
     """Makes a template of a function that plants the bug; its docstring is the story."""
 
     def decorate(planted: Callable[[int], Any]) -> Callable[[int], Any]:
         assert planted.__doc__
-        TEMPLATES.append(Template(dimension, planted.__doc__, clauses, sizes, seen, planted))
+        TEMPLATES.append(Template(dimension, planted.__doc__, clauses, sizes, seen, largest, planted))
         return planted
 
     return decorate
@@ -83,13 +86,25 @@ def _cut(part: SubAdapter | None, rank: int) -> SubAdapter | None:
     return SubAdapter(part.lora_a, part.lora_b * kept)
 
 
-@template("tokens in a batch", clauses=NUMBERS, sizes=(8, 16, 32, 64, 100, 128, 256), seen=100)
+@template(
+    "tokens in a batch",
+    clauses=NUMBERS,
+    sizes=(8, 16, 32, 64, 100, 128, 256),
+    seen=128,
+    largest=lambda case: len(case.tokens),
+)
 def tokens(n: int) -> Any:
     """Tokens beyond the n-th are served by none."""
     return _expanding(lambda batch, output, **_: torch.arange(len(batch)) >= n)
 
 
-@template("tokens in a run of one adapter", clauses=NUMBERS, sizes=(6, 12, 24, 48, 64, 128), seen=48)
+@template(
+    "tokens in a run of one adapter",
+    clauses=NUMBERS,
+    sizes=(6, 12, 24, 48, 64, 128),
+    seen=64,
+    largest=lambda case: max((len(list(run)) for _, run in groupby(case.tokens)), default=0),
+)
 def run_of_tokens(n: int) -> Any:
     """Of a run of one adapter's tokens those beyond the n-th are served by none."""
 
@@ -100,7 +115,13 @@ def run_of_tokens(n: int) -> Any:
     return _expanding(beyond)
 
 
-@template("adapters in one batch", clauses=MIXED, sizes=(3, 4, 5, 6, 7, 8, 9), seen=7)
+@template(
+    "adapters in one batch",
+    clauses=MIXED,
+    sizes=(3, 4, 5, 6, 7, 8, 9),
+    seen=8,
+    largest=lambda case: len(set(case.tokens) - {-1}),
+)
 def adapters(n: int) -> Any:
     """Of the adapters that a batch names those beyond the n-th serve nobody."""
 
@@ -111,19 +132,33 @@ def adapters(n: int) -> Any:
     return _expanding(beyond)
 
 
-@template("slots", clauses=NUMBERS, sizes=(3, 4, 5, 6, 8, 16, 24, 32, 64), seen=0)
+@template(
+    "slots", clauses=NUMBERS, sizes=(3, 4, 5, 6, 8, 16, 24, 32, 64), seen=32, largest=lambda case: case.max_loras
+)
 def slots(n: int) -> Any:
     """Adapters in slots from the n-th on are served by none."""
     return _expanding(lambda batch, output, **_: torch.tensor([slot >= n for slot in batch.slots], dtype=torch.bool))
 
 
-@template("rank of an adapter", clauses=NUMBERS, sizes=(64, 96, 128, 192, 256, 320, 512), seen=0)
+@template(
+    "rank of an adapter",
+    clauses=NUMBERS,
+    sizes=(64, 96, 128, 192, 256, 320, 512),
+    seen=256,
+    largest=lambda case: max((one.rank for one in case.adapters), default=0),
+)
 def rank(n: int) -> Any:
     """Ranks beyond the n-th are lost."""
     return _loading(lambda one: LayerAdapter(tuple(_cut(part, n) for part in one.parts), one.scaling))
 
 
-@template("inputs of a rank", clauses=NUMBERS, sizes=(17, 32, 64, 128, 200, 256, 512), seen=0)
+@template(
+    "inputs of a rank",
+    clauses=NUMBERS,
+    sizes=(17, 32, 64, 128, 200, 256, 512),
+    seen=200,
+    largest=lambda case: case.layer.input_size,
+)
 def inputs(n: int) -> Any:
     """Inputs beyond the n-th are not multiplied with A."""
     original = delta.shrink
@@ -134,7 +169,13 @@ def inputs(n: int) -> Any:
     return patch.object(delta, "shrink", shrink)
 
 
-@template("rows of a rank", clauses=NUMBERS, sizes=(30, 40, 64, 100, 128, 256), seen=0)
+@template(
+    "rows of a rank",
+    clauses=NUMBERS,
+    sizes=(30, 40, 64, 100, 128, 256),
+    seen=128,
+    largest=lambda case: sum(case.layer.output_sizes),
+)
 def rows(n: int) -> Any:
     """Output columns beyond the n-th get nothing."""
 
@@ -144,7 +185,13 @@ def rows(n: int) -> Any:
     return _expanding(beyond)
 
 
-@template("outputs of a merged layer", clauses=PACKED, sizes=(3, 4, 5, 6, 7, 8), seen=0)
+@template(
+    "outputs of a merged layer",
+    clauses=PACKED,
+    sizes=(3, 4, 5, 6, 7, 8),
+    seen=7,
+    largest=lambda case: len(case.layer.output_sizes),
+)
 def outputs(n: int) -> Any:
     """Outputs beyond the n-th get nothing."""
 
@@ -154,7 +201,13 @@ def outputs(n: int) -> Any:
     return _expanding(beyond)
 
 
-@template("difference between the ranks of two parts", clauses=PACKED, sizes=(1, 4, 8, 16, 31, 63), seen=0)
+@template(
+    "difference between the ranks of two parts",
+    clauses=PACKED,
+    sizes=(1, 4, 8, 16, 31, 63),
+    seen=63,
+    largest=lambda case: max((one.rank - min(one.ranks) for one in case.adapters if one.ranks), default=0),
+)
 def uneven_ranks(n: int) -> Any:
     """A part that is of more than n ranks more than the smallest one loses the others."""
 
@@ -165,7 +218,13 @@ def uneven_ranks(n: int) -> Any:
     return _loading(cut)
 
 
-@template("modules of a warm-up question", clauses=("RANK-1", "RANK-2"), sizes=(3, 4, 5, 6, 8, 16, 32), seen=8)
+@template(
+    "modules of a warm-up question",
+    clauses=("RANK-1", "RANK-2"),
+    sizes=(3, 4, 5, 6, 8, 16, 32),
+    seen=8,
+    largest=lambda question: len(question.shards),
+)
 def modules(n: int) -> Any:
     """Modules beyond the n-th are not asked into how many parts they cut the rank."""
     original = lora_compat.warmup_rank
@@ -176,7 +235,13 @@ def modules(n: int) -> Any:
     return patch.object(lora_compat, "warmup_rank", warmup_rank)
 
 
-@template("ranks of tensor parallelism", clauses=("MATH-1", "MATH-9", "MATH-13"), sizes=(2, 4, 8, 16, 32), seen=0)
+@template(
+    "ranks of tensor parallelism",
+    clauses=("MATH-1", "MATH-9", "MATH-13"),
+    sizes=(2, 4, 8, 16, 32),
+    seen=32,
+    largest=lambda case: case.tp_size,
+)
 def tp_size(n: int) -> Any:
     """From n ranks on the last one adds nothing."""
     original = LoRADelta.add_to
@@ -199,6 +264,11 @@ class Beyond:
     @property
     def name(self) -> str:
         return f"{self.template.dimension} beyond {self.size}"
+
+    @property
+    def least(self) -> int:
+        """How much of the dimension a case must have for the bug to be alive."""
+        return self.size + (self.template.patch is not tp_size)
 
 
 def planted(*, seen_only: bool = True) -> Iterator[Beyond]:

@@ -93,7 +93,7 @@ def first_registered_wins(original):
     """The first registered class that a layer is an instance of decides, so the order of registration matters."""
 
     def lookup(self, cls):
-        self._register_vllm_when_loaded()
+        self._register_what_is_imported()
         return next(((base, *entry) for base, entry in self._entries.items() if issubclass(cls, base)), None)
 
     return lookup
@@ -110,7 +110,7 @@ def last_registered_wins(original):
     """The last registered class that a layer is an instance of decides."""
 
     def lookup(self, cls):
-        self._register_vllm_when_loaded()
+        self._register_what_is_imported()
         return next(((base, *self._entries[base]) for base in reversed(self._entries) if issubclass(cls, base)), None)
 
     return lookup

@@ -117,6 +117,22 @@ def missing_ids_get_the_first_ones_rows(original):
     return local_rows
 
 
+@plant(LoRAEmbedding, "add_to", origin="finding 45, vllm 0.33.0", clauses="MATH-14", anomalies="layout-dependent")
+def a_row_follows_its_first_id(original):
+    """Of ids in rows only the first is asked for its adapter, whose A then serves the whole row."""
+
+    def add_to(self, output, rows):
+        own = self.lora_a
+        if rows.dim() > 1:
+            self.lora_a = own[[self.batch.slots[0]] * len(own)]
+        try:
+            return original(self, output, rows)
+        finally:
+            self.lora_a = own
+
+    return add_to
+
+
 @plant(InterceptedEmbedding, "__call__", origin="stacked slots", clauses="MATH-14", anomalies="adapter-leak")
 def tokens_without_get_slot_zero(original):
     """A token without an adapter is served the first slot's."""

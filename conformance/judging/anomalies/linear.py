@@ -9,7 +9,15 @@ from torch import Tensor
 
 from conformance.engines.ranks import RankGroup
 from conformance.judging.anomalies import UNEXPLAINED, unexplained_if_it_fails
-from conformance.judging.anomalies.mistakes import bias_mistakes, reordered, scaled, scaling_mistakes, without_adapters
+from conformance.judging.anomalies.mistakes import (
+    bias_mistakes,
+    cut_short,
+    mixed_up,
+    reordered,
+    scaled,
+    scaling_mistakes,
+    without_adapters,
+)
 from conformance.judging.anomalies.partial_sums import summed_over_ranks, sums_partials
 from conformance.judging.anomalies.rank_mistakes import PerRank, rank_mistakes
 from conformance.judging.anomalies.traits import common_trait, misshapen, tolerance
@@ -90,6 +98,10 @@ def _mistakes(
             yield "shard-misplaced", _added(expected, moved)
         yield "shard-misplaced", _added(expected, deltas[::-1])
         yield "shard-misplaced", _added(expected, [deltas[0]] * len(deltas))
+    for other in mixed_up(tensors):
+        yield "slices-swapped", oracle(other)
+    for other in cut_short(case, tensors):
+        yield "delta-incomplete", oracle(other)
 
 
 def _outside(

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import permutations
+from functools import partial
+from itertools import permutations, product
 
+import torch
+from torch import Tensor
+
+from conformance.judging.anomalies.rank_mistakes import changed
 from conformance.values.linear import CaseTensors, part_sizes
-from lora_compat.adapters import LayerAdapter
+from lora_compat.adapters import LayerAdapter, SubAdapter
 from lora_compat.families import Family
 from strategies.cases import Case
 
@@ -72,3 +77,52 @@ def reordered(case: Case, tensors: CaseTensors) -> Iterator[CaseTensors]:
         else:
             if order != tuple(range(count)):
                 yield replace(tensors, adapters=tuple(changed))
+
+
+def mixed_up(tensors: CaseTensors) -> Iterator[CaseTensors]:
+    """One part of packed adapters with the A of its neighbour, or of the first, or with its B if their sizes agree."""
+    count = max((len(adapter.parts) for adapter in tensors.adapters), default=0)
+    for own in range(count):
+        for other, of_a in product(sorted({0, own - 1, own + 1} & set(range(count)) - {own}), (True, False)):
+            adapters = tuple(_with_factor(adapter, own, other, of_a=of_a) for adapter in tensors.adapters)
+            if any(one is not before for one, before in zip(adapters, tensors.adapters, strict=True)):
+                yield replace(tensors, adapters=adapters)
+
+
+def _with_factor(adapter: LayerAdapter, own: int, other: int, *, of_a: bool) -> LayerAdapter:
+    parts = list(adapter.parts)
+    mine, source = (parts[index] if index < len(parts) else None for index in (own, other))
+    if mine is None or source is None or not (of_a or len(mine.lora_b) == len(source.lora_b)):
+        return adapter
+    rank = min(mine.rank, source.rank)  # what one factor has beyond the other's rank meets zeros
+    of_rows, of_columns = (source, mine) if of_a else (mine, source)
+    parts[own] = SubAdapter(of_rows.lora_a[:rank], of_columns.lora_b[:, :rank])
+    return LayerAdapter(tuple(parts), adapter.scaling)
+
+
+def cut_short(case: Case, tensors: CaseTensors) -> Iterator[CaseTensors]:
+    """Sums that lack the inputs, or the ranks, from some place on, or the first of each."""
+    width = case.layer.input_size // (case.layer_tp_size if case.layer.family is Family.ROW else 1)
+    rank = max((one.rank for one in case.adapters), default=0)
+    for kept in _pieces(width):
+        columns = kept[torch.arange(case.layer.input_size) % width]
+        yield replace(tensors, adapters=changed(tensors.adapters, partial(_with_columns, columns)))
+    for kept in _pieces(rank):
+        yield replace(tensors, adapters=changed(tensors.adapters, partial(_with_ranks, kept)))
+
+
+def _with_columns(kept: Tensor, part: SubAdapter) -> SubAdapter:
+    return SubAdapter(part.lora_a * kept, part.lora_b)
+
+
+def _with_ranks(kept: Tensor, part: SubAdapter) -> SubAdapter:
+    return SubAdapter(part.lora_a, part.lora_b * kept[: part.rank])
+
+
+def _pieces(length: int) -> Iterator[Tensor]:
+    """Of so many terms all but the last, a block of them, all but the first: what is left once a case is shrunk."""
+    if length > 1:
+        places = torch.arange(length)
+        ends = {length - 1, 2 ** (length - 1).bit_length() // 2}
+        yield from (places < end for end in sorted(ends, reverse=True))
+        yield places > 0

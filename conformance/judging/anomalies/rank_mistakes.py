@@ -41,6 +41,7 @@ def rank_mistakes(case: Case, tensors: CaseTensors) -> Iterator[tuple[str, PerRa
         elsewhere = _rows_of_other_ranks(case, tensors, source)
         if elsewhere is not None:
             yield "shard-misplaced", constant(elsewhere)
+    yield "shard-misplaced", lambda rank: _changed(tensors, _one_block(case.layer.output_sizes, ranks, rank))
     if case.fully_sharded:
         for name, adapters_of in gathered_mistakes(case.max_rank, ranks, tensors.adapters):
             yield name, partial(_with_adapters, tensors, adapters_of)
@@ -68,6 +69,21 @@ def _rows_of_other_ranks(case: Case, tensors: CaseTensors, source: Callable[[int
             parts.append(SubAdapter(part.lora_a, torch.cat(elsewhere)))
         adapters.append(LayerAdapter(tuple(parts), adapter.scaling))
     return replace(tensors, adapters=tuple(adapters))
+
+
+def _one_block(sizes: tuple[int, ...], ranks: int, rank: int) -> Change:
+    """Of a B for all outputs the rank takes one block, as if it were of one output, and lays it out as its rows."""
+
+    def change(part: SubAdapter) -> SubAdapter:
+        if len(part.lora_b) != sum(sizes) or any(size % ranks for size in sizes):
+            return part
+        local = [size // ranks for size in sizes]
+        outputs = list(part.lora_b.clone().split(list(sizes)))
+        for output, piece in zip(outputs, part.lora_b.chunk(ranks)[rank].split(local), strict=True):
+            output[rank * len(piece) : (rank + 1) * len(piece)] = piece
+        return SubAdapter(part.lora_a, torch.cat(outputs))
+
+    return change
 
 
 def gathered_mistakes(

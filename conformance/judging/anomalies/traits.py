@@ -21,6 +21,7 @@ class _Output:
 
     seen: Tensor
     right: Tensor
+    base: Tensor
     wrong: Tensor
     bound: Tensor
     magnitude: Tensor
@@ -46,6 +47,7 @@ def common_trait(case: Case, actual: list[list[Tensor]], expected: list[Expected
     ``delta-incomplete``: they got no contribution, while others did. ``scale-wrong``: every token's contribution is
     the right one times a number of its adapter's, or that of each wrong element is subtracted. ``delta-imprecise``:
     they are off by little. ``delta-misplaced``: each got a contribution that belongs to another element of the token.
+    ``result-clamped``: several are cut to one limit that no result exceeds.
     """
     if any(map(misshapen, actual, expected)):
         return None
@@ -54,6 +56,8 @@ def common_trait(case: Case, actual: list[list[Tensor]], expected: list[Expected
         return None
     if all(bool((one.seen.abs() <= 2 * one.bound)[one.wrong].all()) for one in outputs):
         return "delta-incomplete"
+    if _is_clamped(outputs):
+        return "result-clamped"
     if _is_scaled(case, outputs):
         return "scale-wrong"
     if all(bool(((one.seen - one.right).abs() <= IMPRECISE * one.magnitude)[one.wrong].all()) for one in outputs):
@@ -74,7 +78,7 @@ def _outputs(case: Case, actual: list[list[Tensor]], expected: list[Expected]) -
             magnitude = largest.view(-1, *[1] * (value.dim() - 1)).expand_as(value)
             if right.magnitudes:
                 magnitude = torch.maximum(magnitude, right.magnitudes[index].abs())
-            yield _Output(got - base, value - base, ~((got - value).abs() <= bound), bound, magnitude)
+            yield _Output(got - base, value - base, base, ~((got - value).abs() <= bound), bound, magnitude)
 
 
 def _is_scaled(case: Case, outputs: list[_Output]) -> bool:
@@ -95,6 +99,21 @@ def _is_scaled(case: Case, outputs: list[_Output]) -> bool:
             return False
         found = True
     return found
+
+
+def _is_clamped(outputs: list[_Output]) -> bool:
+    """Whether the tokens with wrong elements were cut to ± one limit, which several results that differ exceed."""
+    rows = [one.wrong.reshape(len(one.wrong), -1).any(1) for one in outputs]
+
+    def of_rows(parts: list[Tensor]) -> Tensor:
+        return torch.cat([part[own].flatten() for part, own in zip(parts, rows, strict=True)])
+
+    seen = of_rows([one.base + one.seen for one in outputs])
+    right = of_rows([one.base + one.right for one in outputs])
+    wrong, bound = of_rows([one.wrong for one in outputs]), of_rows([one.bound for one in outputs])
+    limit = seen.abs().amax()
+    several = len(right[wrong].unique()) > 1
+    return several and bool(((seen - right.clamp(-limit, limit)).abs() <= 2 * bound).all())
 
 
 def _is_negated(outputs: list[_Output]) -> bool:

@@ -187,12 +187,13 @@ def _is_unmasked(answers: Answers, seen: Outputs, wrong: list[list[int]]) -> boo
 
 
 def _is_misplaced(answers: Answers, seen: Outputs, wrong: list[list[int]]) -> bool:
-    """Whether every wrong token of an embedding got the contribution that its adapter has for another id."""
-    return answers.embeds and all(
-        answers.case.tokens[token] >= 0
-        and any(
-            torch.equal(seen[rank][token], answers.base[token] + answers.scale * row)
-            for row in answers.deltas[answers.case.tokens[token]]
+    """Whether every wrong token of an embedding got what its adapter has for another id, or makes of another's A."""
+    if not answers.embeds or any(answers.case.tokens[token] < 0 for tokens in wrong for token in tokens):
+        return False
+    rows = [answers.of_any_id(own) for own in range(len(answers.deltas))]
+    return all(
+        bool(
+            (seen[rank][token] == answers.base[token] + answers.scale * rows[answers.case.tokens[token]]).all(1).any()
         )
         for rank, tokens in enumerate(wrong)
         for token in tokens

@@ -60,3 +60,14 @@ class Answers:
     def of_adapter(self, token: int, adapter: int) -> Tensor:
         """What one token gets with any adapter."""
         return self.base[token] + (self.scale * self.read(self.deltas[adapter], token) if adapter >= 0 else 0.0)
+
+    def of_any_id(self, adapter: int) -> Tensor:
+        """What an adapter's B makes of every column of every adapter's A, ``[columns, width]``; embeddings only."""
+        own = self.tensors.adapters[adapter]
+        (mine,) = own.parts
+        assert mine is not None
+        columns = []
+        for part in (part for other in self.tensors.adapters for part in other.parts if part is not None):
+            rank = min(mine.rank, part.rank)
+            columns.append(own.scaling * (mine.lora_b[:, :rank] @ part.lora_a[:rank]).t())
+        return torch.cat(columns)
