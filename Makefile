@@ -7,6 +7,7 @@ UV := .tools/bin/uv
 RUN := OMP_NUM_THREADS=1 $(VENV)/bin/python -m
 EXTRAS_reference := dev
 EXTRAS_vllm := dev,vllm
+EXTRAS_sglang := dev,sglang
 EXTRAS_peft := dev
 EXTRAS := $(or $(EXTRAS_$(IMPL)),dev)
 
@@ -15,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: conformance test check matrix power bench clean
 
-conformance: $(VENV)/.installed-$(EXTRAS)  ## set up, then run the suite on IMPL (reference, peft, or vllm, which installs it)
+conformance: $(VENV)/.installed-$(EXTRAS)  ## set up, then run the suite on IMPL (reference, peft, or vllm or sglang, which it installs)
 	$(RUN) pytest conformance/ -n auto --impl $(IMPL) --profile $(PROFILE) $(ARGS)
 
 test: $(VENV)/.installed-dev check  ## set up, then type checks, lint and the tests of the framework

@@ -11,7 +11,7 @@ from conformance.judging.verdicts import Violation
 from conformance.subjects.linear import RankSession
 from conformance.subjects.outcomes import NotExercised
 from conformance.subjects.subject import Subject
-from conformance.suite.checking import check
+from conformance.suite.clauses import check
 from lora_compat.families import Family
 from strategies.cases import Case
 from strategies.drawing import cases

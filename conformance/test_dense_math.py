@@ -23,12 +23,13 @@ from conformance.judging.assertions import (
 from conformance.judging.facts import AFTER_A_RESET, Place
 from conformance.judging.presumption import complete
 from conformance.judging.verdicts import Violation
-from conformance.oracles.linear import assembled, dense_output, expected_of, keeps_columns
+from conformance.oracles.dense import assembled, dense_output, keeps_columns
+from conformance.oracles.linear import expected_of
 from conformance.subjects.building import flatten
 from conformance.subjects.linear import RankSession
 from conformance.subjects.outcomes import HarnessError, SubjectRefused
 from conformance.subjects.subject import Subject
-from conformance.suite.checking import check
+from conformance.suite.clauses import check
 from conformance.values.linear import poisoned
 from lora_compat.adapters import LayerAdapter
 from lora_compat.families import Family

@@ -19,7 +19,7 @@ from conformance.oracles.vocabulary import dense
 from conformance.subjects.linear import cast_adapter
 from conformance.subjects.outcomes import NotApplicable, NotExercised
 from conformance.subjects.subject import Subject
-from conformance.suite.checking import check
+from conformance.suite.clauses import check
 from conformance.values.vocabulary import VocabularyTensors, tensors_of
 from strategies.vocabulary import VocabularyCase, VocabularyLayer, vocabulary_cases
 

@@ -18,7 +18,7 @@ from conformance.judging.verdicts import Violation
 from conformance.oracles.experts import dense
 from conformance.subjects.outcomes import NotApplicable, NotExercised
 from conformance.subjects.subject import Subject
-from conformance.suite.checking import check
+from conformance.suite.clauses import check
 from conformance.values.experts import ExpertsTensors, tensors_of
 from strategies.cases import Dtype
 from strategies.experts import ExpertsCase, experts_cases

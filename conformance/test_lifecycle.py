@@ -28,7 +28,7 @@ from conformance.subjects.outcomes import NotExercised, SubjectRaised
 from conformance.subjects.programs import ModelSession, observe_model
 from conformance.subjects.records import Record
 from conformance.subjects.subject import Subject
-from conformance.suite.checking import check
+from conformance.suite.clauses import check
 from strategies.program_drawing import frames, programs
 from strategies.programs import Program, StepKind
 from strategies.tree_drawing import models

@@ -15,7 +15,7 @@ from conformance.subjects.building import call, flatten
 from conformance.subjects.linear import RankSession
 from conformance.subjects.outcomes import NotApplicable, NotExercised
 from conformance.subjects.subject import Subject
-from conformance.suite.checking import check
+from conformance.suite.clauses import check
 from conformance.values.linear import EXACT_LIMIT, CaseTensors, largest_sum, values_of
 from lora_compat.adapters import LayerAdapter, SubAdapter
 from strategies.cases import AdapterSpec, Case, Regime

@@ -26,7 +26,7 @@ from conformance.subjects.models.programs import Programs
 from conformance.subjects.models.writings import writings
 from conformance.subjects.outcomes import FileRefused, NotApplicable, NotExercised, SubjectRaised
 from conformance.subjects.subject import Subject
-from conformance.suite.checking import check
+from conformance.suite.clauses import check
 from strategies.models.cases import ModelCase, model_cases
 
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from conformance.subjects.building import flatten
 from conformance.subjects.linear import RankSession
 from conformance.subjects.outcomes import NotExercised
 from conformance.subjects.subject import Subject
-from conformance.suite.checking import check
+from conformance.suite.clauses import check
 from conformance.values.linear import product_alone, values_of
 from strategies.cases import Case, Quantization
 from strategies.classes import UNCHANGED

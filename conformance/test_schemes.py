@@ -11,7 +11,7 @@ from conformance.judging.facts import Aspect, Difference, Place
 from conformance.judging.verdicts import Violation
 from conformance.subjects.outcomes import NOT_HERE, NotApplicable, NotExercised, SubjectRefused
 from conformance.subjects.subject import Subject
-from conformance.suite.checking import check
+from conformance.suite.clauses import check
 from lora_compat.adapters import LayerAdapter, SubAdapter
 from strategies.schemes import SchemeCase, scheme_cases
 

@@ -18,7 +18,7 @@ from conformance.subjects.programs import ModelSession, observe_model
 from conformance.subjects.records import Problem
 from conformance.subjects.subject import Subject
 from conformance.subjects.trees import OTHER_WIDTH
-from conformance.suite.checking import check
+from conformance.suite.clauses import check
 from strategies.choices import sampled
 from strategies.program_drawing import frames, programs
 from strategies.programs import Program, StepKind

@@ -15,7 +15,7 @@ from conformance.oracles.quantized import probed_weight, weight_of
 from conformance.subjects.building import BareWrapper, build_layer, load_weights, nest
 from conformance.subjects.linear import RankSession
 from conformance.subjects.subject import Subject
-from conformance.suite.checking import check
+from conformance.suite.clauses import check
 from strategies.cases import Case, Quantization, WrapperKind
 from strategies.drawing import cases
 from strategies.quantization import ANY

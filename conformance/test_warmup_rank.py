@@ -19,7 +19,7 @@ from conformance.subjects.linear import RankSession
 from conformance.subjects.outcomes import NotExercised, SubjectRaised
 from conformance.subjects.programs import ModelSession, observe_model
 from conformance.subjects.subject import Subject
-from conformance.suite.checking import check
+from conformance.suite.clauses import check
 from strategies.cases import Case
 from strategies.choices import sampled
 from strategies.drawing import cases

@@ -17,7 +17,7 @@ from conformance.subjects.building import flatten
 from conformance.subjects.linear import RankSession, deployment_of
 from conformance.subjects.outcomes import NotWrapped, SubjectRefused
 from conformance.subjects.subject import Subject
-from conformance.suite.checking import check
+from conformance.suite.clauses import check
 from conformance.values.linear import product_alone, values_of
 from lora_compat.families import Family
 from strategies.cases import Case

@@ -26,6 +26,7 @@ class Library(enum.Enum):
     LORA_COMPAT = "lora_compat"
     VLLM = "vllm"
     TORCH = "torch"
+    SGLANG = "sglang"
 
     @property
     def layers_module(self) -> str:
@@ -33,6 +34,7 @@ class Library(enum.Enum):
             "lora_compat": "lora_compat.layers",
             "vllm": "vllm.model_executor.layers.linear",
             "torch": "torch.nn",
+            "sglang": "sglang.srt.layers.linear",
         }[self.value]
 
     def base_class(self, family: Family) -> str:
@@ -45,7 +47,15 @@ class Library(enum.Enum):
         return {
             "lora_compat": "from lora_compat.parallel import tensor_parallel_size",
             "vllm": "from vllm.distributed import get_tensor_model_parallel_world_size as tensor_parallel_size",
+            "sglang": "from sglang.srt.distributed.parallel_state import "
+            "get_tensor_model_parallel_world_size as tensor_parallel_size",
         }[self.value]
+
+    def said(self, source: str) -> str:
+        """``source`` in the library's words for a layer's options."""
+        if self is not Library.SGLANG:
+            return source
+        return source.replace("disable_tp=True", 'parallel_group="replicated"').replace(", return_bias=False", "")
 
     @property
     def takes_quant_config(self) -> bool:

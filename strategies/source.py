@@ -1,6 +1,7 @@
 """The renderer: a class description as Python source. What is tested is letter for letter what is rendered.
 
-The source is the same for every library of base layers but for its import lines and, for torch, the constructor.
+The source is the same for every library of base layers but for its import lines and, for torch and SGLang, the
+constructor.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def render(layer: LayerSpec, subclass: SubclassSpec, library: Library) -> str:
         blocks.append(_class(f"Level{level}", (parent,), methods_of(level, layer, subclass, library)))
         parent = f"Level{level}"
     blocks.append(_leaf(parent, layer, subclass, library))
-    body = "\n\n".join(blocks)
+    body = library.said("\n\n".join(blocks))
     imports = ["from typing import Any", ""] if ": Any" in body else []
     imports += ["import torch", ""] if "torch." in body else []
     imports.append(f"from {library.layers_module} import {base}")

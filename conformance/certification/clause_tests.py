@@ -21,7 +21,7 @@ class UnknownClause(ValueError):
 
 
 class ClauseTest(Protocol):
-    """What `conformance.suite.checking.check` makes."""
+    """What `conformance.suite.clauses.check` makes."""
 
     clause: str
     body: Body

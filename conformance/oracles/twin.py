@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from conformance.implementations.dtypes import torch_dtype
-from conformance.oracles.linear import Expected, dense_output
+from conformance.oracles.dense import dense_output
+from conformance.oracles.linear import Expected
 from conformance.values.linear import part_sizes, values_of
 from lora_compat.adapters import SubAdapter
 from strategies.cases import Case, Quantization

@@ -20,6 +20,8 @@ from strategies.codec import Spec
 from strategies.libraries import Library
 from strategies.programs import Program
 
+SERVED = (Library.LORA_COMPAT, Library.VLLM)  # the libraries whose layers the reference serves
+
 
 def require_second_opinion(subject: Subject, body: Body, found: Violation) -> None:
     """Returns where what is right passes the case, or cannot run it.
@@ -28,7 +30,7 @@ def require_second_opinion(subject: Subject, body: Body, found: Violation) -> No
         HarnessError: it fails, too, so the case or the clause is wrong, and nothing is known of the subject.
     """
     try:
-        asks_twin = _is_reference(subject) or subject.implementation.layers.library is Library.TORCH
+        asks_twin = _is_reference(subject) or subject.implementation.layers.library not in SERVED
         objection = _of_twin(found.case) if asks_twin else _of_reference(subject, body, found.case)
     except (HarnessError, NotApplicable):
         return

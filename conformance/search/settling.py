@@ -17,7 +17,7 @@ from conformance.search.simplifications.linear import simpler
 from conformance.search.simplifications.programs import simpler_whole
 from conformance.subjects.outcomes import HarnessError, NotApplicable
 from conformance.subjects.subject import Subject
-from strategies.cases import Case
+from strategies.cases import Case, Regime
 from strategies.codec import Spec
 from strategies.experts import ExpertsCase
 from strategies.vocabulary import VocabularyCase
@@ -110,6 +110,11 @@ def renamed(subject: Subject, clause: str, body: Body, found: Violation) -> Viol
     return most[0] if len(most) > len(seen.get(manner(found), ())) else found
 
 
+def _named_within_tolerance(found: Violation) -> bool:
+    """Whether rounding may hide what the name should be: a small contribution looks like none at all."""
+    return isinstance(found.case, Case) and found.case.regime is Regime.ROUNDED and _numbers_differ(found)
+
+
 def plainest(subject: Subject, clause: str, body: Body, found: Violation) -> tuple[Violation, Still]:
     """The failure settled and rightly named, and what tells whether another case fails in the same way."""
     still = same_failure(subject, clause, body, found)
@@ -120,7 +125,7 @@ def plainest(subject: Subject, clause: str, body: Body, found: Violation) -> tup
             break
         still = same_failure(subject, clause, body, better)
         smallest = settled(better, still)
-    if smallest.anomaly not in VAGUE:
+    if smallest.anomaly not in VAGUE and not _named_within_tolerance(smallest):
         return smallest, still
     told = same_failure(subject, clause, body, smallest, or_explained=True)
     explained = settled(smallest, told)

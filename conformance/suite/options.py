@@ -54,7 +54,7 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--impl",
         default=None,
-        help="what is tested: reference, vllm, peft, an entry point's name, or package.module:attribute",
+        help="what is tested: reference, vllm, peft, sglang, an entry point's name, or package.module:attribute",
     )
     group.addoption("--layers", default=None, help="base layers for --impl reference: lora_compat (default) or vllm")
     group.addoption("--engine", default="threads", help="how the ranks of a case run: " + ", ".join(ENGINES))
@@ -103,7 +103,7 @@ def read_options(config: pytest.Config) -> Options:
             raise pytest.UsageError(f"--layers={layers} goes with --impl reference, not with --impl {impl}")
     return Options(
         impl=impl,
-        layers=layers or ("vllm" if impl == "vllm" else "lora_compat"),
+        layers=layers or (impl if impl in ("vllm", "sglang") else "lora_compat"),
         engine=_engine(config),
         profile=profile,
         max_examples=PROFILES[profile] if given is None else _positive("--max-examples", given),

@@ -19,7 +19,7 @@ from conformance.test_files.vllm_dialect import Vllm
 from conformance.test_files.writer import DIALECTS, MOST_LINES, NOT_RUN, UNPROVED, File, file_name, proved, write_all
 
 WORKERS = 2
-BUILT_IN = ("reference", "vllm")
+BUILT_IN = ("reference", "sglang", "vllm")
 
 
 class State(enum.StrEnum):

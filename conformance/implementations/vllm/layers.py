@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.protocol import LayerLibrary
+from conformance.implementations.quantization import ServedQuantConfig
 from conformance.implementations.schemes import METHODS
 from conformance.implementations.vllm import fp8 as vllm_fp8
 from conformance.implementations.vllm import groups as vllm_groups
 from conformance.implementations.vllm.models.hosted import VllmModelLibrary
-from conformance.implementations.vllm.quantization import VllmQuantConfig
 from conformance.implementations.vllm.runtime import installed_version, runtime, set_up
 from strategies.cases import Case, Quantization, Regime
 from strategies.libraries import Library
@@ -50,7 +50,7 @@ class VllmLayers(LayerLibrary):
                 layer: Any = cls(**given, quant_config=vllm_fp8.quant_config())
         else:
             if quantization is not Quantization.NONE:
-                given["quant_config"] = VllmQuantConfig(METHODS[quantization])
+                given["quant_config"] = ServedQuantConfig(METHODS[quantization])
             layer = cls(**given)
         if _is_unquantized(layer):
             # vLLM's CPU kernels take some dtypes and shapes, and one of them empties `weight`; torch's takes all.

@@ -1,4 +1,4 @@
-"""The quant methods of `lora_compat.quantization` behind the signature that vLLM's layers call."""
+"""The quant methods of `lora_compat.quantization` behind the signature that the layers of vLLM and SGLang call."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from lora_compat.quantization import QuantConfig, QuantMethod
 
 
-class VllmQuantConfig(QuantConfig):
-    """What vLLM's linear layers read of a ``QuantizationConfig``."""
+class ServedQuantConfig(QuantConfig):
+    """What their linear layers read of a ``QuantizationConfig``."""
 
     online_quantization_config = None
 
