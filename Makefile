@@ -7,15 +7,19 @@ UV := .tools/bin/uv
 RUN := OMP_NUM_THREADS=1 $(VENV)/bin/python -m
 EXTRAS_reference := dev
 EXTRAS_vllm := dev,vllm
+EXTRAS_peft := dev
 EXTRAS := $(or $(EXTRAS_$(IMPL)),dev)
+
+# Images of Python set it, and then every process compiles torch again, which takes seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: conformance test check matrix power bench clean
 
-conformance: $(VENV)/.installed-$(EXTRAS)  ## set up, then run the suite on IMPL (reference, or vllm, which installs it)
+conformance: $(VENV)/.installed-$(EXTRAS)  ## set up, then run the suite on IMPL (reference, peft, or vllm, which installs it)
 	$(RUN) pytest conformance/ -n auto --impl $(IMPL) --profile $(PROFILE) $(ARGS)
 
 test: $(VENV)/.installed-dev check  ## set up, then type checks, lint and the tests of the framework
-	$(RUN) pytest tests -n auto $(ARGS)
+	$(RUN) pytest tests -n auto --dist loadfile --no-loadscope-reorder $(ARGS)  # what a module sets up is set up once
 
 check: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

@@ -237,6 +237,11 @@ _CLAUSES = (
         "On a base layer whose kernel quantizes activations, adapters see the activations as they were handed in.",
     ),
     _must(
+        "MATH-18",
+        "Where adapters can be merged into the base weights, alone or as a weighted sum, the layer, whatever its "
+        "forward, gives what merged weights give; unmerged, it gives what it gave before.",
+    ),
+    _must(
         "MODEL-1",
         "Every tensor of an adapter file changes what a module of the model computes, or is refused by name; none "
         "vanishes, alone or among others.",

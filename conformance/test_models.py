@@ -24,7 +24,7 @@ from conformance.subjects.models.observing import (
 )
 from conformance.subjects.models.programs import Programs
 from conformance.subjects.models.writings import writings
-from conformance.subjects.outcomes import FileRefused, NotExercised, SubjectRaised
+from conformance.subjects.outcomes import FileRefused, NotApplicable, NotExercised, SubjectRaised
 from conformance.subjects.subject import Subject
 from conformance.suite.checking import check
 from strategies.models.cases import ModelCase, model_cases
@@ -70,7 +70,7 @@ def require_loaded(chain: Chain, seen: Sequence[object]) -> None:
 
 
 def in_part(subject: Subject, case: ModelCase, judge: Callable[[ModelCase], None]) -> None:
-    """Judges a case; one that is not served as a whole, again by those targets of which nothing is refused alone."""
+    """Judges a case; one that is not served as a whole, again by those targets of which everything is served alone."""
     __tracebackhide__ = True
     try:
         judge(case)
@@ -82,7 +82,7 @@ def in_part(subject: Subject, case: ModelCase, judge: Callable[[ModelCase], None
 
 
 def served_part(subject: Subject, case: ModelCase) -> ModelCase | None:
-    """A case of the targets of which nothing is refused where it is alone; None if that is all of them, or none."""
+    """A case of the targets of which everything is served where it is alone; None if that is all of them, or none."""
     programs = programs_of(subject, case)
     (taken,) = on_all(subject, replace(case, tp_size=1, fully_sharded=False), programs.taken)
     left = [pair for pair in programs.chain.file.pairs if pair not in taken]
@@ -100,7 +100,7 @@ def test_every_tensor_of_the_file_changes_what_is_computed_or_is_refused_by_name
     base, right, refusal, first = ranks[0]
     if refusal is not None and not refusal.named(chain):
         raise unnamed(case, refusal)
-    looked_at = 0
+    looked_at, lost = 0, []
     for number, one in enumerate(first):
         owners = [pair for pair in chain.file.pairs if pair.key_a in one.keys]
         if case.tp_size == 1 and not reaches(owners, base, right):
@@ -111,17 +111,26 @@ def test_every_tensor_of_the_file_changes_what_is_computed_or_is_refused_by_name
             if not one.by_itself.named(chain):
                 raise Violation("raised", f"{one.keys[-1]} by itself: {one.by_itself}", case)
         elif not any(rank.by_itself for rank in on_each):
-            raise Violation(VANISHED, f"{one.keys[-1]} by itself: loaded, and no module computes anything else", case)
-        if not any(rank.among_others for rank in on_each):
-            raise Violation(VANISHED, f"{one.keys[-1]} among others: without it the model computes the same", case)
+            lost.append(f"{one.keys[-1]} by itself: loaded, and no module computes anything else")
+        elif not any(rank.among_others for rank in on_each):
+            lost.append(f"{one.keys[-1]} among others: without it the model computes the same")
+    if lost:
+        others = ", ".join(sentence.split()[0] for sentence in lost[1:])
+        raise Violation(VANISHED, lost[0] + (f" (and {others})" if others else ""), case)
     if not looked_at:
         raise NotExercised("the merged checkpoint computes what the base does: the class serves no such module")
 
 
 @check("MODEL-2", model_cases(saved=False))
 def test_base_and_adapter_are_the_merged_checkpoint(subject: Subject, case: ModelCase) -> None:
+    in_part(subject, case, partial(require_right, subject))
+
+
+def require_right(subject: Subject, case: ModelCase) -> None:
+    """Raises where the model with the adapter is not the merged checkpoint, and no tensor has vanished."""
+    __tracebackhide__ = True
     try:
-        in_part(subject, case, partial(require_served, subject))
+        require_served(subject, case)
     except Violation as found:
         if found.anomaly == VANISHED:
             raise NotExercised(f"wrong without what MODEL-2 is about already [{VANISHED}]") from found
@@ -191,12 +200,26 @@ def require_untouched(subject: Subject, case: ModelCase) -> None:
 def test_a_class_that_declares_lora_support_starts_with_it(subject: Subject, case: ModelCase) -> None:
     server = server_of(subject)
     for options in ((), *((one,) for one in server.options(chains().of(case).base))):
-        for refusal in on_all(subject, case, programs_of(subject, case, options).started):
+        programs = programs_of(subject, case, options)
+        for refusal in started(subject, case, programs):
             if refusal is not None and options and "rocessor" in refusal.message:
                 raise NotExercised("the option asks for a processor, which checkpoints here have none of")
             if refusal is not None:
                 said = " ".join(str(refusal).split())[:400]
                 raise Violation("does-not-start", f"with {' and '.join(('LoRA', *options))}: {said}", case)
+
+
+def started(subject: Subject, case: ModelCase, programs: Programs) -> list[Refusal | None]:
+    """How the start broke off on each rank; a model that cannot be loaded at all, LoRA or not, is not applicable."""
+    __tracebackhide__ = True
+    try:
+        return on_all(subject, case, programs.started)
+    except NotApplicable as error:
+        try:
+            on_all(subject, case, programs.loaded_bare)
+        except NotApplicable:
+            raise error from None
+        return [Refusal("NotApplicable", str(error))]
 
 
 @check("MODEL-7", model_cases(tp_sizes=(2, 4), saved=False))

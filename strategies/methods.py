@@ -8,14 +8,15 @@ from lora_compat.families import Family
 from strategies.cases import LayerSpec
 from strategies.constructors import base_arguments, positional_names, renamed
 from strategies.forwards import Forward
+from strategies.libraries import Library
 from strategies.subclasses import Constructor, Loader, SubclassSpec
 
 
-def methods_of(level: int, layer: LayerSpec, subclass: SubclassSpec) -> list[tuple[str, str]]:
+def methods_of(level: int, layer: LayerSpec, subclass: SubclassSpec, library: Library) -> list[tuple[str, str]]:
     """The methods of one inheritance level: constructor at the first, loader above the leaf, forward in it."""
     found: list[tuple[str, list[str]]] = []
     if level == 1:
-        found.append(("__init__", _constructor(layer, subclass)))
+        found.append(("__init__", _constructor(layer, subclass, library)))
     if level == max(1, subclass.depth - 1):
         found.append(("weight_loader", _loader(layer, subclass.loader)))
     if level == subclass.depth:
@@ -36,16 +37,18 @@ def _annotated(found: re.Match[str]) -> str:
     return f"{name}: Any = {default[1:]}" if default else f"{name}: Any"
 
 
-def _constructor(layer: LayerSpec, subclass: SubclassSpec) -> list[str]:
-    names = positional_names(layer.family)
+def _constructor(layer: LayerSpec, subclass: SubclassSpec, library: Library) -> list[str]:
+    names = positional_names(layer.family, library)
     widened = subclass.loader is Loader.REPLICATED_LAST
     size = "1" if layer.disable_tp else "tensor_parallel_size()"
     if subclass.constructor is Constructor.HARD_CODED:
-        arguments = base_arguments(layer)
+        arguments = base_arguments(layer, library)
         if widened:
             *first, last = layer.output_sizes
             arguments["output_sizes"] = _Code(f"[{', '.join(map(str, first))}, {last} * {size}]")
         values = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+        if not library.takes_quant_config:
+            return ["def __init__(self):", f"    super().__init__({values})"]
         return ["def __init__(self, quant_config=None):", f"    super().__init__({values}, quant_config=quant_config)"]
     if subclass.constructor is Constructor.INHERITED and not widened:
         return []
@@ -121,25 +124,20 @@ def _own_product(layer: LayerSpec, forward: Forward) -> list[str]:
     lines = ["def forward(self, input_):"]
     if forward is Forward.OWN_KERNEL:
         lines += ["    if input_.shape[0] > 2:", "        return super().forward(input_)"]
-    lines += _PRODUCTS[forward]
-    if forward is not Forward.FUNCTIONAL_LINEAR and forward is not Forward.ADDMM:
-        lines += [
-            "    if self.bias is not None and not self.skip_bias_add:",
-            "        output = output + self.bias",
-        ]
-    bias = ", (self.bias if self.skip_bias_add else None)" if layer.return_bias else ""
+    added = "None" if layer.skip_bias_add else "self.bias"
+    lines += [line.replace("BIAS", added) for line in _PRODUCTS[forward]]
+    if forward is not Forward.FUNCTIONAL_LINEAR and forward is not Forward.ADDMM and not layer.skip_bias_add:
+        lines += ["    if self.bias is not None:", "        output = output + self.bias"]
+    bias = f", {'self.bias' if layer.skip_bias_add else None}" if layer.return_bias else ""
     return [*lines, f"    return output{bias}"]
 
 
 _PRODUCTS = {
     Forward.OWN_KERNEL: ["    output = torch.matmul(input_, self.weight.t())"],
-    Forward.FUNCTIONAL_LINEAR: [
-        "    bias = None if self.skip_bias_add else self.bias",
-        "    output = torch.nn.functional.linear(input_, self.weight, bias)",
-    ],
+    Forward.FUNCTIONAL_LINEAR: ["    output = torch.nn.functional.linear(input_, self.weight, BIAS)"],
     Forward.EINSUM: ['    output = torch.einsum("...i,oi->...o", input_, self.weight)'],
     Forward.ADDMM: [
-        "    bias = None if self.skip_bias_add else self.bias",
+        "    bias = BIAS",
         "    start = input_.new_zeros(self.weight.shape[0]) if bias is None else bias",
         "    flat = torch.addmm(start, input_.reshape(-1, input_.shape[-1]), self.weight.t())",
         "    output = flat.view(*input_.shape[:-1], flat.shape[-1])",

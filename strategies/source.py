@@ -1,60 +1,32 @@
 """The renderer: a class description as Python source. What is tested is letter for letter what is rendered.
 
-The source is the same for every library of base layers but for its import lines, because the libraries agree on
-names, constructor parameters and attributes.
+The source is the same for every library of base layers but for its import lines and, for torch, the constructor.
 """
 
 from __future__ import annotations
 
-import enum
 from functools import lru_cache
 
-from lora_compat.families import Family
 from strategies.cases import LayerSpec
+from strategies.libraries import Library
 from strategies.methods import methods_of
 from strategies.subclasses import Mixins, SubclassSpec
 
 CLASS_NAME = "DrawnLinear"
-BASE_CLASSES = {
-    Family.REPLICATED: "ReplicatedLinear",
-    Family.COLUMN: "ColumnParallelLinear",
-    Family.MERGED_COLUMN: "MergedColumnParallelLinear",
-    Family.QKV: "QKVParallelLinear",
-    Family.ROW: "RowParallelLinear",
-}
-
-
-class Library(enum.Enum):
-    """Where the base layers are imported from."""
-
-    LORA_COMPAT = "lora_compat"
-    VLLM = "vllm"
-
-    @property
-    def layers_module(self) -> str:
-        return {"lora_compat": "lora_compat.layers", "vllm": "vllm.model_executor.layers.linear"}[self.value]
-
-    @property
-    def size_import(self) -> str:
-        """The import line that makes ``tensor_parallel_size()`` available."""
-        return {
-            "lora_compat": "from lora_compat.parallel import tensor_parallel_size",
-            "vllm": "from vllm.distributed import get_tensor_model_parallel_world_size as tensor_parallel_size",
-        }[self.value]
 
 
 @lru_cache(maxsize=4096)
 def render(layer: LayerSpec, subclass: SubclassSpec, library: Library) -> str:
     """Python source that defines `CLASS_NAME`, ending in a newline."""
-    base = BASE_CLASSES[layer.family]
+    base = library.base_class(layer.family)
     if subclass.depth == 0:
         return f"from {library.layers_module} import {base}\n\n{CLASS_NAME} = {base}\n"
     blocks: list[str] = []
     parent = base
     for level in range(1, subclass.depth):
-        blocks.append(_class(f"Level{level}", (parent,), methods_of(level, layer, subclass)))
+        blocks.append(_class(f"Level{level}", (parent,), methods_of(level, layer, subclass, library)))
         parent = f"Level{level}"
-    blocks.append(_leaf(parent, layer, subclass))
+    blocks.append(_leaf(parent, layer, subclass, library))
     body = "\n\n".join(blocks)
     imports = ["from typing import Any", ""] if ": Any" in body else []
     imports += ["import torch", ""] if "torch." in body else []
@@ -64,8 +36,8 @@ def render(layer: LayerSpec, subclass: SubclassSpec, library: Library) -> str:
     return "\n".join(imports) + "\n\n\n" + body
 
 
-def _leaf(parent: str, layer: LayerSpec, subclass: SubclassSpec) -> str:
-    methods = methods_of(subclass.depth, layer, subclass)
+def _leaf(parent: str, layer: LayerSpec, subclass: SubclassSpec, library: Library) -> str:
+    methods = methods_of(subclass.depth, layer, subclass, library)
     before = ""
     bases: tuple[str, ...] = (parent,)
     if subclass.mixins is Mixins.DIAMOND:

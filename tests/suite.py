@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
+from conformance.regressions.fresh import Ended, run_module
+
 ROOT = Path(__file__).parent.parent
+SECONDS = 300.0
 
 
-def run_suite(
-    *arguments: str, select: str = "", torchrun: int = 0, detail: str = "-v"
-) -> subprocess.CompletedProcess[str]:
+def run_suite(*arguments: str, select: str = "", torchrun: int = 0, detail: str = "-v") -> Ended:
     """``pytest conformance/ -v`` with these arguments; ``select`` is a test id inside ``conformance/``.
 
     Failures go to a store of their own, and regression tests are written without being proved. With ``torchrun``, in
     a job of so many processes.
     """
     with tempfile.TemporaryDirectory() as store:
-        job = ["-m", "torch.distributed.run", "--nproc-per-node", str(torchrun)] if torchrun else []
-        command = [sys.executable, *job, "-m", "pytest", f"conformance/{select}", detail, "-p", "no:cacheprovider"]
+        job = ["torch.distributed.run", "--nproc-per-node", str(torchrun), "-m"] if torchrun else []
+        command = [*job, "pytest", f"conformance/{select}", detail, "-p", "no:cacheprovider"]
         command += ["--write-regressions", store, "--no-proof", *arguments]
-        return subprocess.run(
-            command, cwd=ROOT, env=outside_of_pytest(), capture_output=True, text=True, timeout=300, check=False
-        )
+        return run_module(command, ROOT, outside_of_pytest(), SECONDS)
 
 
-def shown(result: subprocess.CompletedProcess[str]) -> str:
+def shown(result: Ended) -> str:
     """All that the user saw."""
-    return result.stdout + result.stderr
+    return result.output
 
 
 def outside_of_pytest() -> dict[str, str]:

@@ -76,7 +76,9 @@ class Process:
 
 
 def _work(pipe: Connection, make: MakeRun, seconds: float, log: IO[str]) -> None:
+    faulthandler.disable()  # or enabling it leaves the handlers of libraries that were imported since in place
     faulthandler.enable(log)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
     while True:
         try:
             clause, name, budget = pipe.recv()
@@ -85,7 +87,10 @@ def _work(pipe: Connection, make: MakeRun, seconds: float, log: IO[str]) -> None
         test = next(one for one in checks_of(clause) if one.body.__name__ == name)
         watch = partial(faulthandler.dump_traceback_later, seconds, exit=True, file=log)
         watch()
-        result = make(budget).check(clause, name, test.strategy, _watched(test.body, watch))
+        try:
+            result = make(budget).check(clause, name, test.strategy, _watched(test.body, watch))
+        except Exception as error:  # of what there has to be before a case can run
+            result = ClauseResult(clause, errors=[f"{type(error).__name__}: {error}"])
         faulthandler.cancel_dump_traceback_later()
         pipe.send(result.to_dict())
 
@@ -118,8 +123,7 @@ class Apart:
     def run(self, path: str, make: MakeRun, asked: Asked) -> ClauseResult:
         """A clause's result: the one that is kept of an earlier run, or a new one.
 
-        Where the process did not live to give one it is an error, which is not kept, and the next clause gets
-        another process.
+        An error is not kept. Where the process did not live to give a result the next clause gets another one.
         """
         kept = self._kept(path, asked)
         if kept is not None and kept.exists():
@@ -132,7 +136,7 @@ class Apart:
         except Ended as error:
             self._process = None
             return ClauseResult(asked[0], errors=[str(error)], target=path)
-        if kept is not None:
+        if kept is not None and not result.errors:
             write_json(kept, result.to_dict())
         return result
 

@@ -25,7 +25,7 @@ from conformance.suite.certify_options import CertifyOptions
 from conformance.suite.checking import Checking, ClauseRun
 from conformance.suite.options import Options, engine_of, implementation_of
 from strategies.existing import Target
-from strategies.source import Library
+from strategies.libraries import Library
 
 # A class that hangs costs this once; a forward of these sizes takes a millisecond.
 WATCHDOG_SECONDS = 10.0

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 from conformance.subjects.constructors import recipe_to_paste
 from lora_compat.families import Family
-from strategies.source import BASE_CLASSES
+from strategies.libraries import BASE_CLASSES
 
 
 class SubjectError(Exception):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 
 import pytest
+import torch
 
 from conformance.certification.apart import Apart, ApartRun
 from conformance.certification.baseline import Baseline
@@ -18,6 +19,8 @@ from conformance.judging.verdicts import ClauseResult
 from conformance.regressions.recorder import Recorder
 from conformance.regressions.store import Store
 from conformance.subjects.models.checkpoints import offer_of
+from conformance.subjects.models.configs import dtypes
+from conformance.subjects.models.observing import server_of
 from conformance.subjects.models.traits import traits
 from conformance.subjects.models.types import (
     ALL,
@@ -99,12 +102,19 @@ class ModelCertification:
 
     def clause_run(self, path: str, budget: Budget) -> Checking:
         """Runs clauses on the model called ``path``, in a process of its own."""
-        self.subjects[path].implementation.layers.prepare()  # which every such process has then
-        served = self.subjects[path].implementation.dtypes(self.options.device)
-        draws = cache(partial(draws_of, path, self.targets[path], served))
-        return ApartRun(
-            self._apart, path, lambda given: ClauseRun(self.subjects[path], given, draws(), self._recorder), budget
-        )
+        subject = self.subjects[path]
+        forked = self.options.device == "cpu"
+        if forked:
+            _prepare(subject)  # which every such process has then; CUDA does not survive a fork
+        draws = cache(partial(draws_of, path, self.targets[path], subject.implementation.dtypes(self.options.device)))
+
+        def make(given: Budget) -> Checking:
+            if not forked:
+                torch.cuda.init()  # says so where this process' parent had it already
+                _prepare(subject)
+            return ClauseRun(subject, given, draws(), self._recorder)
+
+        return ApartRun(self._apart, path, make, budget)
 
     def close(self) -> None:
         """Ends the process of the last model."""
@@ -122,6 +132,11 @@ class ModelCertification:
                 outcome.known = baseline.known(path)
             outcomes.append(outcome)
         return outcomes
+
+
+def _prepare(subject: Subject) -> None:
+    subject.implementation.layers.prepare()
+    server_of(subject).prepare()
 
 
 def _resolved(name: str) -> ModelTarget | SubjectError:
@@ -145,4 +160,5 @@ def draws_of(name: str, target: ModelTarget, served: Collection[Dtype] = tuple(D
             return None
 
     draws = ModelDraws(name, config_choices(traits(target)), offer)
-    return replace(draws, dtypes=tuple(dtype for dtype in draws.dtypes if dtype in served))
+    taken = dtypes(target)
+    return replace(draws, dtypes=tuple(one for one in draws.dtypes if one in served and one.of_tensors in taken))

@@ -10,9 +10,10 @@ from conformance.certification.changes import Changes, ResultsError, read_result
 from conformance.certification.environment import versions
 from conformance.certification.outcome import DRAWN, Outcome
 from conformance.contract import CONTRACT_VERSION
-from conformance.judging.verdicts import ClauseResult, red_of
+from conformance.judging.verdicts import ClauseResult
 from conformance.subjects.subject import Subject
 from conformance.suite.reporting import ConformanceReport
+from conformance.suite.screen import conclusion
 
 
 class RunReport:
@@ -38,7 +39,7 @@ class RunReport:
         known = self._report.known.excused if self._report.known else frozenset()
         outcome = Outcome(DRAWN, impl=self._report.options.impl, results=totals, known=set(known), drawn=True)
         document = {
-            "verdict": "not conformant" if red_of(totals) else "conformant",
+            "verdict": conclusion(totals),
             "contract_version": CONTRACT_VERSION,
             "run": self._report.run(),
             "environment": versions(self._subject),

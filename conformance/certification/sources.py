@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from strategies.source import BASE_CLASSES
+from strategies.libraries import BASE_CLASSES
 
 
 def modules_with_linear_classes(top: ModuleType) -> list[str]:

@@ -24,7 +24,7 @@ from conformance.certification.sources import modules_with_linear_classes
 from conformance.subjects.constructors import recipe_of
 from conformance.subjects.recipes import Recipe, load_recipe, registered_recipe
 from lora_compat.families import Family, registry
-from strategies.source import Library
+from strategies.libraries import Library
 from strategies.subclasses import SubclassSpec
 
 

@@ -11,7 +11,7 @@ import pytest
 from conformance.implementations.protocol import REQUIRED_METHODS, Implementation, LayerLibrary, MissingPrerequisite
 
 ENTRY_POINTS = "lora_compat.implementations"
-BUILT_IN = ("reference", "vllm")
+BUILT_IN = ("reference", "vllm", "peft")
 
 
 def implementation_named(
@@ -50,6 +50,10 @@ def _found(impl: str, layers: str, device: str) -> Implementation:
         from conformance.implementations.vllm import VllmImplementation
 
         return VllmImplementation(device)
+    if impl == "peft":
+        from conformance.implementations.peft import PeftImplementation
+
+        return PeftImplementation()
     registered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if impl in registered:
         return _instance(impl, registered[impl].load())

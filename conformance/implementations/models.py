@@ -89,6 +89,10 @@ class ModelServer(ABC):
     """Loads checkpoints."""
 
     @abstractmethod
+    def prepare(self) -> None:
+        """Imports what every load does, for the processes that are forked afterwards."""
+
+    @abstractmethod
     def options(self, directory: Path) -> tuple[str, ...]:
         """What the class of a checkpoint declares that it can do with LoRA, each an option of `ModelSettings`."""
 
@@ -137,6 +141,10 @@ class HostedModel(ABC):
 
 class ModelLibrary(ABC):
     """Where a library's models come from, for an implementation that brings LoRA of its own."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """As `ModelServer.prepare`."""
 
     @abstractmethod
     def host(self, directory: Path, settings: ModelSettings, group: RankGroup) -> HostedModel:

@@ -20,7 +20,8 @@ from conformance.implementations.model_protocol import ModelDeployment, ModelMan
 from conformance.implementations.models import ModelLibrary
 from lora_compat.adapters import LayerAdapter
 from strategies.cases import DTYPES, Case, Dtype, Quantization
-from strategies.source import Library
+from strategies.codec import Spec
+from strategies.libraries import Library
 from strategies.trees import ModelSpec
 
 
@@ -54,6 +55,8 @@ class LayerLibrary(ABC):
     library: ClassVar[Library]
     models: ModelLibrary | None = None
     """The library's whole models, where it has some."""
+    bases: tuple[type[nn.Module], ...] = ()
+    """Modules of torch's own that are layers of this library, where to all others they are none."""
 
     @abstractmethod
     def prepare(self) -> None:
@@ -112,6 +115,14 @@ class Implementation(ABC):
         """
         return DTYPES
 
+    def fitted(self, spec: Spec) -> Spec:
+        """The nearest to ``spec`` that asks for nothing it has no notion of; judged in its place."""
+        return spec
+
+    def without(self, clause: str) -> str | None:
+        """Why it has no notion of what the clause is about, whose cases are all *not applicable* then, or None."""
+        return None
+
     def unsupported(self, case: Case) -> str | None:
         """Why this case is declared *not applicable*, or None."""
         return self.layers.unsupported(case)
@@ -140,25 +151,25 @@ class Implementation(ABC):
         """`select` for the clause about tokens without an adapter: nothing may stand in for them (MATH-3)."""
         self.select(wrapped, slots)
 
-    @abstractmethod
     def quant_method_of(self, module: nn.Module) -> object:
-        """The quant method found through whatever wraps the base layer."""
+        """The quant method found through whatever wraps the base layer (UNWRAP-1, 3, 4)."""
+        raise NotImplementedError(f"{type(self).__name__}.quant_method_of")
 
     @abstractmethod
     def dense_weight(self, module: nn.Module) -> Tensor:
         """The dense local weight read through whatever wraps the base layer."""
 
-    @abstractmethod
     def warmup_rank(self, *, default: int, max_lora_rank: int, shards: tuple[int, ...]) -> int:
-        """The dummy rank for modules that cut the LoRA rank into so many parts each.
+        """The dummy rank for modules that cut the LoRA rank into so many parts each (RANK).
 
         Raises:
             Refused: no rank fits.
         """
+        raise NotImplementedError(f"{type(self).__name__}.warmup_rank")
 
-    @abstractmethod
     def load_dummy(self, wrapped: nn.Module, slot: int, rank: int) -> None:
-        """Loads the warm-up's dummy adapter of ``rank`` into a slot."""
+        """Loads the warm-up's dummy adapter of ``rank`` into a slot (RANK-5)."""
+        raise NotImplementedError(f"{type(self).__name__}.load_dummy")
 
     @abstractmethod
     def claimants(self, layer: nn.Module, deployment: Deployment) -> tuple[str, ...]:

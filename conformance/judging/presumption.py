@@ -17,11 +17,16 @@ from conformance.judging.verdicts import Violation
 from conformance.subjects.outcomes import HarnessError, NotExercised, NotWrapped, SubjectRefused
 from conformance.subjects.subject import Subject
 from strategies.cases import AdapterSpec, Case, Dtype, Layout, Quantization
+from strategies.forwards import Forward
+
+# A forward that does something else to each token may leave the first as it is.
+_BY_TOKEN = (Forward.EXTRA_ARGUMENT, Forward.MASKED, Forward.NON_LINEAR, Forward.NORMALIZED)
 
 
 def alone(case: Case) -> list[Case]:
-    """Each adapter by itself on one token."""
-    plain = replace(case, tokens=(0,), layout=Layout.TWO_D, nesting=())
+    """Each adapter by itself on one token, or on a few where the forward goes by the token."""
+    tokens = (0,) * (6 if case.subclass.forward in _BY_TOKEN else 1)
+    plain = replace(case, tokens=tokens, layout=Layout.TWO_D, nesting=())
     return [replace(plain, adapters=(adapter,)) for adapter in case.adapters]
 
 

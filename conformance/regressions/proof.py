@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 from conformance.judging.facts import Difference, Place, Raised
 from conformance.regressions import witness
 from conformance.regressions.entries import StoredFailure
+from conformance.regressions.fresh import run_module
 
 TIMEOUT_SECONDS = 300
 _MOST_RANKS = 16
@@ -46,9 +46,10 @@ def run_file(path: Path, python: str = sys.executable) -> FileRun:
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(Path(witness.__file__), folder)
         seen = Path(folder, "seen.json")
-        command = [python, "-m", "pytest", path.name, "--tb=short", "--color=no", "-p", "no:cacheprovider"]
-        command += ["-p", "witness", "-c", os.devnull, "--rootdir", "."]
-        code, output = run_fresh(command, path.resolve().parent, {witness.FILE: str(seen), "PYTHONPATH": folder})
+        arguments = ["pytest", path.name, "--tb=short", "--color=no", "-p", "no:cacheprovider"]
+        arguments += ["-p", "witness", "-c", os.devnull, "--rootdir", "."]
+        also = {witness.FILE: str(seen), "PYTHONPATH": folder}
+        code, output = _run(python, arguments, path.resolve().parent, also)
         return FileRun(code, output, json.loads(seen.read_text(encoding="utf-8")) if seen.exists() else {})
 
 
@@ -56,35 +57,19 @@ def replayed(path: Path, python: str = sys.executable) -> list[dict[str, str]]:
     """What ``lora-compat replay`` of a stored failure comes to, failure by failure; nothing where it cannot run."""
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder, "results.json")
-        command = [python, "-m", "conformance.cli", "replay", str(path.resolve()), "--results", str(results)]
-        run_fresh(command, Path.cwd())
+        _run(python, ["conformance.cli", "replay", str(path.resolve()), "--results", str(results)], Path.cwd(), {})
         found: list[dict[str, str]] = json.loads(results.read_text(encoding="utf-8")) if results.exists() else []
         return found
 
 
-def run_fresh(command: Sequence[str], directory: Path, also: Mapping[str, str] | None = None) -> tuple[int, str]:
-    """Exit code and output of a command in a process that knows nothing of the pytest that runs now; -1: no end."""
+def _run(python: str, arguments: Sequence[str], directory: Path, also: Mapping[str, str]) -> tuple[int, str]:
+    """Exit code and output of ``python -m`` in a process that knows nothing of today's pytest; -1: no end."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "COV_"))}
     environment |= {"OMP_NUM_THREADS": "1", "HUMMING_DISABLE_PARALLEL_BUILD": "1"}
-    for name, value in (also or {}).items():
+    for name, value in also.items():
         environment[name] = os.pathsep.join(filter(None, [value, environment.get(name)]))
-    # A file, because a pipe stays open as long as any process that vLLM leaves in the background.
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
-        try:
-            done = subprocess.run(
-                command,
-                cwd=directory,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                timeout=TIMEOUT_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return -1, f"no end within {TIMEOUT_SECONDS} s"
-        output.seek(0)
-        return done.returncode, output.read()
+    ended = run_module(arguments, directory, environment, TIMEOUT_SECONDS, python)
+    return (-1, f"no end within {TIMEOUT_SECONDS} s") if ended.code is None else (ended.code, ended.output)
 
 
 def same_reason(run: FileRun, failure: StoredFailure) -> bool:

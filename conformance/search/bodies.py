@@ -33,6 +33,7 @@ def violation_of(subject: Subject, body: Body, case: Spec, *, blaming: str | Non
     """
     if not judges(body, case):
         return None
+    case = subject.implementation.fitted(case)
     reason = subject.engine.unsupported(getattr(case, "tp_size", 1))
     if reason is not None:
         raise NotApplicable(reason)

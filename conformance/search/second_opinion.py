@@ -1,7 +1,8 @@
 """A second opinion, before a failure is reported: a case that calls somebody wrong must call what is right, right.
 
-The reference is asked, on the subject's own layers. Where it is the reference that is called wrong, the dense
-mathematics of the case is asked (`conformance.oracles.twin`): it must come out as the oracle says it does.
+The reference is asked, on the subject's own layers. Where it is the reference that is called wrong, or where it serves
+none of that library's layers, the dense mathematics of the case is asked (`conformance.oracles.twin`): it must come
+out as the oracle says it does.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from conformance.subjects.subject import Subject
 from conformance.values.programs import ProgramValues
 from strategies.cases import Case
 from strategies.codec import Spec
+from strategies.libraries import Library
 from strategies.programs import Program
 
 
@@ -26,7 +28,8 @@ def require_second_opinion(subject: Subject, body: Body, found: Violation) -> No
         HarnessError: it fails, too, so the case or the clause is wrong, and nothing is known of the subject.
     """
     try:
-        objection = _of_twin(found.case) if _is_reference(subject) else _of_reference(subject, body, found.case)
+        asks_twin = _is_reference(subject) or subject.implementation.layers.library is Library.TORCH
+        objection = _of_twin(found.case) if asks_twin else _of_reference(subject, body, found.case)
     except (HarnessError, NotApplicable):
         return
     if objection:

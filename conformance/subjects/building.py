@@ -19,7 +19,8 @@ from conformance.subjects.recipes import Geometry
 from lora_compat.sharding import shard_id
 from strategies.cases import Case, LayerSpec, Quantization, WrapperKind
 from strategies.constructors import constructor_arguments
-from strategies.source import CLASS_NAME, Library, render
+from strategies.libraries import Library
+from strategies.source import CLASS_NAME, render
 from strategies.subclasses import SubclassSpec
 
 
@@ -54,7 +55,7 @@ def build_layer(
     if case.subclass.target is not None:
         return _build_target(case, library, dtype, quantization)
     cls = class_of(case.layer, case.subclass, library.library)
-    arguments = constructor_arguments(case.layer, case.subclass)
+    arguments = constructor_arguments(case.layer, case.subclass, library.library)
     with default_dtype(dtype):
         return library.build(cls, arguments, quantization)
 

@@ -33,7 +33,11 @@ class Subject:
         return dict(self.implementation.identity()) | ({"float32 products": "TF32"} if declared else {})
 
     def fitted(self, case: Spec) -> Spec:
-        """``case`` as it can be run here: on this device, in a dtype that the implementation serves on it."""
+        """``case`` as it can be run here: on this device, in a dtype that the implementation serves on it.
+
+        What the implementation has no notion of is left out.
+        """
+        case = self.implementation.fitted(case)
         if isinstance(case, Case) and case.device != self.device:
             case = replace(case, device=self.device)
         served = self.implementation.dtypes(self.device)

@@ -66,6 +66,10 @@ class ClauseRun:
     def check(self, clause: str, name: str, source: Source, body: Body) -> ClauseResult:
         """Runs ``body`` on the cases stored for the clause, then on drawn ones; never raises for what they find."""
         self.result = ClauseResult(clause, target=self.target.path if self.target else "")
+        without = self.subject.implementation.without(clause)
+        if without is not None:
+            self._not_applicable(without)
+            return self.result
         seed = self.budget.seed_for(clause, name)
         judge, sight = partial(self._judged, body), partial(self._sighted, clause, body)
         search = Search(source, judge, sight, examples=self.budget.examples, seed=seed)
@@ -76,8 +80,7 @@ class ClauseRun:
                 for found in search.failures():
                     self._keep(clause, body, found)
         except NothingFits as reason:
-            self.result.counts[Verdict.NOT_APPLICABLE.value] += 1
-            self.result.reasons[f"{Verdict.NOT_APPLICABLE.value}: {reason}"] += 1
+            self._not_applicable(str(reason))
         except hypothesis.errors.Flaky as error:
             if not self.result.errors:  # after which no case is run, and none fails again
                 self.result.errors.append(f"not reproducible: {error}")
@@ -86,6 +89,10 @@ class ClauseRun:
         if search.exhausted:
             self.result.reasons[f"{Verdict.FAIL.value}: more ways of failing were not looked for"] += 1
         return self.result
+
+    def _not_applicable(self, reason: str) -> None:
+        self.result.counts[Verdict.NOT_APPLICABLE.value] += 1
+        self.result.reasons[f"{Verdict.NOT_APPLICABLE.value}: {reason}"] += 1
 
     def one(self, body: Body, case: Spec) -> Verdict:
         """One case, and what it came to.

@@ -54,7 +54,7 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--impl",
         default=None,
-        help="the implementation under test: reference, vllm, an entry point's name, or package.module:attribute",
+        help="what is tested: reference, vllm, peft, an entry point's name, or package.module:attribute",
     )
     group.addoption("--layers", default=None, help="base layers for --impl reference: lora_compat (default) or vllm")
     group.addoption("--engine", default="threads", help="how the ranks of a case run: " + ", ".join(ENGINES))

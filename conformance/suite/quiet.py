@@ -57,8 +57,13 @@ class Quiet:
         return (report.outcome if counted else "", "", "") if isinstance(report, pytest.TestReport) else None
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        alike: dict[str, list[Any]] = {}
         for report in [*terminalreporter.stats.get("error", []), *terminalreporter.stats.get("failed", [])]:
             dead = isinstance(report.longrepr, str)  # a worker's last words, which are its clause's error
             if not dead and RESULT_PROPERTY not in dict(getattr(report, "user_properties", ())):
-                terminalreporter.write_line(f"{report.nodeid}:")
-                terminalreporter.write_line(report.longreprtext)
+                crash = getattr(report.longrepr, "reprcrash", None)
+                alike.setdefault(str(crash or report.longreprtext), []).append(report)
+        for first, *others in alike.values():
+            more = f" and {len(others)} more" if others else ""
+            terminalreporter.write_line(f"{first.nodeid}{more}:")
+            terminalreporter.write_line(first.longreprtext)

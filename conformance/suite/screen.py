@@ -5,6 +5,7 @@ Eighty columns, and nothing that is said twice: the whole of a case is in the ca
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from conformance.suite.tables import compact
 WIDTH = 80
 _MOST_REASONS = 3
 _MOST_CLAUSES = 8
+_SCRIPT = re.compile(r"docs/findings/(?:\w+/)?(\d+)_\w+\.py$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class Ending:
 
     def _cause(self, number: int, cause: Cause, others: Sequence[Cause]) -> list[str]:
         """Two lines: what and where, and the case; the file stands in the first where there is room."""
-        about = ", ".join(filter(None, [f"in {_together(cause.clauses)}", self._finding(cause, others)]))
+        about = ", ".join(filter(None, [f"in {_together(cause.clauses)}", self._reported(cause, others)]))
         file = next(iter(cause.smallest.files), "")
         named = cause.title.partition(":")[0]  # of an exception its type, the rest as far as there is room
         fits = len(f"{number:>3} {named}… {about}, {file}") <= WIDTH
@@ -82,12 +84,14 @@ class Ending:
             "    " + shortened(second + cause.smallest.shown, WIDTH - 4),
         ]
 
-    def _finding(self, cause: Cause, others: Sequence[Cause]) -> str:
+    def _reported(self, cause: Cause, others: Sequence[Cause]) -> str:
         """Where it is reported, if that can be told: an anomaly of a clause that has two causes here says nothing."""
         links = self.known.links if self.known else {}
         own = {key for key in cause.keys if sum(key in other.keys for other in others) == 1}
-        found = sorted({_number(links[key]) for key in own & links.keys()})
-        return f"finding {' '.join(found)}" if found else ""
+        reported = sorted({links[key] for key in own & links.keys()})
+        scripts = [found.group(1) for found in map(_SCRIPT.search, reported) if found]
+        elsewhere = [link for link in reported if not _SCRIPT.search(link)]
+        return " ".join([*(["finding", *scripts] if scripts else []), *elsewhere])
 
     def _errors(self) -> Iterator[str]:
         for clause, result in self.totals.items():
@@ -117,12 +121,15 @@ class Ending:
 
 
 def conclusion(totals: Mapping[str, ClauseResult]) -> str:
-    """Whether every MUST that ran is green."""
+    """Whether every MUST that ran is green; one that was not exercised is not, and fails nothing."""
     red = red_of(totals)
-    if len(red) > _MOST_CLAUSES:
+    wrong = [clause for clause in red if totals[clause].verdict is not Verdict.NOT_EXERCISED]
+    if len(wrong) > _MOST_CLAUSES:
         musts = sum(CONTRACT[clause].level is Level.MUST for clause in totals)
-        return f"not conformant ({len(red)} of {musts} MUST clauses)"
-    return f"not conformant ({', '.join(red)})" if red else "conformant"
+        return f"not conformant ({len(wrong)} of {musts} MUST clauses)"
+    if wrong:
+        return f"not conformant ({', '.join(wrong)})"
+    return f"nothing failed, but {', '.join(red)} not exercised" if red else "conformant"
 
 
 def shortened(text: str, width: int) -> str:
@@ -145,12 +152,6 @@ def _telling(result: ClauseResult) -> list[str]:
     if result.verdict in (Verdict.NOT_EXERCISED, Verdict.NOT_APPLICABLE, Verdict.REFUSED):
         return [reason for reason, _ in result.reasons.most_common(1)]
     return [reason for reason in sorted(result.reasons) if NOT_HERE in reason]
-
-
-def _number(link: str) -> str:
-    """The number of a finding's script, ``docs/findings/07_name.py``; any other link as it is."""
-    stem = Path(link).stem.partition("_")[0]
-    return stem if stem.isdecimal() else link
 
 
 def _wrapped(text: str) -> list[str]:

@@ -13,7 +13,8 @@ from conformance.subjects.building import shard_id_of
 from conformance.test_files.literals import INDENT, Expression, call, one_line, rows, tensor_text
 from strategies.cases import Case, LayerSpec, Quantization, WrapperKind
 from strategies.constructors import constructor_arguments, positional_names
-from strategies.source import BASE_CLASSES, CLASS_NAME, Library, render
+from strategies.libraries import BASE_CLASSES, Library
+from strategies.source import CLASS_NAME, render
 
 _WRAPPER_NAMES = {
     WrapperKind.BARE: "BareWrapper",

@@ -10,7 +10,7 @@ from conformance.implementations.protocol import Deployment
 from conformance.subjects.calls import Call
 from conformance.test_files.plays import Play
 from lora_compat.adapters import LayerAdapter
-from strategies.source import Library
+from strategies.libraries import Library
 
 _RANKS = """
 class Ranks(threading.local):  # stands in for the group; every rank is a thread

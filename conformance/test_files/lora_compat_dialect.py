@@ -12,7 +12,7 @@ from conformance.test_files.literals import WIDTH, Expression, call, indented, o
 from conformance.test_files.plays import Play
 from lora_compat import quantization
 from lora_compat.adapters import LayerAdapter, SubAdapter
-from strategies.source import Library
+from strategies.libraries import Library
 
 _ADAPTER = """
 def adapter(number: int) -> Adapter:

@@ -15,7 +15,7 @@ from conformance.test_files.layout import CannotWrite
 from conformance.test_files.literals import WIDTH, call, one_line, tensor_text
 from conformance.test_files.plays import Play
 from lora_compat.adapters import LayerAdapter
-from strategies.source import Library
+from strategies.libraries import Library
 
 _MAX_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _MODULES = {

@@ -52,6 +52,12 @@ def served(directory):
     return model, worker
 
 
+def written_to(worker):
+    """The layers whose LoRA B is not zero."""
+    layers = worker._adapter_manager.modules.items()
+    return [name for name, layer in layers if any(b.any() for b in layer.lora_b_stacked)]
+
+
 def report(expected, got, present):
     """Ends the script: 1 where the defect is there, 0 where not."""
     print(f"expected: {expected}\ngot:      {got}\n{'PRESENT' if present else 'absent'} in vLLM {vllm.__version__}")
@@ -72,8 +78,17 @@ try:
     worker.add_adapter(LoRARequest("one", 1, f"{folder}/adapter"))
 except Exception as error:
     report("an error that names the gate", f"{type(error).__name__}: {error}", "gate" not in str(error))
-layers = worker._adapter_manager.modules
-used = [name for name, layer in layers.items() if any(b.any() for b in layer.lora_b_stacked)]
+used = written_to(worker)
+manager = worker._adapter_manager
+pairs = manager._registered_adapters[1].loras  # the same under the name that vLLM's module has
+pairs["model.layers.0.mlp.experts.gate"] = pairs.pop("model.layers.0.mlp.gate")
+manager.deactivate_adapter(1)
+manager.activate_adapter(1)
+renamed = written_to(worker)
+assert renamed or used, "the name is not why"
 report(
-    "the LoRA B of the gate is not zero, or an error that names the gate", f"LoRA B is not zero in {used}", not used
+    "the LoRA B of the gate is not zero, or an error that names the gate",
+    f"LoRA B is not zero in {used}; "
+    f"of the same tensors with mlp.experts.gate in place of mlp.gate it is not in {renamed}",
+    not used,
 )

@@ -19,6 +19,7 @@ from vllm.platforms.cpu import CpuPlatform
 vllm.platforms._current_platform = CpuPlatform()  # the wheel of a machine without a GPU has none
 
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import HYV3Config, HYV3ForCausalLM
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.distributed import init_distributed_environment, initialize_model_parallel
@@ -52,6 +53,12 @@ def served(directory):
     return model, worker
 
 
+def written_to(worker):
+    """The layers whose LoRA B is not zero."""
+    layers = worker._adapter_manager.modules.items()
+    return [name for name, layer in layers if any(b.any() for b in layer.lora_b_stacked)]
+
+
 def report(expected, got, present):
     """Ends the script: 1 where the defect is there, 0 where not."""
     print(f"expected: {expected}\ngot:      {got}\n{'PRESENT' if present else 'absent'} in vLLM {vllm.__version__}")
@@ -73,10 +80,16 @@ try:
     worker.add_adapter(LoRARequest("one", 1, f"{folder}/adapter"))
 except Exception as error:
     report("an error that names the shared experts", f"{type(error).__name__}: {error}", "gate_proj" not in str(error))
-layers = worker._adapter_manager.modules
-used = [name for name, layer in layers.items() if any(b.any() for b in layer.lora_b_stacked)]
+used = written_to(worker)
+tensors = load_file(f"{folder}/adapter/adapter_model.safetensors")  # the same under the name that vLLM's module has
+tensors = {name.replace("shared_experts", "shared_mlp"): one for name, one in tensors.items()}
+save_file(tensors, f"{folder}/adapter/adapter_model.safetensors")
+worker.add_adapter(LoRARequest("two", 2, f"{folder}/adapter"))
+renamed = written_to(worker)
+assert renamed or used, "the name is not why"
 report(
     "the LoRA B of the shared experts is not zero, or an error that names the shared experts",
-    f"LoRA B is not zero in {used}",
+    f"LoRA B is not zero in {used}; "
+    f"of the same file with shared_mlp in place of shared_experts it is not in {renamed}",
     not used,
 )

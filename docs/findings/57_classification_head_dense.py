@@ -25,7 +25,9 @@ from vllm.distributed import init_distributed_environment, initialize_model_para
 from vllm.engine.arg_utils import EngineArgs
 from vllm.lora.request import LoRARequest
 from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
+from vllm.model_executor.layers.linear import ReplicatedLinear
 from vllm.model_executor.model_loader import get_model
+from vllm.model_executor.models import roberta
 
 torch.set_grad_enabled(False)
 folder = tempfile.mkdtemp()
@@ -52,6 +54,12 @@ def served(directory):
     return model, worker
 
 
+def written_to(worker):
+    """The layers whose LoRA B is not zero."""
+    layers = worker._adapter_manager.modules.items()
+    return [name for name, layer in layers if any(b.any() for b in layer.lora_b_stacked)]
+
+
 def report(expected, got, present):
     """Ends the script: 1 where the defect is there, 0 where not."""
     print(f"expected: {expected}\ngot:      {got}\n{'PRESENT' if present else 'absent'} in vLLM {vllm.__version__}")
@@ -75,10 +83,16 @@ except Exception as error:
         f"{type(error).__name__}: {error}",
         "classifier" not in str(error),
     )
-layers = worker._adapter_manager.modules
-used = [name for name, layer in layers.items() if any(b.any() for b in layer.lora_b_stacked)]
+used = written_to(worker)
+roberta.nn.Linear = lambda inputs, outputs, dtype: ReplicatedLinear(
+    inputs, outputs, params_dtype=dtype, return_bias=False
+)
+model, worker = served(f"{folder}/base")  # the same with linear layers of vLLM's in the head
+worker.add_adapter(LoRARequest("one", 1, f"{folder}/adapter"))
+replaced = written_to(worker)
+assert replaced or used, "torch's linear layer is not why"
 report(
     "the LoRA B of the head's dense layer is not zero, or an error that names the head's dense layer",
-    f"LoRA B is not zero in {used}",
+    f"LoRA B is not zero in {used}; of a head of vLLM's own linear layers it is not in {replaced}",
     not used,
 )

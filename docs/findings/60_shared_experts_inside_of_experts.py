@@ -52,6 +52,12 @@ def served(directory):
     return model, worker
 
 
+def written_to(worker):
+    """The layers whose LoRA B is not zero."""
+    layers = worker._adapter_manager.modules.items()
+    return [name for name, layer in layers if any(b.any() for b in layer.lora_b_stacked)]
+
+
 def report(expected, got, present):
     """Ends the script: 1 where the defect is there, 0 where not."""
     print(f"expected: {expected}\ngot:      {got}\n{'PRESENT' if present else 'absent'} in vLLM {vllm.__version__}")
@@ -72,10 +78,19 @@ try:
     worker.add_adapter(LoRARequest("one", 1, f"{folder}/adapter"))
 except Exception as error:
     report("an error that names the shared experts", f"{type(error).__name__}: {error}", "down_proj" not in str(error))
-layers = worker._adapter_manager.modules
-used = [name for name, layer in layers.items() if any(b.any() for b in layer.lora_b_stacked)]
+used = written_to(worker)
+manager = worker._adapter_manager
+pairs = manager._registered_adapters[1].loras
+pairs["model.layers.0.mlp.experts._shared_experts._layer.shared_experts.down_proj"] = pairs.pop(
+    "model.layers.0.mlp.shared_experts.down_proj"
+)
+manager.deactivate_adapter(1)
+manager.activate_adapter(1)
+renamed = written_to(worker)
+assert renamed or used, "the name is not why"
 report(
     "the LoRA B of the shared experts is not zero, or an error that names the shared experts",
-    f"LoRA B is not zero in {used}",
+    f"LoRA B is not zero in {used}; "
+    f"of the same tensors under the name that the module has by now it is not in {renamed}",
     not used,
 )

@@ -63,6 +63,12 @@ def served(directory):
     return model, worker
 
 
+def written_to(worker):
+    """The layers whose LoRA B is not zero."""
+    layers = worker._adapter_manager.modules.items()
+    return [name for name, layer in layers if any(b.any() for b in layer.lora_b_stacked)]
+
+
 def report(expected, got, present):
     """Ends the script: 1 where the defect is there, 0 where not."""
     print(f"expected: {expected}\ngot:      {got}\n{'PRESENT' if present else 'absent'} in vLLM {vllm.__version__}")
@@ -91,8 +97,16 @@ try:
     worker.add_adapter(LoRARequest("one", 1, f"{folder}/adapter"))
 except Exception as error:
     report("an error that names the gate", f"{type(error).__name__}: {error}", "gate_proj" not in str(error))
-layers = worker._adapter_manager.modules
-used = [name for name, layer in layers.items() if any(b.any() for b in layer.lora_b_stacked)]
+used = written_to(worker)
+tensors = load_file(f"{folder}/adapter/adapter_model.safetensors")  # the same under the name that vLLM's module has
+tensors = {name.replace("self_attn.gate_proj", "self_attn.linear_gate"): one for name, one in tensors.items()}
+save_file(tensors, f"{folder}/adapter/adapter_model.safetensors")
+worker.add_adapter(LoRARequest("two", 2, f"{folder}/adapter"))
+renamed = written_to(worker)
+assert renamed or used, "the name is not why"
 report(
-    "the LoRA B of the gate is not zero, or an error that names the gate", f"LoRA B is not zero in {used}", not used
+    "the LoRA B of the gate is not zero, or an error that names the gate",
+    f"LoRA B is not zero in {used}; "
+    f"of the same file with self_attn.linear_gate in place of self_attn.gate_proj it is not in {renamed}",
+    not used,
 )

@@ -1,4 +1,4 @@
-"""Under TP the rows of Qwen3-Next's in_proj_qkvz that an adapter adds to are not those that a rank has.
+"""Under TP LoRA cuts Qwen3-Next's in_proj_qkvz, a merged layer of one output, in two as gate and up: rows move.
 
 Clause MODEL-7. Releases: 0.33.0.
 """
@@ -19,6 +19,7 @@ from vllm.platforms.cpu import CpuPlatform
 vllm.platforms._current_platform = CpuPlatform()  # the wheel of a machine without a GPU has none
 
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import Qwen3NextConfig, Qwen3NextForCausalLM
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.distributed import init_distributed_environment, initialize_model_parallel, parallel_state
@@ -79,6 +80,8 @@ base.save_pretrained(f"{folder}/base")
 adapted = get_peft_model(base, LoraConfig(r=1, target_modules=["in_proj_qkvz"], init_lora_weights=False))
 adapted.save_pretrained(f"{folder}/adapter")
 adapted.merge_and_unload().save_pretrained(f"{folder}/merged")
+tensors = load_file(f"{folder}/adapter/adapter_model.safetensors")
+key = next(name for name in tensors if "lora_B" in name)
 model, worker = served(f"{folder}/base")
 worker.add_adapter(LoRARequest("one", 1, f"{folder}/adapter"))
 layer = model.model.layers[0].linear_attn.in_proj_qkvz
@@ -87,8 +90,14 @@ got = torch.cat([b[0, 0] @ a[0, 0] for a, b in slots])
 right = served(f"{folder}/merged")[0].model.layers[0].linear_attn.in_proj_qkvz.base_layer.weight
 merged = right - layer.base_layer.weight
 wrong = [row for row in range(len(merged)) if not torch.allclose(got[row], merged[row], atol=1e-5)]
+quarters = tensors[key].chunk(4)  # of which rank 0 was given the first and the third, as gate and up have theirs
+tensors[key] = torch.cat([quarters[number] for number in (0, 2, 1, 3)])
+save_file(tensors, f"{folder}/adapter/adapter_model.safetensors")
+worker.add_adapter(LoRARequest("two", 2, f"{folder}/adapter"))
+undone = layer.lora_b_stacked[0][0, 0] @ layer.lora_a_stacked[0][0, 0]
+assert torch.allclose(undone, merged, atol=1e-5), "the cut into two halves is not why"
 report(
     "B · A of rank 0 is what the merged checkpoint adds to its rows",
-    f"{len(wrong)} rows are not, from row {wrong[:1]}",
+    f"{len(wrong)} rows are not, from row {wrong[:1]}; all are of a B with its middle quarters exchanged",
     bool(wrong),
 )

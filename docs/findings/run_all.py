@@ -1,31 +1,34 @@
-"""Runs the findings, all or those named, on the installed vLLM: one line each, PRESENT, absent or FAILED.
+"""Runs the findings named, or all of an engine (vllm, the default, or peft): a line each, PRESENT, absent or FAILED.
 
-vLLM is imported once; each script runs in a fork of this process. ``--json`` prints one object a line instead.
+The engine is imported once; each script runs in a fork of this process. ``--json`` prints one object a line instead.
 """
 
-# ruff: noqa: E402
-import os
-
-os.environ |= {"VLLM_TARGET_DEVICE": "cpu", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_PLUGINS": "", "OMP_NUM_THREADS": "1"}
-os.environ |= {"HUMMING_DISABLE_PARALLEL_BUILD": "1"}
-
+import importlib
 import json
+import os
 import runpy
 import sys
 import tempfile
 import traceback
 from pathlib import Path
 
-import vllm.platforms
-from vllm.platforms.cpu import CpuPlatform
+os.environ |= {"VLLM_TARGET_DEVICE": "cpu", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_PLUGINS": "", "OMP_NUM_THREADS": "1"}
+os.environ |= {"HUMMING_DISABLE_PARALLEL_BUILD": "1"}
 
-vllm.platforms._current_platform = CpuPlatform()
-
-import vllm.lora.model_manager
-import vllm.lora.utils
-import vllm.model_executor.layers.linear
-
+HERE = Path(__file__).parent
+FOLDERS = {"vllm": HERE, "peft": HERE / "peft"}
 VERDICTS = {0: "absent", 1: "PRESENT"}
+
+
+def imported(engine: str) -> str:
+    """Imports what the scripts of an engine import; says which it is."""
+    if engine == "peft":
+        return f"PEFT {importlib.import_module('peft').__version__}"
+    platforms = importlib.import_module("vllm.platforms")
+    platforms._current_platform = importlib.import_module("vllm.platforms.cpu").CpuPlatform()
+    for module in ("vllm.lora.model_manager", "vllm.lora.utils", "vllm.model_executor.layers.linear"):
+        importlib.import_module(module)
+    return f"vLLM {importlib.import_module('vllm').__version__}"
 
 
 def run(script: Path) -> tuple[str, str]:
@@ -54,14 +57,16 @@ def _exit_code(script: Path) -> int:
 
 
 def main(arguments: list[str]) -> None:
-    names = [one for one in arguments if one != "--json"]
-    scripts = map(Path, names) if names else sorted(Path(__file__).parent.glob("[0-9]*.py"))
+    engines = [one for one in arguments if one in FOLDERS] or ["vllm"]
+    names = [one for one in arguments if one != "--json" and one not in FOLDERS]
+    scripts = [Path(name) for name in names] or sorted(FOLDERS[engines[0]].glob("[0-9]*.py"))
+    engine = imported("peft" if scripts[0].resolve().parent.name == "peft" else "vllm")
     for script in scripts:
         verdict, output = run(script)
         if "--json" in arguments:
             print(json.dumps({"script": script.name, "verdict": verdict, "output": output}), flush=True)
         else:
-            print(f"{script.name:<45}{verdict} in vLLM {vllm.__version__}", flush=True)
+            print(f"{script.name:<45}{verdict} in {engine}", flush=True)
 
 
 if __name__ == "__main__":

@@ -57,11 +57,13 @@ class Targetable:
     """What PEFT can target in a model of one configuration, the plainest first.
 
     ``modules`` and ``parameters`` are ends of names, each as long as it must be to mean one place in a layer;
-    ``saved`` are modules that an adapter may hold whole, ``tied`` embeddings that share their weight with a head.
+    ``around`` are parameters of modules that have others inside, of which PEFT merges either. ``saved`` are modules
+    that an adapter may hold whole, ``tied`` embeddings that share their weight with a head.
     """
 
     modules: tuple[str, ...]
     parameters: tuple[str, ...] = ()
+    around: tuple[str, ...] = ()
     layers: int = 1
     saved: tuple[str, ...] = ()
     tied: tuple[str, ...] = ()
@@ -74,7 +76,7 @@ class Targetable:
     def clash(self, target: str) -> bool:
         """Whether PEFT may take ``target`` for experts, or it is one of their parameters: both are too much."""
         names = ("gate_proj", "up_proj", "down_proj", "gate_up_proj", "w1", "w2", "w3")
-        return self.fused_experts and target.rpartition(".")[2] in names
+        return target in self.around or (self.fused_experts and target.rpartition(".")[2] in names)
 
 
 def _partners(chosen: Iterable[str], offer: Targetable) -> list[str]:
@@ -105,7 +107,8 @@ def model_adapters(
     modules = tuple(one for one in chosen if one in offer.modules)
     parameters = tuple(one for one in chosen if one in offer.parameters and not (modules and offer.clash(one)))
     if kind == "all":
-        modules, parameters = (ALL_LINEAR,), parameters if draw(numbers(2, "and parameters")) else ()
+        beside = tuple(one for one in parameters if one not in offer.around)
+        modules, parameters = (ALL_LINEAR,), beside if draw(numbers(2, "and parameters")) else ()
     rslora = draw(numbers(4, "rslora")) == 3 and not offer.fused_experts  # PEFT gives those a rank with no exact root
     patterned = not rslora and kind == "some" and draw(numbers(3, "patterns")) == 2
     rank = draw(sampled(_SQUARES if rslora else _POWERS if patterned else RANKS, "rank"))

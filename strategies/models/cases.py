@@ -52,13 +52,18 @@ class ModelDraws:
     dtypes: tuple[Dtype, ...] = (Dtype.FLOAT32, Dtype.FLOAT32, Dtype.FLOAT32, Dtype.BFLOAT16)
 
     def whole(self) -> list[ModelCase]:
-        """The plainest configuration with everything adapted, without and with what is no module's weight."""
+        """The plainest configuration with everything adapted, without and with what is no module's weight.
+
+        Each of the latter by itself follows, as of stacked experts one parameter is not found alone in a larger file.
+        """
         offer = self.offer(ConfigChoices())
         if offer is None:
             return []
         modules = tuple(one for one in offer.modules if one not in offer.tied)
         plain = tuple(one for one in modules if not offer.clash(one))
-        adapters = dict.fromkeys((ModelAdapter(modules), ModelAdapter(plain, offer.parameters)))
+        parameters = tuple(one for one in offer.parameters if one not in offer.around)
+        single = (ModelAdapter(parameters=(one,)) for one in offer.parameters)
+        adapters = dict.fromkeys((ModelAdapter(modules), ModelAdapter(plain, parameters), *single))
         return [ModelCase(self.path, adapter=one, dtype=self.dtypes[0]) for one in adapters if offer.modules]
 
 

@@ -37,8 +37,8 @@ SHARED = [*((*one, (2, 4)) for one in SHARDED), *((*one, (1,)) for one in UNSHAR
 @pytest.mark.parametrize(("mutant", "name", "tp_sizes"), SHARED, ids=[mutant.name for mutant, *_ in SHARED])
 def test_a_bug_of_every_layer_has_its_name_in_a_mixture(mutant: Mutant, name: str, tp_sizes: tuple[int, ...]) -> None:
     test = replace(clause_tests()["MATH-16"], strategy=experts_cases(tp_sizes=tp_sizes))
-    seen = [hunt(test, reference_subject(), seed=seed, patch=mutant.patch) for seed in range(5)]
-    assert name in [caught.anomaly for caught in seen if caught is not None]
+    seen = (hunt(test, reference_subject(), seed=seed, patch=mutant.patch) for seed in range(5))
+    assert name in (caught.anomaly for caught in seen if caught is not None)
 
 
 def test_numbers_that_no_mistake_gives_are_unexplained() -> None:

@@ -21,5 +21,5 @@ NAMED = [
 @pytest.mark.parametrize(("mutant", "name"), NAMED, ids=[mutant.name for mutant, _ in NAMED])
 def test_the_scaling_is_named(mutant: Mutant, name: str) -> None:
     tests = noticing(mutant)  # of one layer, and of models
-    seen = [hunt(test, reference_subject(), seed=seed, patch=mutant.patch) for test in tests for seed in range(5)]
-    assert name in [caught.anomaly for caught in seen if caught is not None]
+    seen = (hunt(test, reference_subject(), seed=seed, patch=mutant.patch) for test in tests for seed in range(5))
+    assert name in (caught.anomaly for caught in seen if caught is not None)

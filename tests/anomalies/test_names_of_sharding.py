@@ -23,5 +23,5 @@ NAMED = [
 @pytest.mark.parametrize(("mutant", "name"), NAMED, ids=[mutant.name for mutant, _ in NAMED])
 def test_the_mistake_is_named(mutant: Mutant, name: str) -> None:
     subject, test = reference_subject(), clause_tests()["MATH-6"]
-    seen = [hunt(test, subject, seed=seed, patch=mutant.patch) for seed in range(5)]
-    assert name in [caught.anomaly for caught in seen if caught is not None]
+    seen = (hunt(test, subject, seed=seed, patch=mutant.patch) for seed in range(5))
+    assert name in (caught.anomaly for caught in seen if caught is not None)

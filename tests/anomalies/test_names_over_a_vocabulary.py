@@ -31,8 +31,8 @@ SHARED = [
 @pytest.mark.parametrize(("mutant", "name"), SHARED, ids=[mutant.name for mutant, _ in SHARED])
 def test_a_bug_of_every_layer_has_its_name_on_an_lm_head(mutant: Mutant, name: str) -> None:
     subject = reference_subject()
-    seen = [hunt(clause_tests()["MATH-15"], subject, seed=seed, patch=mutant.patch) for seed in range(5)]
-    assert name in [caught.anomaly for caught in seen if caught is not None]
+    seen = (hunt(clause_tests()["MATH-15"], subject, seed=seed, patch=mutant.patch) for seed in range(5))
+    assert name in (caught.anomaly for caught in seen if caught is not None)
 
 
 def test_ids_lie_behind_padding_of_their_own() -> None:

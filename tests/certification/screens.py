@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
-import subprocess
-import sys
 import tempfile
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from conformance.regressions.fresh import run_module
+from tests.suite import ROOT, SECONDS
+
 SUBJECTS = "tests.certification.subjects"
 
 
@@ -17,15 +17,9 @@ def lora_compat(*arguments: str) -> tuple[int, str]:
     with tempfile.TemporaryDirectory() as directory:
         given = arguments[0] != "certify" or "--write-regressions" in arguments
         elsewhere = [] if given else ["--write-regressions", directory]
-        done = subprocess.run(
-            [sys.executable, "-m", "conformance.cli", *arguments, *elsewhere],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-    return done.returncode, masked(done.stdout + done.stderr)
+        done = run_module(["conformance.cli", *arguments, *elsewhere], ROOT, os.environ, SECONDS)
+    assert done.code is not None, f"no end within {SECONDS} s"
+    return done.code, masked(done.output)
 
 
 def masked(text: str) -> str:

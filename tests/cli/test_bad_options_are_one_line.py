@@ -45,7 +45,7 @@ BROKEN = "tests.implementations.broken"
 def test_it_says_what_was_given_and_what_is_accepted(arguments: list[str], said: list[str]) -> None:
     result = run_suite(*arguments)
     text = shown(result)
-    assert result.returncode == 4, text
+    assert result.code == 4, text
     assert "Traceback" not in text
     assert len([line for line in text.splitlines() if line.startswith("ERROR")]) == 1, text
     assert all(part in text for part in said), text

@@ -10,13 +10,13 @@ FAULTY = "tests.devices.faulty"
 
 def test_no_clause_mixes_devices() -> None:
     result = run_suite(*EMULATED, "--max-examples", "3")
-    assert result.returncode == 0, shown(result)
+    assert result.code == 0, shown(result)
 
 
 def test_a_buffer_left_on_the_cpu_is_found() -> None:
     arguments = ("--impl", f"{FAULTY}:KeepsAOnTheCpu", "--max-examples", "4", "-k", "MATH-2")
     result = run_suite(*EMULATED, *arguments, select="test_dense_math.py")
-    assert result.returncode == 1
+    assert result.code == 1
     assert "Expected all tensors to be on the same device" in shown(result)
 
 
@@ -24,7 +24,7 @@ def test_a_lost_gpu_ends_its_worker_and_names_the_case_and_the_rest_goes_on() ->
     arguments = ("--impl", f"{FAULTY}:LosesItsGpu", "--max-examples", "4", "-n", "1")
     result = run_suite(*EMULATED, *arguments, select="test_unwrapping.py")
     text = shown(result)
-    assert result.returncode == 1
+    assert result.code == 1
     assert "UNWRAP-2  MUST    error" in text
     assert "the GPU is lost to this process" in text
     assert "Case(" in text

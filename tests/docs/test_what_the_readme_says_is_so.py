@@ -48,7 +48,7 @@ def test_the_implementation_with_a_bug_fails_as_it_shows(tmp_path: Path, monkeyp
     arguments = ("--impl", "my_lora:MyLoRA", "--profile", "quick", "-k", "MATH-3")
     result = run_suite(*arguments, select="test_dense_math.py", detail="-q")
     said = shown(result)
-    assert result.returncode == 1
+    assert result.code == 1
     for line in block("", "adapter-leak in MATH-3").splitlines():
         assert line.strip() in said
 

@@ -187,7 +187,7 @@ def test_a_dead_rank_is_an_error_of_its_clause_and_the_others_are_judged() -> No
     arguments = ("--engine", "gloo", "--impl", "tests.implementations.broken:LosesARank", "--profile", "quick")
     result = run_suite(*arguments, select="test_unwrapping.py")
     text = shown(result)
-    assert result.returncode == 1, text
+    assert result.code == 1, text
     assert "UNWRAP-2  MUST    error" in text
     assert re.search(r"the process of rank 1 of \d died with exit code 3, in Case\(.*tp_size=", text)
     for clause in ("UNWRAP-1", "UNWRAP-3", "UNWRAP-4"):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.suite import ROOT
+from conformance.regressions.fresh import run_module
+from tests.suite import ROOT, SECONDS
 
 _WANTED = ("conformance", "src", "strategies", "tests/implementations")
 # A fault that few drawn cases show, a hundred or so.
@@ -36,16 +35,9 @@ class Checkout:
     def run(self, *arguments: str) -> tuple[int, str]:
         """Exit code and screen of a Python module run in it."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "PYTHONPATH"))}
-        done = subprocess.run(
-            [sys.executable, "-m", *arguments],
-            cwd=self.root,
-            env=kept | {"PYTHONPATH": str(self.root / "src")},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        return done.returncode, done.stdout + done.stderr
+        done = run_module(arguments, self.root, kept | {"PYTHONPATH": str(self.root / "src")}, SECONDS)
+        assert done.code is not None, f"no end within {SECONDS} s"
+        return done.code, done.output
 
     def suite(self, *arguments: str, select: str = ONE_CLAUSE) -> tuple[int, str]:
         """Exit code and screen of the suite, or of ``select`` in it."""

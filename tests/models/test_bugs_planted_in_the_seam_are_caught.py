@@ -10,6 +10,7 @@ from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.vllm import VllmImplementation
 from conformance.judging.verdicts import Violation
 from conformance.subjects.subject import Subject
+from tests.models import planted_in_names  # noqa: F401 - registers its bugs
 from tests.models.planted import PLANTED
 
 pytestmark = pytest.mark.vllm

@@ -11,9 +11,7 @@ import pytest
 from hypothesis import Phase
 
 from conformance.search.drawing import Source, draw_cases
-from conformance.test_files.layout import CannotWrite
-from conformance.test_files.lora_compat_dialect import LoraCompat
-from conformance.test_files.vllm_dialect import Vllm
+from conformance.test_files.writer import write_all
 from lora_compat.families import Family
 from strategies.cases import AdapterSpec, Case, LayerSpec
 from strategies.codec import Spec
@@ -25,9 +23,8 @@ from strategies.programs import Program, StepKind
 from strategies.subclasses import Constructor, Loader, SubclassSpec
 from strategies.target_questions import misplaced_targets, target_questions
 from strategies.vocabulary import VocabularyLayer, vocabulary_cases
-from tests.regressions_writer.examples import WRONG_NUMBER
+from tests.regressions_writer.examples import WRONG_NUMBER, entry_of
 from tests.regressions_writer.test_files_of_programs import last_run
-from tests.regressions_writer.test_files_stand_on_their_own import text_of
 
 COUNT, SEED = 16, 3
 PROGRAMS = programs(frames(), kinds=tuple(StepKind), steps=(0, 10))
@@ -71,15 +68,14 @@ def texts(kind: str) -> list[str]:
     source, clause, anomaly = KINDS[kind]
     found: list[Spec] = []
     draw_cases(source, found.append, examples=COUNT, seed=SEED, phases=(Phase.generate,))
-    written = []
-    for case in (*RARE.get(kind, ()), *found):
-        seen = last_run(case) if isinstance(case, Program) and clause == "LIFE-1" else WRONG_NUMBER
-        for dialect in (LoraCompat(), Vllm()):
-            try:
-                written.append(text_of(clause, anomaly, case, dialect, seen))
-            except CannotWrite:
-                continue
-    return written
+    entries = [
+        entry_of(
+            clause, anomaly, case, last_run(case) if clause == "LIFE-1" and isinstance(case, Program) else WRONG_NUMBER
+        )
+        for case in (*RARE.get(kind, ()), *found)
+    ]
+    files = write_all([(entry, entry.failures[0]) for entry in entries])
+    return [text for each in files for text in each if isinstance(text, str)]
 
 
 @pytest.mark.parametrize("kind", LONG)

@@ -74,7 +74,7 @@ def test_what_is_no_results_file_is_said_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(ResultsError, match=why):
             read_results(tmp_path / name)
     result = run_suite("--compare", str(tmp_path / "gone.json"), "--report", str(tmp_path / "r.html"), detail="-q")
-    assert result.returncode == pytest.ExitCode.USAGE_ERROR
+    assert result.code == pytest.ExitCode.USAGE_ERROR
     assert "--compare" in result.stderr
     assert "Traceback" not in result.stderr
 

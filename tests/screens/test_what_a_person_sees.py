@@ -16,7 +16,7 @@ from syrupy.assertion import SnapshotAssertion
 
 from conformance.certification.baseline import Baseline
 from conformance.judging.verdicts import ClauseResult
-from conformance.suite.screen import WIDTH, Ending, Known
+from conformance.suite.screen import WIDTH, Ending, Known, conclusion
 from tests.suite import ROOT, outside_of_pytest, run_suite, shown
 
 BROKEN = "tests.implementations.broken"
@@ -44,7 +44,7 @@ def masked(text: str) -> str:
 def test_a_run_that_passes_is_one_screen(snapshot: SnapshotAssertion) -> None:
     result = run_suite("--max-examples", "8", "-n", "2", detail="-q")
     text = shown(result)
-    assert result.returncode == 0
+    assert result.code == 0
     assert text.count("\n") <= 60
     assert max(map(len, text.splitlines())) <= WIDTH
     assert masked(text) == snapshot
@@ -84,7 +84,7 @@ def test_a_cause_that_no_list_has_is_shown_beside_the_known_ones(of_vllm: dict[s
 def test_a_worker_that_dies_is_an_error_on_the_screen(snapshot: SnapshotAssertion) -> None:
     arguments = ("--impl", f"{BROKEN}:KillsItsWorker", "--profile", "quick", "-n", "2", "--shards", "1")
     result = run_suite(*arguments, select="test_unwrapping.py", detail="-q")
-    assert result.returncode == 1
+    assert result.code == 1
     assert masked(shown(result)) == snapshot
 
 
@@ -115,5 +115,31 @@ def test_a_test_file_that_cannot_be_imported_is_shown_with_its_traceback(tmp_pat
     broken = tmp_path / "test_broken.py"
     broken.write_text("import nothing_of_that_name\n")
     result = run_suite("--max-examples", "1", str(broken), select="test_collectives.py", detail="-q")
-    assert result.returncode != 0
+    assert result.code != 0
     assert "nothing_of_that_name" in shown(result)
+
+
+def test_a_clause_that_nothing_exercised_is_neither_a_pass_nor_a_failure() -> None:
+    totals = {
+        clause: ClauseResult(clause, Counter({counted: 3}))
+        for clause, counted in (("MATH-1", "pass"), ("MATH-10", "not exercised"), ("LIFE-1", "not applicable"))
+    }
+    assert conclusion(totals) == "nothing failed, but MATH-10 not exercised"
+    totals["MATH-10"] = ClauseResult("MATH-10", Counter({"pass": 1}))
+    assert conclusion(totals) == "conformant"
+    totals["MATH-1"].errors.append("the process of rank 1 died")
+    assert conclusion(totals) == "not conformant (MATH-1)"
+
+
+@pytest.mark.parametrize(
+    ("link", "shown"),
+    [
+        ("docs/findings/07_further_outputs_dropped.py", "finding 07"),
+        ("docs/findings/peft/12_name.py", "finding 12"),
+        ("https://example.org/issues/4711", "https://example.org/issues/4711"),
+    ],
+)
+def test_a_cause_says_where_it_is_reported(link: str, shown: str, of_vllm: dict[str, ClauseResult]) -> None:
+    failure = of_vllm["WRAP-7"].failures[0]
+    lines = Ending({"WRAP-7": of_vllm["WRAP-7"]}, REGRESSIONS, Known(BASELINE, {failure.key: link})).lines()
+    assert shown in "\n".join(lines)

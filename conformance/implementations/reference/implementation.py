@@ -26,7 +26,7 @@ from lora_compat.kernels import TokenBatch
 from lora_compat.quantization import QuantConfig
 from strategies.cases import DTYPES, Dtype, Quantization
 from strategies.experts import ExpertsCase
-from strategies.source import Library
+from strategies.libraries import Library
 from strategies.trees import ModelSpec
 from strategies.vocabulary import VocabularyCase
 

@@ -34,6 +34,9 @@ class ReferenceModels(ModelServer):
     def __init__(self, library: ModelLibrary) -> None:
         self._library = library
 
+    def prepare(self) -> None:
+        self._library.prepare()
+
     def options(self, directory: Path) -> tuple[str, ...]:
         return ()
 

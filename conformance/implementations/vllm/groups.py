@@ -73,6 +73,7 @@ class TensorParallelStandIn:
     """
 
     unique_name = "tp:conformance"
+    device_group = None  # of torch's processes, which some models hold on to for a forward that is not run here
 
     @property
     def world_size(self) -> int:

@@ -17,8 +17,8 @@ from conformance.implementations.vllm.models.hosted import VllmModelLibrary
 from conformance.implementations.vllm.quantization import VllmQuantConfig
 from conformance.implementations.vllm.runtime import installed_version, runtime, set_up
 from strategies.cases import Case, Quantization, Regime
+from strategies.libraries import Library
 from strategies.quantization import OF_ACTIVATIONS
-from strategies.source import Library
 
 _FP8_ON_CPU = (0, 32, 0)
 

@@ -101,6 +101,14 @@ def adapted(model: nn.Module, adapter: ModelAdapter, seed: int) -> PeftModel:
     return found
 
 
+def save_adapter(wrapped: PeftModel, directory: Path) -> None:
+    """As PEFT does, which asks the model where its embedding is; a model of several models does not say."""
+    try:
+        wrapped.save_pretrained(str(directory))
+    except NotImplementedError:
+        wrapped.save_pretrained(str(directory), save_embedding_layers=False)
+
+
 def read_adapter(directory: Path, wrapped: PeftModel) -> AdapterFile:
     """What is in the directory, and where PEFT has it in the model."""
     config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
@@ -134,8 +142,10 @@ def _parameter_of(module: str, layer: Any) -> str:
 def _product(layer: Any, a: Tensor, b: Tensor) -> Tensor:
     """B · A as the parameter has its axes: turned for embeddings and `Conv1D`, expert by expert where stacked."""
     weight = layer.get_param() if hasattr(layer, "get_param") else layer.get_base_layer().weight
+    if getattr(layer.get_base_layer(), "groups", 2) == 1:  # a convolution, whose A has the whole kernel
+        return (b.flatten(1) @ a.flatten(1)).reshape(weight.shape)
     if not hasattr(layer, "fan_in_fan_out"):
-        raise NotApplicable(f"a {type(layer).__name__} of PEFT's is no linear layer")
+        raise NotApplicable(f"PEFT does not merge a {type(layer).__name__} in groups")
     experts = weight.shape[0] if weight.ndim == 3 else 1
     if experts == 1:
         embeds = hasattr(layer, "lora_embedding_A") and "default" in layer.lora_embedding_A

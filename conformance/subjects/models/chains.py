@@ -15,7 +15,7 @@ from weakref import finalize
 import torch
 from torch import Tensor, nn
 
-from conformance.subjects.models.adapters import AdapterFile, adapted, read_adapter
+from conformance.subjects.models.adapters import AdapterFile, adapted, read_adapter, save_adapter
 from conformance.subjects.models.checkpoints import content_of, model_of, save, untied
 from conformance.subjects.outcomes import HarnessError, NotApplicable
 from strategies.models.cases import ModelCase
@@ -110,7 +110,7 @@ def make(case: ModelCase, root: Path) -> Chain:
         save(model, root / "base", content)
         before = {name: parameter.clone() for name, parameter in model.named_parameters(remove_duplicate=False)}
         wrapped = adapted(model, case.adapter, case.seed)
-        wrapped.save_pretrained(str(root / "adapter"))
+        save_adapter(wrapped, root / "adapter")
         file = read_adapter(root / "adapter", wrapped)
         ends = _untie(wrapped, file)
         merged: Any = wrapped.merge_and_unload()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +17,7 @@ from conformance.subjects.models.chains import Chain
 from conformance.subjects.models.observing import Readings, Refusal, attempt, right_readings
 from conformance.subjects.models.writings import Writing
 
-_LOOKED_AT = 12  # modules of a file whose tensors are looked at one by one
+_NUMBER = re.compile(r"\.\d+(?=\.)")
 Seen = tuple[Readings, Readings, Readings]
 
 
@@ -65,14 +66,15 @@ class Programs:
         return base, right, refusal, found
 
     def taken(self, group: RankGroup) -> list[FilePair]:
-        """The pairs of the file that are not refused where the tensors of their module are alone."""
-        model, _ = self._loaded(group)
+        """The pairs of the file that are served where the tensors of their module are alone: loaded, and seen."""
+        model, base = self._loaded(group)
         found: list[FilePair] = []
         for number, keys in enumerate(self.chain.file.keys_by_module()):
             only = self.chain.root / f"taken-{number}"
             self._cut(only, set(keys))
             if attempt(partial(model.add, 1, only)) is None:
-                found += [pair for pair in self.chain.file.pairs if pair.key_a in keys]
+                shows = differ(base, model.read(1))
+                found += [pair for pair in self.chain.file.pairs if shows and pair.key_a in keys]
                 model.remove(1)
         return found
 
@@ -89,8 +91,7 @@ class Programs:
 
     def switched_on(self, group: RankGroup) -> Seen:
         """Readings without LoRA, with it and no adapter, and after an adapter came and went."""
-        off = replace(self.settings, lora=False, fused_experts=False)
-        bare = self.server.load(self.chain.base, off, group).read(None)
+        bare = self.loaded_bare(group).read(None)
         model, _ = self._loaded(group)
         before = model.read(None)
         attempt(partial(model.add, 1, self.chain.adapter))
@@ -113,6 +114,11 @@ class Programs:
         model.add(1, self.chain.adapter)
         return first, beside, model.read(1)
 
+    def loaded_bare(self, group: RankGroup) -> ServedModel:
+        """The base without LoRA."""
+        off = replace(self.settings, lora=False, fused_experts=False, options=())
+        return self.server.load(self.chain.base, off, group)
+
     def started(self, group: RankGroup) -> Refusal | None:
         """How the start of an engine broke off, warm-up included."""
         model = self.server.load(self.chain.base, self.settings, group)
@@ -126,10 +132,17 @@ class Programs:
         return model, base
 
     def _parts(self) -> Iterator[tuple[tuple[str, ...], Path, Path | None]]:
-        """Keys of a module, a file of them alone, and one of the others, if there are any."""
+        """Keys of a module, alone in a file, and a file of the others.
+
+        Of modules whose names differ by numbers, such as that of the layer, these are the first and the last.
+        """
         modules = self.chain.file.keys_by_module()
         every = {key for keys in modules for key in keys}
-        for number, keys in enumerate(modules[:: max(1, len(modules) // _LOOKED_AT)]):
+        places: dict[str, list[tuple[str, ...]]] = {}
+        for keys in modules:
+            places.setdefault(_NUMBER.sub(".#", keys[0]), []).append(keys)
+        looked_at = dict.fromkeys(keys for alike in places.values() for keys in (alike[0], alike[-1]))
+        for number, keys in enumerate(looked_at):
             only, without = (self.chain.root / f"{name}-{number}" for name in ("only", "without"))
             self._cut(only, set(keys))
             self._cut(without, every - set(keys))

@@ -8,6 +8,7 @@ from typing import TypedDict
 # Architectures of vLLM that transformers has under another name.
 BUILT_AS = {
     "BertSpladeSparseEmbeddingModel": "BertForMaskedLM",
+    "JinaEmbeddingsV5Model": "Qwen3Model",
     "LightOnOCRForConditionalGeneration": "LightOnOcrForConditionalGeneration",
     "LlamaBidirectionalForSequenceClassification": "LlamaForSequenceClassification",
     "LlamaBidirectionalModel": "LlamaModel",
@@ -105,6 +106,8 @@ RECIPES: Mapping[str, Recipe] = {
                          "qk_norm": True}},
     "hy_v4": {"names": {r"\.hc_pre\.(hc_attn_layer|hc_mlp_layer)\.": r".\1.hc_pre.",
                         r"\.hc_pre\.hc_head\.": ".hc_head."}},
+    "jamba": {"after": {"num_hidden_layers": 3, "attn_layer_period": 3, "attn_layer_offset": 1,
+                        "expert_layer_period": 3, "expert_layer_offset": 2}},
     "lfm2": {"before": {"block_dim": 2560, "block_ff_dim": 12288, "conv_dim": 2560, "conv_dim_out": 2560}},
     "lfm2_moe": {"before": {"layer_types": ["conv", "full_attention"] * 2, "num_hidden_layers": 4}},
     "lfm2_vl": {"before": {"text_config.block_dim": 2560, "text_config.block_ff_dim": 12288,

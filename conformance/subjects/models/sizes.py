@@ -15,7 +15,7 @@ _OF_CHOICE = {
     "intermediate_size_mlp ffn_hidden_size projection_intermediate_size",
     "expert_intermediate": "moe_intermediate_size expert_hidden_dim expert_ffn_hidden_size "
     "shared_expert_intermediate_size moe_shared_expert_intermediate_size shared_intermediate_size "
-    "moe_latent_size moe_hidden_size",
+    "moe_latent_size moe_hidden_size share_expert_dim",
     "experts": "num_experts num_local_experts n_routed_experts moe_num_experts",
     "top_k": "num_experts_per_tok moe_topk moe_k top_k_experts",
     "vocabulary": "vocab_size vocab_size_per_layer_input",
@@ -23,7 +23,7 @@ _OF_CHOICE = {
     "text.hidden": "out_hidden_size text_hidden_size projection_dim output_dim projector_hidden_size "
     "projector_output_dim lm_hidden_size llm_hidden_size thinker_hidden_size",
     "tower.hidden": "vision_hidden_size vit_hidden_size pixel_hidden_size "
-    "encoder_hidden_size mm_hidden_size projector_input_dim audio_hidden_size",
+    "encoder_hidden_size mm_hidden_size projector_input_dim audio_hidden_size mm_embed_dim output_proj_dims",
 }
 LAYERS = (
     "num_hidden_layers", "n_layer", "num_layers", "n_layers", "encoder_layers", "decoder_layers", "depth",
@@ -49,6 +49,7 @@ _FIXED = {
     "original_max_position_embeddings": 64, "hidden_size_per_layer_input": 16,
     # images and sounds
     "image_size": 28, "patch_size": 14, "num_position_embeddings": 16, "num_mel_bins": 16,
+    "mm_posemb_size": 16, "model_patch_size": 14, "position_embedding_size": 64,
 }  # fmt: skip
 
 LATENT_HEADS = ("qk_rope_head_dim", "v_head_dim", "qk_nope_head_dim", "qk_head_dim")

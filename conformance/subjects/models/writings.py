@@ -84,7 +84,7 @@ def _names_on_disk(chain: Chain) -> Mapping[bytes, str]:
 def _parts(
     pair: FilePair, weight: Tensor, a: Tensor, b: Tensor, names: Mapping[bytes, str]
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
-    if weight.ndim == 2:
+    if weight.ndim == 2 or a.ndim > 2:  # of a linear layer, or a convolution
         name = names.get(_content(weight))
         if name is not None and "embedding" not in pair.key_a:
             yield name.removesuffix(".weight"), a, b

@@ -61,6 +61,9 @@ class VllmHost(HostedModel):
 class VllmModelLibrary(ModelLibrary):
     """vLLM's models for an implementation with LoRA layers of its own."""
 
+    def prepare(self) -> None:
+        engine.prepare()
+
     def host(self, directory: Path, settings: ModelSettings, group: RankGroup) -> HostedModel:
         try:
             with loading(group):

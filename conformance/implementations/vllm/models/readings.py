@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.models import LOGITS, OUTPUT, ROWS, AdaptersView, ForwardRaised, Parts
+from conformance.implementations.vllm.models.engine import MAX_TOKENS
 from conformance.implementations.vllm.runtime import runtime
 
 
@@ -71,12 +72,14 @@ class Reader:
         if not isinstance(base, runtime().linear.LinearBase):
             self._view.serve(base.in_features)
             return _first(module(torch.eye(base.in_features, dtype=base.weight.dtype, device=self._device)))
-        given = unit_vectors(base, self._dtype)
-        self._view.serve(len(given))
-        output = _first(module(given.to(self._device)))
+        output = torch.cat([self._served(module, some) for some in unit_vectors(base, self._dtype).split(MAX_TOKENS)])
         if getattr(base, "reduce_results", True) or base.tp_size == 1:
             return output
         return group.all_reduce(output)  # the model adds the ranks' parts up later, in whatever part of each they are
+
+    def _served(self, module: Any, given: Tensor) -> Tensor:
+        self._view.serve(len(given))
+        return _first(module(given.to(self._device)))
 
     def _embedding(self, module: Any, base: Any) -> Tensor:
         ids = torch.arange(getattr(base, "org_vocab_size", len(base.weight)), device=self._device)

@@ -31,6 +31,9 @@ _NO_LORA = ("does not support LoRA", "LoRA is not supported", "not supported for
 class VllmModels(ModelServer):
     """Loads what `vllm serve` would."""
 
+    def prepare(self) -> None:
+        engine.prepare()
+
     def options(self, directory: Path) -> tuple[str, ...]:
         cls = engine.model_class(directory)
         declared = {"enable_tower_connector_lora": "supports_tower_connector_lora"}

@@ -18,6 +18,7 @@ STAND_INS = {
     "the compiled lookup of a sharded embedding, likewise": "the same function by torch",
     "experts without a gate": "vLLM's fused experts, whose weights are compared and which are not run",
     "quick GELU": "the same function by torch",
+    "compiled functions": "the same functions, as they are written",
     "Triton's allocator": "nothing, as no Triton kernel runs",
     "Inkling's fused all-reduce": "switched off by INKLING_MULTIMEM_AR=0, as vLLM asks of those who use LoRA",
 }
@@ -30,6 +31,7 @@ def put_in_place(device: str) -> None:
     _experts_without_gate()
     _quick_gelu(device)
     _transformers_as_it_is()
+    torch.compiler.set_stance("force_eager")
     if device == "cpu":
         _dense_for_sparse()
         importlib.import_module("vllm.triton_utils").triton.set_allocator = lambda allocator: None

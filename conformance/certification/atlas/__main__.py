@@ -1,0 +1,47 @@
+"""``python -m conformance.certification.atlas FOLDER PAGE``: the pages of a run.
+
+lora-compat certify-model all --resume results/
+python -m conformance.certification.atlas results/ docs/results/models-0.33.0.md --baseline FILE --pages
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from conformance.certification.atlas.pages import page
+from conformance.certification.atlas.results import Links, fails, read
+from conformance.certification.atlas.table import Table
+from conformance.certification.baseline import Baseline
+from conformance.implementations.vllm.runtime import installed_version
+from conformance.subjects.models.types import everything
+
+
+def main() -> None:
+    """Writes the table, and with ``--pages`` a page for each architecture that fails beside it, in ``models/``."""
+    parser = argparse.ArgumentParser(prog="python -m conformance.certification.atlas", description=__doc__)
+    parser.add_argument("folder", type=Path, help="what --resume kept")
+    parser.add_argument("page", type=Path, help="the page to write")
+    parser.add_argument("--impl", default="vllm", help="whose results they are (default: vllm)")
+    parser.add_argument("--baseline", type=Path, help="the list of known failures, which has the causes")
+    parser.add_argument("--pages", action="store_true", help="write a page for each architecture that fails, too")
+    given = parser.parse_args()
+    known = Baseline.read(given.baseline) if given.baseline else Baseline(Path())
+    results = read(given.folder)
+    failing = [name for name, of_name in results.items() if fails(of_name)] if given.pages else []
+    if given.pages:
+        folder = given.page.parent / "models"
+        folder.mkdir(exist_ok=True)
+        for old in folder.glob("*.md"):
+            old.unlink()
+        for name in failing:
+            text = page(name, results[name], Links(known, "../.."), given.impl)
+            (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    served = f"vLLM {installed_version()}"
+    title = f"Models of {served}" if given.impl == "vllm" else f"Models of {served}, served by the {given.impl}"
+    table = Table(title, results, *everything(), Links(known), failing)
+    given.page.write_text(table.text(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""An adapter of the language model of Granite Speech, under the names of transformers 5, loads and does nothing.
+
+Clause MODEL-1. Releases: 0.33.0.
+"""
+
+# ruff: noqa: E402
+import os
+
+os.environ |= {"VLLM_TARGET_DEVICE": "cpu", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_PLUGINS": "", "HF_HUB_OFFLINE": "1"}
+os.environ |= {"HUMMING_DISABLE_PARALLEL_BUILD": "1"}  # or importing vLLM starts background builds
+
+import sys
+import tempfile
+
+import torch
+import vllm.platforms
+from vllm.platforms.cpu import CpuPlatform
+
+vllm.platforms._current_platform = CpuPlatform()  # the wheel of a machine without a GPU has none
+
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import GraniteSpeechConfig, GraniteSpeechForConditionalGeneration
+from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.distributed import init_distributed_environment, initialize_model_parallel
+from vllm.engine.arg_utils import EngineArgs
+from vllm.lora.request import LoRARequest
+from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
+from vllm.model_executor.model_loader import get_model
+
+torch.set_grad_enabled(False)
+folder = tempfile.mkdtemp()
+with set_current_vllm_config(VllmConfig()):
+    init_distributed_environment(1, 0, f"file://{folder}/rendezvous", 0, backend="gloo")
+    initialize_model_parallel(1, 1)
+
+
+def served(directory):
+    """The model in a directory, and the worker's manager of its adapters."""
+    options = EngineArgs(
+        model=directory,
+        dtype="float32",
+        skip_tokenizer_init=True,
+        enforce_eager=True,
+        max_model_len=64,
+        enable_lora=True,
+    )
+    config = options.create_engine_config()
+    with set_current_vllm_config(config):
+        model = get_model(vllm_config=config)
+        worker = LRUCacheWorkerLoRAManager(config, torch.device("cpu"), getattr(model, "embedding_modules", {}))
+        worker.create_lora_manager(model, config)
+    return model, worker
+
+
+def written_to(worker):
+    """The layers whose LoRA B is not zero."""
+    layers = worker._adapter_manager.modules.items()
+    return [name for name, layer in layers if any(b.any() for b in layer.lora_b_stacked)]
+
+
+def report(expected, got, present):
+    """Ends the script: 1 where the defect is there, 0 where not."""
+    print(f"expected: {expected}\ngot:      {got}\n{'PRESENT' if present else 'absent'} in vLLM {vllm.__version__}")
+    sys.exit(int(present))
+
+
+small = GraniteSpeechConfig(
+    encoder_config={"hidden_dim": 64, "dim_head": 16, "num_heads": 4, "num_layers": 1, "output_dim": 64},
+    projector_config={"model_type": "blip_2_qformer", "hidden_size": 64, "encoder_hidden_size": 64,
+                      "intermediate_size": 128, "num_attention_heads": 4, "num_hidden_layers": 1, "vocab_size": 128},
+    text_config={"model_type": "granite", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1,
+                 "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 128,
+                 "max_position_embeddings": 256},
+    audio_token_index=127, has_lora_adapter=False,
+)  # fmt: skip
+base = GraniteSpeechForConditionalGeneration(small)
+config = LoraConfig(r=1, target_modules=r".*language_model.*q_proj", init_lora_weights=False)
+base.save_pretrained(f"{folder}/base")
+get_peft_model(base, config).save_pretrained(f"{folder}/adapter")
+model, worker = served(f"{folder}/base")
+try:
+    worker.add_adapter(LoRARequest("one", 1, f"{folder}/adapter"))
+except Exception as error:
+    report(
+        "an error that names the language model",
+        f"{type(error).__name__}: {error}",
+        "language_model" not in str(error),
+    )
+used = written_to(worker)
+tensors = load_file(f"{folder}/adapter/adapter_model.safetensors")  # the same under the name that vLLM's module has
+tensors = {name.replace("model.language_model.", "language_model.model."): one for name, one in tensors.items()}
+save_file(tensors, f"{folder}/adapter/adapter_model.safetensors")
+worker.add_adapter(LoRARequest("two", 2, f"{folder}/adapter"))
+renamed = written_to(worker)
+assert renamed or used, "the name is not why"
+report(
+    "the LoRA B of the language model is not zero, or an error that names the language model",
+    f"LoRA B is not zero in {used}; "
+    f"of the same file with language_model.model. in place of model.language_model. it is not in {renamed}",
+    not used,
+)

@@ -1,0 +1,109 @@
+"""PEFT as an implementation under test: what cases become, what is not applicable, and the findings about it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from conformance.contract import CONTRACT
+from conformance.implementations.discovery import implementation_named
+from conformance.implementations.peft.fitting import PEFT_HAS_NO, as_peft_serves_it
+from conformance.implementations.torch_fitting import as_torch_has_it
+from strategies.cases import Case, Layout
+from strategies.codec import Spec
+from strategies.drawing import cases
+from strategies.program_drawing import frames
+from strategies.programs import Program
+from strategies.validity import is_valid
+from tests.suite import ROOT
+
+FINDINGS = ROOT / "docs" / "findings" / "peft"
+SCRIPTS = sorted(FINDINGS.glob("[0-9]*.py"))
+RUN_ON = ("0.21.2",)
+QUIETLY = settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+
+
+def fitted(spec: Spec) -> Spec:
+    return as_peft_serves_it(as_torch_has_it(spec))
+
+
+@QUIETLY
+@given(cases(layouts=tuple(Layout)))
+def test_any_case_becomes_one_of_torchs_and_stays_it(case: Case) -> None:
+    found = fitted(case)
+    assert isinstance(found, Case)
+    assert fitted(found) == found
+    assert is_valid(found)
+    assert (found.tp_size, found.layer.return_bias, found.packed) == (1, False, ())
+    assert [one.scaling for one in found.adapters] == [one.scaling for one in case.adapters]
+
+
+@QUIETLY
+@given(frames())
+def test_any_program_has_a_place_for_every_adapter(program: Program) -> None:
+    found = fitted(program)
+    assert isinstance(found, Program)
+    assert fitted(found) == found
+    assert found.max_loras == found.max_adapters == len(program.adapters)
+
+
+@pytest.mark.parametrize("of", [lambda name: name, str.upper], ids=["as it is", "misspelt"])
+def test_it_is_found_by_its_name(of: Callable[[str], str]) -> None:
+    if of("peft") != "peft":
+        with pytest.raises(pytest.UsageError, match="peft"):
+            implementation_named(of("peft"))
+        return
+    assert implementation_named("peft").identity()["implementation"] == f"peft {version('peft')}"
+
+
+def test_the_page_says_what_is_not_applicable_and_why() -> None:
+    page = (ROOT / "docs" / "peft-judged.md").read_text()
+    rows = re.findall(r"^\| ((?:[A-Z]+-\d+(?:, )?)+) \| (.+) \|$", page, re.MULTILINE)
+    assert {clause: why for clauses, why in rows for clause in clauses.split(", ")} == PEFT_HAS_NO
+    assert {*PEFT_HAS_NO} <= {*CONTRACT}
+
+
+def test_every_known_failure_links_to_a_finding_about_its_clause() -> None:
+    document = json.loads((ROOT / "baselines" / "peft-0.21.2.json").read_text())
+    for known in document["known_failures"]:
+        assert known["clause"] not in PEFT_HAS_NO
+        assert (ROOT / known["link"]).parent == FINDINGS
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, dict[str, str]]:
+    command = [sys.executable, str(FINDINGS.parent / "run_all.py"), "peft", "--json"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert run.returncode == 0, run.stderr
+    return {one["script"]: one for one in map(json.loads, run.stdout.splitlines())}
+
+
+def named_in(script: Path) -> tuple[str, list[str]]:
+    """The clause and the releases that a script's docstring names."""
+    found = re.search(r"^Clause (.+?)\. Releases: (.+)\.$", script.read_text(), re.MULTILINE)
+    assert found, f"{script.name} names no clause and releases"
+    return found[1], found[2].split(", ")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_a_finding_shows_in_the_releases_it_names(script: Path, results: dict[str, dict[str, str]]) -> None:
+    seen, installed = results[script.name], version("peft")
+    accepted = {"PRESENT", "absent"}
+    if installed in RUN_ON:
+        accepted = {"PRESENT" if installed in named_in(script)[1] else "absent"}
+    assert seen["verdict"] in accepted, f"{seen['verdict']} in PEFT {installed}:\n{seen['output']}"
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_the_table_has_every_finding(script: Path) -> None:
+    clause, releases = named_in(script)
+    row = next(line for line in (FINDINGS / "README.md").read_text().splitlines() if f"]({script.name})" in line)
+    assert f"| {clause} | {', '.join(releases)} |" in row

@@ -1,0 +1,84 @@
+"""More bugs on the seam: of names, patterns, ends and ranks; `planted` has them with its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from strategies.models.configs import ConfigChoices
+from tests.models.planted import around, part, planted
+
+
+@planted("MODEL-1", "key-vanished", "o_proj")
+def names_of_another_wrapper(monkey: pytest.MonkeyPatch) -> None:
+    parse = part("lora_model", "parse_fine_tuned_lora_name")
+
+    def under_another(name: str, *given: Any) -> tuple[str, bool]:
+        found, is_a = parse(name, *given)
+        return f"language_model.{found}", is_a
+
+    monkey.setattr("vllm.lora.lora_model.parse_fine_tuned_lora_name", under_another)
+
+
+@planted("MODEL-1", "key-vanished", "o_proj", config=ConfigChoices(layers=2))
+def last_layer_lost(monkey: pytest.MonkeyPatch) -> None:
+    def lose(original: Any, self: Any, lora: Any) -> Any:
+        original(self, lora)
+        lora.loras = {name: one for name, one in lora.loras.items() if "layers.1." not in name}
+
+    around(monkey, part("model_manager", "LoRAModelManager"), "_add_adapter", lose)
+
+
+@planted("MODEL-1", "key-vanished", "lm_head", "o_proj")
+def head_left_out(monkey: pytest.MonkeyPatch) -> None:
+    cls = part("layers", "LogitsProcessorWithLoRA")
+    around(monkey, cls, "set_lora", lambda original, self, slot, a, b: None)
+
+
+@planted("MODEL-1", "key-vanished", "embed_tokens", "o_proj")
+def embedding_left_out(monkey: pytest.MonkeyPatch) -> None:
+    cls = part("layers", "VocabParallelEmbeddingWithLoRA")
+    around(monkey, cls, "set_lora", lambda original, self, slot, a, b: None)
+
+
+@planted("MODEL-2", "delta-doubled", "o_proj", adapter={"ranks": (("o_proj", 2),), "alpha": 2.0, "rank": 1})
+def rank_pattern_ignored(monkey: pytest.MonkeyPatch) -> None:
+    cls = part("peft_helper", "PEFTHelper")
+    monkey.setattr(cls, "get_rank_and_scaling", lambda self, name: (self.r, self.lora_alpha / self.r))
+
+
+@planted("MODEL-2", "other-module", "q_proj", "k_proj", "v_proj", adapter={"rank": 2})
+def members_share_the_first_ones_factors(monkey: pytest.MonkeyPatch) -> None:
+    cls = part("lora_weights", "PackedLoRALayerWeights")
+    pack = cls.pack.__func__
+    monkey.setattr(cls, "pack", classmethod(lambda cls, loras: pack(cls, [loras[0], loras[0], loras[2]])))
+
+
+@planted("MODEL-5", "base-changed", "o_proj")
+def a_removed_adapter_comes_back_halved(monkey: pytest.MonkeyPatch) -> None:
+    loads: list[int] = []
+
+    def halved(original: Any, self: Any, slot: int, a: Any, b: Any) -> Any:
+        loads.append(slot)
+        return original(self, slot, a, b / 2 if len(loads) > 2 else b)
+
+    around(monkey, part("layers", "RowParallelLinearWithLoRA"), "set_lora", halved)
+
+
+@planted("MODEL-6", "does-not-start", "o_proj")
+def lora_refused_where_it_is_declared(monkey: pytest.MonkeyPatch) -> None:
+    def refuse(self: Any, *given: Any, **named: Any) -> None:
+        raise NotImplementedError("this model takes no LoRA")
+
+    monkey.setattr(part("worker_manager", "WorkerLoRAManager"), "create_lora_manager", refuse)
+    monkey.setattr(part("worker_manager", "LRUCacheWorkerLoRAManager"), "create_lora_manager", refuse)
+
+
+@planted("MODEL-7", "unexplained", "o_proj", tp_size=2)
+def every_rank_takes_the_first_ones_columns(monkey: pytest.MonkeyPatch) -> None:
+    def first(original: Any, self: Any, a: Any) -> Any:
+        size = self.input_size
+        return a[:, :size]
+
+    around(monkey, part("layers", "RowParallelLinearWithLoRA"), "slice_lora_a", first)
