@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
 import time
@@ -68,6 +69,7 @@ def measured(pool: Pool, arguments: argparse.Namespace) -> dict[str, Any]:
             "seconds": seconds,
             "seeds": arguments.seeds,
             "commit": commit(),
+            "load": os.getloadavg()[2],
         }
     return data
 

@@ -31,7 +31,7 @@ def _summary(data: dict[str, Any]) -> Iterator[str]:
     made = data["made"]["hunts"]
     yield (
         f"Written by `make power` (`python -m benchmarks.power`). The hunts: torch {made['torch']}, {data['cases']} "
-        f"cases a clause (the default profile), {made['seeds']} seeds a bug, {_on(made)}. The "
+        f"cases a clause (the default profile), seeds a bug: {made['seeds']}, {_on(made)}. The "
         "planted bugs are those of the reference; the kernels' (`tests/kernels`) and those in vLLM's own code "
         f"(`tests/mutants/vllm_planted.py`) are caught by tests of their own. {_shrunk_at(data)}"
     )
@@ -121,7 +121,9 @@ def _names(data: dict[str, Any]) -> Iterator[str]:
 
 
 def _on(made: dict[str, Any]) -> str:
-    return f"{made['seconds']:.0f} s of {made['processes']} processes, commit {made['commit']}"
+    load = f" at load {made['load']:.0f}" if "load" in made else ""
+    processes = "one process" if made["processes"] == 1 else f"{made['processes']} processes"
+    return f"{made['seconds']:.0f} s of {processes}{load}, commit {made['commit']}"
 
 
 def _alarms(data: dict[str, Any]) -> Iterator[str]:

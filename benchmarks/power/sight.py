@@ -68,8 +68,8 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield (
         "A bug that needs more than N of a dimension (of tensor parallelism: N ranks or more), and by how many seeds "
         "a default run catches it. Such a bug is alive in no other case, so only the cases beyond N are run of those "
-        "that the run draws, up to the first that fails. In one case of eight a dimension is large, in one of three "
-        "of MATH-1, which other clauses presume and which finds what a size alone breaks. What lies beyond the "
+        "that the run draws, up to the first that fails. A dimension is large in one case of eight; in MATH-1, which "
+        "other clauses presume and which finds what a size alone breaks, in one of three. What lies beyond the "
         "largest sizes drawn (`strategies/large.py`) is never seen: more than 129 tokens, 9 adapters in a batch, 36 "
         "slots, rank 512, 257 inputs, 129 rows of an output, 8 outputs, 33 modules, 32 ranks."
     )
