@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 
 from conformance.regressions.fresh import run_module
-from tests.suite import ROOT, SECONDS
+from tests.suite import ROOT, SECONDS, outside_of_pytest
 
 SUBJECTS = "tests.certification.subjects"
 
@@ -17,7 +16,7 @@ def lora_compat(*arguments: str) -> tuple[int, str]:
     with tempfile.TemporaryDirectory() as directory:
         given = arguments[0] != "certify" or "--write-regressions" in arguments
         elsewhere = [] if given else ["--write-regressions", directory]
-        done = run_module(["conformance.cli", *arguments, *elsewhere], ROOT, os.environ, SECONDS)
+        done = run_module(["conformance.cli", *arguments, *elsewhere], ROOT, outside_of_pytest(), SECONDS)
     assert done.code is not None, f"no end within {SECONDS} s"
     return done.code, masked(done.output)
 
