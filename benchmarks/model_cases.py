@@ -10,17 +10,15 @@ import time
 
 import torch
 
+from conformance.certification.atlas.results import CLAUSES
 from conformance.certification.clause_tests import checks_of
 from conformance.certification.models import draws_of
-from conformance.contract import CONTRACT
 from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.vllm import VllmImplementation
 from conformance.subjects.models.types import resolve
 from conformance.subjects.subject import Subject
 from conformance.suite.budget import Budget
 from conformance.suite.checking import ClauseRun
-
-CLAUSES = tuple(clause for clause, entry in CONTRACT.items() if entry.chapter == "MODEL")
 
 
 def measure(subject: Subject, name: str, examples: int) -> tuple[int, float]:

@@ -6,10 +6,12 @@ A third party's implementation is one class that derives from `Implementation`, 
 
 from __future__ import annotations
 
+import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import ClassVar
 
 import torch
@@ -193,3 +195,14 @@ REQUIRED_METHODS = tuple(sorted(Implementation.__abstractmethods__))
 
 class MissingPrerequisite(Exception):
     """Something the run needs and this machine lacks; the message says how to get it."""
+
+
+def version_of(package: str, how: str) -> str:
+    """The version of an installed package, which is not imported for that.
+
+    Raises:
+        MissingPrerequisite: it is not installed; ``how`` is the message.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise MissingPrerequisite(how)
+    return version(package)

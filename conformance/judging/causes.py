@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from conformance.contract import CONTRACT
 from conformance.judging.facts import Raised
 from conformance.judging.verdicts import Failure
+
+_SCRIPT = re.compile(r"docs/findings/(?:\w+/)?(\d+)_\w+\.py$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,12 @@ def causes(failures: Iterable[Failure]) -> list[Cause]:
     for failure in failures:
         groups.setdefault((failure.anomaly, _raised_by(failure)), []).append(failure)
     return [Cause(tuple(sorted(group, key=lambda failure: len(failure.shown)))) for group in groups.values()]
+
+
+def finding_of(link: str) -> str:
+    """The number of the finding that a link leads to, ``07`` of ``docs/findings/07_name.py``; empty for any other."""
+    found = _SCRIPT.search(link)
+    return found.group(1) if found else ""
 
 
 def _raised_by(failure: Failure) -> str:

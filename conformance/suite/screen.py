@@ -5,7 +5,6 @@ Eighty columns, and nothing that is said twice: the whole of a case is in the ca
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from conformance.contract import CONTRACT, Level
-from conformance.judging.causes import Cause, causes
+from conformance.judging.causes import Cause, causes, finding_of
 from conformance.judging.verdicts import ClauseResult, Verdict, red_of
 from conformance.subjects.outcomes import NOT_HERE
 from conformance.suite.tables import compact
@@ -21,7 +20,6 @@ from conformance.suite.tables import compact
 WIDTH = 80
 _MOST_REASONS = 3
 _MOST_CLAUSES = 8
-_SCRIPT = re.compile(r"docs/findings/(?:\w+/)?(\d+)_\w+\.py$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +87,8 @@ class Ending:
         links = self.known.links if self.known else {}
         own = {key for key in cause.keys if sum(key in other.keys for other in others) == 1}
         reported = sorted({links[key] for key in own & links.keys()})
-        scripts = [found.group(1) for found in map(_SCRIPT.search, reported) if found]
-        elsewhere = [link for link in reported if not _SCRIPT.search(link)]
+        scripts = list(filter(None, map(finding_of, reported)))
+        elsewhere = [link for link in reported if not finding_of(link)]
         return " ".join([*(["finding", *scripts] if scripts else []), *elsewhere])
 
     def _errors(self) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Runs the findings named, or all of an engine (vllm, the default, or peft): a line each, PRESENT, absent or FAILED.
+"""Runs the findings named, or all of an engine (vllm, unless peft or sglang is named); PRESENT, absent or FAILED.
 
 The engine is imported once; each script runs in a fork of this process. ``--json`` prints one object a line instead.
 """
@@ -16,7 +16,7 @@ os.environ |= {"VLLM_TARGET_DEVICE": "cpu", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM
 os.environ |= {"HUMMING_DISABLE_PARALLEL_BUILD": "1"}
 
 HERE = Path(__file__).parent
-FOLDERS = {"vllm": HERE, "peft": HERE / "peft"}
+FOLDERS = {"vllm": HERE, "peft": HERE / "peft", "sglang": HERE / "sglang"}
 VERDICTS = {0: "absent", 1: "PRESENT"}
 
 
@@ -24,6 +24,9 @@ def imported(engine: str) -> str:
     """Imports what the scripts of an engine import; says which it is."""
     if engine == "peft":
         return f"PEFT {importlib.import_module('peft').__version__}"
+    if engine == "sglang":
+        sys.path.insert(0, str(FOLDERS[engine]))  # what its scripts share is beside them
+        return f"SGLang {importlib.import_module('served').__version__}"
     platforms = importlib.import_module("vllm.platforms")
     platforms._current_platform = importlib.import_module("vllm.platforms.cpu").CpuPlatform()
     for module in ("vllm.lora.model_manager", "vllm.lora.utils", "vllm.model_executor.layers.linear"):
@@ -60,7 +63,8 @@ def main(arguments: list[str]) -> None:
     engines = [one for one in arguments if one in FOLDERS] or ["vllm"]
     names = [one for one in arguments if one != "--json" and one not in FOLDERS]
     scripts = [Path(name) for name in names] or sorted(FOLDERS[engines[0]].glob("[0-9]*.py"))
-    engine = imported("peft" if scripts[0].resolve().parent.name == "peft" else "vllm")
+    folder = scripts[0].resolve().parent.name
+    engine = imported(folder if folder in FOLDERS else "vllm")
     for script in scripts:
         verdict, output = run(script)
         if "--json" in arguments:

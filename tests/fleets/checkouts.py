@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from conformance.regressions.fresh import run_module
-from tests.suite import ROOT, SECONDS
+from tests.suite import ROOT, SECONDS, outside_of_pytest
 
 _WANTED = ("conformance", "src", "strategies", "tests/implementations")
 # A fault that few drawn cases show, a hundred or so.
@@ -34,8 +33,8 @@ class Checkout:
 
     def run(self, *arguments: str) -> tuple[int, str]:
         """Exit code and screen of a Python module run in it."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "PYTHONPATH"))}
-        done = run_module(arguments, self.root, kept | {"PYTHONPATH": str(self.root / "src")}, SECONDS)
+        environment = outside_of_pytest() | {"PYTHONPATH": str(self.root / "src")}
+        done = run_module(arguments, self.root, environment, SECONDS)
         assert done.code is not None, f"no end within {SECONDS} s"
         return done.code, done.output
 

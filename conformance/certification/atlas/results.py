@@ -11,6 +11,7 @@ from pathlib import Path
 
 from conformance.certification.baseline import Baseline
 from conformance.contract import CONTRACT
+from conformance.judging.causes import finding_of
 from conformance.judging.verdicts import ClauseResult, Failure, Verdict
 
 CLAUSES = tuple(clause for clause, entry in CONTRACT.items() if entry.chapter == "MODEL")
@@ -29,8 +30,8 @@ class Links:
     def of(self, name: str, failure: Failure) -> str:
         """The finding's number as a link, any other link as it is, ``open`` for none."""
         link = self.known.links(name).get(failure.key, "")
-        found = re.search(r"findings/(\d+)_", link)
-        return f"[{found.group(1)}]({self.folder}/{link.partition('docs/')[2]})" if found else link or "open"
+        number = finding_of(link)
+        return f"[{number}]({self.folder}/{link.partition('docs/')[2]})" if number else link or "open"
 
 
 def read(folder: Path) -> Mapping[str, OfName]:

@@ -8,13 +8,12 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from conformance.implementations.protocol import MissingPrerequisite, Refused
+from conformance.implementations.protocol import MissingPrerequisite, Refused, version_of
 
 NOBODY = "__base__"  # what PEFT calls samples without an adapter
 _FIRST = "untrained"  # PEFT wraps a module when a first adapter is added to it; this one is never asked for
@@ -41,10 +40,7 @@ def installed_version() -> str:
     Raises:
         MissingPrerequisite: it is not installed.
     """
-    try:
-        return version("peft")
-    except PackageNotFoundError:
-        raise MissingPrerequisite("PEFT is not installed: make conformance IMPL=peft, or pip install peft") from None
+    return version_of("peft", "PEFT is not installed: make conformance IMPL=peft, or pip install peft")
 
 
 LAYER = "layer"

@@ -5,19 +5,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import importlib.util
 import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-from conformance.implementations.protocol import MissingPrerequisite, Refused
+from conformance.implementations.protocol import Refused, version_of
 
 _ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "SGLANG_DISABLE_REQUEST_LOGGING": "1", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -67,12 +65,11 @@ def installed_version() -> str:
     Raises:
         MissingPrerequisite: SGLang is not installed.
     """
-    if importlib.util.find_spec("sglang") is None:
-        raise MissingPrerequisite(
-            "SGLang is not installed: let `make conformance IMPL=sglang` do it, or run "
-            "\"uv pip install -e '.[sglang]' --overrides overrides.txt -c constraints.txt\" in this directory"
-        )
-    return version("sglang")
+    return version_of(
+        "sglang",
+        "SGLang is not installed: let `make conformance IMPL=sglang` do it, or run "
+        "\"uv pip install -e '.[sglang]' --overrides overrides.txt -c constraints.txt\" in this directory",
+    )
 
 
 @contextlib.contextmanager

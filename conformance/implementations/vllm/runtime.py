@@ -8,17 +8,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import importlib.util
 import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import torch
 
-from conformance.implementations.protocol import MissingPrerequisite
+from conformance.implementations.protocol import MissingPrerequisite, version_of
 
 _ENVIRONMENT = {
     "HUMMING_DISABLE_PARALLEL_BUILD": "1",  # or importing 0.32.0 and later starts background builds
@@ -102,13 +100,12 @@ def installed_version() -> str:
     Raises:
         MissingPrerequisite: vLLM is not installed.
     """
-    if importlib.util.find_spec("vllm") is None:
-        raise MissingPrerequisite(
-            "vLLM is not installed: run "
-            "\"uv pip install -e '.[vllm]' --overrides overrides.txt -c constraints.txt\", "
-            "or let `make conformance IMPL=vllm` do it"
-        )
-    return version("vllm")
+    return version_of(
+        "vllm",
+        "vLLM is not installed: run "
+        "\"uv pip install -e '.[vllm]' --overrides overrides.txt -c constraints.txt\", "
+        "or let `make conformance IMPL=vllm` do it",
+    )
 
 
 @contextlib.contextmanager
