@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 from conformance.regressions import forking
@@ -75,12 +76,18 @@ _servers: dict[str, subprocess.Popen[str]] = {}  # by interpreter; they end with
 _lock = threading.Lock()
 
 
+def _end(server: subprocess.Popen[str]) -> None:
+    server.kill()
+    server.communicate()
+
+
 def _ask(python: str, request: str) -> None:
     with _lock:
         if python not in _servers or _servers[python].poll() is not None:
             environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
             command = [python, "-P", forking.__file__]
             _servers[python] = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, text=True)
+            Finalize(None, _end, (_servers[python],), exitpriority=1)  # of this process, not of its forks
         stdin = _servers[python].stdin
         assert stdin is not None
         stdin.write(request)
