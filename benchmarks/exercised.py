@@ -21,6 +21,7 @@ from conformance.judging.verdicts import ClauseResult, Verdict
 
 TP_SIZES = (1, 2)
 OF_LAYERS = ("WRAP", "UNWRAP", "RANK", "MATH", "COMM")
+OF_SEVERAL_RANKS = ("MATH-6", "COMM-1")
 _PREFIX = f"{Verdict.NOT_APPLICABLE.value}: "
 
 
@@ -30,15 +31,10 @@ class Row:
 
     result: ClauseResult
 
-    @property
-    def applies(self) -> bool:
-        """Whether it is not declared *not applicable* as a whole."""
-        return self.result.verdict is not Verdict.NOT_APPLICABLE
-
-    @property
-    def about_ranks(self) -> bool:
-        """Whether its cases have a TP size at all, or one of several ranks only."""
-        return self.result.clause in ("COMM-1", "MATH-6")
+    def applies(self, tp_size: int) -> bool:
+        """Whether there can be such cases: it is not declared *not applicable*, nor about several ranks alone."""
+        declared = self.result.verdict is Verdict.NOT_APPLICABLE
+        return not declared and (tp_size > 1 or self.result.clause not in OF_SEVERAL_RANKS)
 
     def cases(self, tp_size: int) -> int:
         """How many showed something."""
@@ -47,10 +43,11 @@ class Row:
     def cells(self) -> list[str]:
         """The row of the table."""
         why = ""
-        if not self.applies:
+        if self.result.verdict is Verdict.NOT_APPLICABLE:
             reason, _ = self.result.reasons.most_common(1)[0]
             why = reason.removeprefix(_PREFIX)
-        return [self.result.clause, self.result.verdict.value, *(f"{self.cases(size):,}" for size in TP_SIZES), why]
+        told = [f"{self.cases(size):,}" if self.applies(size) else "–" for size in TP_SIZES]
+        return [self.result.clause, self.result.verdict.value, *told, why]
 
 
 def rows_of(document: dict[str, Any], chapters: Sequence[str]) -> list[Row]:
@@ -73,7 +70,7 @@ def page(document: dict[str, Any]) -> str:
     """The page, in Markdown."""
     run, who = document["run"], document["identity"]["implementation"]
     rows = rows_of(document, OF_LAYERS)
-    applicable = [row for row in rows if row.applies]
+    applicable = {size: [row for row in rows if row.applies(size)] for size in TP_SIZES}
     lines = [
         f"# What is exercised on {who}",
         "",
@@ -83,7 +80,7 @@ def page(document: dict[str, Any]) -> str:
         "",
         "| MUST clauses of layers | " + " | ".join(f"TP {size}" for size in TP_SIZES) + " |",
         "|---" * (1 + len(TP_SIZES)) + "|",
-        "| of those that apply | " + " | ".join(share(applicable, size) for size in TP_SIZES) + " |",
+        "| of those that apply | " + " | ".join(share(applicable[size], size) for size in TP_SIZES) + " |",
         "| of all | " + " | ".join(share(rows, size) for size in TP_SIZES) + " |",
     ]
     for title, chapters in (("Layers", OF_LAYERS), ("Programs", ("TARGET", "LIFE"))):
