@@ -54,10 +54,11 @@ def model_hash(name: str) -> str:
     # Here, as it takes ten seconds that only models need.
     import transformers
 
+    from conformance.subjects.models.skeletons import Skeleton
     from conformance.subjects.models.types import resolve
 
     target = resolve(name)
-    made_by = inspect.getsourcefile(getattr(transformers, target.implementation))
+    made_by = inspect.getsourcefile(getattr(transformers, target.implementation) if target.implementation else Skeleton)
     entry = registered().get(target.architecture)
     served_by = source_file(entry.module) if entry else inspect.getsourcefile(load_class(target.path))
     digest = hashlib.sha256()

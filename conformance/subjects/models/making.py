@@ -1,4 +1,4 @@
-"""A target's model, made by the class of transformers whose name the architecture has, and its config.json."""
+"""A target's model, made by the class of transformers whose name it has or as a skeleton, and its config.json."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import PrefixChange
 
 from conformance.subjects.models.recipes import Recipe, recipe_of
+from conformance.subjects.models.skeletons import skeleton
 from conformance.subjects.models.types import ModelTarget
 
 _SENTENCE_MODULES = [
@@ -26,6 +27,8 @@ _SENTENCE_MODULES = [
 
 def made(target: ModelTarget, content: Mapping[str, Any]) -> nn.Module:
     """The model of a config.json, uninitialized, in the default dtype and on the default device."""
+    if not target.implementation:
+        return skeleton(target.architecture, content)
     cls: Any = getattr(transformers, target.implementation)
     model = cls._from_config(target.config_class(**content), dtype=torch.get_default_dtype())
     # Made, not loaded, a model is saved without the prefixes that published files have inside of towers.

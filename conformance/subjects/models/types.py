@@ -23,6 +23,8 @@ from conformance.subjects.models.counterparts import (
     served_types,
 )
 from conformance.subjects.models.recipes import NOT_BUILDABLE, TABLES_NOT_BUILDABLE
+from conformance.subjects.models.remote_code import REMOTE_CODE
+from conformance.subjects.models.skeletons import config_class
 
 ALL = "all"
 
@@ -58,7 +60,7 @@ class ModelTarget:
 
     ``model_type`` and ``implementation`` are transformers' names of the configuration and of the class that makes
     checkpoints, ``architecture`` is what config.json names and vLLM's registry serves. ``path`` is the directory or
-    the ``module:Class`` of a target that was named so.
+    the ``module:Class`` of a target that was named so. There is no ``implementation`` of what is in `REMOTE_CODE`.
     """
 
     name: str
@@ -69,12 +71,16 @@ class ModelTarget:
     path: str = ""
 
     def published(self) -> dict[str, Any]:
-        """The content of the config.json that the target is of; empty unless it is a directory."""
-        return _read_config(Path(self.path)) if self.naming is Naming.DIRECTORY else {}
+        """The content of the config.json that the target is of; empty where transformers has it by default."""
+        if self.naming is Naming.DIRECTORY:
+            return _read_config(Path(self.path))
+        return {} if self.implementation else REMOTE_CODE[self.architecture].content
 
     @property
     def config_class(self) -> Any:
         """transformers' class of the configuration, whatever vLLM registers for the model type in its place."""
+        if not self.implementation:
+            return config_class(self.architecture)
         return getattr(transformers, self.implementation).config_class
 
     def register(self) -> None:
@@ -130,6 +136,8 @@ def _of_architecture(name: str) -> ModelTarget:
         raise NotBuildable(NOT_BUILDABLE[name])
     if entry.table in TABLES_NOT_BUILDABLE:
         raise NotBuildable(TABLES_NOT_BUILDABLE[entry.table])
+    if name in REMOTE_CODE:
+        return ModelTarget(name, REMOTE_CODE[name].model_type, name, "", Naming.ARCHITECTURE)
     implementation = counterpart(entry)
     if implementation is None:
         raise NotBuildable(f"transformers {transformers.__version__} has no implementation of {name}")
