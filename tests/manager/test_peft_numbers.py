@@ -13,8 +13,6 @@ from torch import nn
 
 from tests.manager.models import SIZES, WIDTH, managed
 
-peft = pytest.importorskip("peft", reason="compares with PEFT: install lora-compat[peft]")
-
 NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate")
 PATTERNS = (*NAMES, "attn.q_proj", "mlp.gate", r"[kv]_proj", "attn.*", "proj")
 ranks, alphas = st.integers(1, 4), st.sampled_from((1, 2, 3, 8, 0.5))
@@ -47,6 +45,7 @@ class Trained(nn.Module):
 )
 @pytest.mark.filterwarnings("ignore")
 def test_peft_and_the_manager_agree_on_every_module(config: dict[str, Any], seed: int) -> None:
+    peft = pytest.importorskip("peft", reason="compares with PEFT: install lora-compat[peft]")  # three seconds
     torch.manual_seed(seed)
     trained = peft.get_peft_model(Trained(), peft.LoraConfig(init_lora_weights=False, **config))
     model, manager = managed()
