@@ -45,7 +45,7 @@ def made(target: ModelTarget, content: Mapping[str, Any]) -> nn.Module:
 @contextmanager
 def uninitialized() -> Iterator[None]:
     """Inside, no parameter is given random numbers, all of which are overwritten; what is computed is computed."""
-    left = {name: _leave for name in _RANDOM if name in TORCH_INIT_FUNCTIONS}
+    left: dict[str, Any] = {name: _leave for name in _RANDOM if name in TORCH_INIT_FUNCTIONS}
     with patch.multiple(nn.init, **left), patch.dict(TORCH_INIT_FUNCTIONS, left):
         yield
 

@@ -129,7 +129,7 @@ def right_readings(server: ModelServer, chain: Chain, settings: ModelSettings, g
     Read once for both ways of sharding adapters, of which it has none.
     """
     settings = replace(settings, fully_sharded=False)
-    of_ranks = chain.right.setdefault((server, settings, group.size), {})
+    of_ranks: dict[int, Readings] = chain.right.setdefault((server, settings, group.size), {})
     if len(of_ranks) < group.size:  # all of them read it, which they do together, or none
         of_ranks[group.rank] = _right_readings(server, chain, settings, group)
     return of_ranks[group.rank]

@@ -67,7 +67,7 @@ def device() -> torch.device:
 def engine_config(directory: Path, settings: ModelSettings, tp_size: int) -> Any:
     """A `VllmConfig` for the checkpoint in a directory; raises whatever vLLM does.
 
-    vLLM makes one from the configuration on disk and hands a copy to each worker: so do we, also where two checkpoints,
+    vLLM makes one from the configuration on disk and hands a copy to each worker: so do we, also where checkpoints,
     such as base and merged, have the same configuration, byte by byte.
     """
     said = tuple((path.name, path.read_bytes()) for path in sorted(directory.rglob("*.json")))
