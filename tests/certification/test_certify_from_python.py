@@ -28,7 +28,7 @@ class MyLinear(ColumnParallelLinear):
 
 
 def test_lora_works_on_my_linear():
-    lora_compat.certify(MyLinear, options=["--max-examples", "12"])
+    lora_compat.certify(MyLinear, options=["--max-examples", "6"])
 """
 
 
@@ -55,7 +55,7 @@ def test_the_test_of_the_docs_passes_as_pasted_into_a_file_with_its_class(instal
 
 
 def test_the_result_has_the_screen_and_every_clauses_verdict(installed: Path, tmp_path: Path) -> None:
-    options = ["--max-examples", "12", "--write-regressions", str(tmp_path)]
+    options = ["--max-examples", "6", "--write-regressions", str(tmp_path)]
     result = lora_compat.certify(PlainLinear, options=options)
     assert f"{SUBJECTS}.plain:PlainLinear: certified" in str(result)
     assert list(result.verdicts) == list(CONTRACT)
