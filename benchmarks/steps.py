@@ -87,7 +87,7 @@ def main() -> None:
     total: Counter[str] = Counter()
     found, started = 0, time.perf_counter()
     tasks = ((seed, place) for seed in count(arguments.seed) for place in range(len(suite_tests())))
-    rounds = iter(lambda: list(islice(tasks, 8 * len(suite_tests()))), [])
+    rounds = iter(lambda: list(islice(tasks, 4 * len(suite_tests()))), [])
     with multiprocessing.get_context("spawn").Pool(arguments.processes, single_threaded) as pool:
         while total.total() < arguments.steps:
             for judged, wrong in pool.imap_unordered(
