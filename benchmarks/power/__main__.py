@@ -53,7 +53,7 @@ def main() -> None:
     )
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="what to measure")
-    parser.add_argument("--only", nargs="*", help="measure these planted bugs")
+    parser.add_argument("--only", nargs="*", help="measure these planted bugs, and variants")
     parser.add_argument(
         "--rows", nargs="*", type=Path, default=(), help="rows that other runs wrote: not measured again"
     )
@@ -94,7 +94,7 @@ def _part(part: str, pool: Pool, arguments: argparse.Namespace, before: Any) -> 
     if part in MEASURES:
         return _of_bugs(part, pool, arguments, before)
     if part == "alarms":
-        return _alarms(pool, arguments)
+        return _alarms(pool, arguments, before)
     if part == "settings":
         return told(part, pool.imap(setting_row, range(len(ABLATIONS))), arguments.commit)
     if part == "sight":
@@ -105,17 +105,19 @@ def _part(part: str, pool: Pool, arguments: argparse.Namespace, before: Any) -> 
     return coverage()
 
 
-def _alarms(pool: Pool, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each run of something right; its tests are measured one by one."""
+def _alarms(pool: Pool, arguments: argparse.Namespace, before: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each run of something right, whose tests are measured one by one; those not asked for are kept."""
     runs: list[tuple[int | None, int, int]] = [
         (None, seed, PROFILES["thorough"]) for seed in range(arguments.thorough_seeds)
     ]
-    runs += [(index, 0, CASES) for index in range(len(VARIANTS))]
+    variants = [index for index, one in enumerate(VARIANTS) if one.name in (arguments.only or [one.name])]
+    runs += [(index, 0, CASES) for index in variants]
     asked = [(*run, place) for run in runs for place in range(len(suite_tests()))]
     rows = {tuple(row["run"]): row for row in elsewhere("alarms", arguments.rows)}
     new = pool.imap_unordered(alarm_row, [one for one in asked if one not in rows])
     rows |= {tuple(row["run"]): row for row in told("alarms", new, arguments.commit)}
-    return joined([rows[one] for one in asked])
+    found = {tuple(row["run"]): row for row in [*before, *joined(rows[one] for one in asked)]}
+    return list(found.values())
 
 
 def _of_bugs(part: str, pool: Pool, arguments: argparse.Namespace, before: list[dict[str, Any]]) -> Any:

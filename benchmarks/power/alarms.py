@@ -59,6 +59,7 @@ def joined(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     sums = ("cases", "vain", "refused", "seconds")
     return [
         {
+            "run": tests[0]["run"][:3],
             "name": tests[0]["name"],
             "seeds": 1,
             **{name: sum(one[name] for one in tests) for name in sums},
