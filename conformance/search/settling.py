@@ -61,10 +61,9 @@ def manner(found: Violation) -> str:
     fact = found.fact
     if isinstance(fact, Raised) and found.anomaly == "raised":
         return f"raised {fact.type} at {fact.site}"
-    role = found.sighting.place.role
     if isinstance(fact, Difference) and fact.of_shape:
         return "another shape"
-    return f"{found.anomaly} of {role}" if role else found.anomaly
+    return f"{found.anomaly} of {found.role}" if found.role else found.anomaly
 
 
 def settled(found: Violation, still: Still, max_steps: int = MAX_STEPS) -> Violation:

@@ -21,6 +21,7 @@ _HOMES = {
     "vllm.config": "VllmConfig set_current_vllm_config",
     "vllm.distributed": "parallel_state",
     "vllm.engine.arg_utils": "EngineArgs",
+    "vllm.lora": "model_manager",
     "vllm.lora.layers": "BaseLayerWithLoRA",
     "vllm.lora.request": "LoRARequest",
     "vllm.lora.worker_manager": "LRUCacheWorkerLoRAManager",
@@ -90,6 +91,12 @@ def checked(config: Any) -> None:  # but for experts without a gate, which no CP
 check = FusedMoEConfig.__post_init__
 FusedMoEConfig.__post_init__ = checked
 """.strip("\n")
+_ROOM = """
+tokens = {{"{modality}": 64}}  # stands in for what a processor's files say of towers
+room = SimpleNamespace(mm_max_items_per_prompt=tokens, mm_max_toks_per_item=tokens)
+room.get_encoder_budget = lambda: 64
+vars(model_manager)["MultiModalBudget"] = lambda *given: room
+""".strip("\n")
 _WITHOUT_AMX = 'vars(torch.cpu)["_is_amx_tile_supported"] = lambda: False  # not in the wheel'
 
 
@@ -112,6 +119,7 @@ class Engine:
         given: dict[str, Any] = {"dtype": self.dtype, "enable_lora": True}
         given |= {"max_lora_rank": next(size for size in (16, 32, 64, 128) if size >= most)} if most > 16 else {}
         given |= {"fully_sharded_loras": True} if self.case.fully_sharded else {}
+        given |= dict.fromkeys(self.case.options, True)
         return given | ({"enable_mixed_moe_lora_format": True} if self.fused else {})
 
     @property
@@ -135,7 +143,7 @@ def adapter_options(adapter: ModelAdapter) -> dict[str, Any]:
 def definitions(engine: Engine) -> list[str]:
     """Constants and functions, ``served(directory)`` among them."""
     constants = [*engine.config.lines(), constant("ADAPTER", adapter_options(engine.case.adapter))]
-    constants += [constant("ENGINE", engine.options()), *_stand_ins(engine.config.content), _GROUPS]
+    constants += [constant("ENGINE", engine.options()), *_stand_ins(engine.config.content), *_room(engine), _GROUPS]
     published = [_PUBLISH] if any(engine.config.published.values()) else []
     filled = _FILL.replace("{seed}", str(engine.case.seed)).replace("{{name}}", "{name}")
     size = f"    config.parallel_config.tensor_parallel_size = {engine.case.tp_size}\n    with"
@@ -172,6 +180,11 @@ def _stand_ins(content: Any) -> Sequence[str]:
     found = [_WITHOUT_AMX] if "kv_lora_rank" in names else []
     found += [_DENSE] if "index_topk" in names else []
     return [*found, *([_WITHOUT_GATE] if content.get("mlp_hidden_act") == "relu2" else [])]
+
+
+def _room(engine: Engine) -> list[str]:
+    modality = "image" if "vision_config" in _names(engine.config.content) else "audio"
+    return [_ROOM.format(modality=modality)] if engine.case.options else []
 
 
 def _names(content: Any) -> Sequence[str]:

@@ -25,7 +25,7 @@ def page(name: str, of_name: OfName, links: Links, impl: str) -> str:
 
 def _told(name: str, failure: Failure, links: Links) -> Iterator[str]:
     yield f"Seen: {plain(failure.message)}"
-    link = links.known.links(name).get(failure.key, "")
+    link = links.known.link(name, failure)
     summary = _summary(Path(link)) if link.endswith(".py") else ""
     yield ""
     yield f"Cause: {summary} (finding {links.of(name, failure)})" if summary else f"Cause: {link or 'open'}"
@@ -34,7 +34,7 @@ def _told(name: str, failure: Failure, links: Links) -> Iterator[str]:
 
 def _scripts(name: str, of_name: OfName, links: Links) -> list[str]:
     failures = (one for result in of_name.values() for one in result.failures)
-    found = (links.known.links(name).get(one.key, "") for one in failures)
+    found = (links.known.link(name, one) for one in failures)
     return list(dict.fromkeys(link for link in found if link.endswith(".py")))
 
 
