@@ -10,7 +10,7 @@ from typing import TypeVar
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.models import EXPERTS
 from conformance.judging.anomalies.models import VANISHED
-from conformance.judging.facts import Place
+from conformance.judging.facts import Place, Raised
 from conformance.judging.model_facts import Lost
 from conformance.judging.models import reaches, require_merged, require_same, require_same_writing, unnamed
 from conformance.judging.verdicts import Violation
@@ -210,8 +210,9 @@ def require_untouched(subject: Subject, case: ModelCase) -> None:
 def test_a_class_that_declares_lora_support_starts_with_it(subject: Subject, case: ModelCase) -> None:
     for refusal in started(subject, case, programs_of(subject, case)):
         if refusal is not None:
-            said = " ".join(str(refusal).split())[:400]
-            raise Violation("does-not-start", f"with {' and '.join(('LoRA', *case.options))}: {said}", case)
+            said = Raised(refusal.kind, " ".join(refusal.message.split())[:400], refusal.site)
+            place = Place(setting=f"with {' and '.join(('LoRA', *case.options))}")
+            raise Violation("does-not-start", said, case, place)
 
 
 def started(subject: Subject, case: ModelCase, programs: Programs) -> list[Refusal | None]:

@@ -8,8 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from conformance.judging.anomalies.models import VANISHED, Difference, explain, rows_of, sources_of, tensor_of
-from conformance.judging.facts import Place, Raised, Remark
+from conformance.judging.anomalies.models import VANISHED, explain, rows_of, sources_of, tensor_of
+from conformance.judging.anomalies.models import Difference as Part
+from conformance.judging.facts import Aspect, Difference, Place, Raised, Remark
 from conformance.judging.measuring import note
 from conformance.judging.model_facts import Added
 from conformance.judging.verdicts import Violation
@@ -19,10 +20,10 @@ from conformance.subjects.models.observing import Readings, Refusal
 from strategies.models.cases import ModelCase
 
 
-def differences(base: Readings, want: Readings, got: Readings, rank: int) -> list[Difference]:
+def differences(base: Readings, want: Readings, got: Readings, rank: int) -> list[Part]:
     """The parts of one rank that are not what they have to be."""
     return [
-        Difference(name, part, rank, _delta(base, name, part, right), _delta(base, name, part, got[name].get(part)))
+        Part(name, part, rank, _delta(base, name, part, right), _delta(base, name, part, got[name].get(part)))
         for name, parts in want.items()
         for part, right in parts.items()
         if not same(right, got[name].get(part))
@@ -67,7 +68,7 @@ def require_merged(
     raise Violation(anomaly, fact, case, place)
 
 
-def _added(wrong: Difference, pair: FilePair | None, others: int) -> Added:
+def _added(wrong: Part, pair: FilePair | None, others: int) -> Added:
     """The first wrong number, and the tensor of the file that it is of."""
     at = wrong.place
     actual, expected = (float(one[at]) if at else 0.0 for one in (wrong.got, wrong.want))
@@ -80,7 +81,17 @@ def require_same(case: ModelCase, before: Readings, after: Readings, rank: int, 
         for part, right in parts.items():
             seen = after.get(name, {}).get(part)
             if not same(right, seen):
-                raise Violation("base-changed", f"{name} on rank {rank}, {part}: not what it was, {when}", case)
+                place = Place(rank=rank, module=name, setting=when)
+                raise Violation("base-changed", _other_than(part, right, seen), case, place)
+
+
+def _other_than(part: str, right: Tensor, seen: Tensor | None) -> Difference:
+    """The first number that is not what it was."""
+    if seen is None or seen.shape != right.shape:
+        shapes = tuple(seen.shape) if seen is not None else (), tuple(right.shape)
+        return Difference(Aspect.SHAPE, *shapes, name=part)
+    at = tuple((seen.nan_to_num(1.0) != right.nan_to_num(1.0)).nonzero()[0].tolist())
+    return Difference(Aspect.BITS, float(seen[at]), float(right[at]), element=at, name=part)
 
 
 def require_same_writing(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ _HOMES = {
     "vllm.distributed": "parallel_state",
     "vllm.engine.arg_utils": "EngineArgs",
     "vllm.lora": "model_manager",
-    "vllm.lora.layers": "BaseLayerWithLoRA",
+    "vllm.lora.layers": "BaseLayerWithLoRA LoRAMapping",
     "vllm.lora.request": "LoRARequest",
     "vllm.lora.worker_manager": "LRUCacheWorkerLoRAManager",
     "vllm.model_executor.layers.fused_moe.config": "FusedMoEConfig",
@@ -102,10 +102,12 @@ _WITHOUT_AMX = 'vars(torch.cpu)["_is_amx_tile_supported"] = lambda: False  # not
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A case as vLLM's engine is started for it."""
+    """A case as vLLM's engine is started for it, for experts in one tensor or not, with ``more`` options."""
 
     case: ModelCase
     config: ConfigText
+    fused: bool
+    more: Mapping[str, Any]
 
     @property
     def dtype(self) -> str:
@@ -120,12 +122,7 @@ class Engine:
         given |= {"max_lora_rank": next(size for size in (16, 32, 64, 128) if size >= most)} if most > 16 else {}
         given |= {"fully_sharded_loras": True} if self.case.fully_sharded else {}
         given |= dict.fromkeys(self.case.options, True)
-        return given | ({"enable_mixed_moe_lora_format": True} if self.fused else {})
-
-    @property
-    def fused(self) -> bool:
-        """Whether the adapter has the experts of a layer in one tensor."""
-        return any("experts" in one for one in self.case.adapter.parameters)
+        return {**given, **({"enable_mixed_moe_lora_format": True} if self.fused else {}), **self.more}
 
 
 def adapter_options(adapter: ModelAdapter) -> dict[str, Any]:
