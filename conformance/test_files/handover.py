@@ -111,7 +111,8 @@ class Handover:
         run = run_file(path)
         if failure.impl == dialect.impl:
             if same_reason(run, failure):
-                return f"fails on {found_on} in a fresh process, for this reason; {_passes(other)}."
+                also = "" if _of_a_model(entry) else f"; {_passes(other)}"  # a model's has no second library
+                return f"fails on {found_on} in a fresh process, for this reason{also}."
             seen = "passes" if run.code == 0 else f"fails for another reason ({run.said})"
             return f"{UNPROVED}, {seen} on {found_on} in a fresh process."
         good = reference().implementation.identity()["implementation"]
@@ -131,8 +132,12 @@ class Handover:
 def _length(text: str, entry: Entry) -> str:
     """What is said of a file that is longer than a reviewer reads."""
     lines = text.count("\n")
-    most = MOST_OF_A_MODEL if entry.case["kind"] == "ModelCase" else MOST_LINES
+    most = MOST_OF_A_MODEL if _of_a_model(entry) else MOST_LINES
     return "" if lines < most else f" It has {lines} lines: its case is as small as shrinking made it."
+
+
+def _of_a_model(entry: Entry) -> bool:
+    return entry.case["kind"] == "ModelCase"
 
 
 def _passes(other: str) -> str:
