@@ -137,7 +137,7 @@ def _length(text: str, entry: Entry) -> str:
 
 
 def _of_a_model(entry: Entry) -> bool:
-    return entry.case["kind"] == "ModelCase"
+    return str(entry.case["kind"]) == "ModelCase"
 
 
 def _passes(other: str) -> str:
