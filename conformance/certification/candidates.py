@@ -142,7 +142,7 @@ class Certification:
             if outcome.unfit is None:
                 outcome.results = complete(results, path)
             if baseline is not None:
-                outcome.known = baseline.known(path)
+                outcome.known = baseline.known(path, outcome.failures)
             outcomes.append(outcome)
         return outcomes
 

@@ -140,7 +140,7 @@ class ModelCertification:
             if outcome.unfit is None:
                 outcome.results = complete(results, path, model=True)
             if baseline is not None:
-                outcome.known = baseline.known(path)
+                outcome.known = baseline.known(path, outcome.failures)
             outcomes.append(outcome)
         return outcomes
 

@@ -29,7 +29,7 @@ class Links:
 
     def of(self, name: str, failure: Failure) -> str:
         """The finding's number as a link, any other link as it is, ``open`` for none."""
-        link = self.known.links(name).get(failure.key, "")
+        link = self.known.link(name, failure)
         number = finding_of(link)
         return f"[{number}]({self.folder}/{link.partition('docs/')[2]})" if number else link or "open"
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from conformance.engines.ranks import RankFailed, RankGroup
+from conformance.engines.ranks import RankFailed, RankGroup, site_of
 from conformance.implementations.models import (
     LOGITS,
     ROWS,
@@ -37,6 +37,7 @@ class Refusal:
 
     kind: str
     message: str
+    site: str = ""  # where it was raised
 
     def named(self, chain: Chain) -> list[str]:
         """The modules of the file that it says it will not take; none where it broke off by an accident."""
@@ -119,7 +120,7 @@ def attempt(step: Callable[[], object]) -> Refusal | None:
     try:
         step()
     except Exception as error:
-        return Refusal(type(error).__name__, _FOLDERS.sub("", str(error)))
+        return Refusal(type(error).__name__, _FOLDERS.sub("", str(error)), str(site_of(error)))
     return None
 
 
