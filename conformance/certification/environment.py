@@ -47,7 +47,7 @@ def _gpu() -> str:
 
 def suite_hash() -> str:
     """SHA-256 over the sources of the suite and of the reference."""
-    return folders_hash(*(Path(package.__file__).parent for package in (lora_compat, strategies, conformance)))
+    return folders_hash(*(Path(str(package.__file__)).parent for package in (lora_compat, strategies, conformance)))
 
 
 def folders_hash(*folders: Path) -> str:
