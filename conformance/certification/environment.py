@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import inspect
 import platform
+import subprocess
+import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FunctionType
@@ -31,8 +34,15 @@ def versions(subject: Subject) -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "none"
     found["lora-compat"] = lora_compat.__version__  # of the source that runs, which need not be installed
-    found["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    found["gpu"] = _gpu() if torch.cuda.is_available() else "none"
     return found | {f"identity.{name}": value for name, value in subject.identity().items()}
+
+
+@cache
+def _gpu() -> str:
+    """The GPU's name, asked in a process of its own: one that has asked CUDA can have no forks that use it."""
+    ask = "import torch; print(torch.cuda.get_device_name())"
+    return subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def suite_hash() -> str:

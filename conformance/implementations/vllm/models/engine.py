@@ -7,8 +7,9 @@ import gc
 import importlib
 import json
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,23 @@ def groups() -> None:
     state.initialize_model_parallel(1, 1)
     if runtime().device == "cpu":
         _without_kernels_of_a_cpu()
+    else:
+        _workspace()
     put_in_place(runtime().device)
+
+
+def _workspace() -> None:
+    """The memory that kernels of experts share, which a worker makes: each rank has its own, threads too."""
+    made = threading.local()
+    workspace = importlib.import_module("vllm.v1.worker.workspace")
+
+    def own() -> Any:
+        if not hasattr(made, "manager"):
+            made.manager = workspace.WorkspaceManager(device(), None, 1, nullcontext)
+        return made.manager
+
+    kernels: Any = importlib.import_module("vllm.model_executor.layers.fused_moe.modular_kernel")
+    kernels.current_workspace_manager = own
 
 
 def device() -> torch.device:
