@@ -19,6 +19,7 @@ from conformance.implementations.models import (
     Parts,
     ServedModel,
 )
+from conformance.implementations.vllm.cuda import forget_addresses
 from conformance.implementations.vllm.models import engine
 from conformance.implementations.vllm.models.hosted import VllmHost, loading
 from conformance.implementations.vllm.models.slots import expert_weights, linear_weight
@@ -58,6 +59,7 @@ class VllmModel(ServedModel):
 
     def serve_adapters(self) -> None:
         workers = importlib.import_module("vllm.lora.worker_manager")
+        forget_addresses()
 
         def build(vllm_config: Any) -> Any:
             worker = workers.LRUCacheWorkerLoRAManager(

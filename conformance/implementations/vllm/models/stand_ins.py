@@ -10,12 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from conformance.implementations.vllm.models import compiled
+
 # Each is said in the report: what is missing, and what is there instead.
 STAND_INS = {
     "sparse attention": "vLLM's dense latent attention of a CPU, which is built and not run",
     "attention of small heads on a GPU": "vLLM's Triton backend, which is built and not run",
     "compiled activations, where a GPU's vLLM lacks them": "their names, which are looked up and not called",
     "the compiled lookup of a sharded embedding, likewise": "the same function by torch",
+    "moe_align_block_size, moe_lora_align_block_size and moe_sum, likewise": "the same functions by torch",
+    "the compiled question for a GPU's shared memory, likewise": "torch's answer",
+    "the activation of experts on a GPU, and the choice of experts": "unit vectors to each of both products, and "
+    "every expert in each place of a token",
     "experts without a gate": "vLLM's fused experts, whose weights are compared and which are not run",
     "quick GELU": "the same function by torch",
     "the processor of images and sounds, whose checkpoint files are not made": "room for as many tokens as are read, "
@@ -42,6 +48,7 @@ def put_in_place(device: str) -> None:
         _attention_of_any_head()
         _names_of_activations()
         _sharded_lookup()
+        compiled.put_in_place()
 
 
 def _dense_for_sparse() -> None:
