@@ -84,7 +84,9 @@ def model_hash(name: str) -> str:
     from conformance.subjects.models.types import resolve
 
     target = resolve(name)
-    made_by = inspect.getsourcefile(getattr(transformers, target.implementation) if target.implementation else Skeleton)
+    made_by = inspect.getsourcefile(
+        getattr(transformers, target.implementation) if target.implementation else Skeleton
+    )
     entry = registered().get(target.architecture)
     served_by = source_file(entry.module) if entry else inspect.getsourcefile(load_class(target.path))
     digest = hashlib.sha256()

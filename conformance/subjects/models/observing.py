@@ -22,7 +22,7 @@ from conformance.implementations.models import (
     Parts,
 )
 from conformance.subjects.models.chains import Chain, Chains, Ends
-from conformance.subjects.outcomes import FileRefused, HarnessError, NotApplicable, SubjectRaised
+from conformance.subjects.outcomes import FileRefused, HarnessError, NotApplicable, NotExercised, SubjectRaised
 from conformance.subjects.subject import Subject
 from strategies.models.cases import ModelCase
 
@@ -96,6 +96,7 @@ def on_ranks(subject: Subject, case: ModelCase, program: Callable[[RankGroup], T
 
     Raises:
         NotApplicable: the base model cannot be served, or its class declares no LoRA support.
+        NotExercised: it does not start with LoRA, which MODEL-6 is about.
         SubjectRaised: a forward that ran without adapters does not where they can be loaded.
         CollectiveMismatch, HarnessError: as `Subject.on_ranks`.
     """
@@ -108,7 +109,7 @@ def on_ranks(subject: Subject, case: ModelCase, program: Callable[[RankGroup], T
             raise NotApplicable(f"the class declares no LoRA support: {_first_line(ended)}") from error
         if isinstance(ended, BaseModelError):
             raise NotApplicable(f"the base model cannot be served here: {_first_line(ended)}") from error
-        if isinstance(ended, NotApplicable):
+        if isinstance(ended, (NotApplicable, NotExercised)):
             raise ended from error
         if isinstance(error, SubjectRaised) and not isinstance(ended, ForwardRaised):
             raise HarnessError(str(error)) from error

@@ -16,6 +16,7 @@ from conformance.subjects.models.adapters import FilePair, cut
 from conformance.subjects.models.chains import Chain
 from conformance.subjects.models.observing import Readings, Refusal, attempt, right_readings
 from conformance.subjects.models.writings import Writing
+from conformance.subjects.outcomes import NotExercised
 
 _NUMBER = re.compile(r"\.\d+(?=\.)")
 Seen = tuple[Readings, Readings, Readings]
@@ -128,7 +129,9 @@ class Programs:
         """The base, ready for adapters; what it read before shows whose forward runs here."""
         model = self.server.load(self.chain.base, settings or self.settings, group)
         base = model.read(None)
-        model.serve_adapters()
+        refusal = attempt(model.serve_adapters)
+        if refusal:
+            raise NotExercised(f"wrong without what it is about already: it does not start with LoRA ({refusal.kind})")
         return model, base
 
     def _parts(self) -> Iterator[tuple[tuple[str, ...], Path, Path | None]]:

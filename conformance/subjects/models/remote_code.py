@@ -51,22 +51,6 @@ _CHATGLM: Mapping[str, Any] = {
     "multi_query_attention": True, "multi_query_group_num": 2, "add_qkv_bias": True, "original_rope": True,
 }  # fmt: skip
 _CHATGLM_NAMES = {r"embedding\.weight": "embedding.word_embeddings.weight"}
-_QWEN2: Mapping[str, Any] = {
-    "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "hidden_size": 3584, "intermediate_size": 18944,
-    "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 151674,
-    "max_position_embeddings": 32768, "tie_word_embeddings": False,
-}  # fmt: skip
-_INTERN_VIT: Mapping[str, Any] = {
-    "model_type": "intern_vit_6b", "architectures": ["InternVisionModel"], "hidden_size": 1024,
-    "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16, "image_size": 448, "patch_size": 14,
-    "num_channels": 3, "qkv_bias": True, "qk_normalization": False, "norm_type": "layer_norm", "layer_norm_eps": 1e-6,
-    "hidden_act": "gelu", "initializer_factor": 0.1,
-}  # fmt: skip
-_TILED: Mapping[str, Any] = {
-    "llm_config": _QWEN2, "vision_config": _INTERN_VIT, "downsample_ratio": 0.5, "ps_version": "v2",
-    "select_layer": -1, "force_image_size": 448, "dynamic_image_size": True, "use_thumbnail": True,
-    "max_dynamic_patch": 12, "min_dynamic_patch": 1, "template": "internvl2_5", "use_msac": True,
-}  # fmt: skip
 _DOTS_VIT: Mapping[str, Any] = {
     "embed_dim": 1536, "hidden_size": 1536, "intermediate_size": 4224, "num_hidden_layers": 42, "num_channels": 3,
     "num_attention_heads": 12, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 1,
@@ -76,9 +60,6 @@ REMOTE_CODE: Mapping[str, RemoteCode] = {
     "ChatGLMForConditionalGeneration": RemoteCode("chatglm", _CHATGLM, _CHATGLM_NAMES),
     "ChatGLMModel": RemoteCode("chatglm", _CHATGLM, _CHATGLM_NAMES),
     "DotsOCRForCausalLM": RemoteCode("dots_ocr", {"vision_config": _DOTS_VIT, "image_token_id": 151665}),
-    "H2OVLChatModel": RemoteCode("h2ovl_chat", _TILED),
-    "InternVLChatModel": RemoteCode("internvl_chat", _TILED),
-    "NVLM_D": RemoteCode("NVLM_D", _TILED),
     "BailingMoeForCausalLM": RemoteCode("bailing_moe", _MIXTURE),
     "BailingMoeV2ForCausalLM": RemoteCode("bailing_moe_v2", _MIXTURE),
     "ExaoneForCausalLM": RemoteCode("exaone", {"activation_function": "silu", "layer_norm_epsilon": 1e-5}),
@@ -87,12 +68,20 @@ REMOTE_CODE: Mapping[str, RemoteCode] = {
     "Param2MoEForCausalLM": RemoteCode(
         "param2moe",
         {**_MIXTURE, "rope_theta": 10000.0, "rope_scaling": None},
-        {"self_attn": "attention", "embed_tokens": "word_embeddings", "o_proj": "dense",
-         "e_score_correction_bias": "expert_bias"},
+        {
+            "self_attn": "attention",
+            "embed_tokens": "word_embeddings",
+            "o_proj": "dense",
+            "e_score_correction_bias": "expert_bias",
+        },
     ),
     "Plamo3ForCausalLM": RemoteCode(
         "plamo3",
-        {"layer_types": ["full_attention"] * 32, "rope_local_theta": 10000.0, "interleaved_sliding_window": [None] * 32},
+        {
+            "layer_types": ["full_attention"] * 32,
+            "rope_local_theta": 10000.0,
+            "interleaved_sliding_window": [None] * 32,
+        },
     ),
     "PanguProMoEV2ForCausalLM": RemoteCode("pangu_pro_moe_v2", {**_MIXTURE, **_ROUTED}),
     "PanguUltraMoEForCausalLM": RemoteCode("pangu_ultra_moe", {**_MIXTURE, **_ROUTED, **_LATENT, "q_lora_rank": 1536}),

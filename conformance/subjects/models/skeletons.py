@@ -1,7 +1,7 @@
 """Models whose code is published with their weights: modules as the checkpoint names them, for PEFT to adapt.
 
-What is made has no forward. Its linear layers, embeddings and other parameters are those that the loader of vLLM's class
-takes, at the places that their names say; PEFT writes, reads and merges adapters of it as of any model.
+What is made has no forward. Its linear layers, embeddings and other parameters are those that the loader of vLLM's
+class takes, at the places that their names say; PEFT writes, reads and merges adapters of it as of any model.
 """
 
 from __future__ import annotations
@@ -77,19 +77,9 @@ def config_class(architecture: str) -> Any:
     for known in (transformers.CONFIG_MAPPING, shipped):
         if model_type in known:
             return known[model_type]
-    made = type("KeptConfig", (transformers.PreTrainedConfig,), {"model_type": model_type, "__init__": _keep})
+    made = type("KeptConfig", (transformers.PreTrainedConfig,), {"model_type": model_type})
     transformers.AutoConfig.register(model_type, made, exist_ok=True)
     return made
-
-
-def _keep(config: Any, **content: Any) -> None:
-    """Keeps what it is given; configurations in it are of transformers' classes, or plain ones."""
-    for name, value in content.items():
-        if isinstance(value, dict) and name.endswith("_config"):
-            known: Any = transformers.CONFIG_MAPPING
-            inner = known[value["model_type"]] if value.get("model_type") in known else transformers.PreTrainedConfig
-            content[name] = inner(**value)
-    transformers.PreTrainedConfig.__init__(config, **content)
 
 
 def _place(root: nn.Module, name: str, tensors: Mapping[str, CheckpointTensor]) -> None:

@@ -29,9 +29,7 @@ class CheckpointTensor:
     embeds: bool = False
 
 
-def tensors_taken(
-    directory: Path, renamed: Mapping[str, str], experts: Sequence[str]
-) -> tuple[CheckpointTensor, ...]:
+def tensors_taken(directory: Path, renamed: Mapping[str, str], experts: Sequence[str]) -> tuple[CheckpointTensor, ...]:
     """The checkpoint of the config.json in ``directory``, packed layers in their members, stacked experts one by one.
 
     ``renamed`` are patterns of vLLM's names whose tensors checkpoints call otherwise, and how; ``experts`` what they

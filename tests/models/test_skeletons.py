@@ -1,0 +1,44 @@
+"""Checkpoints of classes that transformers has no implementation of are named by what vLLM's loader takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from conformance.implementations.vllm.models.checkpoint_names import NamesUnknown, tensors_taken
+from conformance.subjects.models.chains import make
+from conformance.subjects.models.checkpoints import content_of, offer_of
+from conformance.subjects.models.types import resolve
+from strategies.models.adapters import ModelAdapter
+from strategies.models.cases import ModelCase
+from strategies.models.configs import ConfigChoices
+
+pytestmark = pytest.mark.vllm
+
+
+@pytest.mark.parametrize(
+    ("architecture", "modules"),
+    [
+        ("ExaoneForCausalLM", {"q_proj", "c_fc_0", "c_fc_1", "wte"}),
+        ("InternLM2ForCausalLM", {"wqkv", "w1", "w3", "tok_embeddings"}),
+        ("BailingMoeForCausalLM", {"query_key_value", "down_proj", "shared_experts.down_proj"}),
+        ("DotsOCRForCausalLM", {"qkv", "fc1", "q_proj"}),
+    ],
+)
+def test_peft_is_offered_the_modules_of_published_files(architecture: str, modules: set[str]) -> None:
+    assert modules <= set(offer_of(resolve(architecture), ConfigChoices()).modules)
+
+
+def test_a_chain_is_made_of_a_skeleton(tmp_path: Path) -> None:
+    chain = make(ModelCase(target="ExaoneForCausalLM", adapter=ModelAdapter(("q_proj", "wte"))), tmp_path)
+    names = [pair.module for pair in chain.file.pairs]
+    assert names == ["transformer.h.0.attn.attention.q_proj", "transformer.wte"]
+
+
+def test_names_that_the_loader_does_not_take_are_refused(tmp_path: Path) -> None:
+    content = content_of(ModelCase(target="ExaoneForCausalLM"))
+    (tmp_path / "config.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(NamesUnknown, match="ln_f"):
+        tensors_taken(tmp_path, {r"ln_f": "final_norm"}, ("gate_proj", "up_proj", "down_proj"))
