@@ -92,7 +92,9 @@ class Handover:
             failure = self._put(entry, failure, path, file, NOT_RUN)
             proof = told = self._proof(entry, failure, dialect, path, told) if prove else NOT_RUN
             failure = self._put(entry, failure, path, proved(file, entry, failure, proof), proof)
-            yield Handed(path, "wrote", f"{proof}{_length(file, entry)}")
+            yield Handed(
+                path, "wrote", f"{proof}{_length(file, MOST_OF_A_MODEL if _of_a_model(entry) else MOST_LINES)}"
+            )
 
     def _put(self, entry: Entry, failure: StoredFailure, path: Path, text: str, proof: str) -> StoredFailure:
         """Writes a file that the store knows already: whoever is interrupted in between has edited nothing."""
@@ -129,10 +131,9 @@ class Handover:
         return f"{UNPROVED} that the case fails on {found_on} when it is replayed in one"
 
 
-def _length(text: str, entry: Entry) -> str:
+def _length(text: str, most: int = MOST_LINES) -> str:
     """What is said of a file that is longer than a reviewer reads."""
     lines = text.count("\n")
-    most = MOST_OF_A_MODEL if _of_a_model(entry) else MOST_LINES
     return "" if lines < most else f" It has {lines} lines: its case is as small as shrinking made it."
 
 

@@ -1,6 +1,7 @@
 """GLM-4V's tower has a fused QKV layer, and its class declares no packing of it: an adapter of it does nothing.
 
-The engine was started with LoRA on towers, which the class declares. Clause MODEL-1. Releases: 0.33.0.
+The engine was started with LoRA on towers, which the class declares.
+Clause MODEL-1. Releases: 0.33.0.
 """
 
 # ruff: noqa: E402

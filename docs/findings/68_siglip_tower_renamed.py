@@ -1,6 +1,7 @@
 """Gemma 3's mapper knows the tower's names of checkpoints and not those of transformers 5: its adapter does nothing.
 
-The engine was started with LoRA on towers, which the class declares. Clauses MODEL-1 and MODEL-3. Releases: 0.33.0.
+The engine was started with LoRA on towers, which the class declares.
+Clause MODEL-1, MODEL-3. Releases: 0.33.0.
 """
 
 # ruff: noqa: E402

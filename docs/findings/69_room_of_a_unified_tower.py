@@ -1,7 +1,8 @@
 """Gemma 4 Unified declares LoRA on towers and does not start with it: it asks a configuration of another class.
 
 How many tokens an image has is `num_soft_tokens` in its configuration, and `default_output_length` in that of Gemma 4,
-whose answer it inherits. Clause MODEL-6. Releases: 0.33.0.
+whose answer it inherits.
+Clause MODEL-6. Releases: 0.33.0.
 """
 
 # ruff: noqa: E402

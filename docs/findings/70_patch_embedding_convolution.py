@@ -1,7 +1,8 @@
 """A tower's patch embedding is a convolution, which LoRA does not wrap, and called `proj`, as layers are that it does.
 
 So an adapter of it passes the check of names, loads, and does nothing. The engine was started with LoRA on towers,
-which the class declares. Clause MODEL-1. Releases: 0.33.0.
+which the class declares.
+Clause MODEL-1. Releases: 0.33.0.
 """
 
 # ruff: noqa: E402
