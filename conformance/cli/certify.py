@@ -49,6 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--certificate", metavar="FILE", help="write the certificate, as JSON")
     parser.add_argument("--report", metavar="FILE.html", help="write the report, one HTML page")
     parser.add_argument("--write-regressions", metavar="DIR", help="where failures are stored and written as tests")
+    parser.add_argument("--no-proof", action="store_true", help="write those tests without running them")
     parser.add_argument("--baseline", metavar="FILE", help="known failures that do not fail the run")
     parser.add_argument("--update-baseline", action="store_true", help="write the failures of this run to --baseline")
 
@@ -76,6 +77,6 @@ def pytest_arguments(arguments: argparse.Namespace) -> list[str]:
         if value is not None:
             given += [f"--{name.replace('_', '-')}", value]
     given += ["--conformance-seed", arguments.seed]
-    if arguments.update_baseline:
-        given.append("--update-baseline")
+    given += ["--update-baseline"] if arguments.update_baseline else []
+    given += ["--no-proof"] if arguments.no_proof else []
     return given
