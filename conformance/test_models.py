@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
 from conformance.engines.ranks import RankGroup
-from conformance.implementations.models import EXPERTS
 from conformance.judging.anomalies.models import VANISHED
-from conformance.judging.models import reaches, require_merged, require_same, require_same_writing, unnamed
-from conformance.judging.verdicts import Violation
-from conformance.subjects.models.chains import Chain
-from conformance.subjects.models.observing import (
-    Readings,
-    Refusal,
-    chains,
-    on_ranks,
-    refused,
-    server_of,
-    settings_of,
+from conformance.judging.logits import require_logits
+from conformance.judging.models import (
+    reaches,
+    require_merged,
+    require_same,
+    require_same_writing,
+    unnamed,
+    without_experts,
 )
-from conformance.subjects.models.programs import Programs
+from conformance.judging.verdicts import Violation
+from conformance.oracles.logits import right_logits
+from conformance.subjects.models.observing import Refusal, chains, on_ranks, require_loaded, server_of
+from conformance.subjects.models.programs import Programs, programs_of
 from conformance.subjects.models.writings import writings
 from conformance.subjects.outcomes import FileRefused, NotApplicable, NotExercised, SubjectRaised
 from conformance.subjects.subject import Subject
@@ -41,12 +40,6 @@ def on_all(subject: Subject, case: ModelCase, program: Callable[[RankGroup], T])
         raise Violation("raised", str(error.failure.error), case) from error
 
 
-def programs_of(subject: Subject, case: ModelCase, options: tuple[str, ...] = ()) -> Programs:
-    """The case's chain, on whoever serves it."""
-    server, chain = server_of(subject), chains().of(case)
-    return Programs(server, chain, settings_of(case, chain, options))
-
-
 def require_served(subject: Subject, case: ModelCase, how: str = "") -> None:
     """Raises where the model with the adapter is not the merged checkpoint.
 
@@ -62,11 +55,13 @@ def require_served(subject: Subject, case: ModelCase, how: str = "") -> None:
     require_merged(case, programs.chain, [one for one in seen if not isinstance(one, Refusal)], how)
 
 
-def require_loaded(chain: Chain, seen: Sequence[object]) -> None:
-    """Raises what a refusal of any rank comes to; one that names nothing breaks MODEL-1."""
-    for one in seen:
-        if isinstance(one, Refusal):
-            raise refused(one, chain) or NotExercised(f"wrong without what it is about already: {one.kind} on loading")
+def presume_served(subject: Subject, case: ModelCase, clause: str) -> None:
+    """Raises `NotExercised` where the model with the adapter is wrong by itself, which is no matter of ``clause``."""
+    __tracebackhide__ = True
+    try:
+        require_served(subject, case)
+    except Violation as found:
+        raise NotExercised(f"wrong without what {clause} is about already [{found.anomaly}]") from found
 
 
 def in_part(subject: Subject, case: ModelCase, judge: Callable[[ModelCase], None]) -> None:
@@ -169,14 +164,6 @@ def test_lora_switched_on_changes_nothing_by_itself(subject: Subject, case: Mode
         require_same(case, comparable, after, rank, "after an adapter was used and removed")
 
 
-def without_experts(readings: Readings) -> Readings:
-    """Without the experts' weights, which another kernel serves where LoRA is off, in a layout of its own."""
-    return {
-        name: {part: tensor for part, tensor in parts.items() if part not in EXPERTS}
-        for name, parts in readings.items()
-    }
-
-
 @check("MODEL-5", model_cases(saved=False))
 def test_loading_leaves_everything_else_as_it_was(subject: Subject, case: ModelCase) -> None:
     in_part(subject, case, partial(require_untouched, subject))
@@ -230,9 +217,26 @@ def test_the_result_does_not_depend_on_the_ranks(subject: Subject, case: ModelCa
 def require_same_on_all_ranks(subject: Subject, case: ModelCase) -> None:
     """Raises where an adapter that is served on one rank is not on several."""
     __tracebackhide__ = True
-    try:
-        require_served(subject, replace(case, tp_size=1, fully_sharded=False))
-    except Violation as found:
-        raise NotExercised(f"wrong without what MODEL-7 is about already [{found.anomaly}]") from found
+    presume_served(subject, replace(case, tp_size=1, fully_sharded=False), "MODEL-7")
     for fully_sharded in (False, True):
         require_served(subject, replace(case, fully_sharded=fully_sharded), f"fully_sharded={fully_sharded}: ")
+
+
+@check("MODEL-8", model_cases(tp_sizes=(1,), saved=False))
+def test_logits_are_those_of_pefts_own_model(subject: Subject, case: ModelCase) -> None:
+    in_part(subject, case, partial(require_right_logits, subject))
+
+
+def require_right_logits(subject: Subject, case: ModelCase) -> None:
+    """Raises where every module is served rightly, and the model as a whole is not."""
+    __tracebackhide__ = True
+    programs = programs_of(subject, case)
+    right = right_logits(case, programs.chain)
+    (seen,) = on_all(subject, case, partial(programs.logits, right.tokens))
+    require_loaded(programs.chain, [seen])
+    assert not isinstance(seen, Refusal)
+    try:
+        require_logits(case, right, *seen)
+    except Violation as found:
+        presume_served(subject, case, "MODEL-8")
+        raise found

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from conformance.implementations.models import EXPERTS
 from conformance.judging.anomalies.models import VANISHED, Difference, explain, rows_of, sources_of, tensor_of
 from conformance.judging.measuring import note
 from conformance.judging.verdicts import Violation
@@ -84,6 +85,14 @@ def require_same(case: ModelCase, before: Readings, after: Readings, rank: int, 
             seen = after.get(name, {}).get(part)
             if not same(right, seen):
                 raise Violation("base-changed", f"{name} on rank {rank}, {part}: not what it was, {when}", case)
+
+
+def without_experts(readings: Readings) -> Readings:
+    """Without the experts' weights, which another kernel serves where LoRA is off, in a layout of its own."""
+    return {
+        name: {part: tensor for part, tensor in parts.items() if part not in EXPERTS}
+        for name, parts in readings.items()
+    }
 
 
 def require_same_writing(case: ModelCase, name: str, base: Readings, plain: Readings, other: Readings) -> None:

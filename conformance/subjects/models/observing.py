@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TypeVar
@@ -18,11 +18,12 @@ from conformance.implementations.models import (
     ForwardRaised,
     ModelServer,
     ModelSettings,
+    NoForward,
     NoLoRASupport,
     Parts,
 )
 from conformance.subjects.models.chains import Chain, Chains, Ends
-from conformance.subjects.outcomes import FileRefused, HarnessError, NotApplicable, SubjectRaised
+from conformance.subjects.outcomes import FileRefused, HarnessError, NotApplicable, NotExercised, SubjectRaised
 from conformance.subjects.subject import Subject
 from strategies.models.cases import ModelCase
 
@@ -61,6 +62,13 @@ def refused(refusal: Refusal, chain: Chain) -> FileRefused | None:
     return FileRefused(f"by name ({refusal.kind}): {', '.join(named)}") if named else None
 
 
+def require_loaded(chain: Chain, seen: Sequence[object]) -> None:
+    """Raises what a refusal of any rank comes to; one that names nothing breaks MODEL-1."""
+    for one in seen:
+        if isinstance(one, Refusal):
+            raise refused(one, chain) or NotExercised(f"wrong without what it is about already: {one.kind} on loading")
+
+
 @cache
 def chains() -> Chains:
     """The chains of this process."""
@@ -94,7 +102,7 @@ def on_ranks(subject: Subject, case: ModelCase, program: Callable[[RankGroup], T
     """Runs ``program`` on every rank.
 
     Raises:
-        NotApplicable: the base model cannot be served, or its class declares no LoRA support.
+        NotApplicable: the base model cannot be served or run, or its class declares no LoRA support.
         SubjectRaised: a forward that ran without adapters does not where they can be loaded.
         CollectiveMismatch, HarnessError: as `Subject.on_ranks`.
     """
@@ -107,6 +115,8 @@ def on_ranks(subject: Subject, case: ModelCase, program: Callable[[RankGroup], T
             raise NotApplicable(f"the class declares no LoRA support: {_first_line(ended)}") from error
         if isinstance(ended, BaseModelError):
             raise NotApplicable(f"the base model cannot be served here: {_first_line(ended)}") from error
+        if isinstance(ended, NoForward):
+            raise NotApplicable(f"the model does not run as a whole here: {_first_line(ended)}") from error
         if isinstance(ended, NotApplicable):
             raise ended from error
         if isinstance(error, SubjectRaised) and not isinstance(ended, ForwardRaised):

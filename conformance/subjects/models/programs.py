@@ -9,13 +9,24 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.models import ModelServer, ModelSettings, ServedModel
 from conformance.subjects.models.adapters import FilePair, cut
 from conformance.subjects.models.chains import Chain
-from conformance.subjects.models.observing import Readings, Refusal, attempt, right_readings
+from conformance.subjects.models.observing import (
+    Readings,
+    Refusal,
+    attempt,
+    chains,
+    right_readings,
+    server_of,
+    settings_of,
+)
 from conformance.subjects.models.writings import Writing
+from conformance.subjects.subject import Subject
+from strategies.models.cases import ModelCase
 
 _NUMBER = re.compile(r"\.\d+(?=\.)")
 Seen = tuple[Readings, Readings, Readings]
@@ -114,6 +125,14 @@ class Programs:
         model.add(1, self.chain.adapter)
         return first, beside, model.read(1)
 
+    def logits(self, tokens: Tensor, group: RankGroup) -> tuple[Tensor, Tensor] | Refusal:
+        """The logits of one sequence without LoRA and with the adapter, or why it was not loaded; in float64."""
+        model = self.server.load(self.chain.base, replace(self.settings, dtype=torch.float64), group)
+        base = model.logits(None, tokens)
+        model.serve_adapters()
+        refusal = attempt(partial(model.add, 1, self.chain.adapter))
+        return refusal or (base, model.logits(1, tokens))
+
     def loaded_bare(self, group: RankGroup) -> ServedModel:
         """The base without LoRA."""
         off = replace(self.settings, lora=False, fused_experts=False, options=())
@@ -151,6 +170,12 @@ class Programs:
     def _cut(self, directory: Path, keys: set[str]) -> None:
         if keys and not directory.exists():
             cut(self.chain.adapter, directory, keys)
+
+
+def programs_of(subject: Subject, case: ModelCase, options: tuple[str, ...] = ()) -> Programs:
+    """The case's chain, on whoever serves it."""
+    server, chain = server_of(subject), chains().of(case)
+    return Programs(server, chain, settings_of(case, chain, options))
 
 
 def differ(one: Readings, other: Readings) -> bool:

@@ -66,13 +66,14 @@ def device() -> torch.device:
 def engine_config(directory: Path, settings: ModelSettings, tp_size: int) -> Any:
     """A `VllmConfig` for the checkpoint in a directory; raises whatever vLLM does.
 
-    The TP size is set afterwards, as the platform would ask for as many devices.
+    The TP size is set afterwards, as the platform would ask for as many devices; so is float64, which vLLM does not
+    know by name.
     """
     cls = model_class(directory)
     options = importlib.import_module("vllm.engine.arg_utils").EngineArgs(
         model=str(directory),
         skip_tokenizer_init=True,
-        dtype=str(settings.dtype).removeprefix("torch."),
+        dtype="float32" if settings.dtype is torch.float64 else str(settings.dtype).removeprefix("torch."),
         enforce_eager=True,
         max_model_len=_MAX_LENGTH,
         max_num_seqs=MAX_TOKENS,  # the LM head's tokens are those of as many sequences
@@ -90,7 +91,16 @@ def engine_config(directory: Path, settings: ModelSettings, tp_size: int) -> Any
     config = options.create_engine_config()
     config.parallel_config.tensor_parallel_size = config.parallel_config.world_size = tp_size
     config.model_config.verify_with_parallel_config(config.parallel_config)
+    if settings.dtype is torch.float64:
+        _in_double(config)
     return config
+
+
+def _in_double(config: Any) -> None:
+    config.model_config.dtype = torch.float64
+    config.compilation_config.custom_ops = ["none"]  # norms, rotary embeddings and activations by torch
+    if config.lora_config is not None:
+        config.lora_config.lora_dtype = torch.float64
 
 
 def model_class(directory: Path) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,15 @@ from conformance.engines.ranks import RankGroup
 from conformance.implementations.models import (
     AdaptersView,
     BaseModelError,
+    ForwardRaised,
     HostedModel,
     ModelLibrary,
     ModelSettings,
+    NoForward,
     Parts,
 )
 from conformance.implementations.vllm.groups import ranked
-from conformance.implementations.vllm.models import engine
+from conformance.implementations.vllm.models import engine, forwards
 from conformance.implementations.vllm.models.bare import bare_model
 from conformance.implementations.vllm.models.readings import Reader, own_tensors
 from lora_compat.checkpoint_map import CheckpointMap, TensorInfo, shapes_in
@@ -39,7 +41,8 @@ class VllmHost(HostedModel):
         self.group = group
         engine.model_class(directory)
         self.config = engine.engine_config(directory, settings, group.size)
-        self.model = self.within(importlib.import_module("vllm.model_executor.model_loader").get_model)
+        with forwards.doubled() if settings.dtype is torch.float64 else nullcontext():
+            self.model = self.within(importlib.import_module("vllm.model_executor.model_loader").get_model)
         self._reader = Reader(self.model, self.config)
 
     def within(self, build: Callable[..., Any]) -> Any:
@@ -56,6 +59,17 @@ class VllmHost(HostedModel):
     def read(self, view: AdaptersView | None) -> dict[str, Parts]:
         with self.ranked(), torch.no_grad():
             return self._reader.read(view, self.group)
+
+    def logits(self, view: AdaptersView | None, tokens: Tensor) -> Tensor:
+        adapted = view is not None
+        try:
+            with self.ranked(), torch.no_grad(), forwards.doubled():
+                (view or AdaptersView()).serve(len(tokens))
+                return forwards.logits(self.model, self.config, tokens)
+        except NoForward:
+            raise
+        except Exception as error:
+            raise (ForwardRaised if adapted else NoForward)(f"{type(error).__name__}: {error}") from error
 
 
 class VllmModelLibrary(ModelLibrary):
