@@ -172,10 +172,10 @@ class Programs:
             cut(self.chain.adapter, directory, keys)
 
 
-def programs_of(subject: Subject, case: ModelCase, options: tuple[str, ...] = ()) -> Programs:
+def programs_of(subject: Subject, case: ModelCase) -> Programs:
     """The case's chain, on whoever serves it."""
     server, chain = server_of(subject), chains().of(case)
-    return Programs(server, chain, settings_of(case, chain, options))
+    return Programs(server, chain, settings_of(case, chain))
 
 
 def differ(one: Readings, other: Readings) -> bool:

@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 import torch
 
-from conformance.implementations.models import ModelSettings
+from conformance.implementations.models import ModelSettings, NoForward
 from conformance.implementations.vllm.models.stand_ins import put_in_place
 from conformance.implementations.vllm.runtime import runtime
 
@@ -97,6 +97,8 @@ def engine_config(directory: Path, settings: ModelSettings, tp_size: int) -> Any
 
 
 def _in_double(config: Any) -> None:
+    if runtime().device != "cpu":
+        raise NoForward("logits are compared in float64, which the LoRA operators of a GPU do not take")
     config.model_config.dtype = torch.float64
     config.compilation_config.custom_ops = ["none"]  # norms, rotary embeddings and activations by torch
     if config.lora_config is not None:
@@ -108,9 +110,13 @@ def model_class(directory: Path) -> Any:
 
     None where it knows none.
     """
-    registry = importlib.import_module("vllm.model_executor.models.registry")
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    architecture = (config.get("architectures") or [""])[0]
+    return class_of((config.get("architectures") or [""])[0])
+
+
+def class_of(architecture: str) -> Any:
+    """vLLM's class of that name in its registry; None where it knows none."""
+    registry = importlib.import_module("vllm.model_executor.models.registry")
     found = registry.ModelRegistry.models.get(architecture)
     if isinstance(found, registry._LazyRegisteredModel):
         registry.ModelRegistry.register_model(architecture, found.load_model_cls())
