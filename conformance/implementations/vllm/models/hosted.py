@@ -13,7 +13,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from conformance.engines.ranks import RankGroup
+from conformance.engines.ranks import RankGroup, site_of
 from conformance.implementations.models import (
     AdaptersView,
     BaseModelError,
@@ -39,7 +39,6 @@ class VllmHost(HostedModel):
 
     def __init__(self, directory: Path, settings: ModelSettings, group: RankGroup) -> None:
         self.group = group
-        engine.model_class(directory)
         self.config = engine.engine_config(directory, settings, group.size)
         with forwards.doubled() if settings.dtype is torch.float64 else nullcontext():
             self.model = self.within(importlib.import_module("vllm.model_executor.model_loader").get_model)
@@ -69,7 +68,8 @@ class VllmHost(HostedModel):
         except NoForward:
             raise
         except Exception as error:
-            raise (ForwardRaised if adapted else NoForward)(f"{type(error).__name__}: {error}") from error
+            said = f"{type(error).__name__}: {str(error) or site_of(error)}"
+            raise (ForwardRaised if adapted else NoForward)(said) from error
 
 
 class VllmModelLibrary(ModelLibrary):
