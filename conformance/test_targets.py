@@ -7,14 +7,13 @@ from contextlib import suppress
 import torch
 from torch import Tensor, nn
 
-from conformance.engines.ranks import CollectiveMismatch
-from conformance.judging.assertions import raised
+from conformance.judging.assertions import raising
 from conformance.judging.facts import Place
 from conformance.judging.programs import assert_program_served, problem_of
 from conformance.judging.verdicts import Violation
 from conformance.oracles.programs import ProgramOracle
 from conformance.oracles.targets import culprits_of, is_named, layers_of
-from conformance.subjects.outcomes import NotExercised, SubjectRaised
+from conformance.subjects.outcomes import NotExercised
 from conformance.subjects.programs import ModelSession, observe_model
 from conformance.subjects.records import Problem
 from conformance.subjects.subject import Subject
@@ -50,10 +49,8 @@ def wrapped_modules(subject: Subject, question: TargetQuestion) -> list[frozense
         assert_untouched(question, session, {n: m for n, m in before.items() if n not in replaced})
         return replaced
 
-    try:
+    with raising(question):
         found = observe_model(subject, values_for(subject, question), program)
-    except (SubjectRaised, CollectiveMismatch) as error:
-        raise raised(error, question) from error
     problems = [one for one in found if isinstance(one, Problem)]
     return problems[0] if problems else [one for one in found if not isinstance(one, Problem)]
 
@@ -146,10 +143,8 @@ def test_what_nobody_named_and_cannot_be_wrapped_is_left_as_it_is(subject: Subje
         if warned is not None and sorted(warned) != hollow:
             raise Violation("silent", f"warned of {sorted(warned)}, but should warn of {hollow} once", question)
 
-    try:
+    with raising(question):
         observe_model(subject, values, program)
-    except (SubjectRaised, CollectiveMismatch) as error:
-        raise raised(error, question) from error
 
 
 def foreign_output(session: ModelSession, module: ModuleSpec) -> Tensor:
@@ -180,9 +175,7 @@ def test_a_module_with_two_names_has_one_wrapper(subject: Subject, program: Prog
             if one is not other:
                 raise Violation("wrapped-twice", f"{module.name} and {module.alias} are two modules now", program)
 
-    try:
+    with raising(program):
         observe_model(subject, values, count)
-    except (SubjectRaised, CollectiveMismatch) as error:
-        raise raised(error, program) from error
     with suppress(NotExercised):  # one wrapper it is; LIFE-1 asks for tokens
         assert_program_served(subject, program)
