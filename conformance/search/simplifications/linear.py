@@ -62,8 +62,8 @@ def _layers(case: Case) -> Iterator[Case]:
         yield from (with_heads(case, heads) for heads in (replace(layer.heads, size=1), fewest))
         return
     unit = 1 if layer.family in (Family.REPLICATED, Family.ROW) else parts
-    for sizes in one_plainer(layer.output_sizes, lambda size: sorted({unit, 2 * unit, size - unit} & {*range(1, size)})):
-        yield replace(case, layer=replace(layer, output_sizes=sizes))
+    fewer = one_plainer(layer.output_sizes, lambda size: sorted({unit, 2 * unit, size - unit} & {*range(1, size)}))
+    yield from (replace(case, layer=replace(layer, output_sizes=sizes)) for sizes in fewer)
     if len(set(layer.output_sizes)) == 1 and layer.output_sizes[0] > unit:  # where they must be equal
         yield replace(case, layer=replace(layer, output_sizes=(unit,) * len(layer.output_sizes)))
     yield from _fewer_outputs(case)
