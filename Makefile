@@ -27,7 +27,7 @@ check: $(VENV)/.installed-dev
 	$(VENV)/bin/lint-imports --no-logo
 	$(VENV)/bin/mypy
 
-matrix: $(UV)  ## clause × vLLM release, into docs/results/matrix.md
+matrix: $(UV)  ## clause × release of vLLM, PEFT and SGLang, into docs/results/matrix.md
 	$(PYTHON) benchmarks/matrix.py --uv $(UV)
 
 bench: $(VENV)/.installed-dev  ## where the time of a case goes

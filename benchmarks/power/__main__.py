@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks.power.ablations import ABLATIONS
+from benchmarks.power.engines import peft_row
 from benchmarks.power.hunting import CASES
 from benchmarks.power.measuring import by_mutant
 from benchmarks.power.page import page
@@ -34,10 +35,11 @@ from benchmarks.power.sight import sight_of, sight_rows
 from benchmarks.power.tasks import MEASURES, alarm_row, mutant_row, setting_row, single_threaded
 from conformance.suite.budget import PROFILES
 from tests.mutants import MUTANTS as LAYERS
+from tests.mutants.peft_planted import PEFT_MUTANTS
 from tests.mutants.variants import VARIANTS
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
-PARTS = ("hunts", "names", "ideas", "alarms", "settings", "pairs", "sight")
+PARTS = ("hunts", "names", "ideas", "alarms", "settings", "pairs", "sight", "peft")
 
 
 def main() -> None:
@@ -93,6 +95,8 @@ def _part(part: str, pool: Pool, arguments: argparse.Namespace, before: Any) -> 
         return told(pool.imap(setting_row, range(len(ABLATIONS))))
     if part == "sight":
         return told(sight_rows(pool.imap(sight_of, range(arguments.seeds))))
+    if part == "peft":
+        return told(pool.imap(partial(peft_row, seeds=arguments.seeds), range(len(PEFT_MUTANTS))))
     return coverage()
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import hypothesis
 from hypothesis.strategies import SearchStrategy
 
+from conformance import test_merging
 from conformance.contract import CONTRACT
 from conformance.engines.threads import WATCHDOG_SECONDS, ThreadsEngine
 from conformance.implementations.reference import ReferenceImplementation
@@ -89,6 +90,13 @@ def suite_tests() -> tuple[ClauseTest, ...]:
 def clause_tests() -> dict[str, ClauseTest]:
     """The first test of every clause."""
     return {test.clause: test for test in reversed(suite_tests())}
+
+
+def properties_of(clause: str) -> list[ClauseTest]:
+    """The tests of a clause; those of merging too, which are no part of what the reference is measured by."""
+    merging: Any = test_merging.test_merged_weights_give_what_they_should_and_can_be_unmerged
+    merged = ClauseTest(merging.clause, merging.__name__, merging.strategy, merging.body)
+    return [test for test in (*suite_tests(), merged) if test.clause == clause]
 
 
 def noticing(mutant: Mutant) -> list[ClauseTest]:

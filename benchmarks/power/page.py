@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.power.ablations import ABLATIONS
+from benchmarks.power.engines import peft_section
 from benchmarks.power.figures import BY_NAME, Row, is_named, median_cases, right, summary
 from benchmarks.power.measuring import by_mutant
 from benchmarks.power.plot import curves
@@ -20,7 +21,7 @@ PEER = "random values only"  # misses too many to list
 
 def page(data: dict[str, Any]) -> str:
     """The page as Markdown."""
-    parts = (_summary, _ideas, _sight, _names, _alarms, _equivalent, _pairs, _mutants)
+    parts = (_summary, _ideas, _sight, _names, _alarms, _equivalent, _pairs, _mutants, peft_section)
     return "\n".join(line for part in parts for line in part(data)) + "\n"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache
 
 import pytest
 import torch
@@ -106,7 +106,11 @@ class ModelCertification:
         forked = self.options.device == "cpu"
         if forked:
             _prepare(subject)  # which every such process has then; CUDA does not survive a fork
-        draws = cache(partial(draws_of, path, self.targets[path], subject.implementation.dtypes(self.options.device)))
+        target, served = self.targets[path], subject.implementation.dtypes(self.options.device)
+
+        @cache
+        def draws() -> ModelDraws:
+            return replace(draws_of(path, target, served), options=server_of(subject).options(target.architecture))
 
         def make(given: Budget) -> Checking:
             if not forked:

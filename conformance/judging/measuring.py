@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -12,7 +13,11 @@ from typing import Any
 from torch import Tensor
 
 from strategies.cases import Case
+from strategies.experts import ExpertsCase
 from strategies.models.cases import ModelCase
+from strategies.programs import Program
+from strategies.target_questions import TargetQuestion
+from strategies.vocabulary import VocabularyCase
 
 
 @dataclass(slots=True)
@@ -80,15 +85,22 @@ class Cell:
 
 @dataclass(slots=True)
 class Evidence:
-    """What the cases of a clause add up to; small enough to ride on a test report."""
+    """What the cases of a clause add up to; small enough to ride on a test report.
+
+    ``ranks`` says of each TP size how many cases showed something, those that shrink a failure included; questions of
+    a rank alone have none.
+    """
 
     exact: int = 0
     rounded: int = 0
     smallest: float = math.inf
     cells: dict[tuple[int, int], Cell] = field(default_factory=dict)
+    ranks: Counter[int] = field(default_factory=Counter)
 
     def record(self, case: object, measure: Measure, *, passed: bool) -> None:
         """One case that passed or failed."""
+        if (ranks := _ranks_of(case)) is not None:
+            self.ranks[ranks] += 1
         if not isinstance(case, (Case, ModelCase)):
             return
         if passed:
@@ -105,6 +117,7 @@ class Evidence:
         self.exact += other.exact
         self.rounded += other.rounded
         self.smallest = min(self.smallest, other.smallest)
+        self.ranks += other.ranks
         for place, cell in other.cells.items():
             mine = self.cells.setdefault(place, Cell())
             mine.passed += cell.passed
@@ -121,6 +134,7 @@ class Evidence:
                 [tp_size, rank, cell.passed, cell.failed, _finite(cell.worst)]
                 for (tp_size, rank), cell in sorted(self.cells.items())
             ],
+            "ranks": [list(one) for one in sorted(self.ranks.items())],
         }
 
     @classmethod
@@ -131,7 +145,15 @@ class Evidence:
             for tp_size, rank, passed, failed, worst in data["cells"]
         }
         smallest = math.inf if data["smallest"] is None else data["smallest"]
-        return cls(data["exact"], data["rounded"], smallest, cells)
+        ranks = Counter(dict(data.get("ranks", [])))  # which results of older releases have not
+        return cls(data["exact"], data["rounded"], smallest, cells, ranks)
+
+
+def _ranks_of(case: object) -> int | None:
+    """The TP size of a case of any kind."""
+    if isinstance(case, (Program, TargetQuestion)):
+        return case.model.tp_size
+    return case.tp_size if isinstance(case, (Case, ModelCase, VocabularyCase, ExpertsCase)) else None
 
 
 def _bucket(case: Case | ModelCase) -> int:

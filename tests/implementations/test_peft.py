@@ -6,17 +6,24 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 
+from benchmarks.power.hunting import properties_of
 from conformance.contract import CONTRACT
+from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.discovery import implementation_named
+from conformance.implementations.peft import PeftImplementation
 from conformance.implementations.peft.fitting import PEFT_HAS_NO, as_peft_serves_it
 from conformance.implementations.torch_fitting import as_torch_has_it
+from conformance.subjects.subject import Subject
+from conformance.suite.budget import Budget
+from conformance.suite.checking import ClauseRun
 from strategies.cases import Case, Layout
 from strategies.codec import Spec
 from strategies.drawing import cases
@@ -25,9 +32,12 @@ from strategies.programs import Program
 from strategies.validity import is_valid
 from tests.suite import ROOT
 
+BASELINE = ROOT / "baselines" / "peft-0.21.2.json"
+JUDGED = ("WRAP-4", "WRAP-7", "MATH-2", "MATH-3", "MATH-14", "MATH-16", "MATH-18", "LIFE-1")
 FINDINGS = ROOT / "docs" / "findings" / "peft"
 SCRIPTS = sorted(FINDINGS.glob("[0-9]*.py"))
 RUN_ON = ("0.21.2",)
+CASES = 25
 QUIETLY = settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 
@@ -72,10 +82,26 @@ def test_the_page_says_what_is_not_applicable_and_why() -> None:
 
 
 def test_every_known_failure_links_to_a_finding_about_its_clause() -> None:
-    document = json.loads((ROOT / "baselines" / "peft-0.21.2.json").read_text())
-    for known in document["known_failures"]:
+    for known in json.loads(BASELINE.read_text())["known_failures"]:
         assert known["clause"] not in PEFT_HAS_NO
         assert (ROOT / known["link"]).parent == FINDINGS
+
+
+@pytest.fixture
+def subject() -> Iterator[Subject]:
+    torch.set_grad_enabled(False)
+    yield Subject(PeftImplementation(), ThreadsEngine())
+    torch.set_grad_enabled(True)
+
+
+@pytest.mark.parametrize("clause", JUDGED)
+def test_what_a_clause_fails_of_is_listed(clause: str, subject: Subject) -> None:
+    known = {(one["clause"], one["anomaly"]) for one in json.loads(BASELINE.read_text())["known_failures"]}
+    for test in properties_of(clause):
+        result = ClauseRun(subject, Budget(CASES, seed=0)).check(clause, test.name, test.strategy, test.body)
+        assert not result.errors
+        assert {failure.key for failure in result.failures} <= known
+        assert result.counts["pass"] > 0
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import torch
 
@@ -77,6 +78,23 @@ def adapters_are_not_scaled(original):
         original(self, forward_batch, weight_indices, lora_ranks, ones, *arguments, **options)
 
     return prepare_lora_batch
+
+
+@plant_in(LAYERS, "ReplicatedLinear", origin="vllm #36372", clauses="WRAP-3", anomalies="order-dependent")
+def replicated_claims_every_layer(original):
+    """The LoRA layer class of replicated layers would take any linear layer."""
+    return original.__base__
+
+
+@plant_in(LAYERS, "unwrap_lora_layer", origin="another layer's", clauses="UNWRAP-2", anomalies="hidden-attribute")
+def the_unwrapped_layer_has_its_rows_in_reverse(original):
+    """What is unwrapped has another weight than the base layer."""
+
+    def unwrap_lora_layer(module):
+        plain = original(module)
+        return SimpleNamespace(weight=plain.weight.flip(0), quant_method=plain.quant_method)
+
+    return unwrap_lora_layer
 
 
 SGLANG_MUTANTS = planted_in(sys.modules[__name__])

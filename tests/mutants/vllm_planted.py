@@ -23,12 +23,13 @@ PUNICA = "vllm.lora.punica_wrapper.punica_cpu:PunicaWrapperCPU"
 def plant_in(
     owner: str, attribute: str, *, origin: str, clauses: str, anomalies: str
 ) -> Callable[[Callable[[Any], Any]], Mutant]:
-    """Like `plant`, for an owner ``module:Class`` that is imported when the bug comes alive."""
+    """Like `plant`, for an owner ``module:Class``, or ``module:``, that is imported when the bug comes alive."""
 
     def decorate(mutate: Callable[[Any], Any]) -> Mutant:
         def planted() -> AbstractContextManager[object]:
             module, _, name = owner.partition(":")
-            found = getattr(importlib.import_module(module), name)
+            found: Any = importlib.import_module(module)
+            found = getattr(found, name) if name else found
             return plant(found, attribute, origin=origin, clauses=clauses, anomalies=anomalies)(mutate).patch()
 
         named = plant(object, attribute, origin=origin, clauses=clauses, anomalies=anomalies)(mutate)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.model_protocol import ModelDeployment, ModelManager
 from conformance.implementations.protocol import Deployment, Implementation
+from conformance.implementations.sglang.claims import claimants
 from conformance.implementations.sglang.layers import SglangLayers
 from conformance.implementations.sglang.manager import SglangManager, unsupported_model
 from conformance.implementations.sglang.modules import unsupported_packing
@@ -21,20 +22,20 @@ from conformance.implementations.sglang.vocabulary import SglangVocabulary, unsu
 from conformance.implementations.vocabulary import VocabularyServer, VocabularyWeights
 from lora_compat.adapters import LayerAdapter
 from lora_compat.families import Family
+from lora_compat.quantization import WeightOnlyLinearMethod
 from strategies.cases import AdapterSpec, Case, LayerSpec
 from strategies.codec import Spec
 from strategies.programs import ModelAdapterSpec, Program
 from strategies.trees import ModelSpec
 from strategies.vocabulary import VocabularyCase
 
-_NO_DUMMY = "SGLang warms up without a dummy adapter"
+_NO_RANK = "SGLang warms up with batches of no adapter, and cuts no rank: there is none to be chosen"
+_NO_SEARCH = "SGLang takes its own LoRA layer off a layer, and looks through no other module"
 WITHOUT = {
-    "WRAP-3": "one function of SGLang's decides, in an order written into it: no class claims a layer by itself",
-    "WRAP-8": "SGLang's LoRA layers hand on the weight alone: no scale can be read through them (finding 90)",
-    "UNWRAP-2": "SGLang has no function that reads the dense weight of a layer, wrapped or not",
+    **dict.fromkeys(("UNWRAP-3", "UNWRAP-4"), _NO_SEARCH),
     **dict.fromkeys(("TARGET-1", "TARGET-2"), "SGLang's targets are last parts of names from a list of its own"),
     "LIFE-2": "SGLang counts use by batches: no call activates an adapter, and it registers as many as it is given",
-    **dict.fromkeys((f"RANK-{number}" for number in range(1, 7)), _NO_DUMMY),
+    **dict.fromkeys((f"RANK-{number}" for number in range(1, 7)), _NO_RANK),
 }
 
 
@@ -59,10 +60,12 @@ class SglangImplementation(Implementation):
     def fitted(self, spec: Spec) -> Spec:
         """Its layers all return their bias next to their output, and have no option of keeping whole what is whole.
 
+        Nothing in SGLang looks through modules around its LoRA layers.
+
         An adapter has one rank and one scaling; those that say otherwise come from PEFT's files.
         """
         if isinstance(spec, Case):
-            return replace(spec, layer=_fitted(spec.layer))
+            return replace(spec, layer=_fitted(spec.layer), nesting=())
         if isinstance(spec, Program):
             modules = tuple(replace(one, layer=_fitted(one.layer)) for one in spec.model.modules)
             adapters = spec.adapters if spec.from_disk else tuple(map(_of_one_rank, spec.adapters))
@@ -75,8 +78,6 @@ class SglangImplementation(Implementation):
     def unsupported(self, case: Case) -> str | None:
         if case.device != "cpu":
             return f"SGLang is driven on a CPU here, not on {case.device}"
-        if case.nesting:
-            return "nothing in SGLang looks through modules around its LoRA layers"
         return unsupported_packing(case)
 
     def unsupported_vocabulary(self, case: VocabularyCase) -> str | None:
@@ -107,11 +108,14 @@ class SglangImplementation(Implementation):
         return runtime().lora_layers.unwrap_lora_layer(module).quant_method
 
     def dense_weight(self, module: nn.Module) -> Tensor:
-        weight: Tensor = runtime().lora_layers.unwrap_lora_layer(module).weight
-        return weight.detach()
+        """As SGLang's own readers do: of the plain module that it unwraps, whose quant method dequantizes."""
+        plain = runtime().lora_layers.unwrap_lora_layer(module)
+        method = plain.quant_method
+        dense: Tensor = method.dequantize(plain) if isinstance(method, WeightOnlyLinearMethod) else plain.weight
+        return dense.detach()
 
     def claimants(self, layer: nn.Module, deployment: Deployment) -> tuple[str, ...]:
-        raise NotImplementedError(WITHOUT["WRAP-3"])
+        return claimants(layer, backend_of(deployment.max_loras, torch.device("cpu")))
 
     def unsupported_model(self, model: ModelSpec, deployment: ModelDeployment) -> str | None:
         return unsupported_model(model, deployment)

@@ -67,12 +67,12 @@ def chains() -> Chains:
     return Chains()
 
 
-def settings_of(case: ModelCase, chain: Chain, options: tuple[str, ...] = ()) -> ModelSettings:
+def settings_of(case: ModelCase, chain: Chain) -> ModelSettings:
     """The deployment of a case: as an operator would start it who knows the adapter's file."""
     return ModelSettings(
         fully_sharded=case.fully_sharded,
         fused_experts=any(pair.delta.ndim == 3 for pair in chain.file.pairs),
-        options=options,
+        options=case.options,
         max_rank=next(size for size in _MAX_RANKS if size >= chain.file.rank),
         dtype=getattr(torch, case.dtype.of_tensors),
     )

@@ -98,9 +98,13 @@ def model_class(directory: Path) -> Any:
 
     None where it knows none.
     """
-    registry = importlib.import_module("vllm.model_executor.models.registry")
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    architecture = (config.get("architectures") or [""])[0]
+    return class_of((config.get("architectures") or [""])[0])
+
+
+def class_of(architecture: str) -> Any:
+    """vLLM's class of that name in its registry; None where it knows none."""
+    registry = importlib.import_module("vllm.model_executor.models.registry")
     found = registry.ModelRegistry.models.get(architecture)
     if isinstance(found, registry._LazyRegisteredModel):
         registry.ModelRegistry.register_model(architecture, found.load_model_cls())
