@@ -70,7 +70,7 @@ def write(entry: Entry, failure: StoredFailure, dialect: Dialect, proof: str) ->
     drawn = _draft(entry, failure, dialect)
     if isinstance(drawn, CannotWrite):
         raise drawn
-    return proved(*laid_out([drawn]), entry, failure, proof)
+    return proved(laid_out([drawn])[0], entry, failure, proof)
 
 
 def proved(text: str, entry: Entry, failure: StoredFailure, proof: str) -> str:
