@@ -39,6 +39,7 @@ class Certifying(ABC):
     subjects: dict[str, Subject] = field(default_factory=dict)
     targets: dict[str, Any] = field(default_factory=dict)
     unfit: dict[str, SubjectError] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)  # what else the header says
 
     @abstractmethod
     def prepare(self, fit: list[str] | None = None) -> None:

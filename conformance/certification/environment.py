@@ -11,7 +11,9 @@ from types import FunctionType
 
 import torch
 
+import conformance
 import lora_compat
+import strategies
 from conformance.implementations.vllm.models.registry import registered, source_file
 from conformance.subjects.recipes import load_class, load_recipe
 from conformance.subjects.subject import Subject
@@ -31,6 +33,20 @@ def versions(subject: Subject) -> dict[str, str]:
     found["lora-compat"] = lora_compat.__version__  # of the source that runs, which need not be installed
     found["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return found | {f"identity.{name}": value for name, value in subject.identity().items()}
+
+
+def suite_hash() -> str:
+    """SHA-256 over the sources of the suite and of the reference."""
+    return folders_hash(*(Path(package.__path__[0]) for package in (lora_compat, strategies, conformance)))
+
+
+def folders_hash(*folders: Path) -> str:
+    """SHA-256 over the Python files and tables in folders and below, their names included."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for file in sorted(one for one in folder.rglob("*.*") if one.suffix in (".py", ".toml")):
+            digest.update(f"{folder.name}/{file.relative_to(folder)}\n".encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def source_hash(path: str, recipe: str | None = None) -> str:

@@ -11,7 +11,9 @@ import torch
 
 from conformance.certification.apart import Apart, ApartRun
 from conformance.certification.candidates import Certifying
+from conformance.certification.environment import suite_hash, versions
 from conformance.certification.errors import SubjectError
+from conformance.certification.kept_results import KeptResults
 from conformance.certification.outcome import Outcome
 from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.protocol import MissingPrerequisite
@@ -54,7 +56,7 @@ class ModelCertification(Certifying):
     _apart: Apart = field(init=False)
 
     def __post_init__(self) -> None:
-        self._apart = Apart(self.certify.time_limit, self.certify.resume, self.options.impl or "vllm")
+        self._apart = Apart(self.certify.time_limit)
 
     def prepare(self, fit: list[str] | None = None) -> None:
         """Finds the models; nothing is built yet, and the controller of workers imports no vLLM.
@@ -67,6 +69,10 @@ class ModelCertification(Certifying):
         if getattr(implementation, "models", None) is None:
             raise pytest.UsageError(f"--impl {impl} is not driven on whole models: use --impl vllm or reference")
         subject = Subject(implementation, ThreadsEngine(), self.options.device)
+        if self.certify.resume is not None:
+            state = versions(subject) | {"device": subject.device, "suite": suite_hash()}
+            self._apart.kept = KeptResults(self.certify.resume, impl, state)
+            self.notes = self._apart.kept.notes() if fit is None else []
         for name, found in self._found(fit).items():
             self.subjects[name] = subject
             if isinstance(found, SubjectError):

@@ -31,7 +31,7 @@ class CertificationReport(ConformanceReport):
         self._files: list[str] = []
 
     def header(self) -> list[str]:
-        return summary.header(self.certification.subjects, self.options)
+        return [*summary.header(self.certification.subjects, self.options), *self.certification.notes]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         before = len(self.results)

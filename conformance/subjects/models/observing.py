@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TypeVar
 
@@ -124,7 +124,18 @@ def attempt(step: Callable[[], object]) -> Refusal | None:
 
 
 def right_readings(server: ModelServer, chain: Chain, settings: ModelSettings, group: RankGroup) -> Readings:
-    """What the merged checkpoint computes, loaded by the class's own ``load_weights``."""
+    """What the merged checkpoint computes, loaded by the class's own ``load_weights``.
+
+    Read once for both ways of sharding adapters, of which it has none.
+    """
+    settings = replace(settings, fully_sharded=False)
+    of_ranks: dict[int, Readings] = chain.right.setdefault((server, settings, group.size), {})
+    if len(of_ranks) < group.size:  # all of them read it, which they do together, or none
+        of_ranks[group.rank] = _right_readings(server, chain, settings, group)
+    return of_ranks[group.rank]
+
+
+def _right_readings(server: ModelServer, chain: Chain, settings: ModelSettings, group: RankGroup) -> Readings:
     if chain.ends is not None and chain.ends.embedding and chain.ends.head:
         raise NotApplicable("the checkpoint has one weight for embedding and head, and the adapter is of both")
     try:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import importlib
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +22,8 @@ from conformance.implementations.vllm.runtime import runtime
 
 MAX_TOKENS = 4096
 _MAX_LENGTH = 64
+_CONFIGS_KEPT = 16
+_made: dict[tuple[object, ...], Any] = {}  # configurations that no model was built with, by what they are made of
 
 
 # What the first load imports; half of the ten seconds go into kernels that no CPU runs.
@@ -52,7 +54,6 @@ def groups() -> None:
     state.init_distributed_environment(1, 0, f"file://{folder}/file", 0, backend="gloo")
     state._TP = None  # the stand-in, where single layers were run before
     state.initialize_model_parallel(1, 1)
-    os.environ.setdefault("TQDM_DISABLE", "1")
     if runtime().device == "cpu":
         _without_kernels_of_a_cpu()
     put_in_place(runtime().device)
@@ -66,9 +67,22 @@ def device() -> torch.device:
 def engine_config(directory: Path, settings: ModelSettings, tp_size: int) -> Any:
     """A `VllmConfig` for the checkpoint in a directory; raises whatever vLLM does.
 
-    The TP size is set afterwards, as the platform would ask for as many devices.
+    vLLM makes one from the configuration on disk and hands a copy to each worker: so do we, also where checkpoints,
+    such as base and merged, have the same configuration, byte by byte.
     """
-    cls = model_class(directory)
+    said = tuple((path.name, path.read_bytes()) for path in sorted(directory.rglob("*.json")))
+    key = model_class(directory), said, settings, tp_size
+    if key not in _made:
+        if len(_made) == _CONFIGS_KEPT:
+            del _made[next(iter(_made))]
+        _made[key] = _engine_config(directory, key[0], settings, tp_size)
+    config = copy.deepcopy(_made[key])
+    config.model_config.model = config.model_config.served_model_name = str(directory)
+    return config
+
+
+def _engine_config(directory: Path, cls: Any, settings: ModelSettings, tp_size: int) -> Any:
+    """The TP size is set afterwards, as the platform would ask for as many devices."""
     options = importlib.import_module("vllm.engine.arg_utils").EngineArgs(
         model=str(directory),
         skip_tokenizer_init=True,
@@ -84,6 +98,7 @@ def engine_config(directory: Path, settings: ModelSettings, tp_size: int) -> Any
         async_scheduling=False,
         enable_prefix_caching=False,
         load_format="safetensors",
+        use_tqdm_on_load=False,
         enable_mixed_moe_lora_format=settings.fused_experts and not getattr(cls, "is_3d_moe_weight", False),
         **dict.fromkeys(settings.options, True),
     )
@@ -121,8 +136,14 @@ def without_amx() -> Iterator[None]:
 
 @contextmanager
 def quick_loading() -> Iterator[None]:
-    """Without the two full collections of vLLM's loader, which take thirty times as long as all the rest."""
-    with patch.object(gc, "collect", lambda *generation: 0):
+    """Without what takes most of a small model's load and is of no use to it.
+
+    The two full collections of vLLM's loader take thirty times as long as all the rest, and what it notes for loading
+    other weights into the same model later, which nobody does here, a sixth of what is left.
+    """
+    utils = importlib.import_module("vllm.model_executor.model_loader.utils")
+    without_notes = patch.object(utils, "record_metadata_for_reloading", lambda model: None, create=True)
+    with patch.object(gc, "collect", lambda *generation: 0), without_notes:
         yield
 
 
