@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +75,8 @@ class ServedModel(ABC):
         """The modules that hold tensors, by the names that they have without adapters."""
 
     @abstractmethod
-    def read(self, number: int | None) -> dict[str, Parts]:
-        """What each module computes with an adapter, or without one.
+    def read(self, number: int | None, names: Collection[str] = ()) -> dict[str, Parts]:
+        """What each module computes with an adapter, or without one; ``names`` are those to read, none for all.
 
         A linear layer's `OUTPUT` is its forward on the unit vectors, so each row is what one input adds; `ROWS` of an
         embedding are those of every id; the module called `LOGITS` has the head's, of the unit vectors. A module whose
@@ -135,7 +135,7 @@ class HostedModel(ABC):
         """As `ServedModel.names`."""
 
     @abstractmethod
-    def read(self, view: AdaptersView | None) -> dict[str, Parts]:
+    def read(self, view: AdaptersView | None, names: Collection[str] = ()) -> dict[str, Parts]:
         """As `ServedModel.read`, through an implementation's view; None before anything was wrapped."""
 
 

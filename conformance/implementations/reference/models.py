@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,8 +83,8 @@ class ReferenceModel(ServedModel):
     def names(self) -> tuple[str, ...]:
         return self._host.names()
 
-    def read(self, number: int | None) -> dict[str, Parts]:
-        return self._host.read(None if self.manager is None else ReferenceView(self.manager, number))
+    def read(self, number: int | None, names: Collection[str] = ()) -> dict[str, Parts]:
+        return self._host.read(None if self.manager is None else ReferenceView(self.manager, number), names)
 
 
 class ReferenceView(AdaptersView):

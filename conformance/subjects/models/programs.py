@@ -58,10 +58,10 @@ class Programs:
         model.remove(1)
         found = []
         for keys, only, without in self._parts():
-            by_itself = attempt(partial(model.add, 1, only)) or differ(base, model.read(1))
+            by_itself = attempt(partial(model.add, 1, only)) or shows(model, base, keys, group)
             model.remove(1)
             left_out = refusal is None and without is not None and attempt(partial(model.add, 1, without)) is None
-            found.append(Alone(keys, by_itself, not left_out or differ(whole, model.read(1))))
+            found.append(Alone(keys, by_itself, not left_out or shows(model, whole, keys, group)))
             model.remove(1)
         return base, right, refusal, found
 
@@ -73,8 +73,8 @@ class Programs:
             only = self.chain.root / f"taken-{number}"
             self._cut(only, set(keys))
             if attempt(partial(model.add, 1, only)) is None:
-                shows = differ(base, model.read(1))
-                found += [pair for pair in self.chain.file.pairs if shows and pair.key_a in keys]
+                seen = shows(model, base, keys, group)
+                found += [pair for pair in self.chain.file.pairs if seen and pair.key_a in keys]
                 model.remove(1)
         return found
 
@@ -151,6 +151,21 @@ class Programs:
     def _cut(self, directory: Path, keys: set[str]) -> None:
         if keys and not directory.exists():
             cut(self.chain.adapter, directory, keys)
+
+
+def shows(model: ServedModel, before: Readings, keys: Sequence[str], group: RankGroup) -> bool:
+    """Whether any module of any rank computes something else than ``before``.
+
+    Modules are read up to the first that does, those first that are called most like the tensors.
+    """
+    words = set(keys[0].split("."))
+    for name in sorted(before, key=lambda name: -len(words.intersection(name.split(".")))):
+        found = differ({name: before[name]}, model.read(1, [name]))
+        if group.size > 1:  # reading may take all ranks, so all of them read on, or none
+            found = bool(group.all_reduce(torch.tensor(float(found))))
+        if found:
+            return True
+    return False
 
 
 def differ(one: Readings, other: Readings) -> bool:

@@ -71,18 +71,20 @@ def engine_config(directory: Path, settings: ModelSettings, tp_size: int) -> Any
     such as base and merged, have the same configuration, byte by byte.
     """
     said = tuple((path.name, path.read_bytes()) for path in sorted(directory.rglob("*.json")))
-    key = model_class(directory), said, settings, tp_size
+    key = model_class(directory), said, settings
     if key not in _made:
         if len(_made) == _CONFIGS_KEPT:
             del _made[next(iter(_made))]
-        _made[key] = _engine_config(directory, key[0], settings, tp_size)
+        _made[key] = _engine_config(directory, key[0], settings)
     config = copy.deepcopy(_made[key])
     config.model_config.model = config.model_config.served_model_name = str(directory)
+    # Set afterwards, as the platform would ask for as many devices.
+    config.parallel_config.tensor_parallel_size = config.parallel_config.world_size = tp_size
+    config.model_config.verify_with_parallel_config(config.parallel_config)
     return config
 
 
-def _engine_config(directory: Path, cls: Any, settings: ModelSettings, tp_size: int) -> Any:
-    """The TP size is set afterwards, as the platform would ask for as many devices."""
+def _engine_config(directory: Path, cls: Any, settings: ModelSettings) -> Any:
     options = importlib.import_module("vllm.engine.arg_utils").EngineArgs(
         model=str(directory),
         skip_tokenizer_init=True,
@@ -102,10 +104,7 @@ def _engine_config(directory: Path, cls: Any, settings: ModelSettings, tp_size: 
         enable_mixed_moe_lora_format=settings.fused_experts and not getattr(cls, "is_3d_moe_weight", False),
         **dict.fromkeys(settings.options, True),
     )
-    config = options.create_engine_config()
-    config.parallel_config.tensor_parallel_size = config.parallel_config.world_size = tp_size
-    config.model_config.verify_with_parallel_config(config.parallel_config)
-    return config
+    return options.create_engine_config()
 
 
 def model_class(directory: Path) -> Any:

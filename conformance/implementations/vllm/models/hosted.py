@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -52,9 +52,9 @@ class VllmHost(HostedModel):
     def names(self) -> tuple[str, ...]:
         return self._reader.names
 
-    def read(self, view: AdaptersView | None) -> dict[str, Parts]:
+    def read(self, view: AdaptersView | None, names: Collection[str] = ()) -> dict[str, Parts]:
         with self.ranked(), torch.no_grad():
-            return self._reader.read(view, self.group)
+            return self._reader.read(view, self.group, names)
 
 
 class VllmModelLibrary(ModelLibrary):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,10 +33,10 @@ class Reader:
     def names(self) -> tuple[str, ...]:
         return self._names
 
-    def read(self, view: AdaptersView | None, group: RankGroup) -> dict[str, Parts]:
-        """What every module computes; with a view, a forward that ran without one has to run."""
+    def read(self, view: AdaptersView | None, group: RankGroup, names: Collection[str] = ()) -> dict[str, Parts]:
+        """What modules compute, every one unless some are named; with a view, a forward that ran before has to run."""
         self._view, self._adapted = view or AdaptersView(), view is not None
-        return {name: self._read(name, group) for name in self._names}
+        return {name: self._read(name, group) for name in names or self._names}
 
     def _read(self, name: str, group: RankGroup) -> Parts:
         """The module's output, if it has one here, and its own tensors."""

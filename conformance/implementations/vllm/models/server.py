@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +87,9 @@ class VllmModel(ServedModel):
     def names(self) -> tuple[str, ...]:
         return self._host.names()
 
-    def read(self, number: int | None) -> dict[str, Parts]:
-        return self._host.read(None if self._worker is None else VllmView(self._worker, number, self._host.group))
+    def read(self, number: int | None, names: Collection[str] = ()) -> dict[str, Parts]:
+        view = None if self._worker is None else VllmView(self._worker, number, self._host.group)
+        return self._host.read(view, names)
 
     def _request(self, number: int, directory: Path) -> Any:
         request = importlib.import_module("vllm.lora.request").LoRARequest
