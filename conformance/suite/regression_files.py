@@ -11,7 +11,7 @@ from conformance.regressions.entries import Entry, StoredFailure
 from conformance.regressions.store import Store
 from conformance.suite.reporting import ConformanceReport
 from conformance.test_files.handover import Handover, State
-from conformance.test_files.writer import DIALECTS, file_name
+from conformance.test_files.writer import dialects_of, file_name
 
 
 class RegressionWriter:
@@ -35,7 +35,7 @@ class RegressionWriter:
         self._report.handed = list(Handover(self._store).failures(stored, prove=prove))
         written = {one.path.name for one in self._report.handed if one.state is not State.NOT_WRITTEN}
         for failure, entry, kept in found:
-            dialects = sorted(DIALECTS, key=lambda dialect: dialect.impl != self._impl)  # its own file first
+            dialects = sorted(dialects_of(kept), key=lambda dialect: dialect.impl != self._impl)  # its own file first
             names = (file_name(entry, kept, dialect) for dialect in dialects)
             failure.files = [name for name in names if name in written]
 

@@ -13,7 +13,7 @@ from conformance.subjects.building import shard_id_of
 from conformance.test_files.literals import INDENT, Expression, call, one_line, rows, tensor_text
 from strategies.cases import Case, LayerSpec, Quantization, WrapperKind
 from strategies.constructors import constructor_arguments, positional_names
-from strategies.libraries import BASE_CLASSES, Library
+from strategies.libraries import Library
 from strategies.source import CLASS_NAME, render
 
 _WRAPPER_NAMES = {
@@ -46,9 +46,9 @@ class ForwardingWrapper(BareWrapper):
 DECLARED = ("layer: Any", "layer")  # said to be anything where it is made first, and made again without a word
 
 
-def class_name(case: Case) -> str:
+def class_name(case: Case, library: Library = Library.LORA_COMPAT) -> str:
     """What the file calls the class of the layer."""
-    return CLASS_NAME if case.subclass.depth else BASE_CLASSES[case.layer.family]
+    return CLASS_NAME if case.subclass.depth else library.base_class(case.layer.family)
 
 
 def class_source(case: Case, library: Library, number: str = "") -> tuple[set[str], str]:
@@ -126,3 +126,11 @@ def built(
             lines.append(f"for shard, {name}_part in zip({names}, {name}_rows, strict=True):")
             lines.append(f"    layer.{name}.weight_loader(layer.{name}, {part}, shard)")
     return [*lines, "layer.quant_method.process_weights_after_loading(layer)"]
+
+
+def built_of_torch(case: Case, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> list[str]:
+    """``layer``, a layer of torch, built and loaded."""
+    told = constructor_arguments(case.layer, case.subclass, Library.TORCH)
+    lines = [call(f"{DECLARED[0]} = {class_name(case, Library.TORCH)}", told)]
+    loaded = (("weight", weights), ("bias", biases))
+    return [*lines, *(f"layer.{name}.data.copy_({tensor_text(one)})" for name, tensors in loaded for one in tensors)]

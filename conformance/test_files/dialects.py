@@ -1,4 +1,4 @@
-"""The two libraries a regression file can be for: the words of each for a layer's adapters and a model's."""
+"""The libraries a regression file can be for: the words of each for a layer's adapters and a model's."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ class Dialect(ABC):
     impl: ClassVar[str]  # the --impl that the file is about
     names: ClassVar[Mapping[str, str]]  # what a file may import, and from where
     fixture: ClassVar[str] = ""  # what its test asks pytest for
+    around: ClassVar[str] = ""  # the class of what a layer by itself must stand in
     context: ClassVar[str | None] = None  # in which a layer is built as one of several ranks
     rank: ClassVar[str]
     size: ClassVar[str]

@@ -16,10 +16,19 @@ from conformance.test_files.dialects import Dialect
 from conformance.test_files.layout import CannotWrite
 from conformance.test_files.scenes import reference
 from conformance.test_files.vllm_dialect import Vllm
-from conformance.test_files.writer import DIALECTS, MOST_LINES, NOT_RUN, UNPROVED, File, file_name, proved, write_all
+from conformance.test_files.writer import (
+    MOST_LINES,
+    NOT_RUN,
+    UNPROVED,
+    File,
+    dialects_of,
+    file_name,
+    proved,
+    write_all,
+)
 
 WORKERS = 2
-BUILT_IN = ("reference", "sglang", "vllm")
+BUILT_IN = ("peft", "reference", "sglang", "vllm")
 
 
 class State(enum.StrEnum):
@@ -66,7 +75,7 @@ class Handover:
     def _failure(self, found: tuple[Entry, StoredFailure], files: Sequence[File], prove: bool) -> Iterator[Handed]:
         entry, failure = found
         told = ""
-        for dialect, file in zip(DIALECTS, files, strict=True):
+        for dialect, file in zip(dialects_of(failure), files, strict=True):
             path = self.store.directory / file_name(entry, failure, dialect)
             known = failure.files.get(path.name, {})
             there = path.read_text(encoding="utf-8") if path.exists() else None

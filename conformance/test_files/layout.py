@@ -51,7 +51,8 @@ def whole_file(told: str, given: Iterable[str], names: Mapping[str, str], text: 
     for word, definition in (("numbers(", NUMBERS), ("integers(", INTEGERS)):
         if word in text:
             text = f"{definition}\n\n\n{text}"
-    words = set(re.findall(r"(?<!\.)\b[A-Za-z_]\w*", text)) - set(re.findall(r"\w+", " ".join(given)))
+    imported = " ".join(line.partition("import ")[2] for line in given)
+    words = set(re.findall(r"(?<!\.)\b[A-Za-z_]\w*", text)) - set(re.findall(r"\w+", imported))
     lines = {
         *given,
         *(f"from {module} import {name}" for name, module in {**_NAMES, **names}.items() if name in words),

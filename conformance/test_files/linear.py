@@ -6,6 +6,7 @@ from conformance.regressions.entries import StoredFailure
 from conformance.subjects.linear import deployment_of
 from conformance.test_files.construction import (
     built,
+    built_of_torch,
     class_name,
     class_source,
     nested_text,
@@ -19,6 +20,7 @@ from conformance.test_files.scenes import SIBLING, Scene, layer_reduces, scene_o
 from conformance.test_files.script import Script, claimed, compared, handed, taken
 from conformance.values.linear import poisoned
 from strategies.cases import Case, Layout, Quantization
+from strategies.libraries import Library
 from strategies.quantization import SCALED_BY_ROW
 
 CLAUSES = (
@@ -60,7 +62,7 @@ def script_of(failure: StoredFailure, case: Case, dialect: Dialect) -> Script:
         lines=_lines(scene, dialect),
         returns=returns,
         verdict=verdict,
-        definitions=[definition, *wrappers, *([_TENSORS] if scene.counts_tensors else [])],
+        definitions=[definition, dialect.around, *wrappers, *([_TENSORS] if scene.counts_tensors else [])],
         imports=imports,
         ranks=case.tp_size,
         reduces=layer_reduces(case),
@@ -92,7 +94,9 @@ def _lines(scene: Scene, dialect: Dialect) -> list[str]:
     case = scene.case
     context = dialect.context if case.tp_size > 1 else None
     deployment = dialect.settled(deployment_of(case), scene.clause, scene.slots)
-    lines = built(case, scene.tensors.weights, scene.tensors.biases, context, class_name(case))
+    given = scene.tensors.weights, scene.tensors.biases
+    of_torch = dialect.library is Library.TORCH
+    lines = built_of_torch(case, *given) if of_torch else built(case, *given, context, class_name(case))
     if scene.clause == "WRAP-3":
         return [*lines, *dialect.claimants(deployment)]
     if scene.reads_attributes:

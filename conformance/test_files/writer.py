@@ -14,6 +14,7 @@ from conformance.test_files.dialects import Dialect
 from conformance.test_files.layout import CannotWrite, laid_out
 from conformance.test_files.literals import compactly
 from conformance.test_files.lora_compat_dialect import LoraCompat
+from conformance.test_files.peft_dialect import Peft
 from conformance.test_files.script import Script
 from conformance.test_files.vllm_dialect import Vllm
 from strategies.cases import Case
@@ -29,6 +30,7 @@ UNPROVED = "NOT PROVED"
 NOT_RUN = f"{UNPROVED}, it has not been run."
 MOST_LINES = 80  # of a file that a reviewer reads; a case that could not be shrunk may take more
 DIALECTS: tuple[Dialect, ...] = (LoraCompat(), Vllm())
+PEFT = Peft()
 Scripting = Callable[[StoredFailure, Any, Dialect], Script]
 _BY_KIND: dict[type[Spec], Scripting] = {
     Case: linear.script_of,
@@ -46,6 +48,11 @@ _BY_CLAUSE: dict[tuple[type[Spec], str], Scripting] = {
 _one_at_a_time = threading.Lock()
 
 
+def dialects_of(failure: StoredFailure) -> tuple[Dialect, ...]:
+    """The dialects of a failure's files: on torch's layers PEFT's alone, as no other library has such layers."""
+    return (PEFT,) if failure.identity.get("layers", "").startswith(Library.TORCH.value) else DIALECTS
+
+
 def file_name(entry: Entry, failure: StoredFailure, dialect: Dialect) -> str:
     """``test_<clause>_<short hash>.py``, with ``_vllm`` where it is for plain vLLM."""
     clause = failure.clause.lower().replace("-", "_")
@@ -56,8 +63,8 @@ File = str | CannotWrite  # its text, or why there is none
 
 
 def write_all(given: Sequence[tuple[Entry, StoredFailure]]) -> list[tuple[File, ...]]:
-    """For each failure a file for each of `DIALECTS`, which nobody has run; ruff lays them all out in one call."""
-    drafts = [[_draft(entry, failure, dialect) for dialect in DIALECTS] for entry, failure in given]
+    """For each failure a file in each of its dialects, which nobody has run; ruff lays them all out in one call."""
+    drafts = [[_draft(entry, failure, dialect) for dialect in dialects_of(failure)] for entry, failure in given]
     texts = iter(
         laid_out([text for each in drafts for one in each if not isinstance(one, CannotWrite) for text in one])
     )
@@ -90,8 +97,8 @@ def _shorter(plain: str, compact: str) -> str:
 
 def _draft(entry: Entry, failure: StoredFailure, dialect: Dialect) -> tuple[str, str] | CannotWrite:
     """A file that is not laid out yet: as it is, and with long tensors as strings, should it be too long."""
-    if failure.identity.get("layers", "").startswith(Library.TORCH.value):
-        return CannotWrite("on torch's layers it has no form as a single file yet; replay the case")
+    if dialect.library is Library.TORCH and failure.impl != dialect.impl:
+        return CannotWrite("on torch's layers there are files about PEFT alone; replay the case")
     if not failure.seen:
         return CannotWrite("an older release stored it, in words alone; replay it on a run of this one")
     with _one_at_a_time:
@@ -107,7 +114,7 @@ def _written(entry: Entry, failure: StoredFailure, dialect: Dialect) -> str:
     case = entry.spec()
     name = f"test_{failure.clause}_{failure.anomaly}".lower().replace("-", "_")
     script = _BY_CLAUSE.get((type(case), failure.clause)) or _BY_KIND.get(type(case))
-    if script is None:
+    if script is None or (dialect is PEFT and script is not linear.script_of):
         raise CannotWrite(f"{failure.clause} has no form as a single file yet; replay the case")
     return script(failure, case, dialect).text(name, dialect, _docstring(entry, failure, NOT_RUN))
 

@@ -70,12 +70,10 @@ class PeftImplementation(Implementation):
         return wrapped
 
     def load(self, wrapped: nn.Module, slot: int, adapter: LayerAdapter) -> None:
-        """Of the two ways to say a scaling every second slot takes the rank-stabilised one, where it is exact."""
         (part,) = adapter.parts
         assert part is not None
         tensors = {f"{LAYER}.lora_A.weight": part.lora_a, f"{LAYER}.lora_B.weight": part.lora_b}
-        rslora = slot % 2 == 1 and part.rank in _EXACT_ROOTS
-        config = lora_config(part.rank, adapter.scaling, rslora=rslora, **_TARGETS)
+        config = lora_config(part.rank, adapter.scaling, rslora=rank_stabilised(slot, part.rank), **_TARGETS)
         _host(wrapped).add(slot_name(slot), config, tensors)
 
     def reset(self, wrapped: nn.Module, slot: int) -> None:
@@ -121,6 +119,11 @@ class PeftImplementation(Implementation):
 
     def manager(self, model: nn.Module, deployment: ModelDeployment) -> ModelManager:
         return PeftManager(model, deployment)
+
+
+def rank_stabilised(slot: int, rank: int) -> bool:
+    """Of the two ways to say a scaling every second slot takes the rank-stabilised one, where it is exact."""
+    return slot % 2 == 1 and rank in _EXACT_ROOTS
 
 
 def _lora(module: nn.Module) -> Any:
