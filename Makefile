@@ -4,6 +4,8 @@ IMPL ?= reference
 PROFILE ?= default
 VENV := .venv
 UV := .tools/bin/uv
+# What a module sets up is set up once.
+TESTS = $(RUN) pytest tests -n auto --dist loadfile --no-loadscope-reorder
 RUN := OMP_NUM_THREADS=1 $(VENV)/bin/python -m
 EXTRAS_reference := dev
 EXTRAS_vllm := dev,vllm
@@ -14,13 +16,19 @@ EXTRAS := $(or $(EXTRAS_$(IMPL)),dev)
 # Images of Python set it, and then every process compiles torch again, which takes seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: conformance test check matrix power bench clean
+.PHONY: conformance test framework thorough check matrix power bench clean
 
 conformance: $(VENV)/.installed-$(EXTRAS)  ## set up, then run the suite on IMPL (reference, peft, or vllm or sglang, which it installs)
 	$(RUN) pytest conformance/ -n auto --impl $(IMPL) --profile $(PROFILE) $(ARGS)
 
-test: $(VENV)/.installed-dev check  ## set up, then type checks, lint and the tests of the framework
-	$(RUN) pytest tests -n auto --dist loadfile --no-loadscope-reorder $(ARGS)  # what a module sets up is set up once
+test: $(VENV)/.installed-dev  ## set up, then type checks, lint and the tests of the framework
+	+$(MAKE) -j2 check framework  # side by side: mypy takes one core, the tests wait for processes now and then
+
+framework: $(VENV)/.installed-dev
+	$(TESTS) $(ARGS)
+
+thorough: $(VENV)/.installed-dev  ## those tests of the framework that a default run takes a few of
+	$(TESTS) -m 'thorough and not vllm and not sglang' $(ARGS)
 
 check: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

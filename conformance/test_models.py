@@ -10,6 +10,8 @@ from typing import TypeVar
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.models import EXPERTS
 from conformance.judging.anomalies.models import VANISHED
+from conformance.judging.facts import Place, Raised
+from conformance.judging.model_facts import Lost
 from conformance.judging.models import reaches, require_merged, require_same, require_same_writing, unnamed
 from conformance.judging.verdicts import Violation
 from conformance.subjects.models.chains import Chain
@@ -41,10 +43,10 @@ def on_all(subject: Subject, case: ModelCase, program: Callable[[RankGroup], T])
         raise Violation("raised", str(error.failure.error), case) from error
 
 
-def programs_of(subject: Subject, case: ModelCase, options: tuple[str, ...] = ()) -> Programs:
+def programs_of(subject: Subject, case: ModelCase) -> Programs:
     """The case's chain, on whoever serves it."""
     server, chain = server_of(subject), chains().of(case)
-    return Programs(server, chain, settings_of(case, chain, options))
+    return Programs(server, chain, settings_of(case, chain))
 
 
 def require_served(subject: Subject, case: ModelCase, how: str = "") -> None:
@@ -99,8 +101,9 @@ def test_every_tensor_of_the_file_changes_what_is_computed_or_is_refused_by_name
     ranks = on_all(subject, case, programs.one_by_one)
     base, right, refusal, first = ranks[0]
     if refusal is not None and not refusal.named(chain):
-        raise unnamed(case, refusal)
-    looked_at, lost = 0, []
+        raise unnamed(case, refusal, chain.file.pairs, "loading the adapter")
+    looked_at: int = 0
+    lost: list[tuple[Lost, str]] = []
     for number, one in enumerate(first):
         owners = [pair for pair in chain.file.pairs if pair.key_a in one.keys]
         if case.tp_size == 1 and not reaches(owners, base, right):
@@ -109,16 +112,23 @@ def test_every_tensor_of_the_file_changes_what_is_computed_or_is_refused_by_name
         on_each = [rank[3][number] for rank in ranks]
         if isinstance(one.by_itself, Refusal):
             if not one.by_itself.named(chain):
-                raise Violation("raised", f"{one.keys[-1]} by itself: {one.by_itself}", case)
-        elif not any(rank.by_itself for rank in on_each):
-            lost.append(f"{one.keys[-1]} by itself: loaded, and no module computes anything else")
-        elif not any(rank.among_others for rank in on_each):
-            lost.append(f"{one.keys[-1]} among others: without it the model computes the same")
-    if lost:
-        others = ", ".join(sentence.split()[0] for sentence in lost[1:])
-        raise Violation(VANISHED, lost[0] + (f" (and {others})" if others else ""), case)
+                raise unnamed(case, one.by_itself, owners, f"loading {one.keys[-1]} by itself")
+            continue
+        alone = any(rank.by_itself for rank in on_each)
+        if not (alone and any(rank.among_others for rank in on_each)):
+            whole = len(chain.file.keys_by_module()) == 1
+            lost.append((Lost(one.keys, among_others=alone, whole=whole), owners[0].role if owners else ""))
+    require_none(case, lost)
     if not looked_at:
         raise NotExercised("the merged checkpoint computes what the base does: the class serves no such module")
+
+
+def require_none(case: ModelCase, lost: Sequence[tuple[Lost, str]]) -> None:
+    """Raises where tensors, each with the role of their module, change nothing."""
+    if lost:
+        (first, role), *others = lost
+        alike, more = ([one.keys[-1] for one, its in others if (its == role) is same] for same in (True, False))
+        raise Violation(VANISHED, replace(first, alike=tuple(alike), more=tuple(more)), case, Place(role=role))
 
 
 @check("MODEL-2", model_cases(saved=False))
@@ -153,12 +163,12 @@ def require_same_of_all_writings(subject: Subject, case: ModelCase) -> None:
     assert not isinstance(plain, Refusal)
     for name, (_, one) in zip([other.name for other in others], seen[1:], strict=True):
         if isinstance(one, Refusal) and not one.named(programs.chain):
-            raise Violation("raised", f"written {name}: {one}", case)
+            raise unnamed(case, one, programs.chain.file.pairs, f"written {name}")
     loaded = [(way.name, one) for way, (_, one) in zip(others, seen[1:], strict=True) if not isinstance(one, Refusal)]
     if not loaded:
         raise FileRefused("one way of writing it alone is taken, the others are refused by name")
     for name, one in loaded:
-        require_same_writing(case, name, base, plain, one)
+        require_same_writing(case, programs.chain, name, base, plain, one)
 
 
 @check("MODEL-4", model_cases(saved=False))
@@ -198,15 +208,11 @@ def require_untouched(subject: Subject, case: ModelCase) -> None:
 
 @check("MODEL-6", model_cases(saved=False))
 def test_a_class_that_declares_lora_support_starts_with_it(subject: Subject, case: ModelCase) -> None:
-    server = server_of(subject)
-    for options in ((), *((one,) for one in server.options(chains().of(case).base))):
-        programs = programs_of(subject, case, options)
-        for refusal in started(subject, case, programs):
-            if refusal is not None and options and "rocessor" in refusal.message:
-                raise NotExercised("the option asks for a processor, which checkpoints here have none of")
-            if refusal is not None:
-                said = " ".join(str(refusal).split())[:400]
-                raise Violation("does-not-start", f"with {' and '.join(('LoRA', *options))}: {said}", case)
+    for refusal in started(subject, case, programs_of(subject, case)):
+        if refusal is not None:
+            said = Raised(refusal.kind, " ".join(refusal.message.split())[:400], refusal.site)
+            place = Place(setting=f"with {' and '.join(('LoRA', *case.options))}")
+            raise Violation("does-not-start", said, case, place)
 
 
 def started(subject: Subject, case: ModelCase, programs: Programs) -> list[Refusal | None]:
@@ -235,4 +241,4 @@ def require_same_on_all_ranks(subject: Subject, case: ModelCase) -> None:
     except Violation as found:
         raise NotExercised(f"wrong without what MODEL-7 is about already [{found.anomaly}]") from found
     for fully_sharded in (False, True):
-        require_served(subject, replace(case, fully_sharded=fully_sharded), f"fully_sharded={fully_sharded}: ")
+        require_served(subject, replace(case, fully_sharded=fully_sharded), f"fully_sharded={fully_sharded}")

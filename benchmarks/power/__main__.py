@@ -1,9 +1,11 @@
 """Measures the suite's detection power, and writes docs/results/power.md, power.svg and power.json.
 
 python -m benchmarks.power [--seeds 10] [--thorough-seeds 20] [--processes 2] [--parts PART ...] [--only NAME ...]
+    [--rows FILE ...] [--commit C]
 
 Parts that are not asked for, and bugs that `--only` does not name, are kept as they were; the page says of which
-commit each part is.
+commit each part is. Every row goes to standard error as it comes. `--rows` takes what other runs, on other machines
+or cut short, wrote there: what they measured is not measured again.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ from typing import Any
 import torch
 
 from benchmarks.power.ablations import ABLATIONS
+from benchmarks.power.alarms import joined
 from benchmarks.power.engines import peft_row
-from benchmarks.power.hunting import CASES
+from benchmarks.power.hunting import CASES, suite_tests
 from benchmarks.power.measuring import by_mutant
 from benchmarks.power.page import page
 from benchmarks.power.pairs import coverage
@@ -50,8 +53,13 @@ def main() -> None:
     )
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="what to measure")
-    parser.add_argument("--only", nargs="*", help="measure these planted bugs")
+    parser.add_argument("--only", nargs="*", help="measure these planted bugs, and variants")
+    parser.add_argument(
+        "--rows", nargs="*", type=Path, default=(), help="rows that other runs wrote: not measured again"
+    )
+    parser.add_argument("--commit", default="", help="the commit that is measured, where git cannot be asked")
     arguments = parser.parse_args()
+    arguments.commit = arguments.commit or commit()
     with multiprocessing.get_context("spawn").Pool(arguments.processes, single_threaded, maxtasksperchild=20) as pool:
         write({**measured(pool, arguments), "cases": CASES})
 
@@ -70,7 +78,7 @@ def measured(pool: Pool, arguments: argparse.Namespace) -> dict[str, Any]:
             "processes": arguments.processes,
             "seconds": seconds,
             "seeds": arguments.seeds,
-            "commit": commit(),
+            "commit": arguments.commit,
             "load": os.getloadavg()[2],
         }
     return data
@@ -86,36 +94,61 @@ def _part(part: str, pool: Pool, arguments: argparse.Namespace, before: Any) -> 
     if part in MEASURES:
         return _of_bugs(part, pool, arguments, before)
     if part == "alarms":
-        seeds: list[tuple[int | None, int, int]] = [
-            (None, seed, PROFILES["thorough"]) for seed in range(arguments.thorough_seeds)
-        ]
-        variants: list[tuple[int | None, int, int]] = [(index, 0, CASES) for index in range(len(VARIANTS))]
-        return told(pool.imap(alarm_row, seeds + variants))
+        return _alarms(pool, arguments, before)
     if part == "settings":
-        return told(pool.imap(setting_row, range(len(ABLATIONS))))
+        return told(part, pool.imap(setting_row, range(len(ABLATIONS))), arguments.commit)
     if part == "sight":
-        return told(sight_rows(pool.imap(sight_of, range(arguments.seeds))))
+        return told(part, sight_rows(pool.imap(sight_of, range(arguments.seeds))), arguments.commit)
     if part == "peft":
-        return told(pool.imap(partial(peft_row, seeds=arguments.seeds), range(len(PEFT_MUTANTS))))
+        hunts = pool.imap(partial(peft_row, seeds=arguments.seeds), range(len(PEFT_MUTANTS)))
+        return told(part, hunts, arguments.commit)
     return coverage()
+
+
+def _alarms(pool: Pool, arguments: argparse.Namespace, before: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each run of something right, whose tests are measured one by one; those not asked for are kept."""
+    runs: list[tuple[int | None, int, int]] = [
+        (None, seed, PROFILES["thorough"]) for seed in range(arguments.thorough_seeds)
+    ]
+    variants = [index for index, one in enumerate(VARIANTS) if one.name in (arguments.only or [one.name])]
+    runs += [(index, 0, CASES) for index in variants]
+    asked = [(*run, place) for run in runs for place in range(len(suite_tests()))]
+    rows = {tuple(row["run"]): row for row in elsewhere("alarms", arguments.rows)}
+    new = pool.imap_unordered(alarm_row, [one for one in asked if one not in rows])
+    rows |= {tuple(row["run"]): row for row in told("alarms", new, arguments.commit)}
+    found = {tuple(row["run"]): row for row in [*before, *joined(rows[one] for one in asked)]}
+    return list(found.values())
 
 
 def _of_bugs(part: str, pool: Pool, arguments: argparse.Namespace, before: list[dict[str, Any]]) -> Any:
     """A row for each planted bug; those not asked for are kept."""
     of_layers = {one.name for one in LAYERS}
     every = [one.name for one in PLANTED if part != "ideas" or one.name in of_layers]
-    asked = [index for index, one in enumerate(PLANTED) if one.name in (arguments.only or every)]
-    stamp = commit()
-    new = told(pool.imap(partial(mutant_row, part=part, seeds=arguments.seeds), asked))
-    rows = by_mutant([*before, *({**row, "commit": stamp} for row in new)])
+    known = by_mutant(elsewhere(part, arguments.rows))
+    wanted = set(arguments.only or every) - known.keys()
+    asked = [index for index, one in enumerate(PLANTED) if one.name in wanted]
+    measure = partial(mutant_row, part=part, seeds=arguments.seeds)
+    new = told(part, pool.imap_unordered(measure, asked), arguments.commit)
+    rows = by_mutant([*before, *known.values(), *new])
     return [rows[name] for name in every if name in rows]
 
 
-def told(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, each written to standard error as it comes: a long measurement that is cut off leaves what it has."""
+def elsewhere(part: str, files: Iterable[Path]) -> list[dict[str, Any]]:
+    """The rows of one part that other runs wrote to standard error."""
+    lines = [line for file in files for line in file.read_text().splitlines() if line.startswith('{"part"')]
+    found = [json.loads(line) for line in lines]
+    return [row for row in found if row.pop("part") == part]
+
+
+def told(part: str, rows: Iterable[dict[str, Any]], commit: str) -> list[dict[str, Any]]:
+    """The rows with what they were made on, each written to standard error as it comes.
+
+    A long measurement that is cut off leaves what it has.
+    """
     found = []
     for row in rows:
-        print(json.dumps(row), file=sys.stderr, flush=True)
+        row = {**row, "commit": commit, "torch": torch.__version__}
+        print(json.dumps({"part": part, **row}), file=sys.stderr, flush=True)
         found.append(row)
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from benchmarks.power.hunting import ClauseTest, Patch
@@ -50,3 +51,20 @@ class Alarms:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
         return {name: getattr(self, name) for name in type(self).__slots__}
+
+
+def joined(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each run, of the rows of its tests, which follow each other."""
+    runs = [list(tests) for _, tests in groupby(rows, key=lambda row: tuple(row["run"][:3]))]
+    sums = ("cases", "vain", "refused", "seconds")
+    return [
+        {
+            "run": tests[0]["run"][:3],
+            "name": tests[0]["name"],
+            "seeds": 1,
+            **{name: sum(one[name] for one in tests) for name in sums},
+            "found": [found for one in tests for found in one["found"]],
+            **{name: tests[0][name] for name in ("commit", "torch")},
+        }
+        for tests in runs
+    ]

@@ -68,7 +68,9 @@ def _summary(data: dict[str, Any]) -> Iterator[str]:
 
 
 def _shrunk_at(data: dict[str, Any]) -> str:
-    counts = Counter(row["commit"] for row in data["names"])
+    counts = Counter(
+        f"{row['commit']} (torch {row['torch']})" if "torch" in row else row["commit"] for row in data["names"]
+    )
     told = ", ".join(f"{count} by commit {commit}" for commit, count in counts.items())
     return f"Names and numbers of shrunk cases are of one seed: {told}."
 
@@ -131,18 +133,18 @@ def _alarms(data: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield "## False alarms"
     yield ""
-    yield "| what is right | runs | cases | drawn in vain | false alarms |"
-    yield "|---|---|---|---|---|"
-    rows: dict[str, list[Row]] = {}
+    yield "| what is right | runs | cases | drawn in vain | false alarms | of commit, with torch | process seconds |"
+    yield "|---|---|---|---|---|---|---|"
+    rows: dict[tuple[str, str], list[Row]] = {}
     for row in data["alarms"]:
-        rows.setdefault(row["name"], []).append(row)
-    for name, runs in rows.items():
-        cases, vain = sum(run["cases"] for run in runs), sum(run["vain"] for run in runs)
-        yield f"| {name} | {len(runs)} | {cases} | {vain / cases:.2%} | {sum(len(run['found']) for run in runs)} |"
+        rows.setdefault((row["name"], f"{row['commit']}, {row['torch']}"), []).append(row)
+    for (name, made), runs in rows.items():
+        cases, vain, seconds = (sum(run[what] for run in runs) for what in ("cases", "vain", "seconds"))
+        found = sum(len(run["found"]) for run in runs)
+        yield f"| {name} | {len(runs)} | {cases} | {vain / cases:.2%} | {found} | {made} | {seconds:.0f} |"
     yield ""
     yield (
-        f"Each run has a seed of its own and draws all clauses; torch {data['made']['alarms']['torch']}, "
-        f"{_on(data['made']['alarms'])}. TF32 is emulated here and real in "
+        "Each run has a seed of its own and draws all clauses. TF32 is emulated here and real in "
         "[gpu.md](gpu.md); undeclared, it is the planted bug `operands-of-ten-bits`."
     )
     for row in data["alarms"]:

@@ -32,16 +32,17 @@ def mutant_row(index: int, *, part: str, seeds: int) -> dict[str, Any]:
     return {"mutant": PLANTED[index].name, **MEASURES[part](PLANTED[index], range(seeds))}
 
 
-def alarm_row(what: tuple[int | None, int, int]) -> dict[str, Any]:
-    """One run of one variant, or of the reference, with one seed and so many cases a clause."""
-    index, seed, cases = what
+def alarm_row(run: tuple[int | None, int, int, int]) -> dict[str, Any]:
+    """One test of one run of a variant, or of the reference, with one seed and so many cases a clause."""
+    index, seed, cases, place = run
     name, patch = ("the reference", nullcontext) if index is None else (VARIANTS[index].name, VARIANTS[index].patch)
     if cases != CASES:
         name += f", {cases} cases a clause"
     found = Alarms.over(
-        name, reference_subject(), suite_tests(), seeds=range(seed, seed + 1), cases=cases, patch=patch
-    )
-    return found.to_dict()
+        name, reference_subject(), suite_tests()[place : place + 1], seeds=range(seed, seed + 1), cases=cases,
+        patch=patch,
+    )  # fmt: skip
+    return {"run": run, **found.to_dict()}
 
 
 def setting_row(index: int) -> dict[str, Any]:

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import faulthandler
-import hashlib
-import json
 import multiprocessing
-import re
 import signal
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, wraps
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import IO, Any
 
 from conformance.certification.clause_tests import checks_of
+from conformance.certification.kept_results import Asked, KeptResults
 from conformance.judging.verdicts import ClauseResult
 from conformance.search.bodies import Body
 from conformance.search.drawing import Source
 from conformance.subjects.subject import Subject
 from conformance.suite.budget import Budget
 from conformance.suite.checking import Checking
-from conformance.suite.reporting import write_json
 
-Asked = tuple[str, str, Budget]  # clause, name of the test, and how much of it
 MakeRun = Callable[[Budget], Checking]
 
 
@@ -112,22 +107,21 @@ def _watched(body: Body, watch: Callable[[], None]) -> Body:
 
 @dataclass(slots=True)
 class Apart:
-    """Has the clauses of one target after the other run in a process of that target's; keeps results in ``folder``."""
+    """Has the clauses of one target after the other run in a process of that target's; results are ``kept``."""
 
     seconds: float
-    folder: Path | None = None
-    impl: str = "vllm"
+    kept: KeptResults | None = None
     _path: str = ""
     _process: Process | None = None
 
     def run(self, path: str, make: MakeRun, asked: Asked) -> ClauseResult:
         """A clause's result: the one that is kept of an earlier run, or a new one.
 
-        An error is not kept. Where the process did not live to give a result the next clause gets another one.
+        Where the process did not live to give a result the next clause gets another one.
         """
-        kept = self._kept(path, asked)
-        if kept is not None and kept.exists():
-            return ClauseResult.from_dict(json.loads(kept.read_text(encoding="utf-8")))
+        found = self.kept.find(path, asked) if self.kept else None
+        if found is not None:
+            return found
         if self._process is None or self._path != path:
             self.stop()
             self._path, self._process = path, Process(make, self.seconds)
@@ -136,8 +130,8 @@ class Apart:
         except Ended as error:
             self._process = None
             return ClauseResult(asked[0], errors=[str(error)], target=path)
-        if kept is not None and not result.errors:
-            write_json(kept, result.to_dict())
+        if self.kept is not None:
+            self.kept.keep(path, asked, result)
         return result
 
     def stop(self) -> None:
@@ -145,11 +139,6 @@ class Apart:
         if self._process is not None:
             self._process.stop()
             self._process = None
-
-    def _kept(self, path: str, asked: Asked) -> Path | None:
-        clause, name, budget = asked
-        key = hashlib.sha256(f"{self.impl}/{path}/{clause}/{name}/{budget}".encode()).hexdigest()[:16]
-        return self.folder / f"{re.sub('[^A-Za-z0-9_]+', '-', path)}-{clause}-{key}.json" if self.folder else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from conformance.regressions.fresh import Ended, run_module
 from conformance.suite.exits import Exit
 
 
@@ -47,7 +47,7 @@ class CertificationFailed(RuntimeError):
     """The harness failed, so nothing is known of the class; the message is the whole screen."""
 
 
-_ERRORS = {Exit.FAILED: NotCertified, Exit.USAGE: NotCertifiable}
+_ERRORS: dict[int | None, type[Exception]] = {Exit.FAILED: NotCertified, Exit.USAGE: NotCertifiable}
 
 
 def certify(
@@ -81,9 +81,9 @@ def certify(
             if value is not None:
                 command += [name, value]
         done = _run(command)
-        if done.returncode != Exit.OK:
+        if done.code != Exit.OK:
             said = "\n".join(filter(None, (done.stdout.strip(), done.stderr.strip())))
-            raise _ERRORS.get(Exit(done.returncode), CertificationFailed)(f"{path}\n{said}")
+            raise _ERRORS.get(done.code, CertificationFailed)(f"{path}\n{said}")
         return Certified(done.stdout, json.loads(file.read_text(encoding="utf-8")))
 
 
@@ -95,9 +95,7 @@ def _path_of(cls: type) -> str:
     return path
 
 
-def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def _run(command: Sequence[str]) -> Ended:
     """In a process of its own: the suite sets torch's and pytest's global state, and a hanging class must not stay."""
     paths = os.pathsep.join(filter(None, sys.path))  # what can be imported here can be imported there
-    arguments = [sys.executable, "-m", "conformance.cli", "certify", *command]
-    environment = {**os.environ, "PYTHONPATH": paths}
-    return subprocess.run(arguments, capture_output=True, text=True, check=False, env=environment)
+    return run_module(["conformance.cli", "certify", *command], Path.cwd(), {**os.environ, "PYTHONPATH": paths}, None)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from conformance.certification.outcome import Outcome
+from conformance.judging.verdicts import Failure
 
 FORMAT_VERSION = 1
 _DAYS = 90  # how long an entry written by --update-baseline lives
@@ -23,17 +26,28 @@ class BaselineError(Exception):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Entry:
-    """One known failure; ``subject`` is a class path, or ``*`` for every class."""
+    """One known failure; ``subject`` is a class path, or ``*`` for every class.
+
+    ``role`` tells causes of one model apart: a pattern of `Failure.role`, such as ``mlp.gate`` or ``model.visual.*``.
+    """
 
     subject: str
     clause: str
     anomaly: str
     link: str
     expires: datetime.date
+    role: str = _ANY
 
     def covers(self, path: str) -> bool:
         """Whether the entry is about the class at ``path``."""
         return self.subject in (_ANY, path)
+
+    def names(self, path: str, failure: Failure) -> bool:
+        """Whether ``failure`` of the class at ``path`` is this one."""
+        return self.covers(path) and failure.key == (self.clause, self.anomaly) and self._of(failure)
+
+    def _of(self, failure: Failure) -> bool:
+        return fnmatchcase(failure.role, self.role)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +82,14 @@ class Baseline:
     def of(cls, outcomes: Sequence[Outcome], file: Path, today: datetime.date | None = None) -> Baseline:
         """The failures of a run; links and days that ``file`` has for them already are kept."""
         today = today or datetime.date.today()
-        former = {}
-        if file.exists():
-            former = {(one.subject, one.clause, one.anomaly): one for one in cls.read(file, today).entries}
+        former = cls.read(file, today).entries if file.exists() else ()
         expires = today + datetime.timedelta(days=_DAYS)
         found = set()
         for outcome in outcomes:
             for failure in outcome.failures:
-                key = (outcome.path, failure.clause, failure.anomaly)
-                found.add(former.get(key) or Entry(*key, _TO_BE_FILLED_IN, expires))
+                known = [one for one in former if one.subject == outcome.path and one.names(outcome.path, failure)]
+                new = Entry(outcome.path, *failure.key, _TO_BE_FILLED_IN, expires, glob_of(failure.role))
+                found.update(known or [new])
         return cls(file, tuple(sorted(found)), today)
 
     def write(self) -> None:
@@ -86,6 +99,7 @@ class Baseline:
                 "class": one.subject,
                 "clause": one.clause,
                 "anomaly": one.anomaly,
+                **({"role": one.role} if one.role != _ANY else {}),
                 "link": one.link,
                 "expires": one.expires.isoformat(),
             }
@@ -94,9 +108,19 @@ class Baseline:
         data = {"format_version": FORMAT_VERSION, "known_failures": known}
         self.file.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    def known(self, path: str) -> set[tuple[str, str]]:
-        """The ``(clause, anomaly)`` that the class at ``path`` may fail of today."""
-        return {(one.clause, one.anomaly) for one in self.entries if one.covers(path) and self.today <= one.expires}
+    def known(self, path: str, failures: Iterable[Failure] = ()) -> set[tuple[str, str]]:
+        """The ``(clause, anomaly)`` that the class at ``path`` may fail of today.
+
+        Not one that one of ``failures`` has in a role of which nothing is known.
+        """
+        due = [one for one in self.entries if one.covers(path) and self.today <= one.expires]
+        new = {failure.key for failure in failures if not any(one.names(path, failure) for one in due)}
+        return {(one.clause, one.anomaly) for one in due} - new
+
+    def link(self, path: str, failure: Failure) -> str:
+        """Where a failure of the class at ``path`` is reported, empty for nowhere; an entry that says a role first."""
+        named = sorted((one for one in self.entries if one.names(path, failure)), key=lambda one: one.role == _ANY)
+        return named[0].link if named else ""
 
     def links(self, path: str) -> dict[tuple[str, str], str]:
         """Where failures of the class at ``path`` are reported, by clause and anomaly, due or not."""
@@ -104,31 +128,29 @@ class Baseline:
 
     def complaints(self, outcomes: Sequence[Outcome]) -> list[str]:
         """Entries without a link, expired ones, and those that nothing failed of; each fails the run."""
-        failed = {
-            (subject, failure.clause, failure.anomaly)
-            for outcome in outcomes
-            for failure in outcome.failures
-            for subject in (outcome.path, _ANY)
-        }
         complaints = []
         for one in self.entries:
-            said = f"{self.file}: known failure {one.clause} {one.anomaly} of {one.subject}"
+            role = f" ({one.role})" if one.role != _ANY else ""
+            said = f"{self.file}: known failure {one.clause} {one.anomaly} of {one.subject}{role}"
             if one.expires < self.today:
                 complaints.append(f"{said} expired on {one.expires}: fix it, or give it a later day")
             if not one.link:
                 complaints.append(f"{said} has no link: say where it is reported")
-            if any(one.covers(outcome.path) for outcome in outcomes) and _key(one) not in failed:
+            about = [outcome for outcome in outcomes if one.covers(outcome.path)]
+            failed = any(one.names(outcome.path, failure) for outcome in about for failure in outcome.failures)
+            if about and not failed:
                 complaints.append(f"{said} is stale, nothing failed of it: remove the entry")
         return complaints
 
 
-def _key(entry: Entry) -> tuple[str, str, str]:
-    return entry.subject, entry.clause, entry.anomaly
+def glob_of(role: str) -> str:
+    """A pattern of just this role; of none, every one."""
+    return re.sub(r"([\[*?])", r"[\1]", role) if role else _ANY
 
 
 def _entry(file: Path, number: int, data: Any) -> Entry:
     names = {"class", "clause", "anomaly", "link", "expires"}
-    if not isinstance(data, dict) or set(data) != names:
+    if not isinstance(data, dict) or set(data) - {"role"} != names:
         raise BaselineError(f"baseline {file}, entry {number}: give {', '.join(sorted(names))}, received {data!r}")
     try:
         expires = datetime.date.fromisoformat(data["expires"])
@@ -136,4 +158,4 @@ def _entry(file: Path, number: int, data: Any) -> Entry:
         raise BaselineError(
             f"baseline {file}, entry {number}: expires is {data['expires']!r}, give a day such as '2027-01-31'"
         ) from None
-    return Entry(data["class"], data["clause"], data["anomaly"], data["link"], expires)
+    return Entry(data["class"], data["clause"], data["anomaly"], data["link"], expires, data.get("role", _ANY))

@@ -38,6 +38,7 @@ class Certifying(Protocol):
     certify: CertifyOptions
     subjects: dict[str, Subject]
     unfit: dict[str, SubjectError]
+    notes: list[str]  # what else the header says
 
     @property
     def targets(self) -> Mapping[str, object]:
@@ -66,6 +67,7 @@ class Certification:
     subjects: dict[str, Subject] = field(default_factory=dict)
     targets: dict[str, Target] = field(default_factory=dict)
     unfit: dict[str, SubjectError] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     _by_library: dict[Library, Subject] = field(default_factory=dict)
     _recorders: dict[Library, Recorder] = field(default_factory=dict)
 
@@ -140,7 +142,7 @@ class Certification:
             if outcome.unfit is None:
                 outcome.results = complete(results, path)
             if baseline is not None:
-                outcome.known = baseline.known(path)
+                outcome.known = baseline.known(path, outcome.failures)
             outcomes.append(outcome)
         return outcomes
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 import inspect
 import platform
+import subprocess
+import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FunctionType
 
 import torch
 
+import conformance
 import lora_compat
+import strategies
 from conformance.implementations.vllm.models.registry import registered, source_file
 from conformance.subjects.recipes import load_class, load_recipe
 from conformance.subjects.subject import Subject
@@ -29,8 +34,29 @@ def versions(subject: Subject) -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "none"
     found["lora-compat"] = lora_compat.__version__  # of the source that runs, which need not be installed
-    found["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    found["gpu"] = _gpu() if torch.cuda.is_available() else "none"
     return found | {f"identity.{name}": value for name, value in subject.identity().items()}
+
+
+@cache
+def _gpu() -> str:
+    """The GPU's name, asked in a process of its own: one that has asked CUDA can have no forks that use it."""
+    ask = "import torch; print(torch.cuda.get_device_name())"
+    return subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def suite_hash() -> str:
+    """SHA-256 over the sources of the suite and of the reference."""
+    return folders_hash(*(Path(inspect.getfile(package)).parent for package in (lora_compat, strategies, conformance)))
+
+
+def folders_hash(*folders: Path) -> str:
+    """SHA-256 over the Python files in folders and below, their names included."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for file in sorted(folder.rglob("*.py")):
+            digest.update(f"{folder.name}/{file.relative_to(folder)}\n".encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def source_hash(path: str, recipe: str | None = None) -> str:

@@ -9,13 +9,21 @@ from conformance.certification.outcome import Outcome
 from conformance.certification.regression import regression_test
 from conformance.judging.verdicts import Failure
 from conformance.regressions.entries import case_id
-from conformance.regressions.store import replace_file
+from conformance.regressions.store import Store, replace_file
+from conformance.suite.regression_files import hand_over
+from conformance.test_files.vllm_dialect import Vllm
 
 
-def write_files(outcomes: Sequence[Outcome], directory: Path) -> Iterator[str]:
-    """Writes a file for each failure, puts its name into `Failure.files`, and says which were left alone."""
+def write_files(outcomes: Sequence[Outcome], directory: Path, *, prove: bool = False) -> Iterator[str]:
+    """Writes a file for each failure, puts its name into `Failure.files`, and says which were left alone.
+
+    Of a model's failure the file is for plain vLLM, proved if asked, wherever the case was stored and has such a form.
+    """
     for outcome in outcomes:
-        for failure in outcome.failures:
+        if outcome.model:
+            handed = hand_over(outcome.failures, Store(directory), outcome.impl, prove=prove)
+            yield from (str(one) for one in handed if one.path.name.endswith(Vllm.suffix + ".py"))
+        for failure in (one for one in outcome.failures if not one.files):
             path = directory / _name(failure)
             failure.files.append(path.name)
             text = regression_test(failure, outcome)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache
 
 import pytest
 import torch
 
 from conformance.certification.apart import Apart, ApartRun
 from conformance.certification.baseline import Baseline
+from conformance.certification.environment import suite_hash, versions
 from conformance.certification.errors import SubjectError
+from conformance.certification.kept_results import KeptResults
 from conformance.certification.outcome import Outcome, complete
 from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.protocol import MissingPrerequisite
@@ -57,11 +59,12 @@ class ModelCertification:
     subjects: dict[str, Subject] = field(default_factory=dict)
     targets: dict[str, ModelTarget] = field(default_factory=dict)
     unfit: dict[str, SubjectError] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     _recorder: Recorder | None = None
     _apart: Apart = field(init=False)
 
     def __post_init__(self) -> None:
-        self._apart = Apart(self.certify.time_limit, self.certify.resume, self.options.impl or "vllm")
+        self._apart = Apart(self.certify.time_limit)
 
     def prepare(self, fit: list[str] | None = None) -> None:
         """Finds the models; nothing is built yet, and the controller of workers imports no vLLM.
@@ -74,6 +77,10 @@ class ModelCertification:
         if getattr(implementation, "models", None) is None:
             raise pytest.UsageError(f"--impl {impl} is not driven on whole models: use --impl vllm or reference")
         subject = Subject(implementation, ThreadsEngine(), self.options.device)
+        if self.certify.resume is not None:
+            state = versions(subject) | {"device": subject.device, "suite": suite_hash()}
+            self._apart.kept = KeptResults(self.certify.resume, impl, state)
+            self.notes = self._apart.kept.notes() if fit is None else []
         for name, found in self._found(fit).items():
             self.subjects[name] = subject
             if isinstance(found, SubjectError):
@@ -106,7 +113,11 @@ class ModelCertification:
         forked = self.options.device == "cpu"
         if forked:
             _prepare(subject)  # which every such process has then; CUDA does not survive a fork
-        draws = cache(partial(draws_of, path, self.targets[path], subject.implementation.dtypes(self.options.device)))
+        target, served = self.targets[path], subject.implementation.dtypes(self.options.device)
+
+        @cache
+        def draws() -> ModelDraws:
+            return replace(draws_of(path, target, served), options=server_of(subject).options(target.architecture))
 
         def make(given: Budget) -> Checking:
             if not forked:
@@ -129,7 +140,7 @@ class ModelCertification:
             if outcome.unfit is None:
                 outcome.results = complete(results, path, model=True)
             if baseline is not None:
-                outcome.known = baseline.known(path)
+                outcome.known = baseline.known(path, outcome.failures)
             outcomes.append(outcome)
         return outcomes
 

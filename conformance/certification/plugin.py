@@ -31,7 +31,7 @@ class CertificationReport(ConformanceReport):
         self._files: list[str] = []
 
     def header(self) -> list[str]:
-        return summary.header(self.certification.subjects, self.options)
+        return [*summary.header(self.certification.subjects, self.options), *self.certification.notes]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         before = len(self.results)
@@ -60,7 +60,7 @@ class CertificationReport(ConformanceReport):
             self._complaints += baseline.complaints(self._outcomes)
         if certify.update_baseline and certify.baseline:
             Baseline.of(self._outcomes, certify.baseline).write()
-        self._files = list(write_files(self._outcomes, self.options.regressions))
+        self._files = list(write_files(self._outcomes, self.options.regressions, prove=self.options.prove))
         self._write()
         session.exitstatus = self._exit_code()
 
@@ -75,7 +75,8 @@ class CertificationReport(ConformanceReport):
         if certify.report is not None:
             from conformance.certification.report import write_report
 
-            write_report(self._outcomes, document, certify.report)
+            files = self.options.regressions if certify.models else None
+            write_report(self._outcomes, document, certify.report, files=files)
 
     def _exit_code(self) -> int:
         if any(result.errors for outcome in self._outcomes for result in outcome.results.values()):

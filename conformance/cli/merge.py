@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     complaints = []
     if baseline is not None:
         for outcome in outcomes:
-            outcome.known = baseline.known(outcome.path)
+            outcome.known = baseline.known(outcome.path, outcome.failures)
         complaints = baseline.complaints(outcomes)
     if arguments.output is not None:
         write_json(arguments.output, document)

@@ -93,8 +93,8 @@ class ModelServer(ABC):
         """Imports what every load does, for the processes that are forked afterwards."""
 
     @abstractmethod
-    def options(self, directory: Path) -> tuple[str, ...]:
-        """What the class of a checkpoint declares that it can do with LoRA, each an option of `ModelSettings`."""
+    def options(self, architecture: str) -> tuple[str, ...]:
+        """What the class of an architecture declares that it can do with LoRA, each an option of `ModelSettings`."""
 
     @abstractmethod
     def load(self, directory: Path, settings: ModelSettings, group: RankGroup) -> ServedModel:

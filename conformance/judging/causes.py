@@ -15,7 +15,10 @@ _SCRIPT = re.compile(r"docs/findings/(?:\w+/)?(\d+)_\w+\.py$")
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Failures of one anomaly, and of one line where an exception was raised; that of the shortest case is first."""
+    """Failures of one anomaly, of one role in a model, and of one line where an exception was raised.
+
+    That of the shortest case is first.
+    """
 
     failures: tuple[Failure, ...]
 
@@ -51,7 +54,7 @@ def causes(failures: Iterable[Failure]) -> list[Cause]:
     """The causes, in the order in which their first failures are given."""
     groups: dict[tuple[str, str], list[Failure]] = {}
     for failure in failures:
-        groups.setdefault((failure.anomaly, _raised_by(failure)), []).append(failure)
+        groups.setdefault((failure.anomaly, _raised_by(failure) or failure.role), []).append(failure)
     return [Cause(tuple(sorted(group, key=lambda failure: len(failure.shown)))) for group in groups.values()]
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, get_args
+
+from conformance.judging.model_facts import Added, Lost
 
 AFTER_A_RESET = ", after its slot was reset"
 
@@ -31,7 +33,8 @@ class Place:
 
     ``call`` is a call of a program: its number from one on, its method, and the adapter or batch from one on.
     ``tokens`` are those that an output's rows are counted among; ``setting`` says how the case was run, where that is
-    not how it is written.
+    not how it is written. ``role`` is that of a whole model's module, `FilePair.role`, which is told apart by it and
+    not said.
     """
 
     call: tuple[int, str, int] | None = None
@@ -40,6 +43,7 @@ class Place:
     module: str = ""
     tokens: tuple[int, ...] | None = None
     setting: str = ""
+    role: str = ""
 
     def __str__(self) -> str:
         parts = []
@@ -152,8 +156,8 @@ class Remark:
         return self.text
 
 
-Fact = Difference | Raised | Unwrapped | Disagreement | Remark
-_KINDS: dict[str, type[Fact]] = {cls.__name__: cls for cls in (Difference, Raised, Unwrapped, Disagreement, Remark)}
+Fact = Difference | Raised | Added | Lost | Unwrapped | Disagreement | Remark
+_KINDS: dict[str, type[Fact]] = {cls.__name__: cls for cls in get_args(Fact)}
 
 
 @dataclass(frozen=True, slots=True)

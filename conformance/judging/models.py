@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from conformance.judging.anomalies.models import VANISHED, Difference, explain, rows_of, sources_of, tensor_of
+from conformance.judging.anomalies.models import VANISHED, explain, rows_of, sources_of, tensor_of
+from conformance.judging.anomalies.models import Difference as Part
+from conformance.judging.facts import Aspect, Difference, Place, Raised, Remark
 from conformance.judging.measuring import note
+from conformance.judging.model_facts import Added
 from conformance.judging.verdicts import Violation
 from conformance.subjects.models.adapters import FilePair
 from conformance.subjects.models.chains import Chain
@@ -16,10 +20,10 @@ from conformance.subjects.models.observing import Readings, Refusal
 from strategies.models.cases import ModelCase
 
 
-def differences(base: Readings, want: Readings, got: Readings, rank: int) -> list[Difference]:
+def differences(base: Readings, want: Readings, got: Readings, rank: int) -> list[Part]:
     """The parts of one rank that are not what they have to be."""
     return [
-        Difference(name, part, rank, _delta(base, name, part, right), _delta(base, name, part, got[name].get(part)))
+        Part(name, part, rank, _delta(base, name, part, right), _delta(base, name, part, got[name].get(part)))
         for name, parts in want.items()
         for part, right in parts.items()
         if not same(right, got[name].get(part))
@@ -58,23 +62,17 @@ def require_merged(
     }
     named = [(explain(one, everything, chain.file.pairs), one) for one in wrong]
     anomaly, first = next((pair for pair in named if pair[0] != VANISHED), named[0])  # that one is MODEL-1's
-    raise Violation(anomaly, how + told(first, chain) + _others(named), case)
+    pair = tensor_of(first, chain.file.pairs)
+    fact = _added(first, pair, len({one.module for one in wrong}) - 1)
+    place = Place(rank=first.rank, module=first.module, setting=how, role=pair.role if pair else "")
+    raise Violation(anomaly, fact, case, place)
 
 
-def told(wrong: Difference, chain: Chain) -> str:
+def _added(wrong: Part, pair: FilePair | None, others: int) -> Added:
     """The first wrong number, and the tensor of the file that it is of."""
-    place = wrong.place
-    if not place:
-        return f"{wrong.module} on rank {wrong.rank}, {wrong.part}: not of the shape that the merged model's has"
-    where = f"{wrong.module} on rank {wrong.rank}, {wrong.part}{list(place)}"
-    pair = tensor_of(wrong, chain.file.pairs)
-    of = f"; {pair.key_b} of the file" if pair else ""
-    return f"{where}: the adapter adds {float(wrong.got[place]):g}, but should be {float(wrong.want[place]):g}{of}"
-
-
-def _others(named: Sequence[tuple[str, Difference]]) -> str:
-    modules = dict.fromkeys(one.module for _, one in named)
-    return f" (and {len(modules) - 1} more modules)" if len(modules) > 1 else ""
+    at = wrong.place
+    actual, expected = (float(one[at]) if at else 0.0 for one in (wrong.got, wrong.want))
+    return Added(wrong.part, at, actual, expected, pair.key_b if pair else "", others)
 
 
 def require_same(case: ModelCase, before: Readings, after: Readings, rank: int, when: str) -> None:
@@ -83,18 +81,31 @@ def require_same(case: ModelCase, before: Readings, after: Readings, rank: int, 
         for part, right in parts.items():
             seen = after.get(name, {}).get(part)
             if not same(right, seen):
-                raise Violation("base-changed", f"{name} on rank {rank}, {part}: not what it was, {when}", case)
+                place = Place(rank=rank, module=name, setting=when)
+                raise Violation("base-changed", _other_than(part, right, seen), case, place)
 
 
-def require_same_writing(case: ModelCase, name: str, base: Readings, plain: Readings, other: Readings) -> None:
+def _other_than(part: str, right: Tensor, seen: Tensor | None) -> Difference:
+    """The first number that is not what it was."""
+    if seen is None or seen.shape != right.shape:
+        shapes = tuple(seen.shape) if seen is not None else (), tuple(right.shape)
+        return Difference(Aspect.SHAPE, *shapes, name=part)
+    at = tuple((seen.nan_to_num(1.0) != right.nan_to_num(1.0)).nonzero()[0].tolist())
+    return Difference(Aspect.BITS, float(seen[at]), float(right[at]), element=at, name=part)
+
+
+def require_same_writing(
+    case: ModelCase, chain: Chain, name: str, base: Readings, plain: Readings, other: Readings
+) -> None:
     """Raises a `Violation` where an adapter written in another way does not give what PEFT's own file gives."""
-    for module, parts in plain.items():
-        for part, tensor in parts.items():
-            seen = other[module][part]
-            if not same(tensor, seen):
-                lost = tensor.equal(base[module][part]) or seen.equal(base[module][part])
-                message = f"{module}, {part}: written {name} it is not what PEFT's own file gives"
-                raise Violation(VANISHED if lost else "writing-matters", message, case)
+    found = next(iter(differences(base, plain, other, 0)), None)
+    if found is None:
+        return
+    either = found if found.want.any() else replace(found, want=found.got, got=found.want)
+    pair = tensor_of(either, chain.file.pairs)
+    place = Place(module=found.module, setting=f"written {name}", role=pair.role if pair else "")
+    fact = Remark(f"{found.part}: not what PEFT's own file gives")
+    raise Violation(VANISHED if not (found.want.any() and found.got.any()) else "writing-matters", fact, case, place)
 
 
 def reaches(pairs: Sequence[FilePair], base: Readings, right: Readings) -> bool:
@@ -108,7 +119,10 @@ def reaches(pairs: Sequence[FilePair], base: Readings, right: Readings) -> bool:
     return any(row in added for row in rows if row)
 
 
-def unnamed(case: ModelCase, refusal: Refusal) -> Violation:
+def unnamed(case: ModelCase, refusal: Refusal, pairs: Sequence[FilePair], how: str) -> Violation:
     """An adapter that was not loaded, without a word about which of its tensors is in the way."""
-    said = " ".join(str(refusal).split())[:400]
-    return Violation("raised", f"loading the adapter raised {said or 'nothing that says why'}", case)
+    roles = {pair.role for pair in pairs}
+    place = Place(setting=how, role=roles.pop() if len(roles) == 1 else "")
+    return Violation(
+        "raised", Raised(refusal.kind, " ".join(refusal.message.split())[:400], refusal.site), case, place
+    )

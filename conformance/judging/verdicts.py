@@ -62,8 +62,17 @@ class Violation(ClauseBroken):
         """What was seen."""
         return self.sighting.fact
 
+    @property
+    def role(self) -> str:
+        """What the module of a model is for that went wrong, and the options that were on; empty of anything else."""
+        return _role(self.sighting.place.role, getattr(self.case, "options", ()))
+
     def __reduce__(self) -> tuple[type[Violation], tuple[str, Fact, Spec, Place]]:
         return Violation, (self.anomaly, self.sighting.fact, self.case, self.sighting.place)
+
+
+def _role(role: str, options: Iterable[str]) -> str:
+    return " with ".join(filter(None, (role, *options)))
 
 
 @dataclass(slots=True)
@@ -97,6 +106,11 @@ class Failure:
         mine, others = ({k: v for k, v in one.case.items() if k not in values} for one in (self, other))
         numbers = all(isinstance(one.fact, Difference) and one.fact.of_numbers for one in (self, other))
         return self.clause == other.clause and numbers and mine == others
+
+    @property
+    def role(self) -> str:
+        """As `Violation.role`; by it known failures of one model, clause and anomaly are told apart."""
+        return _role(Sighting.from_dict(self.seen).place.role if self.seen else "", self.case.get("options", ()))
 
     @property
     def key(self) -> tuple[str, str]:

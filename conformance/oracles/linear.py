@@ -62,9 +62,15 @@ def merged_weights(case: Case, tensors: CaseTensors, adapter: int, *, absolute: 
     return tuple(weight + part for weight, part in zip(weights, parts, strict=True))
 
 
-def expected_on(case: Case, tensors: CaseTensors, library: LayerLibrary, group: RankGroup) -> Expected:
-    """The right answer on one rank; a rank program, as the class may issue collectives."""
-    runs = _MergedRuns(case, tensors, library, group)
+def expected_on(
+    case: Case, tensors: CaseTensors, library: LayerLibrary, group: RankGroup, *, behind_quantizer: bool = False
+) -> Expected:
+    """The right answer on one rank; a rank program, as the class may issue collectives.
+
+    With ``behind_quantizer`` what an implementation gives that hands its adapters the activations as a kernel that
+    quantizes them has them.
+    """
+    runs = _MergedRuns(case, tensors, library, group, behind_quantizer)
     values = runs.per_token(absolute=False)
     magnitudes = runs.per_token(absolute=True) if case.regime is Regime.ROUNDED else ()
     return Expected(values, magnitudes, runs.of_adapter(-1, absolute=False), runs.by_token)
@@ -88,7 +94,9 @@ def expected_of(subject: Subject, case: Case, tensors: CaseTensors | None = None
 class _MergedRuns:
     """Forwards of one float64 layer, reloaded with the merged weights of one adapter after the other."""
 
-    def __init__(self, case: Case, tensors: CaseTensors, library: LayerLibrary, group: RankGroup) -> None:
+    def __init__(
+        self, case: Case, tensors: CaseTensors, library: LayerLibrary, group: RankGroup, behind_quantizer: bool
+    ) -> None:
         self._case, self._tensors, self._library = case, tensors, library
         self._group = group
         self._stored: Tensor | None = None
@@ -100,17 +108,17 @@ class _MergedRuns:
         with library.ranked(group):
             self._layer = build_layer(case, library, dtype)
             if case.quantization is not Quantization.NONE:
-                self._take_stored_weight()
+                self._take_stored_weight(behind_quantizer)
         self._x = rank_input(case, tensors, group.rank).to(dtype)
         self._done: dict[tuple[int, bool], tuple[Tensor, ...]] = {}
         self.by_token: tuple[bool, ...] = ()
 
-    def _take_stored_weight(self) -> None:
+    def _take_stored_weight(self, behind_quantizer: bool) -> None:
         """The base weight that the quantized layer really multiplies with takes the place of the checkpoint's."""
         layer, columns = quantized_layer(self._case, self._tensors, self._library)
         self._stored = probed_weight(layer, columns, self._case).to(weight_of(self._layer).dtype)
         if self._case.quantization in OF_ACTIVATIONS:
-            self._kernel = KernelBase(layer, self._case)
+            self._kernel = KernelBase(layer, self._case, behind=behind_quantizer)
         none = tuple(torch.zeros_like(weight) for weight in self._tensors.weights)
         self._tensors = replace(self._tensors, weights=none)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -33,16 +34,19 @@ class KernelBase:
     """A quant method for a layer that holds nothing but s·B·A: the base product is the quantized layer's own.
 
     For kernels that quantize activations, each token in its own way: the operands they really use are theirs alone.
+    With ``behind`` a known mistake is made: the adapters, too, are given what the kernel makes of the activations.
     """
 
-    def __init__(self, quantized: nn.Module, case: Case) -> None:
+    def __init__(self, quantized: nn.Module, case: Case, *, behind: bool = False) -> None:
         self._quantized, self._dtype, self._device = quantized, torch_dtype(case.dtype), case.device
+        self._behind = behind
 
     def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """``base(x) + x · (s·B·A)ᵀ + bias``, all but the base product in the precision of ``x``."""
         given = x.to(self._device, self._dtype)  # on a GPU the kernel may sum in another order than on a CPU
         base = _product(self._quantized, given)
-        return base.to(x) + functional.linear(x, weight_of(layer), bias)
+        seen = activations_of(self._quantized, given).to(x) if self._behind else x
+        return base.to(x) + functional.linear(seen, weight_of(layer), bias)
 
 
 def _product(layer: nn.Module, x: Tensor) -> Tensor:
@@ -50,6 +54,14 @@ def _product(layer: nn.Module, x: Tensor) -> Tensor:
     method: Any = layer.quant_method
     product: Tensor = method.apply(layer, x, None)
     return product
+
+
+def activations_of(quantized: nn.Module, x: Tensor) -> Tensor:
+    """What the kernel of a drawn scheme makes of ``x [..., in]``: its product with a unit matrix."""
+    method: Any = quantized.quant_method
+    unit = method.quantize(torch.eye(x.shape[-1], dtype=torch.float32, device=x.device))
+    made: Tensor = method.apply(SimpleNamespace(**unit, params_dtype=x.dtype), x)
+    return made
 
 
 def weight_of(layer: nn.Module) -> Tensor:

@@ -37,10 +37,12 @@ def run_module(
     arguments: Sequence[str],
     directory: Path,
     environment: Mapping[str, str],
-    seconds: float,
+    seconds: float | None,
     python: str = sys.executable,
 ) -> Ended:
     """``python -m ARGUMENTS`` in ``directory``, in a process that shares nothing with this one.
+
+    It is ended after ``seconds``; with None it may take as long as it likes.
 
     What it prints goes to files, because a pipe stays open as long as any process that it leaves in the background.
     """
@@ -54,7 +56,7 @@ def run_module(
         return Ended(code, *(_read(Path(folder, name)) for name in ("stdout", "stderr")))
 
 
-def _told(listening: socket.socket, seconds: float) -> int | None:
+def _told(listening: socket.socket, seconds: float | None) -> int | None:
     process = 0
     try:
         with listening.accept()[0] as connected, connected.makefile(encoding="utf-8") as lines:

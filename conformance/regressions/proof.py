@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from conformance.judging.facts import Difference, Place, Raised
+from conformance.judging.model_facts import Added
 from conformance.regressions import witness
 from conformance.regressions.entries import StoredFailure
 from conformance.regressions.fresh import run_module
@@ -82,9 +83,17 @@ def same_reason(run: FileRun, failure: StoredFailure) -> bool:
         return True
     if failure.anomaly == "raised" or run.seen.get("type") not in _FAILED:
         return False
+    if isinstance(fact, Added) and fact.element and "left" in run.seen:
+        return _adds(run.seen["left"], fact, sighting.place.rank)
     if not isinstance(fact, Difference) or fact.output is None or not fact.element or "left" not in run.seen:
         return True
     return _shows(run.seen["left"], fact, sighting.place)
+
+
+def _adds(added: Any, fact: Added, rank: int | None) -> bool:
+    """Whether a matrix, or one for each rank, has the wrong number; row-parallel layers have one for all ranks."""
+    whole = [row for one in added for row in one] if isinstance(added, list) else added
+    return any(_equal(_at(one, fact.element), fact.actual) for one in (added, _at(added, [rank]), whole))
 
 
 def _shows(outputs: object, fact: Difference, place: Place) -> bool:

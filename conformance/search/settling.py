@@ -55,11 +55,15 @@ def _numbers_differ(found: Violation) -> bool:
 
 
 def manner(found: Violation) -> str:
-    """The anomaly; for what names none, which exception is raised where, or that the result has another form."""
+    """The anomaly, and of which module of a model; for what names none, which exception is raised where, or that the
+    result has another form.
+    """
     fact = found.fact
     if isinstance(fact, Raised) and found.anomaly == "raised":
         return f"raised {fact.type} at {fact.site}"
-    return "another shape" if isinstance(fact, Difference) and fact.of_shape else found.anomaly
+    if isinstance(fact, Difference) and fact.of_shape:
+        return "another shape"
+    return f"{found.anomaly} of {found.role}" if found.role else found.anomaly
 
 
 def settled(found: Violation, still: Still, max_steps: int = MAX_STEPS) -> Violation:

@@ -20,6 +20,7 @@ from conformance.judging.verdicts import ClauseResult, Failure, Verdict, Violati
 from conformance.regressions.recorder import Recorder
 from conformance.search.bodies import judges
 from conformance.search.drawing import Source
+from conformance.search.remaining import remaining
 from conformance.search.searching import Search
 from conformance.search.second_opinion import require_second_opinion
 from conformance.search.settling import manner
@@ -174,14 +175,21 @@ class ClauseRun:
         """Runs a model with everything adapted, and the cases stored for the clause; tells how those fail that do."""
         stored = self.recorder.priors(clause, body.__name__) if self.recorder else []
         whole = self.target.whole() if isinstance(self.target, ModelDraws) and not self.budget.shard else []
-        for case in [*whole, *stored]:
+        waiting: list[Spec] = [*whole, *stored]
+        kinds: set[str] = set()
+        while waiting:
+            case = waiting.pop(0)
             if not judges(body, case) or _target_of(case) != self.result.target:
                 continue
             try:
                 self.one(body, case)
             except Violation as found:
-                self._keep(clause, body, found)
-                yield manner(found)
+                left = remaining(found)
+                waiting[:0] = [left] if left else []
+                if not isinstance(case, ModelCase) or manner(found) not in kinds:
+                    self._keep(clause, body, found)
+                    kinds.add(manner(found))
+                    yield manner(found)
 
     def _keep(self, clause: str, body: Body, found: Violation) -> None:
         try:

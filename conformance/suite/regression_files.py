@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -10,7 +10,7 @@ from conformance.judging.verdicts import Failure
 from conformance.regressions.entries import Entry, StoredFailure
 from conformance.regressions.store import Store
 from conformance.suite.reporting import ConformanceReport
-from conformance.test_files.handover import Handover, State
+from conformance.test_files.handover import Handed, Handover, State
 from conformance.test_files.writer import dialects_of, file_name
 
 
@@ -26,24 +26,28 @@ class RegressionWriter:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, exitstatus: int) -> None:
-        found = list(self._failures())
-        if not found:
-            return
         # Whoever interrupts does not want to wait; the next run proves what this one left.
         prove = self._prove and exitstatus != pytest.ExitCode.INTERRUPTED
-        stored = [(entry, failure) for _, entry, failure in found]
-        self._report.handed = list(Handover(self._store).failures(stored, prove=prove))
-        written = {one.path.name for one in self._report.handed if one.state is not State.NOT_WRITTEN}
-        for failure, entry, kept in found:
-            dialects = sorted(dialects_of(kept), key=lambda dialect: dialect.impl != self._impl)  # its own file first
-            names = (file_name(entry, kept, dialect) for dialect in dialects)
-            failure.files = [name for name in names if name in written]
+        failures = [failure for result in self._report.totals().values() for failure in result.failures]
+        self._report.handed = hand_over(failures, self._store, self._impl, prove=prove)
 
-    def _failures(self) -> Iterator[tuple[Failure, Entry, StoredFailure]]:
-        """The run's failures with how they are stored, one for each root cause."""
-        entries = {entry.id: entry for entry in self._store.load()[0]}
-        for result in self._report.totals().values():
-            for failure in result.failures:
-                entry = entries.get(Entry(failure.case, failure.shown, ()).id)
-                key = (failure.clause, failure.anomaly, self._impl)
-                yield from ((failure, entry, kept) for kept in entry.failures if kept.key == key) if entry else ()
+
+def hand_over(failures: Sequence[Failure], store: Store, impl: str, *, prove: bool) -> list[Handed]:
+    """Writes the files of those failures that are in the store, proves them, and puts names into `Failure.files`."""
+    found = list(_stored(failures, store, impl)) if failures else []
+    handed = list(Handover(store).failures([(entry, kept) for _, entry, kept in found], prove=prove)) if found else []
+    written = {one.path.name for one in handed if one.state is not State.NOT_WRITTEN}
+    for failure, entry, kept in found:
+        dialects = sorted(dialects_of(kept), key=lambda dialect: dialect.impl != impl)  # its own file first
+        names = (file_name(entry, kept, dialect) for dialect in dialects)
+        failure.files = [name for name in names if name in written]
+    return handed
+
+
+def _stored(failures: Sequence[Failure], store: Store, impl: str) -> Iterator[tuple[Failure, Entry, StoredFailure]]:
+    """Failures with how they are stored, one for each root cause."""
+    entries = {entry.id: entry for entry in store.load()[0]}
+    for failure in failures:
+        entry = entries.get(Entry(failure.case, failure.shown, ()).id)
+        key = (failure.clause, failure.anomaly, impl)
+        yield from ((failure, entry, kept) for kept in entry.failures if kept.key == key) if entry else ()

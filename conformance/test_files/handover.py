@@ -18,6 +18,7 @@ from conformance.test_files.scenes import reference
 from conformance.test_files.vllm_dialect import Vllm
 from conformance.test_files.writer import (
     MOST_LINES,
+    MOST_OF_A_MODEL,
     NOT_RUN,
     UNPROVED,
     File,
@@ -91,7 +92,9 @@ class Handover:
             failure = self._put(entry, failure, path, file, NOT_RUN)
             proof = told = self._proof(entry, failure, dialect, path, told) if prove else NOT_RUN
             failure = self._put(entry, failure, path, proved(file, entry, failure, proof), proof)
-            yield Handed(path, "wrote", f"{proof}{_length(file)}")
+            yield Handed(
+                path, "wrote", f"{proof}{_length(file, MOST_OF_A_MODEL if _of_a_model(entry) else MOST_LINES)}"
+            )
 
     def _put(self, entry: Entry, failure: StoredFailure, path: Path, text: str, proof: str) -> StoredFailure:
         """Writes a file that the store knows already: whoever is interrupted in between has edited nothing."""
@@ -110,7 +113,8 @@ class Handover:
         run = run_file(path)
         if failure.impl == dialect.impl:
             if same_reason(run, failure):
-                return f"fails on {found_on} in a fresh process, for this reason; {_passes(other)}."
+                also = "" if _of_a_model(entry) else f"; {_passes(other)}"  # a model's has no second library
+                return f"fails on {found_on} in a fresh process, for this reason{also}."
             seen = "passes" if run.code == 0 else f"fails for another reason ({run.said})"
             return f"{UNPROVED}, {seen} on {found_on} in a fresh process."
         good = reference().implementation.identity()["implementation"]
@@ -127,10 +131,14 @@ class Handover:
         return f"{UNPROVED} that the case fails on {found_on} when it is replayed in one"
 
 
-def _length(text: str) -> str:
+def _length(text: str, most: int = MOST_LINES) -> str:
     """What is said of a file that is longer than a reviewer reads."""
     lines = text.count("\n")
-    return "" if lines < MOST_LINES else f" It has {lines} lines: its case is as small as shrinking made it."
+    return "" if lines < most else f" It has {lines} lines: its case is as small as shrinking made it."
+
+
+def _of_a_model(entry: Entry) -> bool:
+    return str(entry.case["kind"]) == "ModelCase"
 
 
 def _passes(other: str) -> str:

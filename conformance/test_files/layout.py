@@ -14,7 +14,7 @@ from conformance.test_files.literals import INTEGERS, LONGEST, NUMBERS
 
 _EARLY = ("import vllm.platforms", "from vllm.platforms.cpu import CpuPlatform")
 _CPU_PLATFORM = 'vars(vllm.platforms)["_current_platform"] = CpuPlatform()  # before the rest of vLLM'
-_MODULES = ("json", "pytest", "re", "threading", "torch")
+_MODULES = ("json", "os", "pytest", "re", "shutil", "threading", "torch")
 _NAMES = {
     "Any": "typing",
     "Callable": "collections.abc",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import textwrap
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from strategies.cases import Case
 from strategies.codec import Spec
 from strategies.experts import ExpertsCase
 from strategies.libraries import Library
+from strategies.models.cases import ModelCase
 from strategies.programs import Program
 from strategies.ranks import RankQuestion
 from strategies.target_questions import TargetQuestion
@@ -29,9 +31,18 @@ from strategies.vocabulary import VocabularyCase
 UNPROVED = "NOT PROVED"
 NOT_RUN = f"{UNPROVED}, it has not been run."
 MOST_LINES = 80  # of a file that a reviewer reads; a case that could not be shrunk may take more
+MOST_OF_A_MODEL = 100  # lines: its checkpoint is made, too
 DIALECTS: tuple[Dialect, ...] = (LoraCompat(), Vllm())
 PEFT = Peft()
 Scripting = Callable[[StoredFailure, Any, Dialect], Script]
+
+
+def _of_a_model(failure: StoredFailure, case: Any, dialect: Dialect) -> Script:
+    """`models.script_of`, whose transformers and PEFT take seconds to import."""
+    script: Script = importlib.import_module("conformance.test_files.models").script_of(failure, case, dialect)
+    return script
+
+
 _BY_KIND: dict[type[Spec], Scripting] = {
     Case: linear.script_of,
     VocabularyCase: vocabulary.script_of,
@@ -39,7 +50,9 @@ _BY_KIND: dict[type[Spec], Scripting] = {
     Program: programs.script_of,
     TargetQuestion: targets.script_of,
     RankQuestion: ranks.script_of,
+    ModelCase: _of_a_model,
 }
+
 _BY_CLAUSE: dict[tuple[type[Spec], str], Scripting] = {
     (Case, "UNWRAP-4"): modules.chain,
     (Case, "WRAP-6"): modules.stranger,
@@ -54,7 +67,7 @@ def dialects_of(failure: StoredFailure) -> tuple[Dialect, ...]:
 
 
 def file_name(entry: Entry, failure: StoredFailure, dialect: Dialect) -> str:
-    """``test_<clause>_<short hash>.py``, with ``_vllm`` where it is for plain vLLM."""
+    """``test_<clause>_<short hash>.py``, with ``_vllm`` where it is for plain vLLM, ``_peft`` for PEFT."""
     clause = failure.clause.lower().replace("-", "_")
     return f"test_{clause}_{entry.id[:8]}{dialect.suffix}.py"
 

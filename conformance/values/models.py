@@ -28,5 +28,5 @@ def fill_factor(factor: Tensor, seed: int, name: str, *, is_b: bool, dtype: torc
 def _fill(tensor: Tensor, seed: int, name: str, largest: int, parts: int) -> None:
     generator = torch.Generator().manual_seed(crc32(f"{seed}/{name}".encode()))
     drawn = torch.randint(0, 2 * largest, tensor.shape, generator=generator)
-    numbers = torch.where(drawn < largest, drawn - largest, drawn - largest + 1)  # no zero, which hides what is lost
-    tensor.copy_(numbers / parts)
+    drawn.sub_(largest).add_(drawn >= 0)  # no zero, which hides what is lost
+    tensor.copy_(drawn / parts)

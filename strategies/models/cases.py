@@ -25,7 +25,8 @@ class ModelCase(Spec):
     """One model with one adapter.
 
     ``target`` is what is certified, by the name it was given; ``config`` says how small its configuration is, and how
-    it differs from the type's own. Every tensor is a pure function of ``seed`` and its name.
+    it differs from the type's own. ``options`` are those of the deployment that are switched on. Every tensor is a
+    pure function of ``seed`` and its name.
     """
 
     target: str = "llama"
@@ -35,6 +36,7 @@ class ModelCase(Spec):
     fully_sharded: bool = False
     dtype: Dtype = Dtype.FLOAT32
     seed: int = 0
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,8 @@ class ModelDraws:
     """A model type, as far as drawing cases for it must know it.
 
     ``configs`` draws its small configurations, ``offer`` says what PEFT can target in one, None where transformers
-    does not take it; both are functions of the type alone.
+    does not take it; both are functions of the type alone. ``options`` are what the class that serves it declares
+    that a deployment may switch on.
     """
 
     path: str
@@ -50,6 +53,12 @@ class ModelDraws:
     offer: Callable[[ConfigChoices], Targetable | None]
     tp_sizes: tuple[int, ...] = TP_SIZES
     dtypes: tuple[Dtype, ...] = (Dtype.FLOAT32, Dtype.FLOAT32, Dtype.FLOAT32, Dtype.BFLOAT16)
+    options: tuple[str, ...] = ()
+
+    @property
+    def deployments(self) -> tuple[tuple[str, ...], ...]:
+        """Nothing switched on, and each option by itself."""
+        return ((), *((one,) for one in self.options))
 
     def whole(self) -> list[ModelCase]:
         """The plainest configuration with everything adapted, without and with what is no module's weight.
@@ -64,7 +73,12 @@ class ModelDraws:
         parameters = tuple(one for one in offer.parameters if one not in offer.around)
         single = (ModelAdapter(parameters=(one,)) for one in offer.parameters)
         adapters = dict.fromkeys((ModelAdapter(modules), ModelAdapter(plain, parameters), *single))
-        return [ModelCase(self.path, adapter=one, dtype=self.dtypes[0]) for one in adapters if offer.modules]
+        return [
+            ModelCase(self.path, adapter=one, dtype=self.dtypes[0], options=options)
+            for options in self.deployments
+            for one in adapters
+            if offer.modules
+        ]
 
 
 _target: ContextVar[ModelDraws | None] = ContextVar("model target", default=None)
@@ -123,4 +137,5 @@ def model_cases(
         fully_sharded=tp_size > 1 and draw(sampled((False, True), "fully sharded")),
         dtype=draw(sampled(target.dtypes, "dtype")),
         seed=draw(numbers(2**16, "seed")),
+        options=draw(sampled(target.deployments, "options")) if target.options else (),
     )

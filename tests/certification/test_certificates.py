@@ -24,7 +24,7 @@ PLAIN = f"{SUBJECTS}.plain:PlainLinear"
 def issued(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The text of a green certificate."""
     file = tmp_path_factory.mktemp("issued") / "plain.json"
-    code, screen = lora_compat("certify", PLAIN, "--max-examples", "12", "--certificate", str(file))
+    code, screen = lora_compat("certify", PLAIN, "--max-examples", "6", "--certificate", str(file))
     assert code == 0, screen
     return file.read_text(encoding="utf-8")
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 import tomllib
 from pathlib import Path
 
@@ -12,9 +11,11 @@ import pytest
 import lora_compat
 from conformance.certification.api import CertificationFailed, NotCertifiable, NotCertified, certify
 from conformance.contract import CONTRACT
+from conformance.regressions.fresh import Ended, run_module
 from tests.certification.screens import ROOT, SUBJECTS
 from tests.certification.subjects.foreign import ForeignLinear
 from tests.certification.subjects.plain import PlainLinear
+from tests.suite import SECONDS, outside_of_pytest
 
 FEW = ["--max-examples", "6"]
 PASTED = """
@@ -27,7 +28,7 @@ class MyLinear(ColumnParallelLinear):
 
 
 def test_lora_works_on_my_linear():
-    lora_compat.certify(MyLinear, options=["--max-examples", "12"])
+    lora_compat.certify(MyLinear, options=["--max-examples", "6"])
 """
 
 
@@ -47,15 +48,14 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_test_of_the_docs_passes_as_pasted_into_a_file_with_its_class(installed: Path, tmp_path: Path) -> None:
     file = tmp_path / "test_my_linear.py"
     file.write_text(PASTED, encoding="utf-8")
-    paths = [str(installed), str(ROOT), str(ROOT / "src")]
-    command = [sys.executable, "-c", f"import sys; sys.path[:0] = {paths!r}; import pytest; sys.exit(pytest.main())"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+    paths = os.pathsep.join(map(str, (installed, ROOT, ROOT / "src")))
+    done = run_module(["pytest"], tmp_path, outside_of_pytest() | {"PYTHONPATH": paths}, SECONDS)
+    assert done.code == 0, done.output
     assert "1 passed" in done.stdout
 
 
 def test_the_result_has_the_screen_and_every_clauses_verdict(installed: Path, tmp_path: Path) -> None:
-    options = ["--max-examples", "12", "--write-regressions", str(tmp_path)]
+    options = ["--max-examples", "6", "--write-regressions", str(tmp_path)]
     result = lora_compat.certify(PlainLinear, options=options)
     assert f"{SUBJECTS}.plain:PlainLinear: certified" in str(result)
     assert list(result.verdicts) == list(CONTRACT)
@@ -95,8 +95,7 @@ def test_a_class_inside_a_function_cannot_be_imported_by_another_process() -> No
 
 
 def test_a_harness_that_fails_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    failed = subprocess.CompletedProcess([], returncode=2, stdout="collapsed", stderr="")
-    monkeypatch.setattr("conformance.certification.api._run", lambda command: failed)
+    monkeypatch.setattr("conformance.certification.api._run", lambda command: Ended(2, "collapsed", ""))
     with pytest.raises(CertificationFailed, match="collapsed"):
         certify(PlainLinear)
 

@@ -25,7 +25,7 @@ SERVED = (
 
 
 def test_classes_that_the_reference_serves_are_certified() -> None:
-    code, screen = lora_compat("certify", *(f"{SUBJECTS}.{subject}" for subject in SERVED), "--max-examples", "12")
+    code, screen = lora_compat("certify", *(f"{SUBJECTS}.{subject}" for subject in SERVED), "--max-examples", "6")
     assert code == CERTIFIED, screen
     assert "5 of 5 classes certified" in screen
 
@@ -78,7 +78,7 @@ def test_a_class_that_no_adapter_can_reach_is_refused_by_name() -> None:
 
 def test_the_recipe_makes_an_unbuildable_class_certified() -> None:
     recipe = ("--recipe", f"{SUBJECTS}.unbuildable:build")
-    code, screen = lora_compat("certify", f"{SUBJECTS}.unbuildable:ConfiguredLinear", *recipe, "--max-examples", "12")
+    code, screen = lora_compat("certify", f"{SUBJECTS}.unbuildable:ConfiguredLinear", *recipe, "--max-examples", "6")
     assert code == CERTIFIED, screen
     assert "recipe tests.certification.subjects.unbuildable:build" in screen
 

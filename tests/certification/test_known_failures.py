@@ -52,6 +52,41 @@ def test_an_entry_may_speak_of_every_class(tmp_path: Path) -> None:
     assert found == (Conclusion.KNOWN_FAILURES, [])
 
 
+def of_roles(*roles: str) -> Outcome:
+    """A model of which modules of these roles vanish."""
+    found = outcome()
+    place = [{"kind": "Lost", "keys": [], "place": {"role": role}} for role in roles]
+    found.results["MODEL-1"].failures = [
+        Failure("MODEL-1", "key-vanished", "seen", {}, "ModelCase()", seen=seen) for seen in place
+    ]
+    return found
+
+
+def test_causes_of_one_clause_and_anomaly_are_told_apart_by_role(tmp_path: Path) -> None:
+    vanished = {"clause": "MODEL-1", "anomaly": "key-vanished"}
+    file = written(tmp_path / "known.json", **vanished, role="model.visual.*")
+    baseline = Baseline.read(file, TODAY)
+    for roles, excused in ((["model.visual.blocks"], True), (["mlp.gate"], False)):
+        found = of_roles(*roles)
+        known = baseline.known(SUBJECT, found.failures)
+        assert bool(known) is excused
+        assert bool(baseline.link(SUBJECT, found.failures[0])) is excused
+        assert bool(baseline.complaints([found])) is not excused  # that the entry is stale
+    both = of_roles("model.visual.blocks", "mlp.gate")
+    assert baseline.known(SUBJECT, both.failures) == set()
+    assert [baseline.link(SUBJECT, one) for one in both.failures] == ["https://example.org/1", ""]
+
+
+def test_a_list_that_is_written_anew_keeps_the_link_of_each_role(tmp_path: Path) -> None:
+    vanished = {"clause": "MODEL-1", "anomaly": "key-vanished"}
+    file = written(tmp_path / "known.json", **vanished, role="mlp.gate")
+    entries = Baseline.of([of_roles("mlp.gate", "layers.*.conv")], file, TODAY).entries
+    assert {(one.role, one.link) for one in entries} == {
+        ("mlp.gate", "https://example.org/1"),
+        ("layers.[*].conv", ""),
+    }
+
+
 @pytest.mark.parametrize("other", [("MATH-1", "scale-twice"), ("MATH-2", "delta-dropped")])
 def test_another_clause_or_anomaly_fails_the_run(tmp_path: Path, other: tuple[str, str]) -> None:
     conclusion, _ = judged(written(tmp_path / "known.json"), outcome(("MATH-1", "delta-dropped"), other))

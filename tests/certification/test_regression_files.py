@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.certification.screens import ROOT, SUBJECTS, lora_compat
+from conformance.regressions.fresh import run_module
+from tests.certification.screens import SUBJECTS, lora_compat
+from tests.suite import ROOT, SECONDS, outside_of_pytest
 
 ADDITIVE = ("--impl", "tests.certification.additive:Additive", "--max-examples", "6")
 
@@ -28,9 +28,9 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_each_written_test_fails_for_the_reason_it_was_written_for(directory: Path) -> None:
     (path, *_) = sorted(directory.glob("test_math_1_*.py"))
-    command = [sys.executable, "-m", "pytest", str(path), "-q", "-c", "/dev/null", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 1, done.stdout + done.stderr
+    command = ["pytest", str(path), "-q", "-c", "/dev/null", "-p", "no:cacheprovider"]
+    done = run_module(command, ROOT, outside_of_pytest(), SECONDS)
+    assert done.code == 1, done.output
     assert path.stem.rpartition("_")[0].removeprefix("test_math_1_").replace("_", "-") in done.stdout
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -62,6 +61,8 @@ def made_by_peft(directory: Path, *, transposed: bool = False, **options: Any) -
     base = {name: tensor.clone() for name, tensor in source.state_dict().items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        from peft import LoraConfig, get_peft_model  # three seconds
+
         wrapped: Any = get_peft_model(source, LoraConfig(**{"r": 2, "lora_alpha": 4, **options}))
     generator = torch.Generator().manual_seed(1)
     for name, parameter in wrapped.named_parameters():

@@ -40,8 +40,8 @@ def test_two_checkouts_share_a_run_and_the_results_are_those_of_the_whole(
     two: tuple[Checkout, Checkout], tmp_path: Path
 ) -> None:
     select = "conformance/test_dense_math.py"
-    # The seed draws the rare shape.
-    arguments = ("--impl", RARE, "--max-examples", "200", "--conformance-seed", "2", "-k", "MATH-1")
+    # Seed 0 draws the rare shape.
+    arguments = ("--impl", RARE, "--max-examples", "60", "-k", "one_adapter_gives or MATH-2")
     whole = tmp_path / "whole.json"
     files = [tmp_path / "1.json", tmp_path / "2.json"]
     code, screen = two[0].suite(*arguments, "--shards", "2", "--results", str(whole), select=select)
@@ -71,7 +71,7 @@ def timeless(file: Path) -> dict[str, Any]:
 def certified(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run's certificate, ``whole.json``, and those of its three parts, ``1.json`` to ``3.json``."""
     folder = tmp_path_factory.mktemp("certified")
-    arguments = ["certify", *CLASSES, "--max-examples", "9", "--shards", "3"]
+    arguments = ["certify", *CLASSES, "--max-examples", "6", "--shards", "3"]
     lora_compat(*arguments, "--certificate", str(folder / "whole.json"))
     for index in (1, 2, 3):
         more = ["--shard", f"{index}/3", "--certificate", str(folder / f"{index}.json")]

@@ -73,6 +73,15 @@ def test_every_thread_sees_its_own_rank(subject: Subject) -> None:
 
 
 @pytest.mark.sglang
+def test_no_rank_compiles(subject: Subject) -> None:
+    def program(group: object) -> bool:
+        with subject.implementation.layers.ranked(group):
+            return torch._dynamo.config.disable
+
+    assert subject.on_ranks(2, program) == [True, True]
+
+
+@pytest.mark.sglang
 def test_a_layer_outside_a_group_is_an_error(subject: Subject) -> None:
     with pytest.raises(RuntimeError, match="tp_rank"):
         sglang_runtime.runtime().context.get_parallel().tp_rank  # noqa: B018

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Literal
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -50,6 +51,15 @@ IMPLEMENTATIONS = [
     Implementation("torch", torch_ops),
     Implementation("triton", triton_ops, truncates=not ON_GPU),
 ]
+
+
+each_twin = pytest.mark.parametrize("twin", IMPLEMENTATIONS, ids=lambda twin: twin.name)
+again = [
+    pytest.param(twin, id=f"{twin.name}-{time}", marks=pytest.mark.thorough)
+    for twin in IMPLEMENTATIONS
+    for time in ("second", "third", "fourth")
+]
+each_twin_draws = pytest.mark.parametrize("twin", IMPLEMENTATIONS + again, ids=lambda twin: twin.name)
 
 
 @dataclass(frozen=True)
@@ -205,6 +215,7 @@ def kernel_cases(draw: st.DrawFn) -> KernelCase:
     )
 
 
+# A tenth of a second a case in the interpreter; a thorough run repeats each property.
 property_test = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=ON_GPU
+    max_examples=40 if ON_GPU else 10, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=ON_GPU
 )

@@ -15,6 +15,8 @@ from kernel_cases import (
     dense_expand,
     dense_shrink,
     draw_values,
+    each_twin,
+    each_twin_draws,
     kernel_cases,
     operands,
     place,
@@ -23,7 +25,6 @@ from kernel_cases import (
     token_scaling,
 )
 
-each_twin = pytest.mark.parametrize("twin", IMPLEMENTATIONS, ids=lambda twin: twin.name)
 integers = st.sampled_from(["signed", "positive"])
 
 # One float32 addition; 2⁻²³ and not 2⁻²⁴ because tensor cores may cut where a CPU rounds.
@@ -31,7 +32,7 @@ FLOAT32_STEP = 2.0**-23
 FITS_FLOAT32 = 2.0**24
 
 
-@each_twin
+@each_twin_draws
 @given(case=kernel_cases(), values=integers)
 @property_test
 def test_shrink_of_integers_equals_dense_mathematics_bit_for_bit(
@@ -46,7 +47,7 @@ def test_shrink_of_integers_equals_dense_mathematics_bit_for_bit(
     assert torch.equal(hidden.double(), expected)
 
 
-@each_twin
+@each_twin_draws
 @given(case=kernel_cases(), values=integers, fused=st.booleans())
 @property_test
 def test_shrink_then_expand_of_integers_equals_dense_mathematics_bit_for_bit(
@@ -67,7 +68,7 @@ def test_shrink_then_expand_of_integers_equals_dense_mathematics_bit_for_bit(
     assert torch.equal(tensors.output[served][:, columns], expected[served])
 
 
-@each_twin
+@each_twin_draws
 @given(case=kernel_cases())
 @property_test
 def test_expand_loses_no_bit_of_a_float32_hidden_value(twin: Implementation, case: KernelCase) -> None:
@@ -84,7 +85,7 @@ def test_expand_loses_no_bit_of_a_float32_hidden_value(twin: Implementation, cas
     assert torch.equal(output.double(), expected)
 
 
-@each_twin
+@each_twin_draws
 @given(case=kernel_cases())
 @property_test
 def test_shrink_of_reals_stays_inside_the_bound_of_its_sums(twin: Implementation, case: KernelCase) -> None:
@@ -95,7 +96,7 @@ def test_shrink_of_reals_stays_inside_the_bound_of_its_sums(twin: Implementation
     assert bool(((hidden - expected).abs() <= (case.k + 8) * FLOAT32_STEP * products).all())
 
 
-@each_twin
+@each_twin_draws
 @given(case=kernel_cases(), fused=st.booleans())
 @property_test
 def test_shrink_then_expand_of_reals_stays_inside_the_bound_of_its_sums(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -87,7 +88,13 @@ def expand_is_right(case: KernelCase, launch: ExpandLaunch) -> bool:
     return right and torch.equal(bits(frame), bits(before))
 
 
-@pytest.mark.parametrize(("block_m", "block_n"), SHRINK_TILES)
+def representative(tiles: list[Any]) -> list[Any]:
+    """The first and the last, and those between them in a thorough run; all where they are compiled."""
+    between = [pytest.param(*tile, marks=[] if ON_GPU else pytest.mark.thorough) for tile in tiles[1:-1]]
+    return [tiles[0], *between, tiles[-1]]
+
+
+@pytest.mark.parametrize(("block_m", "block_n"), representative(list(SHRINK_TILES)))
 def test_every_shrink_tile_gives_the_dense_product(block_m: int, block_n: int) -> None:
     case = small_case(rank=11, dtype=torch.bfloat16, columns=(16, 8, 8))
     tensors = operands(case, "signed")
@@ -98,7 +105,14 @@ def test_every_shrink_tile_gives_the_dense_product(block_m: int, block_n: int) -
 
 @pytest.mark.parametrize(
     ("rank", "tile"),
-    [(block_r - 5, (*tile, block_r)) for block_r, tiles in EXPAND_TILES.items() for tile in tiles] + [(130, WALKED)],
+    [
+        *(
+            one
+            for block_r, tiles in EXPAND_TILES.items()
+            for one in representative([(block_r - 5, (*tile, block_r)) for tile in tiles])
+        ),
+        (130, WALKED),
+    ],
 )
 def test_every_expand_tile_adds_the_dense_product_and_writes_nothing_else(
     rank: int, tile: tuple[int, int, int, int, int]
@@ -133,7 +147,7 @@ def test_calls_in_a_row_read_what_the_call_before_wrote() -> None:
     for wait in (False, True):
         x, y = tensors.x.clone(), tensors.output.clone()
         lora_a = tensors.lora_a * 2**-9
-        for _ in range(20):
+        for _ in range(20 if ON_GPU else 3):
             triton_ops.add_lora(x, lora_a, tensors.lora_b, tensors.scaling, tensors.batch, y, slice_sizes=(512,))
             x, y = y, x
             if wait and ON_GPU:

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_cases import (
     DEVICE,
-    IMPLEMENTATIONS,
     Implementation,
     KernelCase,
     bits,
+    each_twin,
+    each_twin_draws,
     kernel_cases,
     operands,
     place,
@@ -23,10 +24,8 @@ from kernel_cases import (
 
 from lora_compat.kernels import NO_ADAPTER
 
-each_twin = pytest.mark.parametrize("twin", IMPLEMENTATIONS, ids=lambda twin: twin.name)
 
-
-@each_twin
+@each_twin_draws
 @given(case=kernel_cases(), fused=st.booleans())
 @property_test
 def test_nothing_is_written_but_the_slices_of_tokens_with_an_adapter(
@@ -46,7 +45,7 @@ def test_nothing_is_written_but_the_slices_of_tokens_with_an_adapter(
     assert torch.equal(bits(tensors.frame)[inside == 0], bits(frame_before)[inside == 0])
 
 
-@each_twin
+@each_twin_draws
 @given(case=kernel_cases(), fused=st.booleans())
 @property_test
 def test_nan_around_the_operands_and_in_unused_slots_never_arrives(
@@ -57,7 +56,7 @@ def test_nan_around_the_operands_and_in_unused_slots_never_arrives(
     assert not bool(tensors.output.isnan().any())
 
 
-@each_twin
+@each_twin_draws
 @given(case=kernel_cases(), fused=st.booleans())
 @property_test
 def test_the_operands_are_left_as_they_were(twin: Implementation, case: KernelCase, fused: bool) -> None:
@@ -68,7 +67,7 @@ def test_the_operands_are_left_as_they_were(twin: Implementation, case: KernelCa
     assert all(torch.equal(bits(now), bits(then)) for now, then in zip(inputs, before, strict=True))
 
 
-@each_twin
+@each_twin_draws
 @given(case=kernel_cases(), fused=st.booleans())
 @property_test
 def test_the_same_call_gives_the_same_bits_every_time(twin: Implementation, case: KernelCase, fused: bool) -> None:
@@ -81,7 +80,7 @@ def test_the_same_call_gives_the_same_bits_every_time(twin: Implementation, case
     assert torch.equal(results[0], results[2])
 
 
-@each_twin
+@each_twin_draws
 @given(case=kernel_cases(), fused=st.booleans())
 @property_test
 def test_permuting_the_tokens_permutes_the_outputs(twin: Implementation, case: KernelCase, fused: bool) -> None:

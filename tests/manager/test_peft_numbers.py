@@ -13,7 +13,12 @@ from torch import nn
 
 from tests.manager.models import SIZES, WIDTH, managed
 
-peft = pytest.importorskip("peft", reason="compares with PEFT: install lora-compat[peft]")
+
+@pytest.fixture(scope="module")
+def peft() -> Any:
+    """Takes three seconds to import, which the tests beside it do not wait for."""
+    return pytest.importorskip("peft", reason="compares with PEFT: install lora-compat[peft]")
+
 
 NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate")
 PATTERNS = (*NAMES, "attn.q_proj", "mlp.gate", r"[kv]_proj", "attn.*", "proj")
@@ -46,7 +51,7 @@ class Trained(nn.Module):
     seed=st.integers(0, 1000),
 )
 @pytest.mark.filterwarnings("ignore")
-def test_peft_and_the_manager_agree_on_every_module(config: dict[str, Any], seed: int) -> None:
+def test_peft_and_the_manager_agree_on_every_module(peft: Any, config: dict[str, Any], seed: int) -> None:
     torch.manual_seed(seed)
     trained = peft.get_peft_model(Trained(), peft.LoraConfig(init_lora_weights=False, **config))
     model, manager = managed()

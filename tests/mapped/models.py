@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -147,6 +146,8 @@ def made(directory: Path, *, tied: bool = True, fused: bool = False, seed: int =
     save(trained, directory / "base")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        from peft import LoraConfig, get_peft_model  # three seconds
+
         wrapped: Any = get_peft_model(trained, LoraConfig(**{"r": 2, "lora_alpha": 4, **options}))
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in wrapped.named_parameters():

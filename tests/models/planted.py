@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -239,3 +239,26 @@ def every_rank_takes_the_first_ones_rows(monkey: pytest.MonkeyPatch) -> None:
             self.output_ids = ids
 
     around(monkey, part("layers", "MergedColumnParallelLinearWithLoRA"), "slice_lora_b", first)
+
+
+TOWERS = {"target": "Qwen2_5_VLForConditionalGeneration", "options": ("enable_tower_connector_lora",)}
+
+
+@planted("MODEL-1", "key-vanished", "attn.proj", **TOWERS)
+def the_tokens_of_a_tower_are_nobodys(monkey: pytest.MonkeyPatch) -> None:
+    def without_adapters(original: Any, self: Any, mapping: Any) -> None:
+        if mapping.type == part("layers", "LoRAMappingType").TOWER:
+            mapping = replace(mapping, index_mapping=(0,) * len(mapping.index_mapping))
+        original(self, mapping)
+
+    around(monkey, part("model_manager", "LoRAModelManager"), "_set_adapter_mapping", without_adapters)
+
+
+@planted("MODEL-6", "does-not-start", "attn.proj", **TOWERS)
+def tokens_of_an_image_of_another_configuration(monkey: pytest.MonkeyPatch) -> None:
+    models = importlib.import_module("vllm.model_executor.models.qwen2_5_vl")
+
+    def count(self: Any, **given: Any) -> tuple[int, int]:
+        return self.config.vision_config.default_output_length, 1
+
+    monkey.setattr(models.Qwen2_5_VLForConditionalGeneration, "get_mm_lora_token_counts", count)

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -61,13 +60,3 @@ def test_a_death_is_an_error_of_its_model_and_the_next_one_is_run(deed: Callable
     assert ask(apart, "harmless", lambda: None).verdict is Verdict.PASS
     assert ask(apart, "deadly", lambda: None, "MODEL-2").verdict is Verdict.PASS
     apart.stop()
-
-
-def test_what_is_kept_is_not_run_again(tmp_path: Path) -> None:
-    first = Apart(seconds=60.0, folder=tmp_path)
-    assert ask(first, "kept", lambda: None).verdict is Verdict.PASS
-    first.stop()
-    again = Apart(seconds=60.0, folder=tmp_path)
-    assert ask(again, "kept", lambda: os._exit(3)).verdict is Verdict.PASS
-    assert ask(again, "another", lambda: os._exit(3)).verdict is Verdict.ERROR
-    assert ask(Apart(seconds=60.0, folder=tmp_path), "another", lambda: None).verdict is Verdict.PASS

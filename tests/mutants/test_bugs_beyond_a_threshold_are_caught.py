@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 
 import pytest
 import torch
 
 from benchmarks.power.sight import caught_by
 from tests.mutants.thresholds import TEMPLATES, Beyond, planted
+
+
+def name_of(bug: Beyond) -> str:
+    return bug.name
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +23,14 @@ def one_thread() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("bug", planted(), ids=lambda bug: bug.name)
+# By default the largest of each dimension, which is the hardest to see.
+LARGEST = [max(bugs, key=lambda bug: bug.size) for _, bugs in groupby(planted(), key=lambda bug: bug.template)]
+SMALLER = [bug for bug in planted() if bug not in LARGEST]
+
+
+@pytest.mark.parametrize(
+    "bug", LARGEST + [pytest.param(bug, marks=pytest.mark.thorough) for bug in SMALLER], ids=name_of
+)
 def test_a_default_run_sees_it(bug: Beyond) -> None:
     assert caught_by(bug, seed=0) is not None, bug.template.story
 

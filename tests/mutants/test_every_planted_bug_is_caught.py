@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 import torch
 
-from benchmarks.power.hunting import clause_tests, hunt, noticing, reference_subject
+from benchmarks.power.hunting import CASES, clause_tests, hunt, noticing, reference_subject
 from benchmarks.power.planted import PLANTED
 from conformance.subjects.subject import Subject
 from tests.mutants import MUTANTS, Mutant
 
 SEED = 0
+PROFILES = (20, CASES)  # cases a clause: quick and default
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +31,11 @@ def subject() -> Iterator[Subject]:
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_clause_notices(mutant: Mutant, subject: Subject) -> None:
     errors = "error" in mutant.anomalies
-    judge = reference_subject(watchdog_seconds=5.0) if errors else subject
-    for test in noticing(mutant):
-        if hunt(test, judge, seed=SEED, patch=mutant.patch, errors=errors) is not None:
+    judge = reference_subject(watchdog_seconds=2.0) if errors else subject
+    for cases, test in itertools.product(
+        PROFILES, noticing(mutant)
+    ):  # many bugs show in the first cases of a later test
+        if hunt(test, judge, seed=SEED, patch=mutant.patch, cases=cases, errors=errors) is not None:
             return
     pytest.fail(f"{mutant.name} ({mutant.story}) survives {', '.join(mutant.clauses)}")
 

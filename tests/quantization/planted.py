@@ -214,13 +214,7 @@ def own_loaders_find_no_weight(original):
     return lambda layer: layer.weight
 
 
-@plant(
-    InterceptedApply,
-    "__call__",
-    origin="W8A8",
-    clauses="MATH-17",
-    anomalies="delta-imprecise scale-wrong shard-misplaced unexplained",
-)
+@plant(InterceptedApply, "__call__", origin="W8A8", clauses="MATH-17", anomalies="delta-behind-quantizer")
 def adapters_behind_the_activation_quantizer(original):
     """On a W8A8 layer the adapters are given what the kernel makes of the activations."""
 

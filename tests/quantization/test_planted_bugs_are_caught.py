@@ -16,4 +16,4 @@ def test_its_clause_sees_it(mutant: Mutant, clause: str) -> None:
     catches = [hunt(clause_tests()[clause], reference_subject(), seed=seed, patch=mutant.patch) for seed in range(4)]
     names = [caught.anomaly for caught in catches if caught]
     assert len(names) == len(catches), mutant.story
-    assert sum(name in mutant.anomalies for name in names) >= 2, names  # one case may look like another
+    assert set(names) <= set(mutant.anomalies), names

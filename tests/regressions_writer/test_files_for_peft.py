@@ -27,7 +27,6 @@ PLANTED = (
     ("MATH-12", replace(LAYER, adapters=(AdapterSpec(alpha=2.0),)), bugs.scaling_is_always_one),
     ("MATH-2", replace(TWO, tokens=(0, 0, 1)), bugs.a_mixed_batch_is_served_in_reverse),
     ("MATH-3", replace(TWO, tokens=(1, -1)), bugs.samples_without_an_adapter_get_their_neighbours),
-    ("WRAP-4", replace(TWO, tokens=(0, 1)), bugs.adapters_cannot_be_disabled),
 )
 RED = (
     ("MATH-1", "delta-outside-forward", SCALED),

@@ -55,7 +55,7 @@ def test_whatever_scrolls_can_be_reached_by_keyboard(text: str) -> None:
 
 def test_a_run_writes_it_with_its_test_files_and_what_changed(tmp_path: Path) -> None:
     broken = ("--impl", "tests.implementations.broken:DropsTheBias", "--write-regressions", str(tmp_path / "store"))
-    few = ("--max-examples", "10")
+    few = ("--max-examples", "10", "-k", "MATH-8 or MATH-9")
     run_suite(*few, "--results", str(tmp_path / "before.json"), select="test_dense_math.py")
     later = ("--report", str(tmp_path / "run.html"), "--compare", str(tmp_path / "before.json"))
     result = run_suite(*few, *broken, *later, select="test_dense_math.py")

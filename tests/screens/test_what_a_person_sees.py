@@ -42,7 +42,7 @@ def masked(text: str) -> str:
 
 
 def test_a_run_that_passes_is_one_screen(snapshot: SnapshotAssertion) -> None:
-    result = run_suite("--max-examples", "8", "-n", "2", detail="-q")
+    result = run_suite("--max-examples", "8", "--shards", "2", detail="-q")
     text = shown(result)
     assert result.code == 0
     assert text.count("\n") <= 60
@@ -82,7 +82,7 @@ def test_a_cause_that_no_list_has_is_shown_beside_the_known_ones(of_vllm: dict[s
 
 
 def test_a_worker_that_dies_is_an_error_on_the_screen(snapshot: SnapshotAssertion) -> None:
-    arguments = ("--impl", f"{BROKEN}:KillsItsWorker", "--profile", "quick", "-n", "2", "--shards", "1")
+    arguments = ("--impl", f"{BROKEN}:KillsItsWorker", "--profile", "quick", "-n", "1")
     result = run_suite(*arguments, select="test_unwrapping.py", detail="-q")
     assert result.code == 1
     assert masked(shown(result)) == snapshot

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from conformance.certification.atlas.pages import page
-from conformance.certification.atlas.results import Links, fails, read
+from conformance.certification.atlas.results import Links, fails, read, releases
 from conformance.certification.atlas.table import Table
 from conformance.certification.baseline import Baseline
 from conformance.implementations.vllm.runtime import installed_version
@@ -27,6 +27,10 @@ def main() -> None:
     parser.add_argument("--pages", action="store_true", help="write a page for each architecture that fails, too")
     given = parser.parse_args()
     known = Baseline.read(given.baseline) if given.baseline else Baseline(Path())
+    others = releases(given.folder) - {installed_version()}
+    if others:
+        installed = f"vLLM {installed_version()} is installed"
+        parser.error(f"{given.folder} has results of vLLM {' and '.join(sorted(others))}, and {installed}")
     results = read(given.folder)
     failing = [name for name, of_name in results.items() if fails(of_name)] if given.pages else []
     if given.pages:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from conformance.certification import kept_results
 from conformance.certification.baseline import Baseline
 from conformance.contract import CONTRACT
 from conformance.judging.causes import finding_of
@@ -29,7 +29,7 @@ class Links:
 
     def of(self, name: str, failure: Failure) -> str:
         """The finding's number as a link, any other link as it is, ``open`` for none."""
-        link = self.known.links(name).get(failure.key, "")
+        link = self.known.link(name, failure)
         number = finding_of(link)
         return f"[{number}]({self.folder}/{link.partition('docs/')[2]})" if number else link or "open"
 
@@ -38,9 +38,15 @@ def read(folder: Path) -> Mapping[str, OfName]:
     """What is kept in a folder."""
     found: dict[str, dict[str, ClauseResult]] = defaultdict(dict)
     for file in sorted(folder.glob("*.json")):
-        result = ClauseResult.from_dict(json.loads(file.read_text(encoding="utf-8")))
+        result = ClauseResult.from_dict(kept_results.read(file))
         found[result.target][result.clause] = result
     return found
+
+
+def releases(folder: Path) -> set[str]:
+    """The releases of vLLM that kept results are of."""
+    states = (kept_results.read(file).get("state", {}) for file in folder.glob("*.json"))
+    return {state["vllm"] for state in states if "vllm" in state}
 
 
 def judged(of_name: OfName) -> bool:

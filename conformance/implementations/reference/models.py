@@ -37,7 +37,7 @@ class ReferenceModels(ModelServer):
     def prepare(self) -> None:
         self._library.prepare()
 
-    def options(self, directory: Path) -> tuple[str, ...]:
+    def options(self, architecture: str) -> tuple[str, ...]:
         return ()
 
     def load(self, directory: Path, settings: ModelSettings, group: RankGroup) -> ServedModel:

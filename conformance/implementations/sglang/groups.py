@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from conformance.engines.ranks import RankGroup
-from conformance.implementations.sglang.runtime import runtime, without_pinning
+from conformance.implementations.sglang.runtime import runtime, without_compiling, without_pinning
 
 _thread = threading.local()
 
@@ -21,6 +21,7 @@ def ranked(group: RankGroup) -> Iterator[None]:
     """Makes ``group`` what SGLang's layers in this thread find as their tensor-parallel group."""
     before = getattr(_thread, "known", {})
     _thread.known = _known_of(group)
+    without_compiling()
     try:
         with without_pinning():
             yield

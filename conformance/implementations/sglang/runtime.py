@@ -50,7 +50,6 @@ def runtime() -> Runtime:
     installed_version()
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    torch._dynamo.config.disable = True  # its embedding compiles the masking of ids, which takes seconds a shape
     with _hushed(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = _imported()
@@ -116,6 +115,14 @@ class Unpinned(TorchFunctionMode):
         if func is torch.Tensor.pin_memory:
             return args[0]
         return func(*args, **{name: value for name, value in (kwargs or {}).items() if name != "pin_memory"})
+
+
+def without_compiling() -> None:
+    """In this thread nothing is compiled: SGLang's embedding compiles the masking of ids, which takes seconds a shape.
+
+    torch keeps the setting for each thread by itself.
+    """
+    torch._dynamo.config.disable = True
 
 
 def without_pinning() -> contextlib.AbstractContextManager[object]:

@@ -22,6 +22,7 @@ from strategies.models.adapters import ALL_LINEAR, ModelAdapter
 
 TENSORS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX = "base_model.model."
+_NUMBERED = re.compile(r"\.\d+\.")
 _KEY = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<part>[AB])(\.weight)?$")
 
 
@@ -30,7 +31,8 @@ class FilePair:
     """Two tensors of an adapter file, and what they add.
 
     ``module`` is the name in the file, ``parameter`` that of the parameter in transformers' model; ``delta``, of the
-    parameter's shape and float32, is scaling · B · A, computed from the file's tensors.
+    parameter's shape and float32, is scaling · B · A, computed from the file's tensors. ``role`` says what the module
+    is for, see `role_of`.
     """
 
     module: str
@@ -40,6 +42,7 @@ class FilePair:
     scaling: float
     parameter: str
     delta: Tensor
+    role: str = ""
 
     @property
     def keys(self) -> tuple[str, str]:
@@ -113,6 +116,7 @@ def read_adapter(directory: Path, wrapped: PeftModel) -> AdapterFile:
     """What is in the directory, and where PEFT has it in the model."""
     config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
     tensors = load_file(directory / TENSORS)
+    decoder = decoder_of(wrapped.get_base_model())
     halves: dict[str, dict[str, str]] = {}
     others = []
     for key in tensors:
@@ -128,9 +132,32 @@ def read_adapter(directory: Path, wrapped: PeftModel) -> AdapterFile:
         scaling = scaling_of(config, parameter if hasattr(layer, "parameter_name") else module)
         a, b = (tensors[keys[part]].float() for part in "AB")
         delta = scaling * _product(layer, a, b)
-        pairs.append(FilePair(module, keys["A"], keys["B"], layer.r["default"], scaling, parameter, delta))
+        role, rank = role_of(parameter, decoder), layer.r["default"]
+        pairs.append(FilePair(module, keys["A"], keys["B"], rank, scaling, parameter, delta, role))
     ranks = (config["r"], *(config.get("rank_pattern") or {}).values())
     return AdapterFile(tuple(pairs), tuple(others), max(ranks))
+
+
+def decoder_of(model: Any) -> str:
+    """The name of the language model in ``model``, empty where it is the whole, or nobody says."""
+    try:
+        decoder = model.get_decoder()
+    except (AttributeError, NotImplementedError):
+        return ""
+    return next((name for name, module in model.named_modules() if module is decoder), "")
+
+
+def role_of(parameter: str, decoder: str) -> str:
+    """What a parameter is for: its name in a layer of the language model, the place that it is in elsewhere.
+
+    ``mlp.gate`` of ``model.layers.3.mlp.gate.weight``; of a tower, all of whose modules are loaded alike,
+    ``model.visual.blocks`` of ``model.visual.blocks.0.attn.qkv.weight``.
+    """
+    name = parameter.removesuffix(".weight")
+    before, number, inside = _NUMBERED.sub(".*.", name).partition(".*.")
+    if not decoder or name.startswith(f"{decoder}."):
+        return inside if number else before.rpartition(".")[2]
+    return before if number else before.rpartition(".")[0] or before
 
 
 def _parameter_of(module: str, layer: Any) -> str:

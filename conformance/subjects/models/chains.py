@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from weakref import finalize
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from conformance.subjects.models.adapters import AdapterFile, adapted, read_adapter, save_adapter
 from conformance.subjects.models.checkpoints import content_of, model_of, save, untied
+from conformance.subjects.models.making import uninitialized
 from conformance.subjects.outcomes import HarnessError, NotApplicable
 from strategies.models.cases import ModelCase
 
@@ -33,11 +34,12 @@ class Ends:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Three directories, and what is in the adapter's."""
+    """Three directories, what is in the adapter's, and what each rank reads of the merged checkpoint."""
 
     root: Path
     file: AdapterFile
     ends: Ends | None = None
+    right: dict[Any, dict[int, Any]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def base(self) -> Path:
@@ -81,7 +83,7 @@ class Chains:
             NotApplicable: PEFT makes no such adapter.
             HarnessError: transformers or PEFT cannot make it, or PEFT's merge is not W + scaling · B · A.
         """
-        key = replace(case, tp_size=1, fully_sharded=False)
+        key = replace(case, tp_size=1, fully_sharded=False, options=())
         if key not in self._chains:
             self._made += 1
             self._chains[key] = self._made_of(key)
@@ -109,7 +111,8 @@ def make(case: ModelCase, root: Path) -> Chain:
         model: Any = model_of(case, content)
         save(model, root / "base", content)
         before = {name: parameter.clone() for name, parameter in model.named_parameters(remove_duplicate=False)}
-        wrapped = adapted(model, case.adapter, case.seed)
+        with uninitialized():
+            wrapped = adapted(model, case.adapter, case.seed)
         save_adapter(wrapped, root / "adapter")
         file = read_adapter(root / "adapter", wrapped)
         ends = _untie(wrapped, file)

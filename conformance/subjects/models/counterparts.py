@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping
 
 import transformers
-from transformers.models.auto import modeling_auto
 
 from conformance.implementations.vllm.models.registry import Registered, ancestors, registered
 from conformance.subjects.models.recipes import BUILT_AS
@@ -58,6 +57,7 @@ def model_type_of(implementation: str) -> str:
 def _maps() -> tuple[Mapping[str, str | tuple[str, ...]], ...]:
     """The auto maps of transformers from model type to class names, the head that a type is known for first."""
     first = [f"MODEL_FOR_{head}_MAPPING_NAMES" for head in _HEADS] + ["MODEL_MAPPING_NAMES"]
+    modeling_auto = importlib.import_module("transformers.models.auto.modeling_auto")  # two seconds
     others = [name for name in dir(modeling_auto) if re.fullmatch("MODEL_FOR_.*_MAPPING_NAMES", name)]
     return tuple(getattr(modeling_auto, name) for name in dict.fromkeys(first + others))
 

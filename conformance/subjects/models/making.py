@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import PrefixChange
+from transformers.initialization import TORCH_INIT_FUNCTIONS
 
 from conformance.subjects.models.recipes import Recipe, recipe_of
 from conformance.subjects.models.types import ModelTarget
 
+_RANDOM = ("uniform_", "normal_", "trunc_normal_", "xavier_uniform_", "xavier_normal_", "kaiming_uniform_")
 _SENTENCE_MODULES = [
     {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
     {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
@@ -27,7 +31,8 @@ _SENTENCE_MODULES = [
 def made(target: ModelTarget, content: Mapping[str, Any]) -> nn.Module:
     """The model of a config.json, uninitialized, in the default dtype and on the default device."""
     cls: Any = getattr(transformers, target.implementation)
-    model = cls._from_config(target.config_class(**content), dtype=torch.get_default_dtype())
+    with uninitialized():
+        model = cls._from_config(target.config_class(**content), dtype=torch.get_default_dtype())
     # Made, not loaded, a model is saved without the prefixes that published files have inside of towers.
     model._weight_conversions = [
         one
@@ -35,6 +40,18 @@ def made(target: ModelTarget, content: Mapping[str, Any]) -> nn.Module:
         if one.scope_prefix or not isinstance(one, PrefixChange)
     ] or None
     return model  # type: ignore[no-any-return]
+
+
+@contextmanager
+def uninitialized() -> Iterator[None]:
+    """Inside, no parameter is given random numbers, all of which are overwritten; what is computed is computed."""
+    left: dict[str, Any] = {name: _leave for name in _RANDOM if name in TORCH_INIT_FUNCTIONS}
+    with patch.multiple(nn.init, **left), patch.dict(TORCH_INIT_FUNCTIONS, left):
+        yield
+
+
+def _leave(tensor: Tensor, *how: Any, **others: Any) -> Tensor:
+    return tensor
 
 
 def complete(directory: Path, content: Mapping[str, Any]) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TypeVar
 
 import torch
 
-from conformance.engines.ranks import RankFailed, RankGroup
+from conformance.engines.ranks import RankFailed, RankGroup, site_of
 from conformance.implementations.models import (
     LOGITS,
     ROWS,
@@ -37,6 +37,7 @@ class Refusal:
 
     kind: str
     message: str
+    site: str = ""  # where it was raised
 
     def named(self, chain: Chain) -> list[str]:
         """The modules of the file that it says it will not take; none where it broke off by an accident."""
@@ -67,12 +68,12 @@ def chains() -> Chains:
     return Chains()
 
 
-def settings_of(case: ModelCase, chain: Chain, options: tuple[str, ...] = ()) -> ModelSettings:
+def settings_of(case: ModelCase, chain: Chain) -> ModelSettings:
     """The deployment of a case: as an operator would start it who knows the adapter's file."""
     return ModelSettings(
         fully_sharded=case.fully_sharded,
         fused_experts=any(pair.delta.ndim == 3 for pair in chain.file.pairs),
-        options=options,
+        options=case.options,
         max_rank=next(size for size in _MAX_RANKS if size >= chain.file.rank),
         dtype=getattr(torch, case.dtype.of_tensors),
     )
@@ -119,12 +120,23 @@ def attempt(step: Callable[[], object]) -> Refusal | None:
     try:
         step()
     except Exception as error:
-        return Refusal(type(error).__name__, _FOLDERS.sub("", str(error)))
+        return Refusal(type(error).__name__, _FOLDERS.sub("", str(error)), str(site_of(error)))
     return None
 
 
 def right_readings(server: ModelServer, chain: Chain, settings: ModelSettings, group: RankGroup) -> Readings:
-    """What the merged checkpoint computes, loaded by the class's own ``load_weights``."""
+    """What the merged checkpoint computes, loaded by the class's own ``load_weights``.
+
+    Read once for both ways of sharding adapters, of which it has none.
+    """
+    settings = replace(settings, fully_sharded=False)
+    of_ranks: dict[int, Readings] = chain.right.setdefault((server, settings, group.size), {})
+    if len(of_ranks) < group.size:  # all of them read it, which they do together, or none
+        of_ranks[group.rank] = _right_readings(server, chain, settings, group)
+    return of_ranks[group.rank]
+
+
+def _right_readings(server: ModelServer, chain: Chain, settings: ModelSettings, group: RankGroup) -> Readings:
     if chain.ends is not None and chain.ends.embedding and chain.ends.head:
         raise NotApplicable("the checkpoint has one weight for embedding and head, and the adapter is of both")
     try:

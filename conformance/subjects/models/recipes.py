@@ -81,10 +81,12 @@ RECIPES: Mapping[str, Recipe] = {
     "ernie4_5_vl_moe": {"before": {"text_config.rope_parameters": _ROPE}},
     "gemma4": {
         "types": {"vision_config": "gemma4_vision"},
-        "before": {f"text_config.{name}": value for name, value in _GEMMA_EXPERTS.items()},
+        "before": {f"text_config.{name}": value for name, value in _GEMMA_EXPERTS.items()}
+        | {"vision_config.default_output_length": 280},
     },
     "gemma4_text": {"before": _GEMMA_EXPERTS},
-    "gemma4_unified": {"types": {"vision_config": "gemma4_unified_vision"}},
+    "gemma4_unified": {"types": {"vision_config": "gemma4_unified_vision"},
+                       "before": {"vision_config.num_soft_tokens": 280}},
     "glm4_moe": {"before": {"head_dim": 128}},
     "glm4_moe_lite": {"before": {"first_k_dense_replace": 1}},
     "glm4v_moe": {"before": {"text_config.head_dim": 128, "text_config.use_qk_norm": False}},

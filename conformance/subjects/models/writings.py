@@ -17,6 +17,7 @@ from conformance.values.models import fill_weight
 from strategies.models.cases import ModelCase
 
 _PREFIX = "base_model.model."
+PICKLED, ON_DISK = "as adapter_model.bin", "under the base checkpoint's names"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +29,35 @@ class Writing:
     fused_experts: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a pair's weight in the base checkpoint: all of it, or one expert's rows from ``start`` to ``stop``."""
+
+    module: str
+    expert: int | None = None
+    start: int = 0
+    stop: int | None = None
+
+    def factors(self, a: Tensor, b: Tensor, experts: int) -> tuple[Tensor, Tensor]:
+        """LoRA A and B of the piece, of those of the pair: PEFT stacks experts outside of ranks in A, inside in B."""
+        if self.expert is None:
+            return a, b
+        stacked_a, stacked_b = a.reshape(experts, -1, a.shape[-1]), b.reshape(b.shape[0], -1, experts)
+        return stacked_a[self.expert], stacked_b[self.start : self.stop, :, self.expert]
+
+
 def writings(case: ModelCase, chain: Chain) -> list[Writing]:
     """The ways that there are, besides PEFT's own."""
     fused = any(pair.delta.ndim == 3 for pair in chain.file.pairs)
-    found = [Writing("as adapter_model.bin", _pickled(chain), fused)]
+    found = [Writing(PICKLED, _pickled(chain), fused)]
     if not (case.adapter.ranks or case.adapter.alphas or chain.file.others):  # patterns go by PEFT's names
         directory = chain.root / "as-on-disk"
-        tensors = dict(_as_on_disk(case, chain))
+        tensors = _as_on_disk(case, chain)
         if tensors and tensors.keys() != load_file(chain.adapter / TENSORS).keys():
             directory.mkdir(exist_ok=True)
             shutil.copy(chain.adapter / CONFIG, directory / CONFIG)
             save_file(tensors, directory / TENSORS)
-            found.insert(0, Writing("under the base checkpoint's names", directory, fused_experts=False))
+            found.insert(0, Writing(ON_DISK, directory, fused_experts=False))
     return found
 
 
@@ -52,25 +70,31 @@ def _pickled(chain: Chain) -> Path:
     return directory
 
 
-def _as_on_disk(case: ModelCase, chain: Chain) -> Iterator[tuple[str, Tensor]]:
-    """The adapter's tensors by the base checkpoint's names; nothing where one of its weights is not found there.
-
-    A weight is found on disk by its numbers, whole or as the expert, or half of an expert, that it is there.
-    """
-    names = _names_on_disk(chain)
+def _as_on_disk(case: ModelCase, chain: Chain) -> dict[str, Tensor]:
+    """The adapter's tensors by the base checkpoint's names; nothing where one of its weights is not found there."""
     tensors = load_file(chain.adapter / TENSORS)
-    dtype = getattr(torch, case.dtype.of_tensors)
     written: dict[str, Tensor] = {}
+    for pair, found in pieces(case, chain):
+        if not found:
+            return {}
+        for piece in found:
+            a, b = piece.factors(tensors[pair.key_a], tensors[pair.key_b], pair.delta.shape[0])
+            written[f"{_PREFIX}{piece.module}.lora_A.weight"] = a.contiguous().clone()
+            written[f"{_PREFIX}{piece.module}.lora_B.weight"] = b.contiguous().clone()
+    return written
+
+
+def pieces(case: ModelCase, chain: Chain) -> Iterator[tuple[FilePair, list[Piece]]]:
+    """Where each pair's weight is in the base checkpoint.
+
+    A weight is found there by its numbers, whole or as the expert, or half of an expert, that it is.
+    """
+    names, tensors = _names_on_disk(chain), load_file(chain.adapter / TENSORS)
+    dtype = getattr(torch, case.dtype.of_tensors)
     for pair in chain.file.pairs:
         weight = torch.empty(pair.delta.shape, dtype=dtype)
         fill_weight(weight, case.seed, pair.parameter)
-        parts = list(_parts(pair, weight, tensors[pair.key_a], tensors[pair.key_b], names))
-        if not parts:
-            return
-        for module, a, b in parts:
-            written[f"{_PREFIX}{module}.lora_A.weight"] = a.clone()
-            written[f"{_PREFIX}{module}.lora_B.weight"] = b.contiguous().clone()
-    yield from written.items()
+        yield pair, list(_parts(pair, weight, tensors[pair.key_a], tensors[pair.key_b], names))
 
 
 def _names_on_disk(chain: Chain) -> Mapping[bytes, str]:
@@ -81,27 +105,19 @@ def _names_on_disk(chain: Chain) -> Mapping[bytes, str]:
     }
 
 
-def _parts(
-    pair: FilePair, weight: Tensor, a: Tensor, b: Tensor, names: Mapping[bytes, str]
-) -> Iterator[tuple[str, Tensor, Tensor]]:
+def _parts(pair: FilePair, weight: Tensor, a: Tensor, b: Tensor, names: Mapping[bytes, str]) -> Iterator[Piece]:
     if weight.ndim == 2 or a.ndim > 2:  # of a linear layer, or a convolution
         name = names.get(_content(weight))
         if name is not None and "embedding" not in pair.key_a:
-            yield name.removesuffix(".weight"), a, b
+            yield Piece(name.removesuffix(".weight"))
         return
-    experts = weight.shape[0]
-    stacked_a = a.reshape(experts, -1, a.shape[-1])
-    stacked_b = b.reshape(b.shape[0], -1, experts).permute(2, 0, 1)
-    found = []
-    for expert in range(experts):
+    for expert in range(weight.shape[0]):
         for turned in (weight[expert], weight[expert].T):
-            if turned.shape != (stacked_b.shape[1], stacked_a.shape[2]):
-                continue
-            for rows in (slice(None), slice(0, len(turned) // 2), slice(len(turned) // 2, None)):
-                name = names.get(_content(turned[rows]))
+            half = len(turned) // 2
+            for start, stop in ((0, None), (0, half), (half, None)):
+                name = names.get(_content(turned[start:stop])) if turned.shape == (len(b), a.shape[-1]) else None
                 if name is not None:
-                    found.append((name.removesuffix(".weight"), stacked_a[expert], stacked_b[expert][rows]))
-    yield from found
+                    yield Piece(name.removesuffix(".weight"), expert, start, stop)
 
 
 def _content(tensor: Tensor) -> bytes:

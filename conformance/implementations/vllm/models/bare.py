@@ -29,7 +29,6 @@ def bare_model(
     """
     engine.groups()
     with ranked(group), engine.quick_loading(), engine.without_amx():
-        engine.model_class(directory)
         config = engine.engine_config(directory, ModelSettings(lora=lora, dtype=dtype), group.size)
         utils = importlib.import_module("vllm.model_executor.model_loader.utils")
         with importlib.import_module("vllm.config").set_current_vllm_config(config), default_dtype(dtype):

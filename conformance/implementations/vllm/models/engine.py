@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import importlib
 import json
-import os
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from conformance.implementations.vllm.runtime import runtime
 
 MAX_TOKENS = 4096
 _MAX_LENGTH = 64
+_CONFIGS_KEPT = 16
+_made: dict[tuple[object, ...], Any] = {}  # configurations that no model was built with, by what they are made of
 
 
 # What the first load imports; half of the ten seconds go into kernels that no CPU runs.
@@ -52,10 +55,25 @@ def groups() -> None:
     state.init_distributed_environment(1, 0, f"file://{folder}/file", 0, backend="gloo")
     state._TP = None  # the stand-in, where single layers were run before
     state.initialize_model_parallel(1, 1)
-    os.environ.setdefault("TQDM_DISABLE", "1")
     if runtime().device == "cpu":
         _without_kernels_of_a_cpu()
+    else:
+        _workspace()
     put_in_place(runtime().device)
+
+
+def _workspace() -> None:
+    """The memory that kernels of experts share, which a worker makes: each rank has its own, threads too."""
+    made = threading.local()
+    workspace = importlib.import_module("vllm.v1.worker.workspace")
+
+    def own() -> Any:
+        if not hasattr(made, "manager"):
+            made.manager = workspace.WorkspaceManager(device(), None, 1, nullcontext)
+        return made.manager
+
+    kernels: Any = importlib.import_module("vllm.model_executor.layers.fused_moe.modular_kernel")
+    kernels.current_workspace_manager = own
 
 
 def device() -> torch.device:
@@ -66,9 +84,22 @@ def device() -> torch.device:
 def engine_config(directory: Path, settings: ModelSettings, tp_size: int) -> Any:
     """A `VllmConfig` for the checkpoint in a directory; raises whatever vLLM does.
 
-    The TP size is set afterwards, as the platform would ask for as many devices.
+    vLLM makes one from the configuration on disk and hands a copy to each worker: so do we, also where checkpoints,
+    such as base and merged, have the same configuration, byte by byte.
     """
-    cls = model_class(directory)
+    said = tuple((path.name, path.read_bytes()) for path in sorted(directory.rglob("*.json")))
+    key = model_class(directory), said, settings, tp_size
+    if key not in _made:
+        if len(_made) == _CONFIGS_KEPT:
+            del _made[next(iter(_made))]
+        _made[key] = _engine_config(directory, key[0], settings, tp_size)
+    config = copy.deepcopy(_made[key])
+    config.model_config.model = config.model_config.served_model_name = str(directory)
+    return config
+
+
+def _engine_config(directory: Path, cls: Any, settings: ModelSettings, tp_size: int) -> Any:
+    """The TP size is set afterwards, as the platform would ask for as many devices."""
     options = importlib.import_module("vllm.engine.arg_utils").EngineArgs(
         model=str(directory),
         skip_tokenizer_init=True,
@@ -84,6 +115,7 @@ def engine_config(directory: Path, settings: ModelSettings, tp_size: int) -> Any
         async_scheduling=False,
         enable_prefix_caching=False,
         load_format="safetensors",
+        use_tqdm_on_load=False,
         enable_mixed_moe_lora_format=settings.fused_experts and not getattr(cls, "is_3d_moe_weight", False),
         **dict.fromkeys(settings.options, True),
     )
@@ -98,9 +130,13 @@ def model_class(directory: Path) -> Any:
 
     None where it knows none.
     """
-    registry = importlib.import_module("vllm.model_executor.models.registry")
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    architecture = (config.get("architectures") or [""])[0]
+    return class_of((config.get("architectures") or [""])[0])
+
+
+def class_of(architecture: str) -> Any:
+    """vLLM's class of that name in its registry; None where it knows none."""
+    registry = importlib.import_module("vllm.model_executor.models.registry")
     found = registry.ModelRegistry.models.get(architecture)
     if isinstance(found, registry._LazyRegisteredModel):
         registry.ModelRegistry.register_model(architecture, found.load_model_cls())
@@ -117,8 +153,14 @@ def without_amx() -> Iterator[None]:
 
 @contextmanager
 def quick_loading() -> Iterator[None]:
-    """Without the two full collections of vLLM's loader, which take thirty times as long as all the rest."""
-    with patch.object(gc, "collect", lambda *generation: 0):
+    """Without what takes most of a small model's load and is of no use to it.
+
+    The two full collections of vLLM's loader take thirty times as long as all the rest, and what it notes for loading
+    other weights into the same model later, which nobody does here, a sixth of what is left.
+    """
+    utils = importlib.import_module("vllm.model_executor.model_loader.utils")
+    without_notes = patch.object(utils, "record_metadata_for_reloading", lambda model: None, create=True)
+    with patch.object(gc, "collect", lambda *generation: 0), without_notes:
         yield
 
 

@@ -37,7 +37,6 @@ class VllmHost(HostedModel):
 
     def __init__(self, directory: Path, settings: ModelSettings, group: RankGroup) -> None:
         self.group = group
-        engine.model_class(directory)
         self.config = engine.engine_config(directory, settings, group.size)
         self.model = self.within(importlib.import_module("vllm.model_executor.model_loader").get_model)
         self._reader = Reader(self.model, self.config)

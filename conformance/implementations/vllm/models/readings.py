@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from conformance.engines.ranks import RankGroup
-from conformance.implementations.models import LOGITS, OUTPUT, ROWS, AdaptersView, ForwardRaised, Parts
+from conformance.implementations.models import EXPERTS, LOGITS, OUTPUT, ROWS, AdaptersView, ForwardRaised, Parts
 from conformance.implementations.vllm.models.engine import MAX_TOKENS
+from conformance.implementations.vllm.models.mixtures import expert_outputs
 from conformance.implementations.vllm.runtime import runtime
 
 
@@ -54,9 +55,16 @@ class Reader:
             return own if output is None else output
         elif _is_head(base):
             return {}  # its weight is read through the logits
+        elif EXPERTS[0] in own and self._device.type == "cuda":
+            output = self._run(name, lambda: expert_outputs(base, self._view.serve, group))
+            if output is not None:
+                return own | output
         return own | dict(self._view.weights(name, lora, own))
 
     def _output(self, name: str, part: str, run: Callable[[], Tensor]) -> dict[str, Tensor] | None:
+        return self._run(name, lambda: {part: run()})
+
+    def _run(self, name: str, run: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor] | None:
         if not self._readable.setdefault(name, True):
             return None
         try:
@@ -66,7 +74,7 @@ class Reader:
                 raise ForwardRaised(f"{name}: {type(error).__name__}: {error}") from error
             self._readable[name] = False
             return None
-        return {part: output}
+        return output
 
     def _linear(self, module: Any, base: Any, group: RankGroup) -> Tensor:
         if not isinstance(base, runtime().linear.LinearBase):

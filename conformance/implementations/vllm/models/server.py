@@ -19,6 +19,7 @@ from conformance.implementations.models import (
     Parts,
     ServedModel,
 )
+from conformance.implementations.vllm.cuda import forget_addresses
 from conformance.implementations.vllm.models import engine
 from conformance.implementations.vllm.models.hosted import VllmHost, loading
 from conformance.implementations.vllm.models.slots import expert_weights, linear_weight
@@ -34,8 +35,8 @@ class VllmModels(ModelServer):
     def prepare(self) -> None:
         engine.prepare()
 
-    def options(self, directory: Path) -> tuple[str, ...]:
-        cls = engine.model_class(directory)
+    def options(self, architecture: str) -> tuple[str, ...]:
+        cls = engine.class_of(architecture)
         declared = {"enable_tower_connector_lora": "supports_tower_connector_lora"}
         return tuple(option for option, flag in declared.items() if getattr(cls, flag, False))
 
@@ -58,6 +59,7 @@ class VllmModel(ServedModel):
 
     def serve_adapters(self) -> None:
         workers = importlib.import_module("vllm.lora.worker_manager")
+        forget_addresses()
 
         def build(vllm_config: Any) -> Any:
             worker = workers.LRUCacheWorkerLoRAManager(
@@ -100,6 +102,8 @@ class VllmView(AdaptersView):
 
     def __init__(self, worker: Any, number: int | None, group: RankGroup) -> None:
         self._worker, self._number, self._group = worker, number, group
+        with_towers = getattr(worker, "supports_tower_connector_lora", bool)()
+        self._parts = ("LANGUAGE", "TOWER", "CONNECTOR") if with_towers else ("",)
 
     def base_of(self, module: nn.Module) -> nn.Module | None:
         return module.base_layer if isinstance(module, runtime().lora_layers.BaseLayerWithLoRA) else None
@@ -113,6 +117,8 @@ class VllmView(AdaptersView):
         return {"weight": linear_weight(lora, self._group)} if linear else {}
 
     def serve(self, tokens: int) -> None:
-        mapping = importlib.import_module("vllm.lora.layers").LoRAMapping
+        layers = importlib.import_module("vllm.lora.layers")
         ids = (self._number or 0,) * tokens
-        self._worker.set_active_adapters(set(), mapping(ids, ids, is_prefill=False))
+        for part in self._parts:  # each has token maps of its own
+            kind = {"type": getattr(layers.LoRAMappingType, part)} if part else {}
+            self._worker.set_active_adapters(set(), layers.LoRAMapping(ids, ids, is_prefill=False, **kind))

@@ -10,14 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from conformance.implementations.vllm.models import compiled
+
 # Each is said in the report: what is missing, and what is there instead.
 STAND_INS = {
     "sparse attention": "vLLM's dense latent attention of a CPU, which is built and not run",
     "attention of small heads on a GPU": "vLLM's Triton backend, which is built and not run",
     "compiled activations, where a GPU's vLLM lacks them": "their names, which are looked up and not called",
     "the compiled lookup of a sharded embedding, likewise": "the same function by torch",
+    "moe_align_block_size, moe_lora_align_block_size and moe_sum, likewise": "the same functions by torch",
+    "the compiled question for a GPU's shared memory, likewise": "torch's answer",
+    "the activation of experts on a GPU, and the choice of experts": "unit vectors to each of both products, and "
+    "every expert in each place of a token",
     "experts without a gate": "vLLM's fused experts, whose weights are compared and which are not run",
     "quick GELU": "the same function by torch",
+    "the processor of images and sounds, whose checkpoint files are not made": "room for as many tokens as are read, "
+    "which is all that LoRA on towers asks of it",
     "compiled functions": "the same functions, as they are written",
     "Triton's allocator": "nothing, as no Triton kernel runs",
     "Inkling's fused all-reduce": "switched off by INKLING_MULTIMEM_AR=0, as vLLM asks of those who use LoRA",
@@ -30,6 +38,7 @@ def put_in_place(device: str) -> None:
     os.environ.setdefault("INKLING_MULTIMEM_AR", "0")
     _experts_without_gate()
     _quick_gelu(device)
+    _room_of_towers()
     _transformers_as_it_is()
     torch.compiler.set_stance("force_eager")
     if device == "cpu":
@@ -39,6 +48,7 @@ def put_in_place(device: str) -> None:
         _attention_of_any_head()
         _names_of_activations()
         _sharded_lookup()
+        compiled.put_in_place()
 
 
 def _dense_for_sparse() -> None:
@@ -108,6 +118,34 @@ def _experts_without_gate() -> None:
                 raise
 
     config.__post_init__ = checked
+
+
+class RoomOfTowers:
+    """What LoRA on towers asks vLLM's budget of images and sounds: how many at once, and of how many tokens."""
+
+    def __init__(self, vllm_config: Any, mm_registry: object) -> None:
+        config = vllm_config.model_config.hf_config
+        self._tokens: int = vllm_config.scheduler_config.max_num_batched_tokens
+        modalities = {"image": "vision_config", "audio": "audio_config"}
+        self.mm_max_toks_per_item = {
+            modality: self._tokens for modality, name in modalities.items() if _has(config, name)
+        }
+        self.mm_max_items_per_prompt = dict.fromkeys(self.mm_max_toks_per_item, 1)
+
+    def get_encoder_budget(self) -> int:
+        return self._tokens
+
+
+def _has(config: Any, name: str) -> bool:
+    """Whether a configuration, or one in it, has one of that name; a model of several models has them further down."""
+    inner = [one for one in vars(config).values() if hasattr(one, "to_dict")]
+    return getattr(config, name, None) is not None or any(_has(one, name) for one in inner)
+
+
+def _room_of_towers() -> None:
+    manager: Any = importlib.import_module("vllm.lora.model_manager")
+    if hasattr(manager, "MultiModalBudget"):
+        manager.MultiModalBudget = RoomOfTowers
 
 
 def _quick_gelu(device: str) -> None:

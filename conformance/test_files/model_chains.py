@@ -1,0 +1,205 @@
+"""The parts that every test of a model has: its checkpoint and adapter, and how vLLM loads both."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from conformance.implementations.dtypes import torch_dtype
+from conformance.test_files.model_configs import ConfigText, constant
+from strategies.cases import Dtype
+from strategies.models.adapters import ALL_LINEAR, ModelAdapter
+from strategies.models.cases import ModelCase
+
+_HOMES = {
+    "peft": "LoraConfig get_peft_model",
+    "safetensors.torch": "load_file save_file",
+    "tempfile": "mkdtemp",
+    "zlib": "crc32",
+    "vllm.config": "VllmConfig set_current_vllm_config",
+    "vllm.distributed": "parallel_state",
+    "vllm.engine.arg_utils": "EngineArgs",
+    "vllm.lora": "model_manager",
+    "vllm.lora.layers": "BaseLayerWithLoRA LoRAMapping",
+    "vllm.lora.request": "LoRARequest",
+    "vllm.lora.worker_manager": "LRUCacheWorkerLoRAManager",
+    "vllm.model_executor.layers.fused_moe.config": "FusedMoEConfig",
+    "vllm.model_executor.model_loader": "get_model",
+}
+_GROUPS = """
+os.environ["VLLM_TARGET_DEVICE"] = "cpu"  # of processes that look at model classes
+with set_current_vllm_config(VllmConfig()):
+    world = {"distributed_init_method": f"file://{mkdtemp()}/world", "backend": "gloo"}
+    parallel_state.init_distributed_environment(1, 0, local_rank=0, **world)
+    parallel_state.ensure_model_parallel_initialized(1, 1)
+""".strip("\n")
+_FILL = """
+def fill(model: torch.nn.Module, most: int, parts: int, which: str = "") -> None:
+    for name, parameter in model.named_parameters():  # exact numbers, none of them zero
+        if which in name:
+            random = torch.Generator().manual_seed(crc32(f"{seed}/{{name}}".encode()))
+            drawn = torch.randint(-most, most, parameter.shape, generator=random)
+            parameter.data.copy_((drawn + (drawn >= 0)) / parts)
+""".strip("\n")
+_SERVED = """
+def served(directory: str) -> tuple[Any, Any]:
+    config = EngineArgs(directory, enforce_eager=True, **ENGINE).create_engine_config()
+    with set_current_vllm_config(config):
+        model: Any = get_model(vllm_config=config)
+        worker = LRUCacheWorkerLoRAManager(config, torch.device("cpu"), {})
+        worker.create_lora_manager(model, config)
+    return model, worker
+""".strip("\n")
+_PUBLISH = """
+def publish(directory: str) -> None:  # with what published files have, and transformers leaves out
+    file = Path(directory, "config.json")
+    config = json.loads(file.read_text())
+    for name, values in PUBLISHED.items():
+        (config[name] if name else config).update(values)
+    file.write_text(json.dumps(config))
+""".strip("\n")
+ADDED = """
+def whole(slots: Any, rank: int, rows: int) -> torch.Tensor:
+    parts = []
+    for at, (a, b) in enumerate(slots[rank]):  # fully sharded, one of both is cut by rank
+        cut = len(slots[rank]) == 1 and len(b) < rows
+        a = a if len(a) == b.shape[1] else torch.cat([one[at][0] for one in slots])
+        parts.append((torch.cat([one[at][1] for one in slots]) if cut else b) @ a)
+    return torch.cat(parts)
+""".strip("\n")
+_CUT = [
+    'file = f"{folder}/adapter/adapter_model.safetensors"',
+    "tensors = load_file(file)",
+    "save_file({key: tensors[key] for key in KEYS}, file)",
+]
+_DENSE = """
+choose = vars(CpuPlatform)["get_attn_backend_cls"].__func__  # but for sparse ones
+CpuPlatform.get_attn_backend_cls = classmethod(
+    lambda cls, selected, attn_selector_config, **more: choose(
+        cls, selected, attn_selector_config._replace(use_sparse=False), **more
+    )
+)
+""".strip("\n")
+_WITHOUT_GATE = """
+def checked(config: Any) -> None:  # but for experts without a gate, which no CPU runs
+    with suppress(NotImplementedError):
+        check(config)
+
+
+check = FusedMoEConfig.__post_init__
+FusedMoEConfig.__post_init__ = checked
+""".strip("\n")
+_ROOM = """
+tokens = {{"{modality}": 64}}  # stands in for what a processor's files say of towers
+room = SimpleNamespace(mm_max_items_per_prompt=tokens, mm_max_toks_per_item=tokens)
+room.get_encoder_budget = lambda: 64
+vars(model_manager)["MultiModalBudget"] = lambda *given: room
+""".strip("\n")
+_WITHOUT_AMX = 'vars(torch.cpu)["_is_amx_tile_supported"] = lambda: False  # not in the wheel'
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A case as vLLM's engine is started for it, for experts in one tensor or not, with ``more`` options."""
+
+    case: ModelCase
+    config: ConfigText
+    fused: bool
+    more: Mapping[str, Any]
+
+    @property
+    def dtype(self) -> str:
+        """Of the checkpoint."""
+        return self.case.dtype.of_tensors
+
+    def options(self) -> dict[str, Any]:
+        """Arguments of ``EngineArgs``, besides the model."""
+        adapter = self.case.adapter
+        most = max(adapter.rank, *(rank for _, rank in adapter.ranks), 1)
+        given: dict[str, Any] = {"dtype": self.dtype, "enable_lora": True}
+        given |= {"max_lora_rank": next(size for size in (16, 32, 64, 128) if size >= most)} if most > 16 else {}
+        given |= {"fully_sharded_loras": True} if self.case.fully_sharded else {}
+        given |= dict.fromkeys(self.case.options, True)
+        return {**given, **({"enable_mixed_moe_lora_format": True} if self.fused else {}), **self.more}
+
+
+def adapter_options(adapter: ModelAdapter) -> dict[str, Any]:
+    """Arguments of ``LoraConfig``, as the suite gives them, without those that are so by default."""
+    alpha = int(adapter.alpha) if adapter.alpha == int(adapter.alpha) else adapter.alpha
+    given: dict[str, Any] = {"r": adapter.rank, "lora_alpha": alpha}
+    given |= {"use_rslora": True} if adapter.rslora else {}
+    given["target_modules"] = ALL_LINEAR if adapter.all_linear else list(adapter.modules)
+    given |= {"target_parameters": list(adapter.parameters)} if adapter.parameters else {}
+    given |= {"layers_to_transform": list(adapter.layers)} if adapter.layers else {}
+    given |= {"rank_pattern": dict(adapter.ranks)} if adapter.ranks else {}
+    return given | ({"alpha_pattern": dict(adapter.alphas)} if adapter.alphas else {})
+
+
+def definitions(engine: Engine) -> list[str]:
+    """Constants and functions, ``served(directory)`` among them."""
+    constants = [*engine.config.lines(), constant("ADAPTER", adapter_options(engine.case.adapter))]
+    constants += [constant("ENGINE", engine.options()), *_stand_ins(engine.config.content), *_room(engine), _GROUPS]
+    published = [_PUBLISH] if any(engine.config.published.values()) else []
+    filled = _FILL.replace("{seed}", str(engine.case.seed)).replace("{{name}}", "{name}")
+    size = f"    config.parallel_config.tensor_parallel_size = {engine.case.tp_size}\n    with"
+    served = _SERVED.replace("    with", size, 1) if engine.case.tp_size > 1 else _SERVED
+    return ["\n".join(constants), filled, *published, served]
+
+
+def made(engine: Engine, *, merged: bool, cut: bool) -> list[str]:
+    """Statements that save the base checkpoint, the adapter and, if asked, the merged checkpoint into a ``folder``."""
+    config = engine.config
+    weight, of_b, of_a = {"bfloat16": ("4, 8", "3, 4", "1, 4")}.get(engine.dtype, ("8, 8", "7, 4", "7, 4"))
+    typed = "" if engine.case.dtype is Dtype.FLOAT32 else f".to({torch_dtype(engine.case.dtype)})"
+    factors = [f'fill(adapted, {of_a}, "_A.")', f'fill(adapted, {of_b}, "_B.")']
+    return [
+        "folder = mkdtemp()",
+        f"base: Any = {config.model}({config.cls}(**CONFIG)){typed}",
+        f"fill(base, {weight})",
+        *config.saving("base", 'f"{folder}/base"'),
+        "adapted: Any = get_peft_model(base, LoraConfig(**ADAPTER))",
+        *([f'fill(adapted, {of_a}, "lora_")'] if of_a == of_b else factors),
+        'adapted.save_pretrained(f"{folder}/adapter")',
+        *(_CUT if cut else []),
+        *(
+            ["merged: Any = adapted.merge_and_unload()", *config.saving("merged", 'f"{folder}/merged"')]
+            if merged
+            else []
+        ),
+    ]
+
+
+def _stand_ins(content: Any) -> Sequence[str]:
+    """What a CPU lacks and a model is built with, none of it what the test is about."""
+    names = set(_names(content))
+    found = [_WITHOUT_AMX] if "kv_lora_rank" in names else []
+    found += [_DENSE] if "index_topk" in names else []
+    return [*found, *([_WITHOUT_GATE] if content.get("mlp_hidden_act") == "relu2" else [])]
+
+
+def _room(engine: Engine) -> list[str]:
+    modality = "image" if "vision_config" in _names(engine.config.content) else "audio"
+    return [_ROOM.format(modality=modality)] if engine.case.options else []
+
+
+def _names(content: Any) -> Sequence[str]:
+    found = list(content)
+    for value in content.values():
+        found += _names(value) if isinstance(value, dict) else []
+    return found
+
+
+def imports_of(text: str, config: ConfigText) -> set[str]:
+    """Import lines for the names in a text."""
+    words = set(re.findall(r"\w+", text))
+    homes = {name: module for module, names in _HOMES.items() for name in names.split()}
+    lines = {f"from {module} import {name}" for name, module in homes.items() if name in words}
+    return {
+        *lines,
+        f"from transformers import {config.cls}",
+        f"from transformers import {config.model}",
+        "import os",
+        "import torch",
+    }

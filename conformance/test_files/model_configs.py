@@ -1,0 +1,124 @@
+"""The configuration of a case's checkpoint as Python text: what differs from the type's own default, and no more."""
+
+from __future__ import annotations
+
+import ast
+import json
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import PrefixChange
+
+from conformance.subjects.models.checkpoints import content_of, resolved
+from conformance.subjects.models.recipes import recipe_of
+from conformance.test_files.layout import CannotWrite
+from conformance.test_files.literals import INDENT, LONGEST
+from strategies.models.cases import ModelCase
+
+_OF_THE_FILE = ("architectures", "dtype", "model_type", "transformers_version", "_name_or_path")
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigText:
+    """A checkpoint's configuration, as a file has it.
+
+    ``cls`` and ``model`` are transformers' classes; ``given`` is what the configuration is made of, ``published`` what
+    transformers leaves out of its config.json and published ones have, by the name of the configuration in it that it
+    is of; ``content`` is the whole.
+    """
+
+    cls: str
+    model: str
+    given: Mapping[str, Any]
+    published: Mapping[str, Mapping[str, Any]]
+    content: Mapping[str, Any]
+
+    def lines(self) -> list[str]:
+        """``CONFIG``, and ``PUBLISHED`` where there is any."""
+        named = {name: one for name, one in self.published.items() if one}
+        return [constant("CONFIG", self.given), *([constant("PUBLISHED", named)] if named else [])]
+
+    def saving(self, name: str, directory: str) -> list[str]:
+        """Statements that save the model called ``name`` as published checkpoints are."""
+        saved = [f"{name}.save_pretrained({directory})"]
+        return [*saved, f"publish({directory})"] if any(self.published.values()) else saved
+
+
+def config_text(case: ModelCase) -> ConfigText:
+    """The configuration of a case.
+
+    Raises:
+        CannotWrite: its checkpoint is saved otherwise than transformers does by itself.
+    """
+    target = resolved(case.target)
+    content = content_of(case)
+    recipe = recipe_of(target.model_type, target.architecture)
+    if recipe.get("names") or recipe.get("transposed"):
+        raise CannotWrite(
+            f"transformers saves {target.model_type} otherwise than published files are; replay the case"
+        )
+    cls = target.config_class
+    whole = cls(**content).to_dict()
+    given = _differing(content, cls().to_dict())
+    if _said(cls(**given).to_dict()) != _said(whole):
+        given = {name: one for name, one in content.items() if name not in _OF_THE_FILE}
+    published = {"": _left_out(content, whole)}
+    published |= {
+        name: _left_out(one, whole[name])
+        for name, one in content.items()
+        if isinstance(one, dict) and isinstance(whole.get(name), dict)
+    }
+    if target.architecture != target.implementation:
+        published[""]["architectures"] = [target.architecture]
+    return ConfigText(cls.__name__, target.implementation, given, published, content)
+
+
+def needs_prefixes(model: Any) -> bool:
+    """Whether transformers would save ``model`` with prefixes that published files have not."""
+    found = get_model_conversion_mapping(model, add_legacy=False)
+    return any(isinstance(one, PrefixChange) and not one.scope_prefix for one in found)
+
+
+def constant(name: str, value: Mapping[str, Any]) -> str:
+    """A module's constant that is a dictionary, in as few lines as hold it, which no formatter breaks."""
+    body = json.dumps(dict(value)).replace("null", "None").replace("true", "True").replace("false", "False")
+    if len(name) + len(body) <= LONGEST - len(": dict[str, Any] = "):
+        return f"{name}: dict[str, Any] = {body}"
+    glued = body[1:-1].replace('": ', '":\0')
+    lines = textwrap.wrap(glued, LONGEST - len(INDENT), break_long_words=False, break_on_hyphens=False)
+    text = "\n".join(INDENT + line for line in lines).replace("\0", " ")
+    if ast.literal_eval(f"{{{text}}}") != json.loads(json.dumps(dict(value))):
+        raise CannotWrite(f"its configuration has text that cannot be broken into lines: {body[:80]}")
+    return f"{name}: dict[str, Any] = {{\n{text}\n}}  # fmt: skip"
+
+
+def _differing(content: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+    """What is not as it is by default; a configuration inside says of what type it is."""
+    found: dict[str, Any] = {}
+    for name, value in content.items():
+        other = default.get(name)
+        if name in _OF_THE_FILE or (name in default and value == other):
+            continue
+        if isinstance(value, dict) and "model_type" in value:
+            same = isinstance(other, dict) and other.get("model_type") == value["model_type"]
+            inner = _differing(value, other if same and other else {})
+            found[name] = {"model_type": value["model_type"], **inner}
+        else:
+            found[name] = value
+    return found
+
+
+def _said(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what says where a configuration is from."""
+    return {
+        name: _said(value) if isinstance(value, dict) else value
+        for name, value in config.items()
+        if name not in ("architectures", "dtype", "transformers_version", "_name_or_path")
+    }
+
+
+def _left_out(content: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in content.items() if name not in saved and name not in _OF_THE_FILE}

@@ -1,0 +1,186 @@
+"""Tests of what a model goes through besides one adapter: other writings, LoRA that is switched on, other adapters."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from safetensors.torch import load_file
+
+from conformance.implementations.models import OUTPUT
+from conformance.judging.facts import Difference, Raised
+from conformance.subjects.models.adapters import TENSORS
+from conformance.subjects.models.chains import Chain
+from conformance.subjects.models.observing import chains
+from conformance.subjects.models.writings import ON_DISK, PICKLED, Piece, pieces
+from conformance.test_files.layout import CannotWrite
+from conformance.test_files.literals import indented, one_line
+from conformance.test_files.model_configs import constant
+from conformance.test_files.model_scenes import Told, added_or_refused, scripted, targets_of
+from conformance.test_files.script import Script
+
+_BARE = """
+def bare(directory: str) -> Any:
+    config = EngineArgs(directory, enforce_eager=True, dtype="{dtype}").create_engine_config()
+    with set_current_vllm_config(config):
+        return get_model(vllm_config=config)
+""".strip("\n")
+_OUTPUT = """
+def read(layer: Any) -> list[list[float]]:
+    output = layer(torch.eye(layer.input_size))
+    return (output[0] if isinstance(output, tuple) else output).tolist()
+""".strip("\n")
+_PICKLING = ['torch.save(tensors, str(file).replace(".safetensors", ".bin"))', "Path(file).unlink()"]
+_HELD = """
+def held(layer: Any) -> list[list[float]]:
+    slots = zip(layer.lora_a_stacked, layer.lora_b_stacked, strict=True)
+    return torch.cat([b[0, 0] @ a[0, 0] for a, b in slots]).tolist()
+""".strip("\n")
+_ONE, _TWO = (f'worker.add_adapter(LoRARequest("{name}", {number}, ' for name, number in (("one", 1), ("two", 2)))
+_ADAPTER, _OTHER = 'f"{folder}/adapter"))', 'f"{folder}/other"))'
+
+
+def written(told: Told) -> Script:
+    """MODEL-3: the adapter, written in another way, gives the same or is refused by name."""
+    ways = {f"written {name}": name for name in (ON_DISK, PICKLED)}
+    way = ways.get(told.place.setting)
+    if way is None:
+        raise CannotWrite("it was stored by an older release, in words alone; replay it")
+    names = targets_of(told.case.adapter)
+    constants, rewriting = ([], _PICKLING) if way == PICKLED else _renaming(told, chains().of(told.case))
+    plain = replace(told, fused=told.fused and way == PICKLED)
+    if isinstance(told.fact, Raised):
+        lines = [*_opened(), *rewriting, '_, worker = served(f"{folder}/base")', *added_or_refused(plain, names)]
+        return scripted(plain, lines, definitions=constants)
+    if told.fused:
+        raise CannotWrite("experts written in two ways have no form as a single file yet; replay the case")
+    each = "[torch.cat([b[slot, 0] @ a[slot, 0] for a, b in slots]).tolist() for slot in (0, 1)]"
+    compared = [
+        f'layer = model.get_submodule("{told.place.module}")',
+        "slots = list(zip(layer.lora_a_stacked, layer.lora_b_stacked, strict=True))",
+        f"one, other = {each}",
+        "assert one == other",
+    ]
+    served = 'model, worker = served(f"{folder}/base")'
+    lines = [*_copied(), *rewriting, served, _ONE + _ADAPTER, _TWO + _OTHER, *compared]
+    return scripted(replace(plain, engine={"max_loras": 2}), lines, definitions=constants)
+
+
+def _copied() -> list[str]:
+    """``tensors`` of the adapter, and a ``file`` of the same name in another directory."""
+    return [
+        'shutil.copytree(f"{folder}/adapter", f"{folder}/other")',
+        'file = Path(f"{folder}/other/adapter_model.safetensors")',
+        "tensors = load_file(file)",
+    ]
+
+
+def _opened() -> list[str]:
+    """The same, of the adapter itself."""
+    return ['file = f"{folder}/adapter/adapter_model.safetensors"', "tensors = load_file(file)"]
+
+
+def _renaming(told: Told, chain: Chain) -> tuple[list[str], list[str]]:
+    """Constants and statements that write the adapter under the names that its weights have in the checkpoint."""
+    found = list(pieces(told.case, chain))
+    if all(len(parts) == 1 and parts[0].expert is None for _, parts in found):
+        names = {pair.module: parts[0].module for pair, parts in found}
+        renamed = "{key.replace(old, new): one for key, one in tensors.items()}"
+        loop = ["for old, new in RENAMED.items():", f"    tensors = {renamed}"]
+        return [constant("RENAMED", names)], [*loop, "save_file(tensors, file)"]
+    if len(found) > 1 or any(piece.expert is None for piece in found[0][1]):
+        raise CannotWrite("experts beside others have no form as a single file yet; replay the case")
+    ((pair, parts),) = found
+    lines = [
+        f'a, b = (tensors[f"{pair.key_a.replace("lora_A", "lora_{part}")}"] for part in "AB")',
+        f"a, b = a.reshape({pair.delta.shape[0]}, -1, a.shape[-1]), b.reshape(len(b), -1, {pair.delta.shape[0]})",
+        "tensors = {}  # PEFT stacks experts outside of ranks in A, and inside in B",
+        f"for expert in range({pair.delta.shape[0]}):",
+        *indented(
+            [
+                "for name, (start, end) in EXPERTS.items():",
+                '    key = f"base_model.model.{name.format(expert)}.lora_"',
+                '    tensors[key + "A.weight"] = a[expert].clone()',
+                '    tensors[key + "B.weight"] = b[start:end, :, expert].clone()',
+            ]
+        ),
+        "save_file(tensors, file)",
+    ]
+    rows = len(load_file(chain.adapter / TENSORS)[pair.key_b])
+    return [constant("EXPERTS", _named(parts, rows))], lines
+
+
+def _named(parts: list[Piece], rows: int) -> dict[str, list[int]]:
+    """The names of one expert's parts, with its number left open, and the rows that each takes."""
+    found = {}
+    for one in parts:
+        before, _, after = one.module.rpartition(".0.")
+        if one.expert == 0:
+            found[f"{before}.{{}}.{after}"] = [one.start, one.stop or rows]
+    return found
+
+
+def switched_on(told: Told) -> Script:
+    """MODEL-4: a module of the model with LoRA and no adapter is what it is without LoRA."""
+    fact = told.fact
+    if not isinstance(fact, Difference) or told.case.tp_size > 1 or told.case.options:
+        raise CannotWrite("LoRA that changes a model by itself has such a form on one rank only; replay the case")
+    forward = fact.name == OUTPUT
+    reading = _OUTPUT if forward else f"def read(layer: Any) -> Any:\n    return layer.{fact.name}.tolist()"
+    module = "layer" if forward else 'getattr(layer, "base_layer", layer)'
+    nobody = ["ids = (0,) * layer.input_size", "nobody = LoRAMapping(ids, ids, is_prefill=False)"] if forward else []
+    serve = ["worker.set_active_adapters(set(), nobody)"] if forward else []
+    lines = [
+        f'name = "{told.place.module}"',
+        'right = read(bare(f"{folder}/base").get_submodule(name))',
+        'model, worker = served(f"{folder}/base")',
+        "layer = model.get_submodule(name)",
+        *nobody,
+        *serve,
+        f"assert read({module}) == right  # with LoRA, and no adapter",
+        _ONE + _ADAPTER,
+        "worker.remove_adapter(1)",
+        *serve,
+        f"assert read({module}) == right  # after an adapter came and went",
+    ]
+    definitions = [_BARE.format(dtype=told.case.dtype.of_tensors), reading]
+    return scripted(replace(told, engine={"max_loras": 2}), lines, definitions=definitions)
+
+
+def reloaded(told: Told) -> Script:
+    """MODEL-5: loading leaves the directory as it was, and the slots whatever else is loaded."""
+    served = 'model, worker = served(f"{folder}/base")'
+    if told.anomaly == "file-changed":
+        files = '{one.name: one.read_bytes() for one in Path(f"{folder}/adapter").iterdir()}'
+        lines = [f"before = {files}", served.replace("model", "_"), _ONE + _ADAPTER, f"assert {files} == before"]
+        return scripted(told, lines)
+    if told.case.tp_size > 1 or told.fused or not isinstance(told.fact, Difference):
+        raise CannotWrite("slots that change have a form as a single file on one rank only; replay the case")
+    half = [key for pair in chains().of(told.case).file.pairs[::2] for key in pair.keys]
+    lines = [
+        *_copied(),
+        "save_file({key: tensors[key] for key in OTHER}, file)",
+        served,
+        _ONE + _ADAPTER,
+        f'layer = model.get_submodule("{told.place.module}")',
+        "first = held(layer)",
+        _TWO + _OTHER,
+        "assert held(layer) == first  # after another one was loaded",
+        "worker.remove_adapter(2)",
+        "worker.remove_adapter(1)",
+        _ONE + _ADAPTER,
+        "assert held(layer) == first  # loaded again",
+    ]
+    other = f"OTHER = {one_line(tuple(half))}  # a part of the same tensors"
+    return scripted(replace(told, engine={"max_loras": 2}), lines, definitions=[other, _HELD])
+
+
+def started(told: Told) -> Script:
+    """MODEL-6: the engine's start, its warm-up included, raises nothing."""
+    lines = [
+        '_, worker = served(f"{folder}/base")',
+        'dummy = LoRARequest("dummy", 9, "dummy")',
+        "worker.add_dummy_lora(dummy, worker.get_dummy_lora_warmup_rank(8))",
+        "worker.add_adapter(dummy)",
+        "worker.remove_adapter(9)",
+    ]
+    return scripted(told, lines)

@@ -1,0 +1,105 @@
+"""What every test of a model does: its files are made and loaded, then comes what the clause is about."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from conformance.judging.facts import Fact, Place
+from conformance.test_files import model_chains
+from conformance.test_files.literals import indented, one_line
+from conformance.test_files.model_chains import Engine
+from conformance.test_files.model_configs import ConfigText
+from conformance.test_files.script import Script
+from strategies.models.adapters import ModelAdapter
+from strategies.models.cases import ModelCase
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A failure of a model: the case, what was seen of it, and where.
+
+    ``fused`` says that the adapter has the experts of a layer in one tensor; ``engine`` are further options of vLLM's.
+    """
+
+    case: ModelCase
+    anomaly: str
+    fact: Fact
+    place: Place
+    config: ConfigText
+    fused: bool = False
+    engine: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> Engine:
+        """What the parts of a file are made of."""
+        return Engine(self.case, self.config, self.fused, self.engine)
+
+
+def scripted(
+    told: Told,
+    lines: Sequence[str],
+    *,
+    verdict: Sequence[str] = (),
+    returns: str = "",
+    definitions: Sequence[str] = (),
+    merged: bool = False,
+    cut: bool = False,
+) -> Script:
+    """The test: checkpoint and adapter, and a ``merged`` checkpoint if asked, are made; ``lines`` load them.
+
+    Of an adapter that is ``cut`` only the tensors called ``KEYS`` are kept; ``definitions`` come before the others.
+    """
+    defined = [*definitions, *model_chains.definitions(told.parts)]
+    whole = [*model_chains.made(told.parts, merged=merged, cut=cut), *lines]
+    several = told.case.tp_size > 1
+    return Script(
+        lines=whole,
+        verdict=verdict,
+        returns=returns,
+        definitions=defined,
+        imports=model_chains.imports_of("\n".join([*defined, *whole, *verdict]), told.config),
+        ranks=told.case.tp_size,
+        world=told.case.tp_size if several else 0,
+        in_turn=several,
+    )
+
+
+def requested(told: Told) -> list[str]:
+    """Statements after which `adding` fits a line."""
+    given = '"one", 1, f"{folder}/adapter", is_3d_lora_weight=True'
+    return [f"request = LoRARequest({given})"] if told.fused else []
+
+
+def adding(told: Told, directory: str = "adapter") -> str:
+    """Has the worker load and activate the adapter in a directory."""
+    if told.fused:
+        return "worker.add_adapter(request)"
+    return f'worker.add_adapter(LoRARequest("one", 1, f"{{folder}}/{directory}"))'
+
+
+def added_or_refused(told: Told, names: Sequence[str], directory: str = "adapter") -> list[str]:
+    """The same, and the end of the test where the adapter is refused by an error that names one of ``names``."""
+    each = one_line(tuple(names))
+    test = f'"{names[0]}" not in str(error)' if len(names) == 1 else f"not any(one in str(error) for one in {each})"
+    ended = 'return ["refused by name"]' if told.case.tp_size > 1 else "return  # refused by name"
+    return [
+        *requested(told),
+        "try:",
+        *indented([adding(told, directory)]),
+        "except (RuntimeError, ValueError) as error:",
+        *indented([f"if {test}:", "    raise", ended]),
+    ]
+
+
+def targets_of(adapter: ModelAdapter) -> list[str]:
+    """The last parts of the names of what is adapted."""
+    return [one.removesuffix(".weight").rpartition(".")[2] for one in (*adapter.modules, *adapter.parameters)]
+
+
+def last_name(key: str) -> str:
+    """The last part of the name of a key's module."""
+    module = re.sub(r"\.lora_(embedding_)?[AB](\.weight)?$", "", key)
+    return module.removesuffix(".base_layer").rpartition(".")[2]

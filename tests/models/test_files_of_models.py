@@ -1,0 +1,148 @@
+"""A failing model becomes a file for plain transformers, PEFT and vLLM: red where the bug is, green without it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+
+from conformance.certification.clause_tests import bodies_of
+from conformance.engines.threads import ThreadsEngine
+from conformance.implementations.vllm import VllmImplementation
+from conformance.judging.verdicts import Failure, Violation
+from conformance.regressions.entries import Entry, StoredFailure
+from conformance.subjects.subject import Subject
+from conformance.test_files.layout import CannotWrite
+from conformance.test_files.lora_compat_dialect import LoraCompat
+from conformance.test_files.vllm_dialect import Vllm
+from conformance.test_files.writer import MOST_OF_A_MODEL, write
+from strategies.models.adapters import ModelAdapter
+from strategies.models.cases import ModelCase
+from tests.models import planted_in_names  # noqa: F401 - registers its bugs
+from tests.models.planted import PLANTED, Planted
+from tests.suite import ROOT
+
+pytestmark = pytest.mark.vllm
+
+SHOWN = (
+    *("key_lost", "rows_left_unwrapped", "refusal_without_a_name", "last_layer_lost", "head_left_out"),  # MODEL-1
+    *("scaling_forgotten", "members_in_another_order", "a_member_left_out", "experts_shifted"),  # MODEL-2
+    *("last_tensors_of_a_pickle_lost", "wrapping_touches_the_base"),  # MODEL-3, MODEL-4
+    *("every_adapter_into_the_first_slot", "a_removed_adapter_comes_back_halved", "loading_writes_to_the_directory"),
+    *("no_dummy_for_the_warm_up", "lora_refused_where_it_is_declared"),  # MODEL-6
+    *("every_rank_takes_the_first_ones_rows", "every_rank_takes_the_first_ones_columns"),  # MODEL-7
+)
+FOUND = {  # in vLLM itself
+    "46": ("MODEL-1", ModelCase("mixtral", adapter=ModelAdapter((), ("mlp.gate.weight",)))),
+    "46 on disk": ("MODEL-3", ModelCase("mixtral", adapter=ModelAdapter((), ("mlp.gate.weight",)))),
+    "48": ("MODEL-1", ModelCase("qwen3_moe", adapter=ModelAdapter((), ("experts.down_proj",)))),
+    "48 on disk": ("MODEL-3", ModelCase("mixtral", adapter=ModelAdapter((), ("experts.gate_up_proj",)))),
+    "49": ("MODEL-7", ModelCase("falcon_h1", adapter=ModelAdapter(("in_proj",)), tp_size=2)),
+    "50": ("MODEL-2", ModelCase("llama4_text", adapter=ModelAdapter(("q_proj",)))),
+}
+IDENTITY = {"implementation": "vllm", "torch": torch.__version__}
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    torch.set_grad_enabled(False)
+    implementation = VllmImplementation()
+    implementation.layers.prepare()
+    return Subject(implementation, ThreadsEngine())
+
+
+@pytest.fixture(scope="module")
+def texts() -> Iterator[list[str]]:
+    """All that was written, which ruff looks at once."""
+    found: list[str] = []
+    yield found
+    assert found
+
+
+def written(subject: Subject, clause: str, case: ModelCase) -> str:
+    """The file of the failure that a case shows."""
+    (body,) = bodies_of(clause)
+    with pytest.raises(Violation) as caught:
+        body(subject, case)
+    failure = Failure.of(clause, caught.value)
+    stored = StoredFailure(clause, failure.anomaly, failure.message, "vllm", IDENTITY, seen=failure.seen)
+    return write(Entry(failure.case, failure.shown, (stored,)), stored, Vllm(), "fails.")
+
+
+def run_text(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs the one test of a file in this process, whose groups are there already."""
+    state = sys.modules["vllm.distributed.parallel_state"]
+    monkeypatch.setattr(state, "_TP", SimpleNamespace(world_size=1, rank_in_group=0, ranks=[0]))
+    module = ModuleType("emitted")
+    exec(compile(text, "emitted.py", "exec"), module.__dict__)
+    (test,) = (value for name, value in vars(module).items() if name.startswith("test_"))
+    test(**{"monkeypatch": monkeypatch} if "monkeypatch" in test.__annotations__ else {})
+
+
+def assert_stands_alone(text: str) -> None:
+    modules = [node for node in ast.walk(ast.parse(text)) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    names = {one.module or "" if isinstance(one, ast.ImportFrom) else one.names[0].name for one in modules}
+    others = {name.partition(".")[0] for name in names} - sys.stdlib_module_names
+    assert others <= {"peft", "pytest", "safetensors", "torch", "transformers", "vllm"}
+    assert text.count("\n") <= MOST_OF_A_MODEL
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_the_file_is_red_with_the_planted_bug_and_green_without_it(
+    name: str, subject: Subject, texts: list[str]
+) -> None:
+    bug: Planted = PLANTED[name]
+    with pytest.MonkeyPatch.context() as planting:
+        bug.plant(planting)
+        text = written(subject, bug.clause, bug.case)
+    assert_stands_alone(text)
+    texts.append(text)
+    with pytest.MonkeyPatch.context() as planting:
+        bug.plant(planting)
+        with pytest.raises((AssertionError, KeyError, NotImplementedError, ValueError)):
+            run_text(text, planting)
+    with pytest.MonkeyPatch.context() as clean:
+        run_text(text, clean)
+
+
+@pytest.mark.parametrize("finding", FOUND)
+def test_the_file_of_a_finding_is_red_on_vllm(
+    finding: str, subject: Subject, texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = written(subject, *FOUND[finding])
+    assert_stands_alone(text)
+    texts.append(text)
+    with pytest.raises(AssertionError):
+        run_text(text, monkeypatch)
+
+
+def test_what_was_written_passes_ruff(texts: list[str], tmp_path: Path) -> None:
+    for number, text in enumerate(texts):
+        (tmp_path / f"test_{number}.py").write_text(text, encoding="utf-8")
+    config = str(ROOT / "tests" / "regressions" / "ruff.toml")
+    for command in (["check"], ["format", "--check"]):
+        arguments = [sys.executable, "-m", "ruff", *command, "--no-cache", "--config", config, str(tmp_path)]
+        run = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stdout
+
+
+def test_a_model_has_no_file_for_the_reference() -> None:
+    case = ModelCase("llama", adapter=ModelAdapter(("o_proj",)))
+    failure = Failure.of("MODEL-2", Violation("halved", "wrong", case))
+    stored = StoredFailure("MODEL-2", "halved", "wrong", "vllm", seen=failure.seen)
+    with pytest.raises(CannotWrite, match="whole models are vLLM's"):
+        write(Entry(failure.case, failure.shown, (stored,)), stored, LoraCompat(), "fails.")
+
+
+def test_what_has_no_form_is_told_in_a_line() -> None:
+    case = ModelCase("llama", adapter=ModelAdapter(("embed_tokens",)))
+    failure = Failure.of("MODEL-2", Violation("halved", "wrong", case))
+    stored = StoredFailure("MODEL-2", "halved", "wrong", "vllm", seen=failure.seen)
+    with pytest.raises(CannotWrite, match="older release"):
+        write(Entry(failure.case, failure.shown, (stored,)), stored, Vllm(), "fails.")
