@@ -9,9 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import PrefixChange
-
 from conformance.subjects.models.checkpoints import content_of, resolved
 from conformance.subjects.models.recipes import recipe_of
 from conformance.test_files.layout import CannotWrite
@@ -51,9 +48,11 @@ def config_text(case: ModelCase) -> ConfigText:
     """The configuration of a case.
 
     Raises:
-        CannotWrite: its checkpoint is saved otherwise than transformers does by itself.
+        CannotWrite: its checkpoint is saved otherwise than transformers does by itself, or not made by it.
     """
     target = resolved(case.target)
+    if not target.implementation:
+        raise CannotWrite(f"transformers has no implementation of {target.architecture}; replay the case")
     content = content_of(case)
     recipe = recipe_of(target.model_type, target.architecture)
     if recipe.get("names") or recipe.get("transposed"):
@@ -74,12 +73,6 @@ def config_text(case: ModelCase) -> ConfigText:
     if target.architecture != target.implementation:
         published[""]["architectures"] = [target.architecture]
     return ConfigText(cls.__name__, target.implementation, given, published, content)
-
-
-def needs_prefixes(model: Any) -> bool:
-    """Whether transformers would save ``model`` with prefixes that published files have not."""
-    found = get_model_conversion_mapping(model, add_legacy=False)
-    return any(isinstance(one, PrefixChange) and not one.scope_prefix for one in found)
 
 
 def constant(name: str, value: Mapping[str, Any]) -> str:

@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from conformance.certification.clause_tests import bodies_of
-from conformance.engines.threads import ThreadsEngine
-from conformance.implementations.vllm import VllmImplementation
 from conformance.judging.verdicts import Violation
 from conformance.subjects.subject import Subject
 from tests.models import planted_in_names  # noqa: F401 - registers its bugs
 from tests.models.planted import PLANTED
 
 pytestmark = pytest.mark.vllm
-
-
-@pytest.fixture(scope="module")
-def subject() -> Subject:
-    torch.set_grad_enabled(False)
-    implementation = VllmImplementation()
-    implementation.layers.prepare()
-    return Subject(implementation, ThreadsEngine())
 
 
 @pytest.mark.parametrize("name", PLANTED)

@@ -13,11 +13,10 @@ import pytest
 import torch
 
 from conformance.certification.clause_tests import bodies_of
-from conformance.engines.threads import ThreadsEngine
-from conformance.implementations.vllm import VllmImplementation
 from conformance.judging.verdicts import Failure, Violation
 from conformance.regressions.entries import Entry, StoredFailure
 from conformance.subjects.subject import Subject
+from conformance.test_files.dialects import Dialect
 from conformance.test_files.layout import CannotWrite
 from conformance.test_files.lora_compat_dialect import LoraCompat
 from conformance.test_files.vllm_dialect import Vllm
@@ -47,14 +46,6 @@ FOUND = {  # in vLLM itself
     "50": ("MODEL-2", ModelCase("llama4_text", adapter=ModelAdapter(("q_proj",)))),
 }
 IDENTITY = {"implementation": "vllm", "torch": torch.__version__}
-
-
-@pytest.fixture(scope="module")
-def subject() -> Subject:
-    torch.set_grad_enabled(False)
-    implementation = VllmImplementation()
-    implementation.layers.prepare()
-    return Subject(implementation, ThreadsEngine())
 
 
 @pytest.fixture(scope="module")
@@ -132,17 +123,18 @@ def test_what_was_written_passes_ruff(texts: list[str], tmp_path: Path) -> None:
         assert run.returncode == 0, run.stdout
 
 
-def test_a_model_has_no_file_for_the_reference() -> None:
-    case = ModelCase("llama", adapter=ModelAdapter(("o_proj",)))
+@pytest.mark.parametrize(
+    ("target", "module", "dialect", "said"),
+    [
+        ("llama", "o_proj", LoraCompat(), "whole models are vLLM's"),
+        ("llama", "embed_tokens", Vllm(), "older release"),
+        ("ExaoneForCausalLM", "q_proj", Vllm(), "no implementation of ExaoneForCausalLM"),
+    ],
+    ids=["for the reference", "in words alone", "made by nobody else"],
+)
+def test_what_has_no_form_is_told_in_a_line(target: str, module: str, dialect: Dialect, said: str) -> None:
+    case = ModelCase(target, adapter=ModelAdapter((module,)))
     failure = Failure.of("MODEL-2", Violation("halved", "wrong", case))
     stored = StoredFailure("MODEL-2", "halved", "wrong", "vllm", seen=failure.seen)
-    with pytest.raises(CannotWrite, match="whole models are vLLM's"):
-        write(Entry(failure.case, failure.shown, (stored,)), stored, LoraCompat(), "fails.")
-
-
-def test_what_has_no_form_is_told_in_a_line() -> None:
-    case = ModelCase("llama", adapter=ModelAdapter(("embed_tokens",)))
-    failure = Failure.of("MODEL-2", Violation("halved", "wrong", case))
-    stored = StoredFailure("MODEL-2", "halved", "wrong", "vllm", seen=failure.seen)
-    with pytest.raises(CannotWrite, match="older release"):
-        write(Entry(failure.case, failure.shown, (stored,)), stored, Vllm(), "fails.")
+    with pytest.raises(CannotWrite, match=said):
+        write(Entry(failure.case, failure.shown, (stored,)), stored, dialect, "fails.")
