@@ -44,10 +44,8 @@ class Entry:
 
     def names(self, path: str, failure: Failure) -> bool:
         """Whether ``failure`` of the class at ``path`` is this one."""
-        return self.covers(path) and failure.key == (self.clause, self.anomaly) and self._of(failure)
-
-    def _of(self, failure: Failure) -> bool:
-        return fnmatchcase(failure.role, self.role)
+        of_role = failure.key == (self.clause, self.anomaly) and fnmatchcase(failure.role, self.role)
+        return of_role and self.covers(path)
 
 
 @dataclass(frozen=True, slots=True)

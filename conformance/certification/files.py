@@ -19,10 +19,12 @@ def write_files(outcomes: Sequence[Outcome], directory: Path, *, prove: bool = F
 
     Of a model's failure the file is for plain vLLM, proved if asked, wherever the case was stored and has such a form.
     """
+    models = [outcome for outcome in outcomes if outcome.model]
+    if models:  # all at once, as the formatter is called once, and the store is read once
+        failures = [failure for outcome in models for failure in outcome.failures]
+        handed = hand_over(failures, Store(directory), models[0].impl, prove=prove)
+        yield from (str(one) for one in handed if one.path.name.endswith(Vllm.suffix + ".py"))
     for outcome in outcomes:
-        if outcome.model:
-            handed = hand_over(outcome.failures, Store(directory), outcome.impl, prove=prove)
-            yield from (str(one) for one in handed if one.path.name.endswith(Vllm.suffix + ".py"))
         for failure in (one for one in outcome.failures if not one.files):
             path = directory / _name(failure)
             failure.files.append(path.name)

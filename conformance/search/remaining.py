@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 from conformance.judging.model_facts import Added, Lost
 from conformance.judging.verdicts import Violation
+from conformance.subjects.models.keys import module_of
 from strategies.models.cases import ModelCase
-
-_KEY = re.compile(r"^base_model\.model\.(.+?)(\.base_layer)*\.lora_(embedding_)?[AB](\.weight)?$")
 
 
 def remaining(found: Violation) -> ModelCase | None:
     """The case with the targets left alone that are wrong in the same role; None where nothing remains of it."""
     case, fact = found.case, found.fact
     keys = (*fact.keys, *fact.alike) if isinstance(fact, Lost) else (fact.tensor,) if isinstance(fact, Added) else ()
-    modules = [name[1] for name in map(_KEY.match, keys) if name]
+    modules = [module for module in map(module_of, keys) if module]
     if not isinstance(case, ModelCase) or not modules:
         return None
     adapter = case.adapter.without(tuple(name for module in modules for name in (module, f"{module}.weight")))

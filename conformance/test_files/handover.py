@@ -92,9 +92,8 @@ class Handover:
             failure = self._put(entry, failure, path, file, NOT_RUN)
             proof = told = self._proof(entry, failure, dialect, path, told) if prove else NOT_RUN
             failure = self._put(entry, failure, path, proved(file, entry, failure, proof), proof)
-            yield Handed(
-                path, "wrote", f"{proof}{_length(file, MOST_OF_A_MODEL if _of_a_model(entry) else MOST_LINES)}"
-            )
+            most = MOST_OF_A_MODEL if _of_a_model(entry) else MOST_LINES
+            yield Handed(path, "wrote", f"{proof}{_length(file, most)}")
 
     def _put(self, entry: Entry, failure: StoredFailure, path: Path, text: str, proof: str) -> StoredFailure:
         """Writes a file that the store knows already: whoever is interrupted in between has edited nothing."""

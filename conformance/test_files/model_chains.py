@@ -69,11 +69,8 @@ def whole(slots: Any, rank: int, rows: int) -> torch.Tensor:
         parts.append((torch.cat([one[at][1] for one in slots]) if cut else b) @ a)
     return torch.cat(parts)
 """.strip("\n")
-_CUT = [
-    'file = f"{folder}/adapter/adapter_model.safetensors"',
-    "tensors = load_file(file)",
-    "save_file({key: tensors[key] for key in KEYS}, file)",
-]
+OPENED = ['file = f"{folder}/adapter/adapter_model.safetensors"', "tensors = load_file(file)"]
+_CUT = [*OPENED, "save_file({key: tensors[key] for key in KEYS}, file)"]
 _DENSE = """
 choose = vars(CpuPlatform)["get_attn_backend_cls"].__func__  # but for sparse ones
 CpuPlatform.get_attn_backend_cls = classmethod(

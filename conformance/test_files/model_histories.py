@@ -14,6 +14,7 @@ from conformance.subjects.models.observing import chains
 from conformance.subjects.models.writings import ON_DISK, PICKLED, Piece, pieces
 from conformance.test_files.layout import CannotWrite
 from conformance.test_files.literals import indented, one_line
+from conformance.test_files.model_chains import OPENED
 from conformance.test_files.model_configs import constant
 from conformance.test_files.model_scenes import Told, added_or_refused, scripted, targets_of
 from conformance.test_files.script import Script
@@ -49,7 +50,7 @@ def written(told: Told) -> Script:
     constants, rewriting = ([], _PICKLING) if way == PICKLED else _renaming(told, chains().of(told.case))
     plain = replace(told, fused=told.fused and way == PICKLED)
     if isinstance(told.fact, Raised):
-        lines = [*_opened(), *rewriting, '_, worker = served(f"{folder}/base")', *added_or_refused(plain, names)]
+        lines = [*OPENED, *rewriting, '_, worker = served(f"{folder}/base")', *added_or_refused(plain, names)]
         return scripted(plain, lines, definitions=constants)
     if told.fused:
         raise CannotWrite("experts written in two ways have no form as a single file yet; replay the case")
@@ -72,11 +73,6 @@ def _copied() -> list[str]:
         'file = Path(f"{folder}/other/adapter_model.safetensors")',
         "tensors = load_file(file)",
     ]
-
-
-def _opened() -> list[str]:
-    """The same, of the adapter itself."""
-    return ['file = f"{folder}/adapter/adapter_model.safetensors"', "tensors = load_file(file)"]
 
 
 def _renaming(told: Told, chain: Chain) -> tuple[list[str], list[str]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from conformance.judging.facts import Fact, Place
+from conformance.subjects.models.keys import module_of
 from conformance.test_files import model_chains
 from conformance.test_files.literals import indented, one_line
 from conformance.test_files.model_chains import Engine
@@ -101,5 +101,4 @@ def targets_of(adapter: ModelAdapter) -> list[str]:
 
 def last_name(key: str) -> str:
     """The last part of the name of a key's module."""
-    module = re.sub(r"\.lora_(embedding_)?[AB](\.weight)?$", "", key)
-    return module.removesuffix(".base_layer").rpartition(".")[2]
+    return module_of(key).rpartition(".")[2]

@@ -35,7 +35,7 @@ DIALECTS: tuple[Dialect, ...] = (LoraCompat(), Vllm())
 Scripting = Callable[[StoredFailure, Any, Dialect], Script]
 
 
-def _of_a_model(failure: StoredFailure, case: Any, dialect: Dialect) -> Script:
+def _script_of_a_model(failure: StoredFailure, case: Any, dialect: Dialect) -> Script:
     """`models.script_of`, whose transformers and PEFT take seconds to import."""
     script: Script = importlib.import_module("conformance.test_files.models").script_of(failure, case, dialect)
     return script
@@ -48,9 +48,8 @@ _BY_KIND: dict[type[Spec], Scripting] = {
     Program: programs.script_of,
     TargetQuestion: targets.script_of,
     RankQuestion: ranks.script_of,
-    ModelCase: _of_a_model,
+    ModelCase: _script_of_a_model,
 }
-
 _BY_CLAUSE: dict[tuple[type[Spec], str], Scripting] = {
     (Case, "UNWRAP-4"): modules.chain,
     (Case, "WRAP-6"): modules.stranger,

@@ -5,37 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import pytest
 
 from conformance.certification.apart import Apart
-from conformance.certification.clause_tests import checks_of
-from conformance.judging.verdicts import ClauseResult, Verdict
-from conformance.search.bodies import Body
-from conformance.search.drawing import Source
-from conformance.suite.budget import Budget
-
-BUDGET = Budget(1, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Planted:
-    """Stands in for the run of a clause, which does something fatal on the way."""
-
-    deed: Callable[[], object]
-
-    def check(self, clause: str, name: str, source: Source, body: Body) -> ClauseResult:
-        self.deed()
-        result = ClauseResult(clause, target="model")
-        result.counts[Verdict.PASS.value] = 1
-        return result
-
-
-def ask(apart: Apart, path: str, deed: Callable[[], object], clause: str = "MODEL-1") -> ClauseResult:
-    (test,) = checks_of(clause)
-    return apart.run(path, lambda budget: Planted(deed), (clause, test.body.__name__, BUDGET))
+from conformance.judging.verdicts import Verdict
+from tests.models.deeds import Deed, ask
 
 
 def hang() -> None:
@@ -51,7 +26,7 @@ def hang() -> None:
     ],
     ids=["exit", "segfault", "hang"],
 )
-def test_a_death_is_an_error_of_its_model_and_the_next_one_is_run(deed: Callable[[], object], said: str) -> None:
+def test_a_death_is_an_error_of_its_model_and_the_next_one_is_run(deed: Deed, said: str) -> None:
     apart = Apart(seconds=1.0 if deed is hang else 600.0)
     dead = ask(apart, "deadly", deed)
     assert dead.verdict is Verdict.ERROR

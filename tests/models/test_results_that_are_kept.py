@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from conformance.certification.apart import Apart
-from conformance.certification.clause_tests import checks_of
 from conformance.certification.environment import folders_hash, suite_hash
 from conformance.certification.kept_results import KeptResults
-from conformance.judging.verdicts import ClauseResult, Verdict
-from conformance.search.bodies import Body
-from conformance.search.drawing import Source
-from conformance.suite.budget import Budget
+from conformance.judging.verdicts import Verdict
+from tests.models.deeds import Deed, ask
 
 STATE = {"vllm": "0.33.0", "peft": "0.21.2", "suite": "one"}
 
 
-@dataclass(frozen=True, slots=True)
-class Passes:
-    """Stands in for the run of a clause."""
-
-    deed: Callable[[], object]
-
-    def check(self, clause: str, name: str, source: Source, body: Body) -> ClauseResult:
-        self.deed()
-        result = ClauseResult(clause, target="model")
-        result.counts[Verdict.PASS.value] = 1
-        return result
-
-
-def verdict(folder: Path, state: Mapping[str, str], deed: Callable[[], object], path: str = "kept") -> Verdict:
+def verdict(folder: Path, state: Mapping[str, str], deed: Deed, path: str = "kept") -> Verdict:
     apart = Apart(60.0, KeptResults(folder, "vllm", state))
-    (test,) = checks_of("MODEL-1")
-    result = apart.run(path, lambda budget: Passes(deed), ("MODEL-1", test.body.__name__, Budget(1, 0)))
+    result = ask(apart, path, deed)
     apart.stop()
     return result.verdict
 

@@ -16,14 +16,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from conformance.subjects.models.keys import KEY, PREFIX
 from conformance.subjects.outcomes import NotApplicable
 from conformance.values.models import fill_factor, fill_weight
 from strategies.models.adapters import ALL_LINEAR, ModelAdapter
 
 TENSORS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-_PREFIX = "base_model.model."
 _NUMBERED = re.compile(r"\.\d+\.")
-_KEY = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<part>[AB])(\.weight)?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +119,14 @@ def read_adapter(directory: Path, wrapped: PeftModel) -> AdapterFile:
     halves: dict[str, dict[str, str]] = {}
     others = []
     for key in tensors:
-        found = _KEY.match(key)
+        found = KEY.match(key)
         if found is None:
             others.append(key)
         else:
             halves.setdefault(found["module"], {})[found["part"]] = key
     pairs = []
     for module, keys in halves.items():
-        layer: Any = wrapped.get_submodule(_PREFIX + module)
+        layer: Any = wrapped.get_submodule(PREFIX + module)
         parameter = _parameter_of(module, layer)
         scaling = scaling_of(config, parameter if hasattr(layer, "parameter_name") else module)
         a, b = (tensors[keys[part]].float() for part in "AB")

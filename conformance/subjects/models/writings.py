@@ -13,10 +13,10 @@ from torch import Tensor
 
 from conformance.subjects.models.adapters import CONFIG, TENSORS, FilePair
 from conformance.subjects.models.chains import Chain
+from conformance.subjects.models.keys import PREFIX
 from conformance.values.models import fill_weight
 from strategies.models.cases import ModelCase
 
-_PREFIX = "base_model.model."
 PICKLED, ON_DISK = "as adapter_model.bin", "under the base checkpoint's names"
 
 
@@ -79,8 +79,8 @@ def _as_on_disk(case: ModelCase, chain: Chain) -> dict[str, Tensor]:
             return {}
         for piece in found:
             a, b = piece.factors(tensors[pair.key_a], tensors[pair.key_b], pair.delta.shape[0])
-            written[f"{_PREFIX}{piece.module}.lora_A.weight"] = a.contiguous().clone()
-            written[f"{_PREFIX}{piece.module}.lora_B.weight"] = b.contiguous().clone()
+            written[f"{PREFIX}{piece.module}.lora_A.weight"] = a.contiguous().clone()
+            written[f"{PREFIX}{piece.module}.lora_B.weight"] = b.contiguous().clone()
     return written
 
 

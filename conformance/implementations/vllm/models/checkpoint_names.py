@@ -56,10 +56,11 @@ def _tensors_of(model: Any, name: str, parameter: Tensor, experts: Sequence[str]
     stacked = _EXPERTS.match(name)
     if stacked is not None:
         gate, up, down = experts
-        for number, weight in enumerate(parameter):
-            members = {gate: weight[::2], up: weight[::2]} if stacked["which"] == "w13" else {down: weight}
-            for member, one in members.items():
-                yield CheckpointTensor(f"{stacked['where']}.{number}.{member}.weight", tuple(one.shape))
+        count, rows, columns = parameter.shape
+        members = {gate: rows // 2, up: rows // 2} if stacked["which"] == "w13" else {down: rows}
+        for number in range(count):
+            for member, own in members.items():
+                yield CheckpointTensor(f"{stacked['where']}.{number}.{member}.weight", (own, columns))
         return
     path, _, leaf = name.rpartition(".")
     parent, _, last = path.rpartition(".")
