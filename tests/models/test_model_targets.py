@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
+import warnings
 from pathlib import Path
 
 import pytest
 
 from conformance.implementations.vllm.models.registry import registered
+from conformance.subjects.models import counterparts
 from conformance.subjects.models.types import (
     ModelWithoutLoRA,
     Naming,
@@ -93,3 +95,15 @@ def test_the_registry_as_read_from_the_source_is_the_one_that_vllm_has() -> None
         name: bool(supports_lora(getattr(importlib.import_module(module), cls)))
         for name, (module, cls) in some.items()
     }
+
+
+def test_what_transformers_warns_of_while_it_imports_a_class_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Deprecating:
+        def __getattr__(self, name: str) -> str:
+            warnings.warn(f"{name} is deprecated", FutureWarning, stacklevel=2)
+            return name
+
+    monkeypatch.setattr(counterparts, "transformers", Deprecating())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert counterparts.imported("AnyForCausalLM") == "AnyForCausalLM"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import importlib
 import re
+import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import transformers
 
@@ -46,9 +48,16 @@ def served_by(place: tuple[str, str]) -> str | None:
     return next((name for name in served if name in _buildable()), None)
 
 
+def imported(implementation: str) -> Any:
+    """transformers' class of that name; what its module warns of while it is imported is for transformers' authors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return getattr(transformers, implementation)
+
+
 def model_type_of(implementation: str) -> str:
     """The model type of a class, by transformers' table: vLLM writes another one into some configuration classes."""
-    cls = getattr(transformers, implementation).config_class
+    cls = imported(implementation).config_class
     types = [name for name, config in _CONFIGS.items() if config == cls.__name__]
     return types[0] if types and cls.model_type not in types else cls.model_type
 

@@ -11,13 +11,13 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import PrefixChange
 from transformers.initialization import TORCH_INIT_FUNCTIONS
 
+from conformance.subjects.models.counterparts import imported
 from conformance.subjects.models.recipes import Recipe, recipe_of
 from conformance.subjects.models.skeletons import skeleton
 from conformance.subjects.models.types import ModelTarget
@@ -33,7 +33,7 @@ def made(target: ModelTarget, content: Mapping[str, Any]) -> nn.Module:
     """The model of a config.json, uninitialized, in the default dtype and on the default device."""
     if not target.implementation:
         return skeleton(target.architecture, content)
-    cls: Any = getattr(transformers, target.implementation)
+    cls = imported(target.implementation)
     with uninitialized():
         model = cls._from_config(target.config_class(**content), dtype=torch.get_default_dtype())
     # Made, not loaded, a model is saved without the prefixes that published files have inside of towers.

@@ -18,6 +18,7 @@ from conformance.subjects.models.counterparts import (
     MODEL_TYPES,
     classes_of,
     counterpart,
+    imported,
     model_type_of,
     served_by,
     served_types,
@@ -81,7 +82,7 @@ class ModelTarget:
         """transformers' class of the configuration, whatever vLLM registers for the model type in its place."""
         if not self.implementation:
             return config_class(self.architecture)
-        return getattr(transformers, self.implementation).config_class
+        return imported(self.implementation).config_class
 
     def register(self) -> None:
         """Makes a class that is out of vLLM's tree known to its registry; nothing to do for any other target."""
