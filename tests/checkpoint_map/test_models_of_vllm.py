@@ -19,7 +19,7 @@ MODELS: dict[str, tuple[set[str], str]] = {
     "Qwen3MoeForCausalLM": (set(), ""),
     "DeepseekV3ForCausalLM": (set(), ""),
     "GptOssForCausalLM": (set(), ""),
-    "JambaForCausalLM": ({"model.layers.0.mamba.A"}, ""),
+    "JambaForCausalLM": ({"model.layers.0.mamba.A", "model.layers.2.mamba.A"}, ""),
     "Llama4ForCausalLM": (set(), "q_proj.weight in another order than LoRA B has them"),
     "GraniteMoeForCausalLM": (set(), "router"),
 }

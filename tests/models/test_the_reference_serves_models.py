@@ -9,7 +9,7 @@ from conformance.certification.clause_tests import bodies_of
 from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.reference import ReferenceImplementation
 from conformance.implementations.vllm.layers import VllmLayers
-from conformance.subjects.outcomes import FileRefused
+from conformance.subjects.outcomes import FileRefused, NotApplicable
 from conformance.subjects.subject import Subject
 from strategies.models.adapters import ModelAdapter
 from strategies.models.cases import ModelCase
@@ -36,6 +36,7 @@ CASES = {
     ),
     "an embedding": ModelCase(adapter=ModelAdapter(modules=("embed_tokens",))),
     "a tied head": ModelCase(target="gemma3_text", adapter=ModelAdapter(modules=("embed_tokens",))),
+    "a head that its class always ties": ModelCase(target="lfm2", adapter=ModelAdapter(modules=("embed_tokens",))),
 }
 REFUSED = {
     "a weight that attention has absorbed": ("deepseek_v3", ModelAdapter(modules=("kv_b_proj",)), "NotServedError"),
@@ -70,3 +71,14 @@ def test_what_it_cannot_serve_it_refuses_by_name(name: str, subject: Subject) ->
     (body,) = bodies_of("MODEL-2")
     with pytest.raises(FileRefused, match=kind):
         body(subject, ModelCase(target=target, adapter=adapter))
+
+
+def test_a_class_with_one_weight_where_its_configuration_has_two_is_not_judged(subject: Subject) -> None:
+    untied = ConfigChoices(switches=(("tie_word_embeddings", False),))
+    (body,) = bodies_of("MODEL-2")
+    with pytest.raises(
+        NotApplicable, match="embed_tokens and lm_head have one weight"
+    ):
+        body(
+            subject, ModelCase(target="lfm2", config=untied, adapter=ModelAdapter(modules=("lm_head", "embed_tokens")))
+        )

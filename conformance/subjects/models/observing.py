@@ -21,7 +21,7 @@ from conformance.implementations.models import (
     NoLoRASupport,
     Parts,
 )
-from conformance.subjects.models.chains import Chain, Chains, Ends
+from conformance.subjects.models.chains import Chain, Chains
 from conformance.subjects.outcomes import FileRefused, HarnessError, NotApplicable, NotExercised, SubjectRaised
 from conformance.subjects.subject import Subject
 from strategies.models.cases import ModelCase
@@ -141,24 +141,13 @@ def _right_readings(server: ModelServer, chain: Chain, settings: ModelSettings, 
     if chain.ends is not None and chain.ends.embedding and chain.ends.head:
         raise NotApplicable("the checkpoint has one weight for embedding and head, and the adapter is of both")
     try:
-        merged = server.load(chain.merged, settings, group).read(None)
-    except BaseModelError:
+        return server.load(chain.merged, settings, group).read(None)
+    except BaseModelError:  # of a class that has one weight for both ends whatever the checkpoint has
         if chain.ends is None:
             raise
-    else:
-        if chain.ends is None or _parted(merged, server.load(chain.base, settings, group).read(None), chain.ends):
-            return merged
     merged = server.load(chain.merged_tied, settings, group).read(None)
     base = server.load(chain.base, settings, group).read(None)
     return {name: base[name] if _is_other_end(name, parts, chain) else parts for name, parts in merged.items()}
-
-
-def _parted(merged: Readings, base: Readings, ends: Ends) -> bool:
-    """Whether a class has a weight for each end if the checkpoint has; some have one whatever it says."""
-    head_changed = LOGITS in base and any(
-        not torch.equal(tensor, merged[LOGITS][part]) for part, tensor in base[LOGITS].items()
-    )
-    return head_changed == ends.head
 
 
 def _is_other_end(name: str, parts: Parts, chain: Chain) -> bool:

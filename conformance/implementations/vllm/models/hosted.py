@@ -25,7 +25,7 @@ from conformance.implementations.models import (
 from conformance.implementations.vllm.groups import ranked
 from conformance.implementations.vllm.models import engine
 from conformance.implementations.vllm.models.bare import bare_model
-from conformance.implementations.vllm.models.readings import Reader, own_tensors
+from conformance.implementations.vllm.models.readings import Reader, is_embedding, own_tensors
 from lora_compat.checkpoint_map import CheckpointMap, TensorInfo, shapes_in
 
 _MAPS_KEPT = 32
@@ -39,6 +39,7 @@ class VllmHost(HostedModel):
         self.group = group
         self.config = engine.engine_config(directory, settings, group.size)
         self.model = self.within(importlib.import_module("vllm.model_executor.model_loader").get_model)
+        _refuse_one_weight_of_two(self.model, self.config.model_config)
         self._reader = Reader(self.model, self.config)
 
     def within(self, build: Callable[..., Any]) -> Any:
@@ -55,6 +56,19 @@ class VllmHost(HostedModel):
     def read(self, view: AdaptersView | None) -> dict[str, Parts]:
         with self.ranked(), torch.no_grad():
             return self._reader.read(view, self.group)
+
+
+def _refuse_one_weight_of_two(model: nn.Module, model_config: Any) -> None:
+    """Some classes have one weight for embedding and head whatever a configuration says, and load both into it."""
+    configs = (model_config.hf_config, model_config.hf_text_config)
+    if any(getattr(config, "tie_word_embeddings", True) for config in configs):
+        return
+    named = dict(model.named_modules(remove_duplicate=False))
+    embeddings = {module.weight for module in named.values() if is_embedding(module)}
+    for weight in embeddings:
+        ends = {name.rpartition(".")[2] for name, module in named.items() if getattr(module, "weight", None) is weight}
+        if len(ends) > 1:
+            raise ValueError(f"{' and '.join(sorted(ends))} have one weight, where the configuration has two")
 
 
 class VllmModelLibrary(ModelLibrary):

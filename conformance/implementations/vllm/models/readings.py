@@ -50,7 +50,7 @@ class Reader:
             output = self._output(name, OUTPUT, lambda: self._linear(module, base, group))
             if output is not None:
                 return {key: tensor for key, tensor in own.items() if key not in ("weight", "bias")} | output
-        elif _is_embedding(base):
+        elif is_embedding(base):
             output = self._output(name, ROWS, lambda: self._embedding(module, base))
             return own if output is None else output
         elif _is_head(base):
@@ -154,7 +154,8 @@ def _multiplies(module: Any) -> bool:
     return isinstance(module, runtime().linear.LinearBase) or type(module).forward is nn.Linear.forward
 
 
-def _is_embedding(module: Any) -> bool:
+def is_embedding(module: Any) -> bool:
+    """Whether a module is vLLM's embedding, or torch's by its forward."""
     if type(module).forward is nn.Embedding.forward:
         return True
     return all(hasattr(module, name) for name in ("org_vocab_size", "shard_indices")) and not _is_head(module)
