@@ -282,6 +282,11 @@ _CLAUSES = (
         "vllm #57708",
     ),
     _must("MODEL-7", "The result does not depend on the TP size or the sharding mode.", "vllm #45691"),
+    _should(
+        "MODEL-8",
+        "Logits with the adapter are those of PEFT's own model of transformers, inside what rounding takes them away.",
+        "vllm #48215",
+    ),
     _must("COMM-1", "All ranks issue the same sequence of collectives with matching shapes."),
     _must("COMM-2", "A layer with `disable_tp`, or of TP size 1, issues none.", "vllm #25487"),
 )

@@ -11,9 +11,11 @@ from conformance.engines.ranks import RankGroup
 from conformance.implementations.models import EXPERTS
 from conformance.judging.anomalies.models import VANISHED
 from conformance.judging.facts import Place, Raised
+from conformance.judging.logits import require_logits
 from conformance.judging.model_facts import Lost
 from conformance.judging.models import reaches, require_merged, require_same, require_same_writing, unnamed
 from conformance.judging.verdicts import Violation
+from conformance.oracles.logits import right_logits
 from conformance.subjects.models.chains import Chain
 from conformance.subjects.models.observing import (
     Readings,
@@ -62,6 +64,15 @@ def require_served(subject: Subject, case: ModelCase, how: str = "") -> None:
     seen = on_all(subject, case, programs.served)
     require_loaded(programs.chain, seen)
     require_merged(case, programs.chain, [one for one in seen if not isinstance(one, Refusal)], how)
+
+
+def presume_served(subject: Subject, case: ModelCase, clause: str) -> None:
+    """Raises `NotExercised` where the model with the adapter is wrong by itself, which is no matter of ``clause``."""
+    __tracebackhide__ = True
+    try:
+        require_served(subject, case)
+    except Violation as found:
+        raise NotExercised(f"wrong without what {clause} is about already [{found.anomaly}]") from found
 
 
 def require_loaded(chain: Chain, seen: Sequence[object]) -> None:
@@ -236,9 +247,26 @@ def test_the_result_does_not_depend_on_the_ranks(subject: Subject, case: ModelCa
 def require_same_on_all_ranks(subject: Subject, case: ModelCase) -> None:
     """Raises where an adapter that is served on one rank is not on several."""
     __tracebackhide__ = True
-    try:
-        require_served(subject, replace(case, tp_size=1, fully_sharded=False))
-    except Violation as found:
-        raise NotExercised(f"wrong without what MODEL-7 is about already [{found.anomaly}]") from found
+    presume_served(subject, replace(case, tp_size=1, fully_sharded=False), "MODEL-7")
     for fully_sharded in (False, True):
         require_served(subject, replace(case, fully_sharded=fully_sharded), f"fully_sharded={fully_sharded}")
+
+
+@check("MODEL-8", model_cases(tp_sizes=(1,), saved=False))
+def test_logits_are_those_of_pefts_own_model(subject: Subject, case: ModelCase) -> None:
+    in_part(subject, case, partial(require_right_logits, subject))
+
+
+def require_right_logits(subject: Subject, case: ModelCase) -> None:
+    """Raises where every module is served rightly, and the model as a whole is not."""
+    __tracebackhide__ = True
+    programs = programs_of(subject, case)
+    right = right_logits(case, programs.chain)
+    (seen,) = on_all(subject, case, partial(programs.logits, right.tokens))
+    require_loaded(programs.chain, [seen])
+    assert not isinstance(seen, Refusal)
+    try:
+        require_logits(case, right, *seen)
+    except Violation as found:
+        presume_served(subject, case, "MODEL-8")
+        raise found

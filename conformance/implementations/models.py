@@ -30,6 +30,10 @@ class NoLoRASupport(Exception):
     """A model class that declares no LoRA support, and was refused for that."""
 
 
+class NoForward(Exception):
+    """A model whose whole forward cannot run here, adapters or not, and why."""
+
+
 class ForwardRaised(Exception):
     """A module whose forward runs without adapters, and raises where they can be loaded."""
 
@@ -84,6 +88,17 @@ class ServedModel(ABC):
         there by name.
         """
 
+    def logits(self, number: int | None, tokens: Tensor) -> Tensor:
+        """The logits of one sequence with an adapter, or without one: ``[tokens, vocabulary]``, float64.
+
+        Asked of models that were loaded in float64; ``tokens`` are ids, int64.
+
+        Raises:
+            NoForward: the model cannot run as a whole, adapters or not.
+            ForwardRaised: it ran without adapters, and does not where they can be loaded.
+        """
+        raise NoForward("it runs single modules of a model only")
+
 
 class ModelServer(ABC):
     """Loads checkpoints."""
@@ -137,6 +152,10 @@ class HostedModel(ABC):
     @abstractmethod
     def read(self, view: AdaptersView | None) -> dict[str, Parts]:
         """As `ServedModel.read`, through an implementation's view; None before anything was wrapped."""
+
+    @abstractmethod
+    def logits(self, view: AdaptersView | None, tokens: Tensor) -> Tensor:
+        """As `ServedModel.logits`, likewise."""
 
 
 class ModelLibrary(ABC):

@@ -76,9 +76,7 @@ def test_what_it_cannot_serve_it_refuses_by_name(name: str, subject: Subject) ->
 def test_a_class_with_one_weight_where_its_configuration_has_two_is_not_judged(subject: Subject) -> None:
     untied = ConfigChoices(switches=(("tie_word_embeddings", False),))
     (body,) = bodies_of("MODEL-2")
-    with pytest.raises(
-        NotApplicable, match="embed_tokens and lm_head have one weight"
-    ):
+    with pytest.raises(NotApplicable, match="embed_tokens and lm_head have one weight"):
         body(
             subject, ModelCase(target="lfm2", config=untied, adapter=ModelAdapter(modules=("lm_head", "embed_tokens")))
         )

@@ -84,7 +84,13 @@ class ReferenceModel(ServedModel):
         return self._host.names()
 
     def read(self, number: int | None) -> dict[str, Parts]:
-        return self._host.read(None if self.manager is None else ReferenceView(self.manager, number))
+        return self._host.read(self._view(number))
+
+    def logits(self, number: int | None, tokens: Tensor) -> Tensor:
+        return self._host.logits(self._view(number), tokens)
+
+    def _view(self, number: int | None) -> ReferenceView | None:
+        return None if self.manager is None else ReferenceView(self.manager, number)
 
 
 class ReferenceView(AdaptersView):

@@ -18,6 +18,7 @@ from conformance.implementations.models import (
     ForwardRaised,
     ModelServer,
     ModelSettings,
+    NoForward,
     NoLoRASupport,
     Parts,
 )
@@ -95,7 +96,7 @@ def on_ranks(subject: Subject, case: ModelCase, program: Callable[[RankGroup], T
     """Runs ``program`` on every rank.
 
     Raises:
-        NotApplicable: the base model cannot be served, or its class declares no LoRA support.
+        NotApplicable: the base model cannot be served or run, or its class declares no LoRA support.
         NotExercised: it does not start with LoRA, which MODEL-6 is about.
         SubjectRaised: a forward that ran without adapters does not where they can be loaded.
         CollectiveMismatch, HarnessError: as `Subject.on_ranks`.
@@ -109,6 +110,8 @@ def on_ranks(subject: Subject, case: ModelCase, program: Callable[[RankGroup], T
             raise NotApplicable(f"the class declares no LoRA support: {_first_line(ended)}") from error
         if isinstance(ended, BaseModelError):
             raise NotApplicable(f"the base model cannot be served here: {_first_line(ended)}") from error
+        if isinstance(ended, NoForward):
+            raise NotApplicable(f"the model does not run as a whole here: {_first_line(ended)}") from error
         if isinstance(ended, (NotApplicable, NotExercised)):
             raise ended from error
         if isinstance(error, SubjectRaised) and not isinstance(ended, ForwardRaised):

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.models import ModelServer, ModelSettings, ServedModel
@@ -115,6 +116,14 @@ class Programs:
         model.add(1, self.chain.adapter)
         return first, beside, model.read(1)
 
+    def logits(self, tokens: Tensor, group: RankGroup) -> tuple[Tensor, Tensor] | Refusal:
+        """The logits of one sequence without LoRA and with the adapter, or why it was not loaded; in float64."""
+        model = self.server.load(self.chain.base, replace(self.settings, dtype=torch.float64), group)
+        base = model.logits(None, tokens)
+        _start(model)
+        refusal = attempt(partial(model.add, 1, self.chain.adapter))
+        return refusal or (base, model.logits(1, tokens))
+
     def loaded_bare(self, group: RankGroup) -> ServedModel:
         """The base without LoRA."""
         off = replace(self.settings, lora=False, fused_experts=False, options=())
@@ -129,9 +138,7 @@ class Programs:
         """The base, ready for adapters; what it read before shows whose forward runs here."""
         model = self.server.load(self.chain.base, settings or self.settings, group)
         base = model.read(None)
-        refusal = attempt(model.serve_adapters)
-        if refusal:
-            raise NotExercised(f"wrong without what it is about already: it does not start with LoRA ({refusal.kind})")
+        _start(model)
         return model, base
 
     def _parts(self) -> Iterator[tuple[tuple[str, ...], Path, Path | None]]:
@@ -154,6 +161,12 @@ class Programs:
     def _cut(self, directory: Path, keys: set[str]) -> None:
         if keys and not directory.exists():
             cut(self.chain.adapter, directory, keys)
+
+
+def _start(model: ServedModel) -> None:
+    refusal = attempt(model.serve_adapters)
+    if refusal:
+        raise NotExercised(f"wrong without what it is about already: it does not start with LoRA ({refusal.kind})")
 
 
 def differ(one: Readings, other: Readings) -> bool:

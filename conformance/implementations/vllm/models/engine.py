@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 import torch
 
-from conformance.implementations.models import ModelSettings
+from conformance.implementations.models import ModelSettings, NoForward
 from conformance.implementations.vllm.models.stand_ins import put_in_place
 from conformance.implementations.vllm.runtime import runtime
 
@@ -99,11 +99,11 @@ def engine_config(directory: Path, settings: ModelSettings, tp_size: int) -> Any
 
 
 def _engine_config(directory: Path, cls: Any, settings: ModelSettings, tp_size: int) -> Any:
-    """The TP size is set afterwards, as the platform would ask for as many devices."""
+    """The TP size is set afterwards, as the platform would ask for devices; so is float64, which it cannot be told."""
     options = importlib.import_module("vllm.engine.arg_utils").EngineArgs(
         model=str(directory),
         skip_tokenizer_init=True,
-        dtype=str(settings.dtype).removeprefix("torch."),
+        dtype="float32" if settings.dtype is torch.float64 else str(settings.dtype).removeprefix("torch."),
         enforce_eager=True,
         max_model_len=_MAX_LENGTH,
         max_num_seqs=MAX_TOKENS,  # the LM head's tokens are those of as many sequences
@@ -122,7 +122,18 @@ def _engine_config(directory: Path, cls: Any, settings: ModelSettings, tp_size: 
     config = options.create_engine_config()
     config.parallel_config.tensor_parallel_size = config.parallel_config.world_size = tp_size
     config.model_config.verify_with_parallel_config(config.parallel_config)
+    if settings.dtype is torch.float64:
+        _in_double(config)
     return config
+
+
+def _in_double(config: Any) -> None:
+    if runtime().device != "cpu":
+        raise NoForward("logits are compared in float64, which the LoRA operators of a GPU do not take")
+    config.model_config.dtype = torch.float64
+    config.compilation_config.custom_ops = ["none"]  # norms, rotary embeddings and activations by torch
+    if config.lora_config is not None:
+        config.lora_config.lora_dtype = torch.float64
 
 
 def model_class(directory: Path) -> Any:

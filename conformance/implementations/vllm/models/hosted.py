@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,19 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from conformance.engines.ranks import RankGroup
+from conformance.engines.ranks import RankGroup, site_of
 from conformance.implementations.models import (
     AdaptersView,
     BaseModelError,
+    ForwardRaised,
     HostedModel,
     ModelLibrary,
     ModelSettings,
+    NoForward,
     Parts,
 )
 from conformance.implementations.vllm.groups import ranked
-from conformance.implementations.vllm.models import engine
+from conformance.implementations.vllm.models import engine, forwards
 from conformance.implementations.vllm.models.bare import bare_model
 from conformance.implementations.vllm.models.readings import Reader, is_embedding, own_tensors
 from lora_compat.checkpoint_map import CheckpointMap, TensorInfo, shapes_in
@@ -38,7 +40,8 @@ class VllmHost(HostedModel):
     def __init__(self, directory: Path, settings: ModelSettings, group: RankGroup) -> None:
         self.group = group
         self.config = engine.engine_config(directory, settings, group.size)
-        self.model = self.within(importlib.import_module("vllm.model_executor.model_loader").get_model)
+        with forwards.doubled() if settings.dtype is torch.float64 else nullcontext():
+            self.model = self.within(importlib.import_module("vllm.model_executor.model_loader").get_model)
         _refuse_one_weight_of_two(self.model, self.config.model_config)
         self._reader = Reader(self.model, self.config)
 
@@ -56,6 +59,18 @@ class VllmHost(HostedModel):
     def read(self, view: AdaptersView | None) -> dict[str, Parts]:
         with self.ranked(), torch.no_grad():
             return self._reader.read(view, self.group)
+
+    def logits(self, view: AdaptersView | None, tokens: Tensor) -> Tensor:
+        adapted = view is not None
+        try:
+            with self.ranked(), torch.no_grad(), forwards.doubled():
+                (view or AdaptersView()).serve(len(tokens))
+                return forwards.logits(self.model, self.config, tokens)
+        except NoForward:
+            raise
+        except Exception as error:
+            said = f"{type(error).__name__}: {str(error) or site_of(error)}"
+            raise (ForwardRaised if adapted else NoForward)(said) from error
 
 
 def _refuse_one_weight_of_two(model: nn.Module, model_config: Any) -> None:

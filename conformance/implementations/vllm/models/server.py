@@ -90,7 +90,13 @@ class VllmModel(ServedModel):
         return self._host.names()
 
     def read(self, number: int | None) -> dict[str, Parts]:
-        return self._host.read(None if self._worker is None else VllmView(self._worker, number, self._host.group))
+        return self._host.read(self._view(number))
+
+    def logits(self, number: int | None, tokens: Tensor) -> Tensor:
+        return self._host.logits(self._view(number), tokens)
+
+    def _view(self, number: int | None) -> VllmView | None:
+        return None if self._worker is None else VllmView(self._worker, number, self._host.group)
 
     def _request(self, number: int, directory: Path) -> Any:
         request = importlib.import_module("vllm.lora.request").LoRARequest

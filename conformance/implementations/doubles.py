@@ -1,0 +1,44 @@
+"""Models in double precision, those too that ask for float32 in the middle of a forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from conformance.implementations.dtypes import default_dtype
+
+_READ_BYTES = (torch.frombuffer, Tensor.view)  # whose dtype says what is there
+
+
+class _Doubled(TorchFunctionMode):
+    """Whatever is asked of torch in float32 is done in float64."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = kwargs or {}
+        if func is Tensor.float:
+            return args[0].double()
+        if func in _READ_BYTES:
+            return func(*args, **given)
+        return func(*map(_doubled, args), **{name: _doubled(value) for name, value in given.items()})
+
+
+def _doubled(value: Any) -> Any:
+    return torch.float64 if value is torch.float32 else value
+
+
+@contextmanager
+def in_double() -> Iterator[None]:
+    """Inside, models are built and run in float64: norms, softmax and rotary tables are written for float32."""
+    with default_dtype(torch.float64), _Doubled():
+        yield
