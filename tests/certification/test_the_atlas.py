@@ -56,6 +56,14 @@ def test_kept_results_are_read_back(tmp_path: Path) -> None:
     assert read(tmp_path) == RESULTS
 
 
+def test_shards_of_a_clause_are_added_up(tmp_path: Path) -> None:
+    shards = [RESULTS["A"]["MODEL-1"], ClauseResult("MODEL-1", Counter({"pass": 4}), target="A")]
+    for number, shard in enumerate(shards):
+        write_json(tmp_path / f"A-MODEL-1-{number}.json", shard.to_dict())
+    found = read(tmp_path)["A"]["MODEL-1"]
+    assert (found.counts, found.failures) == ({"fail": 1, "pass": 6}, [FAILED])
+
+
 def test_the_head_counts_every_architecture_once() -> None:
     head = table().splitlines()[2]
     assert head.startswith("5 architectures")
@@ -67,7 +75,7 @@ def test_the_head_counts_every_architecture_once() -> None:
 def test_a_row_has_verdicts_counts_and_the_cause() -> None:
     row = next(line for line in table().splitlines() if line.startswith("| [A]"))
     assert row.startswith("| [A](models/A.md) | q_proj ")
-    verdicts = "| **fail** | pass | not run | not run | not run | not run | not run |"
+    verdicts = "| **fail** | pass | not run | not run | not run | not run | not run | not run |"
     assert row.endswith(f"{verdicts} 5 | 0 | [46](../findings/46_experts_renamed_by_transformers.py) |")
 
 

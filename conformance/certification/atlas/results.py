@@ -12,7 +12,7 @@ from conformance.certification import kept_results
 from conformance.certification.baseline import Baseline
 from conformance.contract import CONTRACT
 from conformance.judging.causes import finding_of
-from conformance.judging.verdicts import ClauseResult, Failure, Verdict
+from conformance.judging.verdicts import ClauseResult, Failure, Verdict, summed
 
 CLAUSES = tuple(clause for clause, entry in CONTRACT.items() if entry.chapter == "MODEL")
 OfName = Mapping[str, ClauseResult]  # one architecture's, by clause
@@ -35,12 +35,12 @@ class Links:
 
 
 def read(folder: Path) -> Mapping[str, OfName]:
-    """What is kept in a folder."""
-    found: dict[str, dict[str, ClauseResult]] = defaultdict(dict)
+    """What is kept in a folder, the shards of a clause added up."""
+    found: dict[str, list[ClauseResult]] = defaultdict(list)
     for file in sorted(folder.glob("*.json")):
         result = ClauseResult.from_dict(kept_results.read(file))
-        found[result.target][result.clause] = result
-    return found
+        found[result.target].append(result)
+    return {name: summed(shards) for name, shards in found.items()}
 
 
 def releases(folder: Path) -> set[str]:
