@@ -170,6 +170,7 @@ def draws_of(name: str, target: ModelTarget, served: Collection[Dtype] = tuple(D
         except Exception:  # sizes that transformers does not take together
             return None
 
-    draws = ModelDraws(name, config_choices(traits(target)), offer)
+    found = traits(target)
+    draws = ModelDraws(name, config_choices(found), offer, switches=found.switches)
     taken = dtypes(target)
     return replace(draws, dtypes=tuple(one for one in draws.dtypes if one in served and one.of_tensors in taken))

@@ -45,7 +45,7 @@ class ModelDraws:
 
     ``configs`` draws its small configurations, ``offer`` says what PEFT can target in one, None where transformers
     does not take it; both are functions of the type alone. ``options`` are what the class that serves it declares
-    that a deployment may switch on.
+    that a deployment may switch on, ``switches`` the booleans of its configuration that can be turned over.
     """
 
     path: str
@@ -54,6 +54,7 @@ class ModelDraws:
     tp_sizes: tuple[int, ...] = TP_SIZES
     dtypes: tuple[Dtype, ...] = (Dtype.FLOAT32, Dtype.FLOAT32, Dtype.FLOAT32, Dtype.BFLOAT16)
     options: tuple[str, ...] = ()
+    switches: tuple[tuple[str, bool], ...] = ()
 
     @property
     def deployments(self) -> tuple[tuple[str, ...], ...]:
@@ -61,6 +62,16 @@ class ModelDraws:
         return ((), *((one,) for one in self.options))
 
     def whole(self) -> list[ModelCase]:
+        """The plainest configuration with everything adapted, then those with one boolean turned over."""
+        turned = (ConfigChoices(switches=(one,)) for one in self.switches)
+        offers = ((config, self.offer(config)) for config in turned)
+        return self._plainest() + [
+            ModelCase(self.path, config, ModelAdapter(modules), dtype=self.dtypes[0])
+            for config, offer in offers
+            if offer and (modules := tuple(one for one in offer.modules if one not in offer.tied))
+        ]
+
+    def _plainest(self) -> list[ModelCase]:
         """The plainest configuration with everything adapted, without and with what is no module's weight.
 
         Each of the latter by itself follows, as of stacked experts one parameter is not found alone in a larger file.
