@@ -9,13 +9,13 @@ from typing import Any
 from zlib import crc32
 
 import torch
-import transformers
 from peft import PeftModel
 from torch import Tensor
 
 from conformance.implementations.doubles import in_double
 from conformance.subjects.models.chains import Chain
 from conformance.subjects.models.checkpoints import resolved
+from conformance.subjects.models.counterparts import imported
 from conformance.subjects.outcomes import NotApplicable
 from strategies.models.cases import ModelCase
 
@@ -61,6 +61,8 @@ def right_logits(case: ModelCase, chain: Chain) -> RightLogits:
     Raises:
         NotApplicable: transformers' class does not run on tokens alone.
     """
+    if not resolved(case.target).implementation:
+        raise NotApplicable("transformers has no implementation of it")
     tokens = tokens_of(case)
     try:
         base, adapted = _run(case, chain, tokens, double=True)
@@ -83,7 +85,7 @@ def tokens_of(case: ModelCase) -> Tensor:
 
 def _run(case: ModelCase, chain: Chain, tokens: Tensor, *, double: bool) -> tuple[Tensor, Tensor]:
     """Logits of the base and with the adapter."""
-    cls: Any = getattr(transformers, resolved(case.target).implementation)
+    cls = imported(resolved(case.target).implementation)
     with torch.no_grad(), in_double() if double else nullcontext():
         model, info = cls.from_pretrained(
             chain.base,

@@ -57,6 +57,8 @@ def _shrunk(config: Mapping[str, Any], own: ConfigChoices, text: ConfigChoices) 
     for name, value in small.items():
         small[name] = _size(name, value, own, text)
     small.update(_consequences(config, small))
+    for of_layer in small.get("per_layer_config", {}).values():
+        of_layer.update(_in_proportion(of_layer, config, small))
     _scale_rotary(small, own)
     for name in subconfigs(small):
         small[name] = _shrunk(small[name], TOWER if is_tower(name) else own, text)
@@ -93,6 +95,12 @@ def _consequences(config: Mapping[str, Any], small: Mapping[str, Any]) -> dict[s
     if "mamba_d_ssm" in config:
         sizes["mamba_d_ssm"] = expand * small["hidden_size"]
     return {name: value for name, value in sizes.items() if name in config}
+
+
+def _in_proportion(of_layer: Mapping[str, Any], config: Mapping[str, Any], small: Mapping[str, Any]) -> dict[str, Any]:
+    """A layer's own sizes, as many times those of the others as they were."""
+    known = {name: value for name, value in of_layer.items() if name in ROLES and config.get(name)}
+    return {name: small[name] * value // config[name] for name, value in known.items()}
 
 
 def _scale_rotary(config: MutableMapping[str, Any], choices: ConfigChoices) -> None:

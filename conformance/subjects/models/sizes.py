@@ -18,7 +18,7 @@ _OF_CHOICE = {
     "moe_latent_size moe_hidden_size share_expert_dim",
     "experts": "num_experts num_local_experts n_routed_experts moe_num_experts",
     "top_k": "num_experts_per_tok moe_topk moe_k top_k_experts",
-    "vocabulary": "vocab_size vocab_size_per_layer_input",
+    "vocabulary": "vocab_size vocab_size_per_layer_input padded_vocab_size",
     # of the language model, whichever tower says it
     "text.hidden": "out_hidden_size text_hidden_size projection_dim output_dim projector_hidden_size "
     "projector_output_dim lm_hidden_size llm_hidden_size thinker_hidden_size",
