@@ -10,7 +10,7 @@ from typing import Any
 from conformance.implementations.dtypes import torch_dtype
 from conformance.test_files.model_configs import ConfigText, constant
 from strategies.cases import Dtype
-from strategies.models.adapters import ALL_LINEAR, ModelAdapter
+from strategies.models.adapters import ModelAdapter
 from strategies.models.cases import ModelCase
 
 _HOMES = {
@@ -127,11 +127,11 @@ def adapter_options(adapter: ModelAdapter) -> dict[str, Any]:
     alpha = int(adapter.alpha) if adapter.alpha == int(adapter.alpha) else adapter.alpha
     given: dict[str, Any] = {"r": adapter.rank, "lora_alpha": alpha}
     given |= {"use_rslora": True} if adapter.rslora else {}
-    given["target_modules"] = ALL_LINEAR if adapter.all_linear else list(adapter.modules)
+    given["target_modules"] = adapter.target_modules
     given |= {"target_parameters": list(adapter.parameters)} if adapter.parameters else {}
     given |= {"layers_to_transform": list(adapter.layers)} if adapter.layers else {}
-    given |= {"rank_pattern": dict(adapter.ranks)} if adapter.ranks else {}
-    return given | ({"alpha_pattern": dict(adapter.alphas)} if adapter.alphas else {})
+    given |= {"rank_pattern": adapter.rank_pattern} if adapter.ranks else {}
+    return given | ({"alpha_pattern": adapter.alpha_pattern} if adapter.alphas else {})
 
 
 def definitions(engine: Engine) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -16,16 +17,19 @@ MAX_RANK = 8
 _POWERS = (1, 2, 4, 8)  # of which every quotient is exact
 _SCALINGS = (1.0, 2.0, 4.0, 0.5)
 _SQUARES = (1, 4)  # ranks whose root is exact
+ANY_NUMBER = "#"  # in an end of a name, that of the layer
+_NUMBER = re.compile(r"\.\d+(?=\.)")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ModelAdapter(Spec):
     """What a PEFT adapter is of.
 
-    ``modules`` are ends of modules' names (``q_proj``, ``shared_experts.up_proj``), or `ALL_LINEAR`, ``parameters``
-    those of parameters that are no module's weight, such as stacked experts. ``layers`` are the numbers of the layers
-    that are adapted, all where it is empty. ``ranks`` and ``alphas`` are PEFT's patterns, ``saved`` its
-    ``modules_to_save``. Scalings are powers of two, so that B·A is exact.
+    ``modules`` are ends of modules' names (``q_proj``, ``shared_experts.up_proj``, or, where a tower has modules of
+    such a name, ``language_model.layers.#.self_attn.q_proj``), or `ALL_LINEAR`, ``parameters`` those of parameters
+    that are no module's weight, such as stacked experts. ``layers`` are the numbers of the layers that are adapted,
+    all where it is empty. ``ranks`` and ``alphas`` are PEFT's patterns, ``saved`` its ``modules_to_save``. Scalings
+    are powers of two, so that B·A is exact.
     """
 
     modules: tuple[str, ...] = ()
@@ -43,13 +47,45 @@ class ModelAdapter(Spec):
         """Whether PEFT chooses: every linear module but the head."""
         return self.modules == (ALL_LINEAR,)
 
+    @property
+    def target_modules(self) -> str | list[str]:
+        """As PEFT is told: ends of names, or a regular expression for all of them where any layer's number will do."""
+        if self.all_linear:
+            return ALL_LINEAR
+        if not any(ANY_NUMBER in one for one in self.modules):
+            return list(self.modules)
+        if self.layers:
+            numbered = (one.replace(ANY_NUMBER, str(layer)) for one in self.modules for layer in self.layers)
+            return list(dict.fromkeys(numbered))
+        return rf"(.*\.)?({'|'.join(map(_pattern, self.modules))})"
+
+    @property
+    def rank_pattern(self) -> dict[str, int]:
+        """`ranks`, as PEFT is told."""
+        return {_pattern(one): rank for one, rank in self.ranks}
+
+    @property
+    def alpha_pattern(self) -> dict[str, float]:
+        """`alphas`, as PEFT is told."""
+        return {_pattern(one): alpha for one, alpha in self.alphas}
+
     def without(self, names: tuple[str, ...]) -> ModelAdapter:
         """The same of those targets only that end none of ``names``."""
 
         def kept(targets: tuple[str, ...]) -> tuple[str, ...]:
-            return tuple(one for one in targets if not any(f".{name}".endswith(f".{one}") for name in names))
+            return tuple(one for one in targets if not any(_ends(name, one) for name in names))
 
         return replace(self, modules=kept(self.modules), parameters=kept(self.parameters))
+
+
+def _pattern(end: str) -> str:
+    return end.replace(".", r"\.").replace(ANY_NUMBER, r"\d+") if ANY_NUMBER in end else end
+
+
+def _ends(name: str, end: str) -> bool:
+    """Whether a module's name has that end."""
+    told = _NUMBER.sub(f".{ANY_NUMBER}", name) if ANY_NUMBER in end else name
+    return f".{told}".endswith(f".{end}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from conformance.subjects.models.keys import KEY, PREFIX
 from conformance.subjects.outcomes import NotApplicable
 from conformance.values.models import fill_factor, fill_weight
-from strategies.models.adapters import ALL_LINEAR, ModelAdapter
+from strategies.models.adapters import ModelAdapter
 
 TENSORS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _NUMBERED = re.compile(r"\.\d+\.")
@@ -76,11 +76,11 @@ def adapted(model: nn.Module, adapter: ModelAdapter, seed: int) -> PeftModel:
         r=adapter.rank,
         lora_alpha=adapter.alpha,  # type: ignore[arg-type]
         use_rslora=adapter.rslora,
-        target_modules=ALL_LINEAR if adapter.all_linear else list(adapter.modules),
+        target_modules=adapter.target_modules,
         target_parameters=list(adapter.parameters) or None,
         layers_to_transform=list(adapter.layers) or None,
-        rank_pattern=dict(adapter.ranks),
-        alpha_pattern=dict(adapter.alphas),
+        rank_pattern=adapter.rank_pattern,
+        alpha_pattern=adapter.alpha_pattern,
         modules_to_save=list(adapter.saved) or None,
     )
     try:

@@ -12,11 +12,11 @@ from peft import LoraConfig
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from strategies.models.adapters import Targetable
+from strategies.models.adapters import ANY_NUMBER, Targetable
 
 _MODULES = (nn.Linear, nn.Embedding, Conv1D)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_NUMBER = re.compile(r"\.(\d+)(?=\.|$)")
+_NUMBER = re.compile(r"\.(\d+)(?=\.)")
 _WHOLE = ("lm_head", "embed_tokens", "norm")
 
 
@@ -77,25 +77,30 @@ def _owner(parameter: str) -> str:
 def _ends(names: Iterable[str], *, least: int, others: Iterable[str] = ()) -> tuple[str, ...]:
     """The shortest end of each place, of ``least`` parts at least; layers and experts are places once.
 
+    An end that has to name what holds the layers has `ANY_NUMBER` for theirs.
+
     None is one of ``others``, which PEFT would have to adapt with it, and refuses to.
     """
-    places = dict.fromkeys(_NUMBER.sub(".#", name) for name in names)
-    refused = [f".{one}" for one in dict.fromkeys(_NUMBER.sub(".#", name) for name in others)]
+    places = dict.fromkeys(_NUMBER.sub(f".{ANY_NUMBER}", name) for name in names)
+    refused = [f".{one}" for one in dict.fromkeys(_NUMBER.sub(f".{ANY_NUMBER}", name) for name in others)]
     by_last: dict[str, list[str]] = defaultdict(list)
     for place in places:
-        by_last[".".join(place.split(".")[-least:])].append(place)
+        parts = place.split(".")
+        by_last[".".join(parts[-least - parts[-1].isdigit() :])].append(place)
     ends: dict[str, None] = {}
     for last, sharing in by_last.items():
         rivals = [one[1:] for one in refused if one.endswith(f".{last}")]
         ends |= {} if rivals else {last: None}
         if len(sharing) > 1 or rivals:
             ends |= dict.fromkeys(_own_end(place, [*sharing, *rivals], least + 1) for place in sharing)
-    return tuple(end for end in ends if end and "#" not in end)
+    return tuple(end for end in ends if end and end.count(ANY_NUMBER) < 2)
 
 
 def _own_end(place: str, sharing: list[str], least: int) -> str:
     parts = place.split(".")
     for count in range(least, len(parts) + 1):
+        if parts[-count] == ANY_NUMBER:
+            continue
         end = ".".join(parts[-count:])
         if sum(other == end or other.endswith(f".{end}") for other in sharing) == 1:
             return end
