@@ -94,7 +94,8 @@ class Targetable:
 
     ``modules`` and ``parameters`` are ends of names, each as long as it must be to mean one place in a layer;
     ``around`` are parameters of modules that have others inside, of which PEFT merges either. ``saved`` are modules
-    that an adapter may hold whole, ``tied`` embeddings that share their weight with a head.
+    that an adapter may hold whole, ``tied`` embeddings that share their weight with a head. ``alone`` are ends of
+    modules of the language model that name none of a tower; empty where there is no tower.
     """
 
     modules: tuple[str, ...]
@@ -103,6 +104,7 @@ class Targetable:
     layers: int = 1
     saved: tuple[str, ...] = ()
     tied: tuple[str, ...] = ()
+    alone: tuple[str, ...] = ()
 
     @property
     def fused_experts(self) -> bool:

@@ -74,7 +74,8 @@ class ModelDraws:
     def _plainest(self) -> list[ModelCase]:
         """The plainest configuration with everything adapted, without and with what is no module's weight.
 
-        Each of the latter by itself follows, as of stacked experts one parameter is not found alone in a larger file.
+        The language model by itself follows, and each of the latter, as of stacked experts one parameter is not found
+        alone in a larger file.
         """
         offer = self.offer(ConfigChoices())
         if offer is None:
@@ -83,7 +84,8 @@ class ModelDraws:
         plain = tuple(one for one in modules if not offer.clash(one))
         parameters = tuple(one for one in offer.parameters if one not in offer.around)
         single = (ModelAdapter(parameters=(one,)) for one in offer.parameters)
-        adapters = dict.fromkeys((ModelAdapter(modules), ModelAdapter(plain, parameters), *single))
+        alone = [ModelAdapter(offer.alone)] if offer.alone else []
+        adapters = dict.fromkeys((ModelAdapter(modules), ModelAdapter(plain, parameters), *alone, *single))
         return [
             ModelCase(self.path, adapter=one, dtype=self.dtypes[0], options=options)
             for options in self.deployments

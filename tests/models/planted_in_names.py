@@ -21,6 +21,11 @@ def names_of_another_wrapper(monkey: pytest.MonkeyPatch) -> None:
     monkey.setattr("vllm.lora.lora_model.parse_fine_tuned_lora_name", under_another)
 
 
+@planted("MODEL-3", "key-vanished", "gate_proj", target="LlavaForConditionalGeneration")
+def names_of_the_language_model_alone_not_looked_for(monkey: pytest.MonkeyPatch) -> None:
+    monkey.setattr(part("model_manager", "LoRAModelManager"), "_get_text_lora_names", lambda self, name: [])
+
+
 @planted("MODEL-1", "key-vanished", "o_proj", config=ConfigChoices(layers=2))
 def last_layer_lost(monkey: pytest.MonkeyPatch) -> None:
     def lose(original: Any, self: Any, lora: Any) -> Any:

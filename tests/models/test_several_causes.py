@@ -13,7 +13,7 @@ from conformance.regressions.entries import StoredFailure
 from conformance.regressions.proof import FileRun, same_reason
 from conformance.search.remaining import remaining
 from conformance.search.settling import manner
-from conformance.subjects.models.adapters import decoder_of, role_of
+from conformance.subjects.models.decoders import decoder_of, role_of
 from strategies.models.adapters import ModelAdapter
 from strategies.models.cases import ModelCase
 

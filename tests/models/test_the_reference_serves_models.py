@@ -36,6 +36,9 @@ CASES = {
     ),
     "an embedding": ModelCase(adapter=ModelAdapter(modules=("embed_tokens",))),
     "a tied head": ModelCase(target="gemma3_text", adapter=ModelAdapter(modules=("embed_tokens",))),
+    "a language model beside a tower": ModelCase(
+        target="LlavaForConditionalGeneration", adapter=ModelAdapter(modules=("gate_proj",))
+    ),
     "a head that its class always ties": ModelCase(target="lfm2", adapter=ModelAdapter(modules=("embed_tokens",))),
 }
 REFUSED = {

@@ -16,13 +16,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from conformance.subjects.models.decoders import decoder_of, name_alone, role_of
 from conformance.subjects.models.keys import KEY, PREFIX
 from conformance.subjects.outcomes import NotApplicable
 from conformance.values.models import fill_factor, fill_weight
 from strategies.models.adapters import ModelAdapter
 
 TENSORS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-_NUMBERED = re.compile(r"\.\d+\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class FilePair:
 
     ``module`` is the name in the file, ``parameter`` that of the parameter in transformers' model; ``delta``, of the
     parameter's shape and float32, is scaling · B · A, computed from the file's tensors. ``role`` says what the module
-    is for, see `role_of`.
+    is for, see `role_of`, and ``alone`` what its name is in the language model alone, see `name_alone`.
     """
 
     module: str
@@ -42,6 +42,7 @@ class FilePair:
     parameter: str
     delta: Tensor
     role: str = ""
+    alone: str = ""
 
     @property
     def keys(self) -> tuple[str, str]:
@@ -115,7 +116,8 @@ def read_adapter(directory: Path, wrapped: PeftModel) -> AdapterFile:
     """What is in the directory, and where PEFT has it in the model."""
     config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
     tensors = load_file(directory / TENSORS)
-    decoder = decoder_of(wrapped.get_base_model())
+    model = wrapped.get_base_model()
+    decoder = decoder_of(model)
     halves: dict[str, dict[str, str]] = {}
     others = []
     for key in tensors:
@@ -132,31 +134,10 @@ def read_adapter(directory: Path, wrapped: PeftModel) -> AdapterFile:
         a, b = (tensors[keys[part]].float() for part in "AB")
         delta = scaling * _product(layer, a, b)
         role, rank = role_of(parameter, decoder), layer.r["default"]
-        pairs.append(FilePair(module, keys["A"], keys["B"], rank, scaling, parameter, delta, role))
+        alone = name_alone(module, model, decoder)
+        pairs.append(FilePair(module, keys["A"], keys["B"], rank, scaling, parameter, delta, role, alone))
     ranks = (config["r"], *(config.get("rank_pattern") or {}).values())
     return AdapterFile(tuple(pairs), tuple(others), max(ranks))
-
-
-def decoder_of(model: Any) -> str:
-    """The name of the language model in ``model``, empty where it is the whole, or nobody says."""
-    try:
-        decoder = model.get_decoder()
-    except (AttributeError, NotImplementedError):
-        return ""
-    return next((name for name, module in model.named_modules() if module is decoder), "")
-
-
-def role_of(parameter: str, decoder: str) -> str:
-    """What a parameter is for: its name in a layer of the language model, the place that it is in elsewhere.
-
-    ``mlp.gate`` of ``model.layers.3.mlp.gate.weight``; of a tower, all of whose modules are loaded alike,
-    ``model.visual.blocks`` of ``model.visual.blocks.0.attn.qkv.weight``.
-    """
-    name = parameter.removesuffix(".weight")
-    before, number, inside = _NUMBERED.sub(".*.", name).partition(".*.")
-    if not decoder or name.startswith(f"{decoder}."):
-        return inside if number else before.rpartition(".")[2]
-    return before if number else before.rpartition(".")[0] or before
 
 
 def _parameter_of(module: str, layer: Any) -> str:

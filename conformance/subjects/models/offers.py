@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from peft import LoraConfig
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from conformance.subjects.models.decoders import decoder_of, text_config
 from strategies.models.adapters import ANY_NUMBER, Targetable
 
 _MODULES = (nn.Linear, nn.Embedding, Conv1D)
@@ -38,7 +39,17 @@ def targetable(model: nn.Module) -> Targetable:
         layers=max(layers, default=0) + 1,
         saved=tuple(name for name in _WHOLE if name in last),
         tied=tuple(sorted(_ends(embeddings, least=1))) if _ties(model) else (),
+        alone=_of_language_model(model, modules, others, embeddings),
     )
+
+
+def _of_language_model(
+    model: nn.Module, modules: Sequence[str], others: Sequence[str], embeddings: Sequence[str]
+) -> tuple[str, ...]:
+    decoder = "" if text_config(model) is None else decoder_of(model)
+    inside = [name for name in modules if name.startswith(f"{decoder}.") and name not in embeddings]
+    outside = [name for name in modules if name not in inside]
+    return _ends(inside, least=1, others=(*others, *outside)) if decoder else ()
 
 
 def _ties(model: Any) -> bool:

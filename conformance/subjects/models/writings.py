@@ -1,7 +1,8 @@
-"""Other ways of writing an adapter: under the names that the base checkpoint has on disk, by expert, pickled."""
+"""Other ways of writing an adapter: under the names on disk, those of the language model alone, by expert, pickled."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from conformance.values.models import fill_weight
 from strategies.models.cases import ModelCase
 
 PICKLED, ON_DISK = "as adapter_model.bin", "under the base checkpoint's names"
+ALONE = "as an adapter of the language model alone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +53,37 @@ def writings(case: ModelCase, chain: Chain) -> list[Writing]:
     fused = any(pair.delta.ndim == 3 for pair in chain.file.pairs)
     found = [Writing(PICKLED, _pickled(chain), fused)]
     if not (case.adapter.ranks or case.adapter.alphas or chain.file.others):  # patterns go by PEFT's names
-        directory = chain.root / "as-on-disk"
-        tensors = _as_on_disk(case, chain)
-        if tensors and tensors.keys() != load_file(chain.adapter / TENSORS).keys():
-            directory.mkdir(exist_ok=True)
-            shutil.copy(chain.adapter / CONFIG, directory / CONFIG)
-            save_file(tensors, directory / TENSORS)
-            found.insert(0, Writing(ON_DISK, directory, fused_experts=False))
+        as_written = load_file(chain.adapter / TENSORS).keys()
+        for name, tensors, takes_fused in (
+            (ALONE, _of_language_model(chain), fused),
+            (ON_DISK, _as_on_disk(case, chain), False),
+        ):
+            if tensors and tensors.keys() != as_written:
+                found.insert(0, Writing(name, _written(chain, name, tensors), takes_fused))
     return found
+
+
+def _written(chain: Chain, name: str, tensors: Mapping[str, Tensor]) -> Path:
+    directory = chain.root / name.replace(" ", "-").replace("'", "")
+    directory.mkdir(exist_ok=True)
+    config = json.loads((chain.adapter / CONFIG).read_text(encoding="utf-8"))
+    if name == ALONE and config["target_modules"]:
+        config["target_modules"] = sorted({pair.module.rpartition(".")[2] for pair in chain.file.pairs})
+    (directory / CONFIG).write_text(json.dumps(config), encoding="utf-8")
+    save_file(dict(tensors), directory / TENSORS)
+    return directory
+
+
+def _of_language_model(chain: Chain) -> dict[str, Tensor]:
+    """The adapter's tensors by the names in the language model's own class; nothing where one is of something else."""
+    tensors = load_file(chain.adapter / TENSORS)
+    if not all(pair.alone for pair in chain.file.pairs):
+        return {}
+    return {
+        key.replace(f"{PREFIX}{pair.module}.", f"{PREFIX}{pair.alone}.", 1): tensors[key]
+        for pair in chain.file.pairs
+        for key in pair.keys
+    }
 
 
 def _pickled(chain: Chain) -> Path:
