@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from transformers import AutoConfig
+
 from conformance.subjects.models.checkpoints import content_of, resolved
 from conformance.subjects.models.recipes import recipe_of
 from conformance.test_files.layout import CannotWrite
@@ -97,11 +99,18 @@ def _differing(content: Mapping[str, Any], default: Mapping[str, Any]) -> dict[s
             continue
         if isinstance(value, dict) and "model_type" in value:
             same = isinstance(other, dict) and other.get("model_type") == value["model_type"]
-            inner = _differing(value, other if same and other else {})
+            inner = _differing(value, other if same and other else _default(value["model_type"]))
             found[name] = {"model_type": value["model_type"], **inner}
         else:
             found[name] = value
     return found
+
+
+def _default(model_type: str) -> Mapping[str, Any]:
+    try:
+        return AutoConfig.for_model(model_type).to_dict()
+    except ValueError:  # of a type that is known inside of others only
+        return {}
 
 
 def _said(config: Mapping[str, Any]) -> dict[str, Any]:
