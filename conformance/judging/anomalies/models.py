@@ -58,10 +58,10 @@ def _scaled(want: Tensor, got: Tensor, pairs: Sequence[FilePair]) -> str | None:
     there = want != 0
     if not there.any() or bool(got[~there].any()):
         return None
-    ratios = torch.unique(got[there] / want[there])
-    if len(ratios) != 1:
-        return None
-    ratio = float(ratios)
+    ratios = got[there] / want[there]
+    ratio, most = float(ratios.min()), float(ratios.max())
+    if ratio != most:  # by an embedding's root of the hidden size, say, which rounds what it scales
+        return "scale-wrong" if most - ratio < _ROUNDED * abs(ratio) else None
     if any(pair.scaling not in (1, ratio) and pair.scaling * ratio == 1 for pair in pairs):
         return "scale-dropped"
     if any(pair.scaling == ratio for pair in pairs):
@@ -78,6 +78,7 @@ def _moved(wrong: Difference) -> str | None:
     return next((names[dim] for dim in range(want.ndim) if _same_slices(want, got, dim)), None)
 
 
+_ROUNDED = 1 / 16  # what bfloat16 makes of a difference of numbers ten times as large
 _OF_OUTPUTS = ("columns-moved", "rows-moved")  # an output has the rows of its weight last
 _OF_STACKS = ("other-expert", "rows-moved", "columns-moved")
 
