@@ -76,10 +76,17 @@ def test_what_it_cannot_serve_it_refuses_by_name(name: str, subject: Subject) ->
         body(subject, ModelCase(target=target, adapter=adapter))
 
 
-def test_a_class_with_one_weight_where_its_configuration_has_two_is_not_judged(subject: Subject) -> None:
-    untied = ConfigChoices(switches=(("tie_word_embeddings", False),))
+@pytest.mark.parametrize(
+    ("target", "tied", "reason"),
+    [
+        ("lfm2", False, "embed_tokens and lm_head have one weight, where the configuration has two"),
+        ("jamba", True, "lm_head gets no numbers from the checkpoint"),
+    ],
+)
+def test_a_class_with_other_ends_than_its_configuration_is_not_judged(
+    target: str, tied: bool, reason: str, subject: Subject
+) -> None:
+    config = ConfigChoices(switches=(("tie_word_embeddings", tied),))
     (body,) = bodies_of("MODEL-2")
-    with pytest.raises(NotApplicable, match="embed_tokens and lm_head have one weight"):
-        body(
-            subject, ModelCase(target="lfm2", config=untied, adapter=ModelAdapter(modules=("lm_head", "embed_tokens")))
-        )
+    with pytest.raises(NotApplicable, match=reason):
+        body(subject, ModelCase(target=target, config=config, adapter=ModelAdapter(modules=("lm_head",))))

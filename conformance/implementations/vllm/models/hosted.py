@@ -27,7 +27,7 @@ from conformance.implementations.models import (
 from conformance.implementations.vllm.groups import ranked
 from conformance.implementations.vllm.models import engine, forwards
 from conformance.implementations.vllm.models.bare import bare_model
-from conformance.implementations.vllm.models.readings import Reader, is_embedding, own_tensors
+from conformance.implementations.vllm.models.readings import Reader, is_embedding, is_head, own_tensors
 from lora_compat.checkpoint_map import CheckpointMap, TensorInfo, shapes_in
 
 _MAPS_KEPT = 32
@@ -42,7 +42,7 @@ class VllmHost(HostedModel):
         self.config = engine.engine_config(directory, settings, group.size)
         with forwards.doubled() if settings.dtype is torch.float64 else nullcontext():
             self.model = self.within(importlib.import_module("vllm.model_executor.model_loader").get_model)
-        _refuse_one_weight_of_two(self.model, self.config.model_config)
+        _require_ends(self.model, self.config.model_config)
         self._reader = Reader(self.model, self.config)
 
     def within(self, build: Callable[..., Any]) -> Any:
@@ -73,17 +73,23 @@ class VllmHost(HostedModel):
             raise (ForwardRaised if adapted else NoForward)(said) from error
 
 
-def _refuse_one_weight_of_two(model: nn.Module, model_config: Any) -> None:
-    """Some classes have one weight for embedding and head whatever a configuration says, and load both into it."""
+def _require_ends(model: nn.Module, model_config: Any) -> None:
+    """Raises where a class ties embedding and head, or does not, whatever its configuration says.
+
+    With one weight it loads both into it, with two nothing into the head, adapters or not.
+    """
+    named = dict(model.named_modules(remove_duplicate=False))
+    ends = {name: module.weight for name, module in named.items() if is_embedding(module) or is_head(module)}
+    empty = [name for name, weight in ends.items() if weight.is_floating_point() and weight.isnan().all()]
+    if empty:
+        raise ValueError(f"{empty[0]} gets no numbers from the checkpoint")
     configs = (model_config.hf_config, model_config.hf_text_config)
     if any(getattr(config, "tie_word_embeddings", True) for config in configs):
         return
-    named = dict(model.named_modules(remove_duplicate=False))
-    embeddings = {module.weight for module in named.values() if is_embedding(module)}
-    for weight in embeddings:
-        ends = {name.rpartition(".")[2] for name, module in named.items() if getattr(module, "weight", None) is weight}
-        if len(ends) > 1:
-            raise ValueError(f"{' and '.join(sorted(ends))} have one weight, where the configuration has two")
+    for weight in (weight for name, weight in ends.items() if is_embedding(named[name])):
+        shared = {name.rpartition(".")[2] for name, other in ends.items() if other is weight}
+        if len(shared) > 1:
+            raise ValueError(f"{' and '.join(sorted(shared))} have one weight, where the configuration has two")
 
 
 class VllmModelLibrary(ModelLibrary):

@@ -53,7 +53,7 @@ class Reader:
         elif is_embedding(base):
             output = self._output(name, ROWS, lambda: self._embedding(module, base))
             return own if output is None else output
-        elif _is_head(base):
+        elif is_head(base):
             return {}  # its weight is read through the logits
         elif EXPERTS[0] in own and self._device.type == "cuda":
             output = self._run(name, lambda: expert_outputs(base, self._view.serve, group))
@@ -158,8 +158,9 @@ def is_embedding(module: Any) -> bool:
     """Whether a module is vLLM's embedding, or torch's by its forward."""
     if type(module).forward is nn.Embedding.forward:
         return True
-    return all(hasattr(module, name) for name in ("org_vocab_size", "shard_indices")) and not _is_head(module)
+    return all(hasattr(module, name) for name in ("org_vocab_size", "shard_indices")) and not is_head(module)
 
 
-def _is_head(module: Any) -> bool:
+def is_head(module: Any) -> bool:
+    """Whether a module is vLLM's LM head."""
     return type(module).__name__ == "ParallelLMHead"
