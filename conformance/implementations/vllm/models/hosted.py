@@ -80,11 +80,11 @@ def _require_ends(model: nn.Module, model_config: Any) -> None:
     """
     named = dict(model.named_modules(remove_duplicate=False))
     ends = {name: module.weight for name, module in named.items() if is_embedding(module) or is_head(module)}
-    empty = [name for name, weight in ends.items() if weight.is_floating_point() and weight.isnan().all()]
-    if empty:
-        raise ValueError(f"{empty[0]} gets no numbers from the checkpoint")
     configs = (model_config.hf_config, model_config.hf_text_config)
     if any(getattr(config, "tie_word_embeddings", True) for config in configs):
+        empty = [name for name, weight in ends.items() if weight.is_floating_point() and weight.isnan().all()]
+        if empty:
+            raise ValueError(f"{empty[0]} gets no numbers from the checkpoint")
         return
     for weight in (weight for name, weight in ends.items() if is_embedding(named[name])):
         shared = {name.rpartition(".")[2] for name, other in ends.items() if other is weight}
