@@ -258,8 +258,8 @@ _CLAUSES = (
     ),
     _must(
         "MODEL-3",
-        "Any way of writing the same adapter gives the same: under the names of the model's modules, of its "
-        "checkpoint or of its language model alone, experts in one tensor or one by one.",
+        "Any way of writing the same adapter gives the same: under the names of the model, its checkpoint or its "
+        "language model, experts in one tensor or one by one.",
         "vllm #39278",
         "vllm #48019",
     ),

@@ -8,8 +8,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from conformance.judging.anomalies.models import VANISHED, explain, rows_of, sources_of, tensor_of
-from conformance.judging.anomalies.models import Difference as Part
+from conformance.judging.anomalies.models import (
+    VANISHED,
+    PartDifference,
+    explain,
+    rows_of,
+    sources_of,
+    tensor_of,
+)
 from conformance.judging.facts import Aspect, Difference, Place, Raised, Remark
 from conformance.judging.measuring import note
 from conformance.judging.model_facts import Added
@@ -20,10 +26,12 @@ from conformance.subjects.models.observing import Readings, Refusal
 from strategies.models.cases import ModelCase
 
 
-def differences(base: Readings, want: Readings, got: Readings, rank: int) -> list[Part]:
+def differences(base: Readings, want: Readings, got: Readings, rank: int) -> list[PartDifference]:
     """The parts of one rank that are not what they have to be."""
     return [
-        Part(name, part, rank, _delta(base, name, part, right), _delta(base, name, part, got[name].get(part)))
+        PartDifference(
+            name, part, rank, _delta(base, name, part, right), _delta(base, name, part, got[name].get(part))
+        )
         for name, parts in want.items()
         for part, right in parts.items()
         if not same(right, got[name].get(part))
@@ -68,7 +76,7 @@ def require_merged(
     raise Violation(anomaly, fact, case, place)
 
 
-def _added(wrong: Part, pair: FilePair | None, others: int) -> Added:
+def _added(wrong: PartDifference, pair: FilePair | None, others: int) -> Added:
     """The first wrong number, and the tensor of the file that it is of."""
     at = wrong.place
     actual, expected = (float(one[at]) if at else 0.0 for one in (wrong.got, wrong.want))

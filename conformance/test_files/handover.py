@@ -133,7 +133,7 @@ class Handover:
 def _length(text: str, most: int = MOST_LINES) -> str:
     """What is said of a file that is longer than a reviewer reads."""
     lines = text.count("\n")
-    return "" if lines < most else f" It has {lines} lines: its case is as small as shrinking made it."
+    return "" if lines <= most else f" It has {lines} lines: its case is as small as shrinking made it."
 
 
 def _of_a_model(entry: Entry) -> bool:

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from conformance.implementations.models import ROWS
-from conformance.judging.anomalies.models import UNEXPLAINED, Difference, explain
+from conformance.judging.anomalies.models import UNEXPLAINED, PartDifference, explain
 
 ADDED = torch.tensor([[0.875, -0.25], [0.0, 0.5]])
 
 
 def name_of(want: Tensor, got: Tensor) -> str:
-    return explain(Difference("embed_tokens", ROWS, 0, want, got), {}, [])
+    return explain(PartDifference("embed_tokens", ROWS, 0, want, got), {}, [])
 
 
 @pytest.mark.parametrize("hidden", [64, 96])

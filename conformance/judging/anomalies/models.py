@@ -17,7 +17,7 @@ _COMPUTED = (OUTPUT, ROWS, "weight", *EXPERTS)
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class PartDifference:
     """One part of one module on one rank: what the adapter had to add, and what it did; of one shape."""
 
     module: str
@@ -33,7 +33,9 @@ class Difference:
         return tuple(wrong[0].tolist()) if len(wrong) else ()
 
 
-def explain(wrong: Difference, everything: Mapping[tuple[str, str, int], Tensor], pairs: Sequence[FilePair]) -> str:
+def explain(
+    wrong: PartDifference, everything: Mapping[tuple[str, str, int], Tensor], pairs: Sequence[FilePair]
+) -> str:
     """The name of the mistake that gives just what was seen.
 
     ``everything`` has what every module had to get, by name, part and rank.
@@ -69,7 +71,7 @@ def _scaled(want: Tensor, got: Tensor, pairs: Sequence[FilePair]) -> str | None:
     return {0.5: "halved", 2.0: "delta-doubled"}.get(ratio, "scale-wrong")
 
 
-def _moved(wrong: Difference) -> str | None:
+def _moved(wrong: PartDifference) -> str | None:
     """The same numbers in another order."""
     want, got = wrong.want, wrong.got
     if want.ndim > 1 and want.shape == got.mT.shape and torch.equal(got.mT, want):
@@ -91,7 +93,7 @@ def _slices(tensor: Tensor, dim: int) -> list[bytes]:
     return [part.contiguous().numpy().tobytes() for part in tensor.movedim(dim, 0)]
 
 
-def _in_part(wrong: Difference, want: Tensor, got: Tensor) -> str | None:
+def _in_part(wrong: PartDifference, want: Tensor, got: Tensor) -> str | None:
     """Right in some outputs, and nothing in the others."""
     dim = 0 if wrong.part == ROWS else want.ndim - (1 if wrong.part == OUTPUT else 2)
     pairs = list(zip(want.movedim(dim, 0), got.movedim(dim, 0), strict=True))
@@ -105,7 +107,7 @@ def _in_part(wrong: Difference, want: Tensor, got: Tensor) -> str | None:
 
 
 def _elsewhere(
-    wrong: Difference, everything: Mapping[tuple[str, str, int], Tensor], pairs: Sequence[FilePair]
+    wrong: PartDifference, everything: Mapping[tuple[str, str, int], Tensor], pairs: Sequence[FilePair]
 ) -> str | None:
     for (module, part, rank), other in everything.items():
         if part == wrong.part and other.shape == wrong.got.shape and torch.equal(other, wrong.got):
@@ -118,7 +120,7 @@ def _elsewhere(
     return "other-module" if found and all(found) else None
 
 
-def tensor_of(wrong: Difference, pairs: Sequence[FilePair]) -> FilePair | None:
+def tensor_of(wrong: PartDifference, pairs: Sequence[FilePair]) -> FilePair | None:
     """The pair of the file whose rows are missing or wrong."""
     sources = dict(sources_of(pairs))
     at_fault = torch.where(wrong.want != wrong.got, 1.0, 0.0)
@@ -128,7 +130,7 @@ def tensor_of(wrong: Difference, pairs: Sequence[FilePair]) -> FilePair | None:
     return found or max(pairs, key=lambda pair: _likeness(pair.module, wrong.module), default=None)
 
 
-def _has_piece(delta: Tensor, wrong: Difference) -> bool:
+def _has_piece(delta: Tensor, wrong: PartDifference) -> bool:
     """Whether a row that is missing is part of a row or column of ``delta``, as where a weight was cut into heads."""
     flat = wrong.want.reshape(-1, wrong.want.shape[-1]) if wrong.want.ndim else wrong.want.reshape(1, 1)
     row = next((one for one in flat.float() if one.any()), None)
