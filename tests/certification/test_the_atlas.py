@@ -6,6 +6,7 @@ import datetime
 from collections import Counter
 from pathlib import Path
 
+from conformance.certification.atlas.differences import Differences
 from conformance.certification.atlas.pages import page
 from conformance.certification.atlas.results import Links, read
 from conformance.certification.atlas.table import Table
@@ -102,3 +103,20 @@ def test_the_page_of_a_failure_names_cause_case_and_command_and_no_folder_of_a_m
     assert f"    python {SCRIPT}" in text
     assert "    lora-compat certify-model A --impl vllm" in text
     assert "/tmp" not in text
+
+
+def test_an_earlier_run_is_compared_architecture_by_architecture() -> None:
+    passed = ClauseResult("MODEL-1", Counter({"pass": 3}), target="A")
+    earlier = {"A": {**RESULTS["A"], "MODEL-1": passed}, "B": RESULTS["B"], "Old": {"MODEL-1": passed}}
+    targets = {name: target(name) for name in "AB"}
+    text = Table("Models", RESULTS, targets, {}, Links(KNOWN), [], Differences(Path(), "vLLM 0.32.0", earlier)).text()
+    section = text.partition("## Changed since vLLM 0.32.0\n\n")[2].partition("\n## ")[0]
+    assert section.splitlines() == [
+        "2 architectures were judged by both runs: 1 alike, 1 not.",
+        "",
+        "| architecture | verdicts | anomalies here alone | anomalies there alone |",
+        "|---|---|---|---|",
+        "| A | MODEL-1 pass → fail | MODEL-1 *key-vanished* |  |",
+        "",
+        "Judged there alone (1): Old.",
+    ]

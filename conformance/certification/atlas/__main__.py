@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from conformance.certification.atlas.differences import Differences
 from conformance.certification.atlas.pages import page
 from conformance.certification.atlas.results import Links, fails, read, releases
 from conformance.certification.atlas.table import Table
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("--impl", default="vllm", help="whose results they are (default: vllm)")
     parser.add_argument("--baseline", type=Path, help="the list of known failures, which has the causes")
     parser.add_argument("--pages", action="store_true", help="write a page for each architecture that fails, too")
+    parser.add_argument("--earlier", type=Path, help="what --resume kept of another run, to compare with")
     given = parser.parse_args()
     known = Baseline.read(given.baseline) if given.baseline else Baseline(Path())
     others = releases(given.folder) - {installed_version()}
@@ -43,7 +45,8 @@ def main() -> None:
             (folder / f"{name}.md").write_text(text, encoding="utf-8")
     served = f"vLLM {installed_version()}"
     title = f"Models of {served}" if given.impl == "vllm" else f"Models of {served}, served by the {given.impl}"
-    table = Table(title, results, *everything(), Links(known), failing)
+    earlier = Differences.since(given.earlier) if given.earlier else None
+    table = Table(title, results, *everything(), Links(known), failing, earlier)
     given.page.write_text(table.text(), encoding="utf-8")
 
 

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from conformance.certification.atlas.differences import Differences
 from conformance.certification.atlas.results import (
     CLAUSES,
     Links,
@@ -40,7 +41,7 @@ class Table:
     """The page of a run.
 
     ``targets`` can be built, ``unbuilt`` are the others, with the reason. Architectures in ``paged`` have a page of
-    their own.
+    their own. An ``earlier`` run is compared with this one.
     """
 
     title: str
@@ -49,6 +50,7 @@ class Table:
     unbuilt: Mapping[str, str]
     links: Links
     paged: Sequence[str] = ()
+    earlier: Differences | None = None
     judged: Mapping[str, OfName] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -63,6 +65,8 @@ class Table:
         for title, found in (("What fails", self._failures()), ("What is refused by name", self._refusals())):
             listed = list(found)
             lines += ["", f"## {title}", "", *listed] if listed else []
+        if self.earlier:
+            lines += ["", f"## Changed since {self.earlier.title}", "", *self.earlier.lines(self.judged)]
         lines += ["", "## Not applicable, or not reached", "", *self._left_out()]
         return "\n".join(lines) + "\n"
 
