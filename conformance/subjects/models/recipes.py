@@ -8,11 +8,14 @@ from typing import TypedDict
 # Architectures of vLLM that transformers has under another name.
 BUILT_AS = {
     "BertSpladeSparseEmbeddingModel": "BertForMaskedLM",
+    "ColQwen3_5": "Qwen3_5Model",
+    "D3ForSequenceClassification": "Qwen3_5Model",
     "JinaEmbeddingsV5Model": "Qwen3Model",
     "LightOnOCRForConditionalGeneration": "LightOnOcrForConditionalGeneration",
     "LlamaBidirectionalForSequenceClassification": "LlamaForSequenceClassification",
     "LlamaBidirectionalModel": "LlamaModel",
     "MiniCPMForCausalLM": "LlamaForCausalLM",
+    "OpsColQwen3Model": "Qwen3VLModel",
     "PanguEmbeddedForCausalLM": "LlamaForCausalLM",
     "PhiMoEForCausalLM": "PhimoeForCausalLM",
     "SolarForCausalLM": "LlamaForCausalLM",
@@ -21,6 +24,9 @@ BUILT_AS = {
 # Architectures that stand beside no checkpoint of their own, and why.
 NOT_BUILDABLE = {
     "NanbeigeForCausalLM": "transformers has no implementation of it, which vLLM would ask for",
+    "OlmoHybridForCausalLM": "its checkpoints have three convolutions, and vLLM 0.33.0 hands the loader of the one that "
+    "they make no number of which: no checkpoint loads, adapters or not",
+    "Qwen3ASRForcedAlignerForTokenClassification": "transformers has no Qwen3 ASR with a head that classifies",
 }
 
 # Tables of vLLM's registry whose models are none of their own, and why.
@@ -33,6 +39,11 @@ _SLOW_AUDIO = {"encoder_config.hidden_dim": 64, "encoder_config.dim_head": 16}
 _INDEXER = {
     "indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 8,
     "indexer_compress_ratio": 4, "output_gate_type": "sigmoid",
+}  # fmt: skip
+_TIED = {"tie_word_embeddings": True, "text_config.tie_word_embeddings": True}
+_CODES = {"format_version": 1, "pooling": "last", "codes": ["A", "B"], "token_ids": [5, 6]}
+_SCHEMA_HEAD = {
+    "hidden_size": 2048, "width": 16, "routing_layers": 0, "layers": 0, "heads": 2, "feedforward": 32,
 }  # fmt: skip
 _GATE = {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}
 _GEMMA_EXPERTS = {"enable_moe_block": True, "num_experts": 128, "top_k_experts": 8, "moe_intermediate_size": 704}
@@ -56,14 +67,26 @@ class Recipe(TypedDict, total=False):
     dtypes: tuple[str, ...]
 
 
+_MAPPINGS = ("types", "before", "after", "names")
+
 RECIPES: Mapping[str, Recipe] = {
     "BertSpladeSparseEmbeddingModel": {"before": {"tie_word_embeddings": False}},
+    "Alpamayo2Super": {
+        "before": {"traj_ids": {"history_id0": 151669, "future_id0": 152669}, "traj_vocab_size": 4000},
+        "names": {"^": "vlm."},
+    },
+    "ColQwen3": {"names": {"^": "vlm."}},
+    "ClefFlashForJointSchema": {"before": {"joint_head_config": _SCHEMA_HEAD}},
+    "ClefOmniForJointSchema": {"before": {"joint_head_config": _SCHEMA_HEAD}},
+    "ColQwen3_5": {"before": {"retrieval_attention_contract": "bidirectional", "colbert_dim": 16, **_TIED}},
+    "D3ForSequenceClassification": {"before": {"decision_config": _CODES, **_TIED}},
     "HF_ColBERT": {"names": {r"^(embeddings|encoder|pooler)\.": r"bert.\1."}},
     "LlamaBidirectionalForSequenceClassification": {"before": {"pooling": "avg"}},
     "LlamaBidirectionalModel": {"before": {"pooling": "avg"}},
     "MiniCPMForCausalLM": {
         "before": {"dim_model_base": 256, "scale_depth": 1.4, "scale_emb": 12, "num_experts": 0},
     },
+    "OpsColQwen3Model": {"before": {"dims": 16, **_TIED}},
     "TeleFLMForCausalLM": {"before": {"use_mup": False}},
     "afmoe": {"before": {"score_func": "sigmoid", "route_norm": True, "n_group": 1, "topk_group": 1}},
     "audioflamingo3": {"names": {r"^language_model\.model\.model\.": "language_model.model."}},
@@ -170,5 +193,7 @@ RECIPES: Mapping[str, Recipe] = {
 
 
 def recipe_of(model_type: str, architecture: str) -> Recipe:
-    """What a small model needs; what its architecture needs comes before what its type does."""
-    return {**RECIPES.get(model_type, {}), **RECIPES.get(architecture, {})}
+    """What a small model needs: what its type does, with what its architecture does put over that."""
+    of_type, own = RECIPES.get(model_type, {}), RECIPES.get(architecture, {})
+    inside = {name: {**of_type[name], **own[name]} for name in _MAPPINGS if name in of_type and name in own}  # type: ignore[literal-required]
+    return {**of_type, **own, **inside}  # type: ignore[typeddict-item]
