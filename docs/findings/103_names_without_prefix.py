@@ -1,9 +1,8 @@
 """An adapter of OpsColQwen3's language model loads and does nothing.
 
-Its checkpoints have no outer prefix (`language_model.layers.`, as transformers' Qwen3VLModel), and `load_weights` puts
-`model.` before every name, so that the mapper knows them. LoRA asks the mapper alone, which knows `model.language_model.`
-and leaves `language_model.layers.` as it is; the layers are `language_model.model.layers.`. With a rule for that
-prefix the adapter is served.
+Its checkpoints have no outer prefix (`language_model.layers.`), and `load_weights` puts `model.` before every name, so
+that the mapper knows them. LoRA asks the mapper alone, which leaves `language_model.layers.` as it is, where the model
+has `language_model.model.layers.`. With a rule for that prefix the adapter is served.
 Clause MODEL-1. Releases: 0.33.0.
 """
 
@@ -66,11 +65,12 @@ def report(expected, got, present):
 
 
 ColQwen3ProcessingInfo.get_supported_mm_limits = lambda self: {"image": None}  # no processor is in the folder
-text = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
-            head_dim=16, vocab_size=128, tie_word_embeddings=True,
-            rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]})  # fmt: skip
-vision = dict(hidden_size=64, intermediate_size=96, depth=1, num_heads=4, out_hidden_size=64,
-              num_position_embeddings=16, deepstack_visual_indexes=[])  # fmt: skip
+text = {
+    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4, "head_dim": 16,
+    "num_key_value_heads": 2, "vocab_size": 128, "tie_word_embeddings": True,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
+}  # fmt: skip
+vision = {"hidden_size": 64, "depth": 1, "num_heads": 4, "out_hidden_size": 64, "deepstack_visual_indexes": []}
 base = Qwen3VLModel(Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True))
 base.save_pretrained(f"{folder}/base")
 with open(f"{folder}/base/config.json") as file:

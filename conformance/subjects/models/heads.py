@@ -1,4 +1,4 @@
-"""What published checkpoints hold beside the weights of transformers' class: heads that vLLM's class has of its own."""
+"""What published checkpoints hold beside the weights of transformers' class: heads of vLLM's own class."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ class Head:
 
 def _schema_head() -> Head:
     """Clef's, which has neither layers nor layers that route here."""
-    projections = "memory question option_question global option_context option_lexical".split()
-    norms = {"hidden_norm": _HIDDEN, **dict.fromkeys(("option_summary_norm", "field_norm", "option_norm"), _WIDTH)}
+    projections = ["memory", "question", "option_question", "global", "option_context", "option_lexical"]
+    norms: dict[str, int | str] = dict.fromkeys(("option_summary_norm", "field_norm", "option_norm"), _WIDTH)
+    norms["hidden_norm"] = _HIDDEN
     tensors: dict[str, tuple[int | str, ...]] = {f"{one}_projection.weight": (_WIDTH, _HIDDEN) for one in projections}
     tensors |= {f"{one}.{leaf}": (size,) for one, size in norms.items() for leaf in ("weight", "bias")}
     tensors |= {"type_embedding.weight": (3, _WIDTH)}

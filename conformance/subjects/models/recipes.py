@@ -24,8 +24,8 @@ BUILT_AS = {
 # Architectures that stand beside no checkpoint of their own, and why.
 NOT_BUILDABLE = {
     "NanbeigeForCausalLM": "transformers has no implementation of it, which vLLM would ask for",
-    "OlmoHybridForCausalLM": "its checkpoints have three convolutions, and vLLM 0.33.0 hands the loader of the one that "
-    "they make no number of which: no checkpoint loads, adapters or not",
+    "OlmoHybridForCausalLM": "its checkpoints have three convolutions, and vLLM 0.33.0 does not tell the loader of "
+    "the one that they make which it is handed: no checkpoint loads, adapters or not",
     "Qwen3ASRForcedAlignerForTokenClassification": "transformers has no Qwen3 ASR with a head that classifies",
 }
 
@@ -71,13 +71,9 @@ _MAPPINGS = ("types", "before", "after", "names")
 
 RECIPES: Mapping[str, Recipe] = {
     "BertSpladeSparseEmbeddingModel": {"before": {"tie_word_embeddings": False}},
-    "Alpamayo2Super": {
-        "before": {"traj_ids": {"history_id0": 151669, "future_id0": 152669}, "traj_vocab_size": 4000},
-        "names": {"^": "vlm."},
-    },
-    "ColQwen3": {"names": {"^": "vlm."}},
     "ClefFlashForJointSchema": {"before": {"joint_head_config": _SCHEMA_HEAD}},
     "ClefOmniForJointSchema": {"before": {"joint_head_config": _SCHEMA_HEAD}},
+    "ColQwen3": {"names": {"^": "vlm."}},
     "ColQwen3_5": {"before": {"retrieval_attention_contract": "bidirectional", "colbert_dim": 16, **_TIED}},
     "D3ForSequenceClassification": {"before": {"decision_config": _CODES, **_TIED}},
     "HF_ColBERT": {"names": {r"^(embeddings|encoder|pooler)\.": r"bert.\1."}},
@@ -127,6 +123,7 @@ RECIPES: Mapping[str, Recipe] = {
     "granite_speech": {"after": _SLOW_AUDIO},
     "granite_speech_plus": {"after": _SLOW_AUDIO},
     "granitemoehybrid": {"before": {"layer_types": ["linear_attention", "full_attention"], "num_hidden_layers": 2}},
+    "hunyuan_vl": {"after": {"vision_config.max_image_size": 112, "vision_config.min_image_size": 28}},
     "hy_v3": {"before": {"first_k_dense_replace": 1, "expert_hidden_dim": 1536, "route_norm": True,
                          "qk_norm": True}},
     "hy_v4": {"names": {r"\.hc_pre\.(hc_attn_layer|hc_mlp_layer)\.": r".\1.hc_pre.",
