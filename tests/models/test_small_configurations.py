@@ -150,3 +150,16 @@ def test_traits_tell_what_a_type_leaves_open() -> None:
     assert traits(target_of("qwen3_moe")).experts
     assert traits(target_of("falcon_h1")).even
     assert not traits(target_of("bert")).grouped
+
+
+@pytest.mark.parametrize("choices", [ConfigChoices(), ConfigChoices(heads=8, head_dim=24, hidden=192)])
+def test_the_parts_of_a_rotary_embedding_fill_half_of_the_head(choices: ConfigChoices) -> None:
+    text = small_config(target_of("qwen2_5_vl"), choices)["text_config"]
+    head_dim = text["hidden_size"] // text["num_attention_heads"]
+    assert sum(text["rope_parameters"]["mrope_section"]) == head_dim // 2
+
+
+def test_experts_are_in_one_group() -> None:
+    config = small_config(target_of("deepseek_v32"), ConfigChoices(experts=6))
+    assert config["n_routed_experts"] % config["n_group"] == 0
+    assert config["topk_group"] <= config["n_group"]

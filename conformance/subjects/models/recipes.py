@@ -48,6 +48,11 @@ _SCHEMA_HEAD = {
 _GATE = {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}
 _GEMMA_EXPERTS = {"enable_moe_block": True, "num_experts": 128, "top_k_experts": 8, "moe_intermediate_size": 704}
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [22, 22, 20]}
+_QWEN2_ROPE = {"text_config.rope_parameters.mrope_section": [16, 24, 24]}
+_QWEN3_ROPE = {"text_config.rope_parameters.mrope_section": [24, 20, 20],
+               "text_config.rope_parameters.mrope_interleaved": True}  # fmt: skip
+_GLM_ROPE = {"text_config.rope_parameters.mrope_section": [8, 12, 12],
+             "text_config.rope_parameters.partial_rotary_factor": 0.5}  # fmt: skip
 
 
 class Recipe(TypedDict, total=False):
@@ -83,6 +88,10 @@ RECIPES: Mapping[str, Recipe] = {
         "before": {"dim_model_base": 256, "scale_depth": 1.4, "scale_emb": 12, "num_experts": 0},
     },
     "OpsColQwen3Model": {"before": {"dims": 16, **_TIED}},
+    "SolarForCausalLM": {
+        "before": {"bskcn_1": [12, 20], "bskcn_2": [20, 32], "bskcn_3": [16, 24], "bskcn_4": [28, 40],
+                   "bskcn_tv": [0.9, 0.8]},
+    },
     "TeleFLMForCausalLM": {"before": {"use_mup": False}},
     "afmoe": {"before": {"score_func": "sigmoid", "route_norm": True, "n_group": 1, "topk_group": 1}},
     "audioflamingo3": {"names": {r"^language_model\.model\.model\.": "language_model.model."}},
@@ -108,7 +117,8 @@ RECIPES: Mapping[str, Recipe] = {
                        "before": {"vision_config.num_soft_tokens": 280}},
     "glm4_moe": {"before": {"head_dim": 128}},
     "glm4_moe_lite": {"before": {"first_k_dense_replace": 1}},
-    "glm4v_moe": {"before": {"text_config.head_dim": 128, "text_config.use_qk_norm": False}},
+    "glm4v": {"before": {"text_config.attention_bias": True} | _GLM_ROPE},
+    "glm4v_moe": {"before": {"text_config.head_dim": 128, "text_config.use_qk_norm": False} | _GLM_ROPE},
     "glm5_next": {
         "before": {"text_config.mhc": True, "text_config.mla_use_nope": True,
                    "text_config.indexer_rope_interleave": True}
@@ -116,6 +126,7 @@ RECIPES: Mapping[str, Recipe] = {
         "after": {"text_config.index_kpool": 4},
     },
     "glm_moe_dsa": {"before": _GATE},
+    "glm_ocr": {"before": _GLM_ROPE},
     "glmasr": {"names": {r"^language_model\.model\.model\.": "language_model.model."}},
     "granite4_vision": {"types": {"vision_config": "siglip_vision_model"},
                         "after": {"deepstack_layer_map": [[0, 0]], "downsample_rate": "1/2",
@@ -157,6 +168,8 @@ RECIPES: Mapping[str, Recipe] = {
                                 "dynamic_image_size": True, "use_thumbnail": True,
                                 "max_dynamic_patch": 12, "min_dynamic_patch": 1},
                     "names": {r"^language_model\.model\.encoder\.": "language_model.model."}},
+    "qwen2_5_vl": {"before": _QWEN2_ROPE},
+    "qwen2_vl": {"before": _QWEN2_ROPE},
     "qwen2_5_omni": {"before": {"enable_audio_output": False}},
     "qwen3_asr": {"after": {"audio_config.downsample_hidden_size": 32}},
     "qwen3_omni_moe": {
@@ -166,8 +179,9 @@ RECIPES: Mapping[str, Recipe] = {
         "after": {"thinker_config.audio_config.downsample_hidden_size": 32,
                   "thinker_config.vision_config.image_size": 56},
     },
+    "qwen3_vl": {"before": _QWEN3_ROPE},
     "qwen3_vl_moe": {
-        "before": {"text_config.norm_topk_prob": True},
+        "before": {"text_config.norm_topk_prob": True} | _QWEN3_ROPE,
         "transposed": r"mlp\.experts\.(gate_up|down)_proj$",
     },
     "qwen4_exp": {
