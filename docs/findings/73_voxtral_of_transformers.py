@@ -66,11 +66,11 @@ def report(expected, got, present):
 
 
 sizes = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 1, "num_attention_heads": 4}
-sizes |= {"vocab_size": 128}
+sizes |= {"vocab_size": 128, "global_log_mel_max": 1.5}
 audio = {"num_mel_bins": 16, "max_source_positions": 64, "downsample_factor": 4, "hop_length": 160, "window_size": 400}
 text = {"num_key_value_heads": 4, "head_dim": 16, "architectures": ["MistralForCausalLM"]}
 small = VoxtralConfig(
-    audio_config={"model_type": "voxtral_encoder", "sampling_rate": 16000, "global_log_mel_max": 1.5, **sizes, **audio},
+    audio_config={"model_type": "voxtral_encoder", "sampling_rate": 16000, **sizes, **audio},
     text_config={"model_type": "llama", **sizes, **text},
     architectures=["VoxtralForConditionalGeneration"],
 )

@@ -18,8 +18,10 @@ from transformers.core_model_loading import PrefixChange
 from transformers.initialization import TORCH_INIT_FUNCTIONS
 
 from conformance.subjects.models.counterparts import imported
+from conformance.subjects.models.heads import write_heads
 from conformance.subjects.models.recipes import Recipe, recipe_of
 from conformance.subjects.models.skeletons import skeleton
+from conformance.subjects.models.traits import language_model
 from conformance.subjects.models.types import WITH_TOWERS, ModelTarget
 
 _RANDOM = ("uniform_", "normal_", "trunc_normal_", "xavier_uniform_", "xavier_normal_", "kaiming_uniform_")
@@ -74,6 +76,7 @@ def complete(directory: Path, content: Mapping[str, Any]) -> None:
     if made_of.endswith("Model") and architecture.endswith(WITH_TOWERS):  # published with the head that it leaves out
         recipe = {"names": {r"^(?!language_model\.model\.)": "model."}, **recipe}
     _rewrite(directory, recipe, content)
+    write_heads(directory, content, language_model(content)[1].get("hidden_size", 0))
     _write(path, _merged(saved, content))
 
 
@@ -96,7 +99,8 @@ def _rewrite(directory: Path, recipe: Recipe, content: Mapping[str, Any]) -> Non
 
 def _interleaved(weight: Tensor, head_dim: int) -> Tensor:
     """The rows of every head with the halves that rotary embeddings turn into each other side by side."""
-    return weight.unflatten(0, (-1, 2, head_dim // 2)).transpose(1, 2).reshape(weight.shape)
+    halves: Tensor = weight.unflatten(0, (-1, 2, head_dim // 2))
+    return halves.transpose(1, 2).reshape(weight.shape)
 
 
 def _write(path: Path, content: object) -> None:
