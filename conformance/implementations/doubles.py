@@ -1,4 +1,4 @@
-"""Models in double precision, those too that ask for float32 in the middle of a forward."""
+"""Models in double precision, those too that ask for another one in the middle of a forward."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from torch.overrides import TorchFunctionMode
 
 from conformance.implementations.dtypes import default_dtype
 
+_ROUNDED = (torch.float32, torch.bfloat16)  # the second is that of activations which have parameters
 _READ_BYTES = (torch.frombuffer, Tensor.view)  # whose dtype says what is there
 
 
 class _Doubled(TorchFunctionMode):
-    """Whatever is asked of torch in float32 is done in float64."""
+    """Whatever is asked of torch in float32 or bfloat16 is done in float64."""
 
     def __torch_function__(
         self,
@@ -34,7 +35,7 @@ class _Doubled(TorchFunctionMode):
 
 
 def _doubled(value: Any) -> Any:
-    return torch.float64 if value is torch.float32 else value
+    return torch.float64 if isinstance(value, torch.dtype) and value in _ROUNDED else value
 
 
 @contextmanager

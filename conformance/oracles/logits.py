@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
@@ -40,6 +40,10 @@ class Logits:
         """
         return float((self.rounded.double() - self.exact).abs().max())
 
+    def first(self, count: int) -> Logits:
+        """Those of the first tokens."""
+        return Logits(self.exact[:count], self.rounded[:count])
+
 
 @dataclass(frozen=True, slots=True)
 class RightLogits:
@@ -54,26 +58,22 @@ class RightLogits:
         """The most that the adapter changes of any logit."""
         return float((self.adapted.exact - self.base.exact).abs().max())
 
+    def first(self, count: int) -> RightLogits:
+        """Those of the first tokens."""
+        return RightLogits(self.tokens[:count], self.base.first(count), self.adapted.first(count))
+
 
 def right_logits(case: ModelCase, chain: Chain) -> RightLogits:
     """What PEFT's own model gives.
 
     Raises:
-        NotApplicable: transformers' class does not run on tokens alone.
+        NotApplicable: transformers' class does not run on tokens alone, or PEFT's model of it does not.
     """
     if not resolved(case.target).implementation:
         raise NotApplicable("transformers has no implementation of it")
     tokens = tokens_of(case)
-    try:
-        base, adapted = _run(case, chain, tokens, double=True)
-        rounded_base, rounded = _run(case, chain, tokens, double=False)
-    except NotApplicable:
-        raise
-    except Exception as error:  # of transformers or PEFT
-        said = (str(error).splitlines() or [""])[0][:200]
-        raise NotApplicable(
-            f"PEFT's own model does not run on tokens alone: {type(error).__name__}: {said}"
-        ) from error
+    base, adapted = _run(case, chain, tokens, double=True)
+    rounded_base, rounded = _run(case, chain, tokens, double=False)
     return RightLogits(tokens, Logits(base, rounded_base), Logits(adapted, rounded))
 
 
@@ -87,17 +87,31 @@ def _run(case: ModelCase, chain: Chain, tokens: Tensor, *, double: bool) -> tupl
     """Logits of the base and with the adapter."""
     cls = imported(resolved(case.target).implementation)
     with torch.no_grad(), in_double() if double else nullcontext():
-        model, info = cls.from_pretrained(
-            chain.base,
-            dtype=torch.get_default_dtype(),
-            attn_implementation="eager",
-            experts_implementation="eager",
-            output_loading_info=True,
-        )
-        _require_loaded(info)
-        base = _forward(model, tokens)
-        wrapped: Any = PeftModel.from_pretrained(model, str(chain.adapter)).to(torch.get_default_dtype())
-        return base, _forward(wrapped, tokens)
+        with _applicable("transformers' class does not run on tokens alone"):
+            model, info = cls.from_pretrained(
+                chain.base,
+                dtype=torch.get_default_dtype(),
+                attn_implementation="eager",
+                experts_implementation="eager",
+                output_loading_info=True,
+            )
+            _require_loaded(info)
+            base = _forward(model, tokens)
+        with _applicable("PEFT's model does not run, which transformers' class does without the adapter"):
+            wrapped: Any = PeftModel.from_pretrained(model, str(chain.adapter)).to(torch.get_default_dtype())
+            return base, _forward(wrapped, tokens)
+
+
+@contextmanager
+def _applicable(otherwise: str) -> Iterator[None]:
+    """Inside, what transformers or PEFT raises makes the clause not applicable."""
+    try:
+        yield
+    except NotApplicable:
+        raise
+    except Exception as error:
+        said = (str(error).splitlines() or [""])[0][:200]
+        raise NotApplicable(f"{otherwise}: {type(error).__name__}: {said}") from error
 
 
 def _require_loaded(info: Mapping[str, Any]) -> None:

@@ -61,6 +61,15 @@ def test_a_model_that_differs_without_an_adapter_shows_nothing_of_adapters() -> 
         require_logits(CASE, RIGHT, BASE + 1, BASE)
 
 
+def test_tokens_before_the_first_that_differs_are_compared() -> None:
+    late = BASE.clone()
+    late[1] += 1
+    require_logits(CASE, RIGHT, late, BASE + 1)
+    require_logits(CASE, RIGHT, late, BASE + torch.tensor([[1.0], [9.0]]))
+    with pytest.raises(Violation, match=r"logits\[0, "):
+        require_logits(CASE, RIGHT, late, BASE + 2)
+
+
 @pytest.mark.parametrize("signal", [STEP / 2, float("nan")])
 def test_an_adapter_that_changes_less_than_rounding_shows_nothing(signal: float) -> None:
     weak = replace(RIGHT, adapted=Logits(BASE + signal, (BASE + signal + STEP).float()))
@@ -68,9 +77,10 @@ def test_an_adapter_that_changes_less_than_rounding_shows_nothing(signal: float)
         require_logits(CASE, weak, BASE, BASE)
 
 
-def test_what_asks_for_float32_gets_float64_and_stored_bytes_stay_what_they_are() -> None:
+def test_what_asks_for_less_gets_float64_and_stored_bytes_stay_what_they_are() -> None:
     with in_double():
         assert torch.ones(2, dtype=torch.float32).dtype == torch.ones(2).float().dtype == torch.float64
+        assert torch.ones(2, dtype=torch.bfloat16).dtype == torch.float64
         assert torch.frombuffer(bytearray(4), dtype=torch.float32).numel() == 1
     assert torch.ones(2).dtype == torch.float32
 

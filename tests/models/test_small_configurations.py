@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from conformance.subjects.models.configs import small_config
+from conformance.subjects.models.heads import write_heads
 from conformance.subjects.models.layer_lists import kept_layers, with_layers
 from conformance.subjects.models.making import complete, made
+from conformance.subjects.models.recipes import recipe_of
 from conformance.subjects.models.traits import traits
 from conformance.subjects.models.types import ModelTarget, Naming
 from strategies.models.configs import ConfigChoices
@@ -125,8 +128,38 @@ def test_what_transformers_leaves_out_of_a_saved_file_is_put_back(tmp_path: Path
     assert saved["architectures"] == ["IQuestCoderForCausalLM"]
 
 
+def test_heads_of_a_vllm_class_stand_in_the_files_that_it_asks_for(tmp_path: Path) -> None:
+    save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    for name in ("BgeM3EmbeddingModel", "D3ForSequenceClassification", "OpsColQwen3Model", "LlamaForCausalLM"):
+        write_heads(tmp_path, {"architectures": [name]}, hidden=8)
+    assert torch.load(tmp_path / "colbert_linear.pt")["weight"].shape == (8, 8)
+    assert load_file(tmp_path / "readout.safetensors")["weight"].shape == (2, 8)
+    assert sorted(load_file(tmp_path / "model.safetensors")) == ["custom_text_proj.weight", "weight"]
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert index == {"weight_map": {"weight": "model.safetensors"}}  # readout.safetensors is not of the model itself
+
+
+def test_what_an_architecture_needs_is_put_over_what_its_type_does() -> None:
+    both = recipe_of("qwen3_omni_moe", "ClefOmniForJointSchema")
+    assert set(both["before"]) > {"joint_head_config", "enable_audio_output"}
+    assert both["after"] == recipe_of("qwen3_omni_moe", "")["after"]
+
+
 def test_traits_tell_what_a_type_leaves_open() -> None:
     assert not traits(target_of("llama")).experts
     assert traits(target_of("qwen3_moe")).experts
     assert traits(target_of("falcon_h1")).even
     assert not traits(target_of("bert")).grouped
+
+
+@pytest.mark.parametrize("choices", [ConfigChoices(), ConfigChoices(heads=8, head_dim=24, hidden=192)])
+def test_the_parts_of_a_rotary_embedding_fill_half_of_the_head(choices: ConfigChoices) -> None:
+    text = small_config(target_of("qwen2_5_vl"), choices)["text_config"]
+    head_dim = text["hidden_size"] // text["num_attention_heads"]
+    assert sum(text["rope_parameters"]["mrope_section"]) == head_dim // 2
+
+
+def test_experts_are_in_one_group() -> None:
+    config = small_config(target_of("deepseek_v32"), ConfigChoices(experts=6))
+    assert config["n_routed_experts"] % config["n_group"] == 0
+    assert config["topk_group"] <= config["n_group"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from conformance.subjects.models.remote_kind import CHATGLM, RemoteCode
+from conformance.subjects.models.remote_kind import CHATGLM, COMMON, RemoteCode
 from conformance.subjects.models.remote_towers import WITH_TOWERS
 
 _MIXTURE: Mapping[str, Any] = {
@@ -37,8 +37,25 @@ _DOTS_VIT: Mapping[str, Any] = {
     "num_attention_heads": 12, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 1,
 }  # fmt: skip
 
+_QWEN3_VL: Mapping[str, Any] = {
+    "image_token_id": 151655, "video_token_id": 151656, "vision_start_token_id": 151652, "vision_end_token_id": 151653,
+    "text_config": {**COMMON, "rope_parameters": {**COMMON["rope_parameters"], "mrope_section": [24, 20, 20]}},
+    "vision_config": {
+        "hidden_size": 1152, "intermediate_size": 4304, "depth": 27, "num_heads": 16, "out_hidden_size": 4096,
+        "num_position_embeddings": 2304, "deepstack_visual_indexes": [], "patch_size": 16, "spatial_merge_size": 2,
+    },
+}  # fmt: skip
+_QWEN3_VL_NAMES = {
+    r"^visual\.": "vlm.model.visual.",
+    r"^language_model\.model\.": "vlm.model.language_model.",
+    r"^language_model\.lm_head\.": "vlm.lm_head.",
+}
+
 REMOTE_CODE: Mapping[str, RemoteCode] = {
     **WITH_TOWERS,
+    "Alpamayo2Super": RemoteCode(
+        "alpamayo2_super", {**_QWEN3_VL, "traj_ids": {"history_id0": 151669, "future_id0": 152669}}, _QWEN3_VL_NAMES
+    ),
     "BailingMoeForCausalLM": RemoteCode("bailing_moe", _MIXTURE),
     "BailingMoeV2ForCausalLM": RemoteCode("bailing_moe_v2", _MIXTURE),
     "ChatGLMForConditionalGeneration": RemoteCode("chatglm", CHATGLM, _CHATGLM_NAMES),

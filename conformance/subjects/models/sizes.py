@@ -41,6 +41,7 @@ _FIXED = {
     "linear_value_head_dim": 8, "linear_head_dim": 16,
     # what is drawn of experts, and the layers that predict further tokens, of which there are none
     "n_shared_experts": 1, "num_shared_experts": 1, "moe_num_shared_experts": 1, "zero_expert_num": 2,
+    "n_group": 1, "topk_group": 1,
     "num_nextn_predict_layers": 0, "num_mtp_layers": 0, "mtp_num_hidden_layers": 0,
     # lengths
     "max_position_embeddings": 256, "n_positions": 256, "max_source_positions": 64, "max_target_positions": 64,

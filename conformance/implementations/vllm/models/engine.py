@@ -115,7 +115,7 @@ def _engine_config(directory: Path, cls: Any, settings: ModelSettings, tp_size: 
         fully_sharded_loras=settings.fully_sharded,
         async_scheduling=False,
         enable_prefix_caching=False,
-        load_format="safetensors",
+        load_format="hf",
         use_tqdm_on_load=False,
         enable_mixed_moe_lora_format=settings.fused_experts and not getattr(cls, "is_3d_moe_weight", False),
         **dict.fromkeys(settings.options, True),

@@ -27,7 +27,7 @@ class Reader:
         self._device = torch.device(runtime().device)
         self._readable: dict[str, bool] = {}  # whether a module's forward runs here, found out on the bare model
         self._names = tuple(name for name, module in model.named_modules() if own_tensors(module))
-        if hasattr(model, "compute_logits"):
+        if hasattr(model, "compute_logits") and not getattr(model, "is_pooling_model", False):
             self._names = (*self._names, LOGITS)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -25,7 +26,8 @@ STAND_INS = {
     "experts without a gate": "vLLM's fused experts, whose weights are compared and which are not run",
     "quick GELU": "the same function by torch",
     "the processor of images and sounds, whose checkpoint files are not made": "room for as many tokens as are read, "
-    "which is all that LoRA on towers asks of it, and every modality of its class",
+    "which is all that LoRA on towers asks of it, and the names of the parts that transformers' class has, and "
+    "every modality of its class",
     "the tokenizer, likewise": "numbers for the tokens that models ask for while they are built",
     "towers whose sizes are written in a model's code": "the same layers with small numbers, one of each kind",
     "compiled functions": "the same functions, as they are written",
@@ -42,6 +44,7 @@ def put_in_place(device: str) -> None:
     _quick_gelu(device)
     _room_of_towers()
     _all_modalities()
+    _processor_of_named_parts()
     _transformers_as_it_is()
     torch.compiler.set_stance("force_eager")
     if device == "cpu":
@@ -163,6 +166,19 @@ def _all_modalities() -> None:
             return True
 
     config._supports_multimodal_inputs = supports
+
+
+def _processor_of_named_parts() -> None:
+    """Which of images, films and sounds a model takes is asked of its processor; of ours there is no more to see."""
+    context = importlib.import_module("vllm.multimodal.processing.context").InputProcessingContext
+    known: Any = importlib.import_module("transformers.models.auto.processing_auto").PROCESSOR_MAPPING
+    base = importlib.import_module("transformers.processing_utils").ProcessorMixin
+
+    def named(self: Any, cls: Any = base, /, **how: object) -> SimpleNamespace:
+        asked = known[type(self.get_hf_config())] if cls is base else cls
+        return SimpleNamespace(**dict.fromkeys(asked.get_attributes(), SimpleNamespace()))
+
+    context.get_hf_processor = named
 
 
 def _quick_gelu(device: str) -> None:
