@@ -18,15 +18,24 @@ BUILT_AS = {
     "OpsColQwen3Model": "Qwen3VLModel",
     "PanguEmbeddedForCausalLM": "LlamaForCausalLM",
     "PhiMoEForCausalLM": "PhimoeForCausalLM",
+    "Rnj1ForCausalLM": "Gemma3ForCausalLM",
     "SolarForCausalLM": "LlamaForCausalLM",
 }
 
+_SECOND_RUNNER = "vLLM serves it with its V2 model runner alone, which needs Triton, and a CPU has none"
+
 # Architectures that stand beside no checkpoint of their own, and why.
 NOT_BUILDABLE = {
+    "Llama_Nemotron_Nano_VL": "vLLM builds its tower of code that is published with the weights",
+    "LongcatFlashNgramForCausalLM": _SECOND_RUNNER,
     "NanbeigeForCausalLM": "transformers has no implementation of it, which vLLM would ask for",
     "OlmoHybridForCausalLM": "its checkpoints have three convolutions, and vLLM 0.33.0 does not tell the loader of "
     "the one that they make which it is handed: no checkpoint loads, adapters or not",
+    "OpenPanguVLForConditionalGeneration": "vLLM asks its processor, whose files are not made, while it is built",
+    "PixtralForConditionalGeneration": "its checkpoint has Mistral's own format, with params.json and its tokenizer",
     "Qwen3ASRForcedAlignerForTokenClassification": "transformers has no Qwen3 ASR with a head that classifies",
+    "Step5ForCausalLM": _SECOND_RUNNER,
+    "UnlimitedOCRForCausalLM": "its attention asks for FlashAttention, which a CPU has not",
 }
 
 # Tables of vLLM's registry whose models are none of their own, and why.

@@ -20,6 +20,7 @@ import torch
 from conformance.implementations.models import ModelSettings, NoForward
 from conformance.implementations.vllm.models.registry import converted
 from conformance.implementations.vllm.models.stand_ins import put_in_place
+from conformance.implementations.vllm.models.towers import make_small
 from conformance.implementations.vllm.runtime import runtime
 
 MAX_TOKENS = 4096
@@ -155,7 +156,10 @@ def class_of(architecture: str) -> Any:
     if isinstance(found, registry._LazyRegisteredModel):
         registry.ModelRegistry.register_model(architecture, found.load_model_cls())
         found = registry.ModelRegistry.models[architecture]
-    return found.load_model_cls() if found is not None else None
+    cls = found.load_model_cls() if found is not None else None
+    if cls is not None:
+        make_small(cls.__module__)
+    return cls
 
 
 @contextmanager

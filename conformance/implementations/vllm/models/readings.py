@@ -91,6 +91,9 @@ class Reader:
 
     def _embedding(self, module: Any, base: Any) -> Tensor:
         ids = torch.arange(getattr(base, "org_vocab_size", len(base.weight)), device=self._device)
+        return torch.cat([self._looked_up(module, some) for some in ids.split(MAX_TOKENS)])
+
+    def _looked_up(self, module: Any, ids: Tensor) -> Tensor:
         self._view.serve(len(ids))
         return _first(module(ids))
 
