@@ -68,7 +68,11 @@ def complete(directory: Path, content: Mapping[str, Any]) -> None:
         _write(directory / "modules.json", _SENTENCE_MODULES)
         (directory / "1_Pooling").mkdir(exist_ok=True)
         _write(directory / "1_Pooling" / "config.json", {"pooling_mode_mean_tokens": True})
-    _rewrite(directory, recipe_of(content["model_type"], content["architectures"][0]))
+    recipe = recipe_of(content["model_type"], content["architectures"][0])
+    _rewrite(directory, recipe)
+    if "folder" in recipe:
+        (directory / recipe["folder"]).mkdir(exist_ok=True)
+        (directory / recipe["folder"] / "model.safetensors").hardlink_to(directory / "model.safetensors")
     write_heads(directory, content, language_model(content)[1].get("hidden_size", 0))
     path = directory / "config.json"
     saved = json.loads(path.read_text(encoding="utf-8"))
