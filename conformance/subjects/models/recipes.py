@@ -20,21 +20,8 @@ BUILT_AS = {
     "OpsColQwen3Model": "Qwen3VLModel",
     "PanguEmbeddedForCausalLM": "LlamaForCausalLM",
     "PhiMoEForCausalLM": "PhimoeForCausalLM",
+    "Rnj1ForCausalLM": "Gemma3ForCausalLM",
     "SolarForCausalLM": "LlamaForCausalLM",
-}
-
-# Architectures that stand beside no checkpoint of their own, and why.
-NOT_BUILDABLE = {
-    "NanbeigeForCausalLM": "transformers has no implementation of it, which vLLM would ask for",
-    "OlmoHybridForCausalLM": "its checkpoints have three convolutions, and vLLM 0.33.0 does not tell the loader of "
-    "the one that they make which it is handed: no checkpoint loads, adapters or not",
-    "Qwen3ASRForcedAlignerForTokenClassification": "transformers has no Qwen3 ASR with a head that classifies",
-}
-
-# Tables of vLLM's registry whose models are none of their own, and why.
-TABLES_NOT_BUILDABLE = {
-    "_SPECULATIVE_DECODING_MODELS": "a draft model, which vLLM loads beside the model that it drafts for",
-    "_TRANSFORMERS_BACKEND_MODELS": "vLLM's wrapper of transformers' classes; what it serves has names of its own",
 }
 
 _SLOW_AUDIO = {"encoder_config.hidden_dim": 64, "encoder_config.dim_head": 16}
@@ -57,7 +44,8 @@ _CODES = {"format_version": 1, "pooling": "last", "codes": ["A", "B"], "token_id
 _SCHEMA_HEAD = {
     "hidden_size": 2048, "width": 16, "routing_layers": 0, "layers": 0, "heads": 2, "feedforward": 32,
 }  # fmt: skip
-_FOURIER = {"rope_type": "default", "rope_theta": 10000.0, "fope_init_factor": 0.5, "fope_sep_head": True, "num_inv_freq": 4}
+_FOURIER = {"rope_type": "default", "rope_theta": 10000.0, "fope_init_factor": 0.5, "fope_sep_head": True,
+            "num_inv_freq": 4}  # fmt: skip
 _GATE = {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}
 _GEMMA_EXPERTS = {"enable_moe_block": True, "num_experts": 128, "top_k_experts": 8, "moe_intermediate_size": 704}
 _QWEN2_ROPE = {"text_config.rope_parameters.mrope_section": [16, 24, 24]}
@@ -67,14 +55,37 @@ _GLM_ROPE = {"text_config.rope_parameters.mrope_section": [8, 12, 12],
              "text_config.rope_parameters.partial_rotary_factor": 0.5}  # fmt: skip
 
 
+_MISTRAL_NAMES = {  # of files in Mistral's own format
+    r"^(model\.)?multi_modal_projector\.linear_1": "mm_whisper_embeddings.audio_language_projection.0",
+    r"^(model\.)?multi_modal_projector\.linear_2": "mm_whisper_embeddings.audio_language_projection.2",
+    r"^(model\.)?audio_tower\.conv1\.": "mm_whisper_embeddings.whisper_encoder.conv_layers.0.",
+    r"^(model\.)?audio_tower\.conv2\.": "mm_whisper_embeddings.whisper_encoder.conv_layers.1.",
+    r"^(model\.)?audio_tower\.layer": "mm_whisper_embeddings.whisper_encoder.transformer.layer",
+    r"^(model\.)?audio_tower\.": "mm_whisper_embeddings.whisper_encoder.",
+    r"transformer\.layer_norm\.": "transformer.norm.",
+    r"^(model\.)?language_model\.(model\.)*": "",
+    r"^lm_head\.": "output.",
+    r"^embed_tokens\.": "mm_whisper_embeddings.tok_embeddings.",
+    r"self_attn\.([qkvo])_proj\.": r"attention.w\1.",
+    r"self_attn\.out_proj\.": "attention.wo.",
+    r"(self_attn_layer_norm|input_layernorm)\.": "attention_norm.",
+    r"(final_layer_norm|post_attention_layernorm)\.": "ffn_norm.",
+    r"(?<=\d\.)fc(?=\d\.)": "feed_forward.w",
+    r"mlp\.gate_proj\.": "feed_forward.w1.",
+    r"mlp\.down_proj\.": "feed_forward.w2.",
+    r"mlp\.up_proj\.": "feed_forward.w3.",
+}
+
+
 class Recipe(TypedDict, total=False):
     """What one model type needs, or one architecture in addition; each is by dotted name.
 
     ``types`` are model types of configurations that its default leaves out. ``before`` is put into the type's default
     configuration, as published files have it, and is made small with it; ``after`` into the small one, as it is.
     ``names`` are patterns of tensors' names that transformers saves otherwise than published files have them,
-    ``transposed`` is the pattern of those that it saves transposed, ``folder`` where published files have them.
-    ``dtypes`` are the only ones vLLM's class takes.
+    ``transposed`` is the pattern of those that it saves transposed, ``interleaved`` of those, by their published
+    names, whose halves of a head are side by side in published files, ``folder`` where these have them. ``dtypes`` are
+    the only ones vLLM's class takes.
     """
 
     types: Mapping[str, str]
@@ -82,6 +93,7 @@ class Recipe(TypedDict, total=False):
     after: Mapping[str, object]
     names: Mapping[str, str]
     transposed: str
+    interleaved: str
     folder: str
     dtypes: tuple[str, ...]
 
@@ -223,7 +235,9 @@ RECIPES: Mapping[str, Recipe] = {
     "voxtral": {"before": {"audio_config.downsample_factor": 4,
                           "audio_config.hop_length": 160, "audio_config.sampling_rate": 16000,
                           "audio_config.global_log_mel_max": 1.5},
-                "after": {"audio_config.window_size": 400}},
+                "after": {"audio_config.window_size": 400, "audio_config.intermediate_size": 256,
+                          "text_config.architectures": ["MistralForCausalLM"]},
+                "names": _MISTRAL_NAMES, "interleaved": r"^layers\.\d+\.attention\.w[qk]\.weight$"},
     "xlm-roberta": {"before": {"position_embedding_type": "absolute"}},
 }  # fmt: skip
 

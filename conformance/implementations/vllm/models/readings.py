@@ -91,6 +91,9 @@ class Reader:
 
     def _embedding(self, module: Any, base: Any) -> Tensor:
         ids = torch.arange(getattr(base, "org_vocab_size", len(base.weight)), device=self._device)
+        return torch.cat([self._looked_up(module, some) for some in ids.split(MAX_TOKENS)])
+
+    def _looked_up(self, module: Any, ids: Tensor) -> Tensor:
         self._view.serve(len(ids))
         return _first(module(ids))
 
@@ -143,10 +146,13 @@ def _first(returned: Any) -> Tensor:
 
 
 def own_tensors(module: Any) -> Iterator[tuple[str, Tensor]]:
-    """Parameters, buffers and tensors in plain attributes: a copy made of a weight while loading is one."""
+    """Parameters, buffers and tensors in plain attributes: a copy made of a weight while loading is one.
+
+    Not what has no numbers, as the head of a model that is served without one.
+    """
     for held in (module._parameters, module._buffers, vars(module)):
         for name, tensor in held.items():
-            if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel():
+            if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel() and not tensor.is_meta:
                 yield name, tensor
 
 
