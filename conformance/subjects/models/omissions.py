@@ -8,7 +8,7 @@ _OWN_CONFIG = "vLLM reads the configuration of the code published with the weigh
 # Architectures that stand beside no checkpoint of their own, and why.
 NOT_BUILDABLE = {
     "Llama_Nemotron_Nano_VL": "vLLM builds its tower of code that is published with the weights",
-    "InklingForCausalLM": "vLLM reads a configuration and names on disk that are not those of transformers' text model",
+    "InklingForCausalLM": "vLLM reads a configuration and names on disk that transformers' text model has not",
     "InternS2MobiusForConditionalGeneration": "transformers has no model whose layers share their experts",
     "LongcatFlashNgramForCausalLM": _SECOND_RUNNER,
     "Molmo2ForConditionalGeneration": _OWN_CONFIG,
