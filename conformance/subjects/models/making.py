@@ -18,8 +18,10 @@ from transformers.core_model_loading import PrefixChange
 from transformers.initialization import TORCH_INIT_FUNCTIONS
 
 from conformance.subjects.models.counterparts import imported
+from conformance.subjects.models.heads import write_heads
 from conformance.subjects.models.recipes import Recipe, recipe_of
 from conformance.subjects.models.skeletons import skeleton
+from conformance.subjects.models.traits import language_model
 from conformance.subjects.models.types import ModelTarget
 
 _RANDOM = ("uniform_", "normal_", "trunc_normal_", "xavier_uniform_", "xavier_normal_", "kaiming_uniform_")
@@ -67,6 +69,7 @@ def complete(directory: Path, content: Mapping[str, Any]) -> None:
         (directory / "1_Pooling").mkdir(exist_ok=True)
         _write(directory / "1_Pooling" / "config.json", {"pooling_mode_mean_tokens": True})
     _rewrite(directory, recipe_of(content["model_type"], content["architectures"][0]))
+    write_heads(directory, content, language_model(content)[1].get("hidden_size", 0))
     path = directory / "config.json"
     saved = json.loads(path.read_text(encoding="utf-8"))
     _write(path, _merged(saved, content))

@@ -8,19 +8,34 @@ from typing import TypedDict
 # Architectures of vLLM that transformers has under another name.
 BUILT_AS = {
     "BertSpladeSparseEmbeddingModel": "BertForMaskedLM",
+    "ColQwen3_5": "Qwen3_5Model",
+    "D3ForSequenceClassification": "Qwen3_5Model",
     "JinaEmbeddingsV5Model": "Qwen3Model",
     "LightOnOCRForConditionalGeneration": "LightOnOcrForConditionalGeneration",
     "LlamaBidirectionalForSequenceClassification": "LlamaForSequenceClassification",
     "LlamaBidirectionalModel": "LlamaModel",
     "MiniCPMForCausalLM": "LlamaForCausalLM",
+    "OpsColQwen3Model": "Qwen3VLModel",
     "PanguEmbeddedForCausalLM": "LlamaForCausalLM",
     "PhiMoEForCausalLM": "PhimoeForCausalLM",
+    "Rnj1ForCausalLM": "Gemma3ForCausalLM",
     "SolarForCausalLM": "LlamaForCausalLM",
 }
 
+_SECOND_RUNNER = "vLLM serves it with its V2 model runner alone, which needs Triton, and a CPU has none"
+
 # Architectures that stand beside no checkpoint of their own, and why.
 NOT_BUILDABLE = {
+    "Llama_Nemotron_Nano_VL": "vLLM builds its tower of code that is published with the weights",
+    "LongcatFlashNgramForCausalLM": _SECOND_RUNNER,
     "NanbeigeForCausalLM": "transformers has no implementation of it, which vLLM would ask for",
+    "OlmoHybridForCausalLM": "its checkpoints have three convolutions, and vLLM 0.33.0 does not tell the loader of "
+    "the one that they make which it is handed: no checkpoint loads, adapters or not",
+    "OpenPanguVLForConditionalGeneration": "vLLM asks its processor, whose files are not made, while it is built",
+    "PixtralForConditionalGeneration": "its checkpoint has Mistral's own format, with params.json and its tokenizer",
+    "Qwen3ASRForcedAlignerForTokenClassification": "transformers has no Qwen3 ASR with a head that classifies",
+    "Step5ForCausalLM": _SECOND_RUNNER,
+    "UnlimitedOCRForCausalLM": "its attention asks for FlashAttention, which a CPU has not",
 }
 
 # Tables of vLLM's registry whose models are none of their own, and why.
@@ -33,6 +48,11 @@ _SLOW_AUDIO = {"encoder_config.hidden_dim": 64, "encoder_config.dim_head": 16}
 _INDEXER = {
     "indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 8,
     "indexer_compress_ratio": 4, "output_gate_type": "sigmoid",
+}  # fmt: skip
+_TIED = {"tie_word_embeddings": True, "text_config.tie_word_embeddings": True}
+_CODES = {"format_version": 1, "pooling": "last", "codes": ["A", "B"], "token_ids": [5, 6]}
+_SCHEMA_HEAD = {
+    "hidden_size": 2048, "width": 16, "routing_layers": 0, "layers": 0, "heads": 2, "feedforward": 32,
 }  # fmt: skip
 _GATE = {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}
 _GEMMA_EXPERTS = {"enable_moe_block": True, "num_experts": 128, "top_k_experts": 8, "moe_intermediate_size": 704}
@@ -61,14 +81,22 @@ class Recipe(TypedDict, total=False):
     dtypes: tuple[str, ...]
 
 
+_MAPPINGS = ("types", "before", "after", "names")
+
 RECIPES: Mapping[str, Recipe] = {
     "BertSpladeSparseEmbeddingModel": {"before": {"tie_word_embeddings": False}},
+    "ClefFlashForJointSchema": {"before": {"joint_head_config": _SCHEMA_HEAD}},
+    "ClefOmniForJointSchema": {"before": {"joint_head_config": _SCHEMA_HEAD}},
+    "ColQwen3": {"names": {"^": "vlm."}},
+    "ColQwen3_5": {"before": {"retrieval_attention_contract": "bidirectional", "colbert_dim": 16, **_TIED}},
+    "D3ForSequenceClassification": {"before": {"decision_config": _CODES, **_TIED}},
     "HF_ColBERT": {"names": {r"^(embeddings|encoder|pooler)\.": r"bert.\1."}},
     "LlamaBidirectionalForSequenceClassification": {"before": {"pooling": "avg"}},
     "LlamaBidirectionalModel": {"before": {"pooling": "avg"}},
     "MiniCPMForCausalLM": {
         "before": {"dim_model_base": 256, "scale_depth": 1.4, "scale_emb": 12, "num_experts": 0},
     },
+    "OpsColQwen3Model": {"before": {"dims": 16, **_TIED}},
     "SolarForCausalLM": {
         "before": {"bskcn_1": [12, 20], "bskcn_2": [20, 32], "bskcn_3": [16, 24], "bskcn_4": [28, 40],
                    "bskcn_tv": [0.9, 0.8]},
@@ -115,6 +143,7 @@ RECIPES: Mapping[str, Recipe] = {
     "granite_speech": {"after": _SLOW_AUDIO},
     "granite_speech_plus": {"after": _SLOW_AUDIO},
     "granitemoehybrid": {"before": {"layer_types": ["linear_attention", "full_attention"], "num_hidden_layers": 2}},
+    "hunyuan_vl": {"after": {"vision_config.max_image_size": 112, "vision_config.min_image_size": 28}},
     "hy_v3": {"before": {"first_k_dense_replace": 1, "expert_hidden_dim": 1536, "route_norm": True,
                          "qk_norm": True}},
     "hy_v4": {"names": {r"\.hc_pre\.(hc_attn_layer|hc_mlp_layer)\.": r".\1.hc_pre.",
@@ -184,5 +213,7 @@ RECIPES: Mapping[str, Recipe] = {
 
 
 def recipe_of(model_type: str, architecture: str) -> Recipe:
-    """What a small model needs; what its architecture needs comes before what its type does."""
-    return {**RECIPES.get(model_type, {}), **RECIPES.get(architecture, {})}
+    """What a small model needs: what its type does, with what its architecture does put over that."""
+    of_type, own = RECIPES.get(model_type, {}), RECIPES.get(architecture, {})
+    inside = {name: {**of_type[name], **own[name]} for name in _MAPPINGS if name in of_type and name in own}  # type: ignore[literal-required]
+    return {**of_type, **own, **inside}  # type: ignore[typeddict-item]

@@ -19,6 +19,7 @@ import torch
 
 from conformance.implementations.models import ModelSettings, NoForward
 from conformance.implementations.vllm.models.stand_ins import put_in_place
+from conformance.implementations.vllm.models.towers import make_small
 from conformance.implementations.vllm.runtime import runtime
 
 MAX_TOKENS = 4096
@@ -114,7 +115,7 @@ def _engine_config(directory: Path, cls: Any, settings: ModelSettings, tp_size: 
         fully_sharded_loras=settings.fully_sharded,
         async_scheduling=False,
         enable_prefix_caching=False,
-        load_format="safetensors",
+        load_format="hf",
         use_tqdm_on_load=False,
         enable_mixed_moe_lora_format=settings.fused_experts and not getattr(cls, "is_3d_moe_weight", False),
         **dict.fromkeys(settings.options, True),
@@ -152,7 +153,10 @@ def class_of(architecture: str) -> Any:
     if isinstance(found, registry._LazyRegisteredModel):
         registry.ModelRegistry.register_model(architecture, found.load_model_cls())
         found = registry.ModelRegistry.models[architecture]
-    return found.load_model_cls() if found is not None else None
+    cls = found.load_model_cls() if found is not None else None
+    if cls is not None:
+        make_small(cls.__module__)
+    return cls
 
 
 @contextmanager
