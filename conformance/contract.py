@@ -288,6 +288,12 @@ _CLAUSES = (
         "Logits with the adapter are those of PEFT's own model of transformers, inside what rounding takes them away.",
         "vllm #48215",
     ),
+    _must(
+        "MODEL-9",
+        "What an adapter's configuration asks for beyond A, B and a scaling (DoRA, biases, trained tokens, tokens "
+        "that switch it on, a changed base, repeated layers) changes what is computed, or the adapter is refused by "
+        "that name.",
+    ),
     _must("COMM-1", "All ranks issue the same sequence of collectives with matching shapes."),
     _must("COMM-2", "A layer with `disable_tp`, or of TP size 1, issues none.", "vllm #25487"),
 )

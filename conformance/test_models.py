@@ -2,105 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
 
-from conformance.engines.ranks import RankGroup
 from conformance.implementations.models import EXPERTS
 from conformance.judging.anomalies.models import VANISHED
 from conformance.judging.facts import Place, Raised
 from conformance.judging.logits import require_logits
 from conformance.judging.model_facts import Lost
-from conformance.judging.models import reaches, require_merged, require_same, require_same_writing, unnamed
+from conformance.judging.models import reaches, require_feature, require_same, require_same_writing, unnamed
+from conformance.judging.served_models import (
+    in_part,
+    on_all,
+    presume_served,
+    programs_of,
+    require_loaded,
+    require_served,
+)
 from conformance.judging.verdicts import Violation
 from conformance.oracles.logits import right_logits
-from conformance.subjects.models.chains import Chain
-from conformance.subjects.models.observing import (
-    Readings,
-    Refusal,
-    chains,
-    on_ranks,
-    refused,
-    server_of,
-    settings_of,
-)
+from conformance.subjects.models.observing import Readings, Refusal
 from conformance.subjects.models.programs import Programs
 from conformance.subjects.models.writings import writings
-from conformance.subjects.outcomes import FileRefused, NotApplicable, NotExercised, SubjectRaised
+from conformance.subjects.outcomes import FileRefused, NotApplicable, NotExercised
 from conformance.subjects.subject import Subject
 from conformance.suite.clauses import check
-from strategies.models.cases import ModelCase, model_cases
-
-T = TypeVar("T")
-
-
-def on_all(subject: Subject, case: ModelCase, program: Callable[[RankGroup], T]) -> list[T]:
-    """`on_ranks`; a forward that runs without adapters, and does not with them, breaks the clause."""
-    __tracebackhide__ = True
-    try:
-        return on_ranks(subject, case, program)
-    except SubjectRaised as error:
-        raise Violation("raised", str(error.failure.error), case) from error
-
-
-def programs_of(subject: Subject, case: ModelCase) -> Programs:
-    """The case's chain, on whoever serves it."""
-    server, chain = server_of(subject), chains().of(case)
-    return Programs(server, chain, settings_of(case, chain))
-
-
-def require_served(subject: Subject, case: ModelCase, how: str = "") -> None:
-    """Raises where the model with the adapter is not the merged checkpoint.
-
-    Raises:
-        FileRefused: the adapter is refused by name.
-        NotExercised: it is not loaded, for a reason that names nothing.
-        Violation: it is loaded and wrong.
-    """
-    __tracebackhide__ = True
-    programs = programs_of(subject, case)
-    seen = on_all(subject, case, programs.served)
-    require_loaded(programs.chain, seen)
-    require_merged(case, programs.chain, [one for one in seen if not isinstance(one, Refusal)], how)
-
-
-def presume_served(subject: Subject, case: ModelCase, clause: str) -> None:
-    """Raises `NotExercised` where the model with the adapter is wrong by itself, which is no matter of ``clause``."""
-    __tracebackhide__ = True
-    try:
-        require_served(subject, case)
-    except Violation as found:
-        raise NotExercised(f"wrong without what {clause} is about already [{found.anomaly}]") from found
-
-
-def require_loaded(chain: Chain, seen: Sequence[object]) -> None:
-    """Raises what a refusal of any rank comes to; one that names nothing breaks MODEL-1."""
-    for one in seen:
-        if isinstance(one, Refusal):
-            raise refused(one, chain) or NotExercised(f"wrong without what it is about already: {one.kind} on loading")
-
-
-def in_part(subject: Subject, case: ModelCase, judge: Callable[[ModelCase], None]) -> None:
-    """Judges a case; one that is not served as a whole, again by those targets of which everything is served alone."""
-    __tracebackhide__ = True
-    try:
-        judge(case)
-    except (FileRefused, NotExercised):
-        part = served_part(subject, case)
-        if part is None:
-            raise
-        judge(part)
-
-
-def served_part(subject: Subject, case: ModelCase) -> ModelCase | None:
-    """A case of the targets of which everything is served where it is alone; None if that is all of them, or none."""
-    programs = programs_of(subject, case)
-    (taken,) = on_all(subject, replace(case, tp_size=1, fully_sharded=False), programs.taken)
-    left = [pair for pair in programs.chain.file.pairs if pair not in taken]
-    kept = case.adapter.without(tuple(name for pair in left for name in (pair.module, pair.parameter)))
-    return replace(case, adapter=kept) if kept != case.adapter and kept.modules + kept.parameters else None
+from strategies.models.cases import ModelCase, featured_cases, model_cases
 
 
 @check("MODEL-1", model_cases(tp_sizes=(1, 1, 2)))
@@ -270,3 +198,12 @@ def require_right_logits(subject: Subject, case: ModelCase) -> None:
     except Violation as found:
         presume_served(subject, case, "MODEL-8")
         raise found
+
+
+@check("MODEL-9", featured_cases())
+def test_what_the_configuration_asks_for_counts_or_is_refused(subject: Subject, case: ModelCase) -> None:
+    if not case.adapter.feature:
+        raise NotExercised("the adapter is A, B and a scaling")
+    programs = programs_of(subject, case)
+    for seen in on_all(subject, case, partial(programs.featured, case.adapter.feature)):
+        require_feature(case, programs.chain, *seen)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conformance.regressions.fresh import Ended, run_module
+from conformance.regressions.fresh import Ended, ServerGone, run_module
 from conformance.suite.exits import Exit
 
 
@@ -44,7 +44,7 @@ class NotCertifiable(ValueError):
 
 
 class CertificationFailed(RuntimeError):
-    """The harness failed, so nothing is known of the class; the message is the whole screen."""
+    """The harness failed, so nothing is known of the class; the message is the whole screen, or why there is none."""
 
 
 _ERRORS: dict[int | None, type[Exception]] = {Exit.FAILED: NotCertified, Exit.USAGE: NotCertifiable}
@@ -80,7 +80,10 @@ def certify(
         for name, value in (("--recipe", recipe), ("--impl", impl)):
             if value is not None:
                 command += [name, value]
-        done = _run(command)
+        try:
+            done = _run(command)
+        except ServerGone as error:
+            raise CertificationFailed(f"{path}\n{error}") from error
         if done.code != Exit.OK:
             said = "\n".join(filter(None, (done.stdout.strip(), done.stderr.strip())))
             raise _ERRORS.get(done.code, CertificationFailed)(f"{path}\n{said}")

@@ -22,7 +22,10 @@ from conformance.judging.model_facts import Added
 from conformance.judging.verdicts import Violation
 from conformance.subjects.models.adapters import FilePair
 from conformance.subjects.models.chains import Chain
+from conformance.subjects.models.features import tells
 from conformance.subjects.models.observing import Readings, Refusal
+from conformance.subjects.models.programs import differ
+from conformance.subjects.outcomes import NotExercised
 from strategies.models.cases import ModelCase
 
 
@@ -114,6 +117,28 @@ def require_same_writing(
     place = Place(module=found.module, setting=f"written {name}", role=pair.role if pair else "")
     fact = Remark(f"{found.part}: not what PEFT's own file gives")
     raise Violation(VANISHED if not (found.want.any() and found.got.any()) else "writing-matters", fact, case, place)
+
+
+def require_feature(
+    case: ModelCase, chain: Chain, base: Readings, seen: Readings | Refusal, plain: Readings | Refusal
+) -> None:
+    """Raises a `Violation` where an adapter's feature is neither refused by name nor changes what is computed.
+
+    ``plain`` is what the same A, B and scaling come to without it.
+
+    Raises:
+        NotExercised: they are not served either.
+    """
+    feature = case.adapter.feature
+    if isinstance(plain, Refusal) or not differ(base, plain):
+        raise NotExercised("the class serves no such module, whatever else is asked for")
+    how = f"with {feature}"
+    if isinstance(seen, Refusal):
+        if not (tells(seen.message, feature) or seen.named(chain)):
+            raise unnamed(case, seen, chain.file.pairs, how)
+    elif not differ(plain, seen):
+        fact = Remark(f"the adapter is loaded, and computes what it does without {feature}")
+        raise Violation("feature-ignored", fact, case, Place(setting=how))
 
 
 def reaches(pairs: Sequence[FilePair], base: Readings, right: Readings) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from conformance.subjects.models.checkpoints import content_of, resolved
+from conformance.subjects.models.heads import has_heads
 from conformance.subjects.models.recipes import recipe_of
 from conformance.test_files.layout import CannotWrite
 from conformance.test_files.literals import INDENT, LONGEST
@@ -57,7 +58,7 @@ def config_text(case: ModelCase) -> ConfigText:
         raise CannotWrite(f"transformers has no implementation of {target.architecture}; replay the case")
     content = content_of(case)
     recipe = recipe_of(target.model_type, target.architecture)
-    if recipe.get("names") or recipe.get("transposed"):
+    if recipe.get("names") or recipe.get("transposed") or has_heads(target.architecture):
         raise CannotWrite(
             f"transformers saves {target.model_type} otherwise than published files are; replay the case"
         )

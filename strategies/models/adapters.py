@@ -14,6 +14,11 @@ from strategies.codec import Spec
 ALL_LINEAR = "all-linear"
 RANKS = (1, 2, 4, 8, 3)
 MAX_RANK = 8
+# What PEFT adapters may be beyond A, B and a scaling, by the name in their configuration.
+FEATURES = (
+    *("init_lora_weights", "alora_invocation_tokens", "layer_replication"),
+    *("use_dora", "lora_bias", "trainable_token_indices"),
+)
 _POWERS = (1, 2, 4, 8)  # of which every quotient is exact
 _SCALINGS = (1.0, 2.0, 4.0, 0.5)
 _SQUARES = (1, 4)  # ranks whose root is exact
@@ -28,8 +33,8 @@ class ModelAdapter(Spec):
     ``modules`` are ends of modules' names (``q_proj``, ``shared_experts.up_proj``, or, where a tower has modules of
     such a name, ``language_model.layers.#.self_attn.q_proj``), or `ALL_LINEAR`, ``parameters`` those of parameters
     that are no module's weight, such as stacked experts. ``layers`` are the numbers of the layers that are adapted,
-    all where it is empty. ``ranks`` and ``alphas`` are PEFT's patterns, ``saved`` its ``modules_to_save``. Scalings
-    are powers of two, so that B·A is exact.
+    all where it is empty. ``ranks`` and ``alphas`` are PEFT's patterns, ``saved`` its ``modules_to_save``. ``feature``
+    is one of `FEATURES` that it has besides. Scalings are powers of two, so that B·A is exact.
     """
 
     modules: tuple[str, ...] = ()
@@ -41,6 +46,7 @@ class ModelAdapter(Spec):
     ranks: tuple[tuple[str, int], ...] = ()
     alphas: tuple[tuple[str, float], ...] = ()
     saved: tuple[str, ...] = ()
+    feature: str = ""
 
     @property
     def all_linear(self) -> bool:

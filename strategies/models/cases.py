@@ -14,7 +14,7 @@ from strategies.cases import Dtype
 from strategies.choices import numbers, sampled
 from strategies.codec import Spec
 from strategies.existing import NothingFits
-from strategies.models.adapters import ModelAdapter, Targetable, model_adapters
+from strategies.models.adapters import FEATURES, ModelAdapter, Targetable, model_adapters
 from strategies.models.configs import ConfigChoices
 
 TP_SIZES = (1, 1, 2, 2, 4)
@@ -107,6 +107,29 @@ def targeting_model(target: ModelDraws | None) -> Iterator[None]:
         _target.reset(token)
 
 
+def _targeted() -> ModelDraws:
+    target = _target.get()
+    if target is None:
+        raise NothingFits("the clause is about whole models: name one with --certify-model")
+    return target
+
+
+@composite
+def featured_cases(draw: DrawFn) -> ModelCase:
+    """The target's plainest model and an adapter of one of its first modules with one of PEFT's `FEATURES`: a dozen.
+
+    Raises:
+        NothingFits: no model is being certified, or PEFT can target nothing in it.
+    """
+    target = _targeted()
+    offer = target.offer(ConfigChoices())
+    modules = [one for one in (offer.alone or offer.modules) if one not in offer.tied] if offer else []
+    if not modules:
+        raise NothingFits("PEFT can target nothing in this model")
+    adapter = ModelAdapter((draw(sampled(tuple(modules[:2]), "module")),), feature=draw(sampled(FEATURES, "feature")))
+    return ModelCase(target=target.path, adapter=adapter, dtype=target.dtypes[0])
+
+
 @composite
 def model_cases(
     draw: DrawFn,
@@ -127,9 +150,7 @@ def model_cases(
     Raises:
         NothingFits: no model is being certified.
     """
-    target = _target.get()
-    if target is None:
-        raise NothingFits("the clause is about whole models: name one with --certify-model")
+    target = _targeted()
     config = draw(target.configs)
     offer = target.offer(config)
     if offer is None:

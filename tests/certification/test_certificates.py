@@ -10,23 +10,29 @@ from pathlib import Path
 import pytest
 
 from conformance.certification import environment
+from conformance.certification.api import Certified, certify
 from conformance.certification.certificate import digest
 from conformance.certification.verification import CertificateError, verify
 from conformance.contract import CONTRACT
 from conformance.test_files.scenes import reference
 from lora_compat import __version__
 from tests.certification.screens import SUBJECTS, lora_compat
+from tests.certification.subjects.plain import PlainLinear
 
 PLAIN = f"{SUBJECTS}.plain:PlainLinear"
 
 
 @pytest.fixture(scope="module")
-def issued(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The text of a green certificate."""
-    file = tmp_path_factory.mktemp("issued") / "plain.json"
-    code, screen = lora_compat("certify", PLAIN, "--max-examples", "6", "--certificate", str(file))
-    assert code == 0, screen
-    return file.read_text(encoding="utf-8")
+def certified(tmp_path_factory: pytest.TempPathFactory) -> Certified:
+    """A class that is certified, from Python."""
+    options = ["--max-examples", "6", "--write-regressions", str(tmp_path_factory.mktemp("regressions"))]
+    return certify(PlainLinear, options=options)
+
+
+@pytest.fixture(scope="module")
+def issued(certified: Certified) -> str:
+    """The text of its green certificate."""
+    return json.dumps(certified.certificate, indent=1, ensure_ascii=False) + "\n"
 
 
 @pytest.fixture
@@ -41,6 +47,12 @@ def rewritten(file: Path, document: dict) -> None:
     """Writes ``document`` with a hash that fits."""
     document["sha256"] = digest(document)
     file.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def test_the_result_has_the_screen_and_every_clauses_verdict(certified: Certified) -> None:
+    assert f"{PLAIN}: certified" in str(certified)
+    assert list(certified.verdicts) == list(CONTRACT)
+    assert set(certified.verdicts.values()) == {"pass", "not applicable"}
 
 
 def test_a_fresh_one_is_verified(file: Path) -> None:

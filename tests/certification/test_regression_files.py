@@ -1,29 +1,60 @@
-"""What fails in a certification run leaves a test that fails of it, and is kept for `lora-compat replay`."""
+"""What fails in a certification run leaves a test that fails of it, and is kept for `lora-compat replay`.
+
+One run of a class that fails, from Python, and a second one, by the command, that knows of its failures.
+"""
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from conformance.certification.api import NotCertified, certify
 from conformance.regressions.fresh import run_module
-from tests.certification.screens import SUBJECTS, lora_compat
+from tests.certification.screens import SUBJECTS, lora_compat, masked
 from tests.suite import ROOT, SECONDS, outside_of_pytest
 
-ADDITIVE = ("--impl", "tests.certification.additive:Additive", "--max-examples", "6")
+SCALED = f"{SUBJECTS}.scaled:ScaledLinear"
+IMPL = "tests.certification.additive:Additive"
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A run that a class failed: its screen, where its failures are, and the list of them."""
+
+    screen: str
+    directory: Path
+    baseline: Path
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the failures of a class are."""
-    written = tmp_path_factory.mktemp("regressions")
-    options = ("--write-regressions", str(written))
-    code, screen = lora_compat("certify", f"{SUBJECTS}.scaled:ScaledLinear", *ADDITIVE, *options)
-    assert code == 1
-    files = {path.name for path in written.glob("*.py")}
+def failed(tmp_path_factory: pytest.TempPathFactory) -> Failed:
+    """The first run."""
+    written, baseline = tmp_path_factory.mktemp("regressions"), tmp_path_factory.mktemp("known") / "known.json"
+    options = ["--max-examples", "6", "--write-regressions", str(written), "--baseline", str(baseline)]
+    with pytest.raises(NotCertified) as raised:
+        certify(SCALED, impl=IMPL, options=[*options, "--update-baseline"])
+    assert isinstance(raised.value, AssertionError)
+    return Failed(masked(str(raised.value)), written, baseline)
+
+
+@pytest.fixture(scope="module")
+def directory(failed: Failed) -> Path:
+    """Where the failures of the class are."""
+    return failed.directory
+
+
+def test_a_scaling_class_is_not_certified_where_the_delta_is_added_after_its_forward(failed: Failed) -> None:
+    assert "MATH-1    MUST    fail" in failed.screen
+    assert "Its family's base class keeps them" in " ".join(failed.screen.split()), "so this class is to blame"
+
+
+def test_the_error_has_the_whole_screen_with_every_file_that_was_written(failed: Failed) -> None:
+    files = {path.name for path in failed.directory.glob("*.py")}
     assert files
-    assert all(name in screen for name in files)
-    return written
+    assert all(name in failed.screen for name in files)
 
 
 def test_each_written_test_fails_for_the_reason_it_was_written_for(directory: Path) -> None:
@@ -41,12 +72,19 @@ def test_the_stored_failures_can_be_replayed(directory: Path) -> None:
     assert "ERROR" not in screen
 
 
-def test_a_test_that_was_edited_is_left_alone(directory: Path) -> None:
-    edited = {path: path.read_text(encoding="utf-8") + "# mine\n" for path in directory.glob("*.py")}
+def test_what_was_edited_is_left_alone_and_what_is_known_and_linked_ends_with_zero(
+    failed: Failed, tmp_path: Path
+) -> None:
+    copied = Path(shutil.copytree(failed.directory, tmp_path / "regressions"))
+    edited = {path: path.read_text(encoding="utf-8") + "# mine\n" for path in copied.glob("*.py")}
     for path, text in edited.items():
         path.write_text(text, encoding="utf-8")
-    options = ("--write-regressions", str(directory))
-    _, screen = lora_compat("certify", f"{SUBJECTS}.scaled:ScaledLinear", *ADDITIVE, *options)
+    known = tmp_path / "known.json"
+    known.write_text(failed.baseline.read_text(encoding="utf-8").replace('"link": ""', '"link": "#1"'), "utf-8")
+    options = ("--impl", IMPL, "--max-examples", "6", "--write-regressions", str(copied), "--baseline", str(known))
+    code, screen = lora_compat("certify", SCALED, *options)
+    assert code == 0, screen
+    assert "ScaledLinear: known failures only: " in screen
     assert "left alone" in screen
     assert all(path.read_text(encoding="utf-8") == text for path, text in edited.items())
 

@@ -76,7 +76,7 @@ def test_the_head_counts_every_architecture_once() -> None:
 def test_a_row_has_verdicts_counts_and_the_cause() -> None:
     row = next(line for line in table().splitlines() if line.startswith("| [A]"))
     assert row.startswith("| [A](models/A.md) | q_proj ")
-    verdicts = "| **fail** | pass | not run | not run | not run | not run | not run | not run |"
+    verdicts = "| **fail** | pass | not run | not run | not run | not run | not run | not run | not run |"
     assert row.endswith(f"{verdicts} 5 | 0 | [46](../findings/46_experts_renamed_by_transformers.py) |")
 
 

@@ -220,6 +220,21 @@ def loading_writes_to_the_directory(monkey: pytest.MonkeyPatch) -> None:
     monkey.setattr(cls, "from_local_dir", classmethod(write))
 
 
+@planted("MODEL-9", "feature-ignored", "o_proj", adapter={"feature": "init_lora_weights"})
+def features_are_not_looked_at(monkey: pytest.MonkeyPatch) -> None:
+    monkey.setattr(part("peft_helper", "PEFTHelper"), "_validate_features", lambda self: [])
+
+
+@planted("MODEL-9", "raised", "o_proj", adapter={"feature": "alora_invocation_tokens"})
+def a_feature_is_refused_without_its_name(monkey: pytest.MonkeyPatch) -> None:
+    around(
+        monkey,
+        part("peft_helper", "PEFTHelper"),
+        "_validate_features",
+        lambda original, self: ["Not supported."] if original(self) else [],
+    )
+
+
 @planted("MODEL-6", "does-not-start", "o_proj")
 def no_dummy_for_the_warm_up(monkey: pytest.MonkeyPatch) -> None:
     def fail(self: Any, *given: Any) -> None:

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from conformance.subjects.models.configs import small_config
+from conformance.subjects.models.heads import write_heads
 from conformance.subjects.models.layer_lists import kept_layers, with_layers
 from conformance.subjects.models.making import complete, made
+from conformance.subjects.models.recipes import recipe_of
 from conformance.subjects.models.traits import traits
 from conformance.subjects.models.types import ModelTarget, Naming
 from strategies.models.configs import ConfigChoices
@@ -123,6 +126,23 @@ def test_what_transformers_leaves_out_of_a_saved_file_is_put_back(tmp_path: Path
     saved = transformers.PreTrainedConfig.get_config_dict(str(tmp_path))[0]
     assert saved["said_by_published_files"] == 3
     assert saved["architectures"] == ["IQuestCoderForCausalLM"]
+
+
+def test_heads_of_a_vllm_class_stand_in_the_files_that_it_asks_for(tmp_path: Path) -> None:
+    save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    for name in ("BgeM3EmbeddingModel", "D3ForSequenceClassification", "OpsColQwen3Model", "LlamaForCausalLM"):
+        write_heads(tmp_path, {"architectures": [name]}, hidden=8)
+    assert torch.load(tmp_path / "colbert_linear.pt")["weight"].shape == (8, 8)
+    assert load_file(tmp_path / "readout.safetensors")["weight"].shape == (2, 8)
+    assert sorted(load_file(tmp_path / "model.safetensors")) == ["custom_text_proj.weight", "weight"]
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert index == {"weight_map": {"weight": "model.safetensors"}}  # readout.safetensors is not of the model itself
+
+
+def test_what_an_architecture_needs_is_put_over_what_its_type_does() -> None:
+    both = recipe_of("qwen3_omni_moe", "ClefOmniForJointSchema")
+    assert set(both["before"]) > {"joint_head_config", "enable_audio_output"}
+    assert both["after"] == recipe_of("qwen3_omni_moe", "")["after"]
 
 
 def test_traits_tell_what_a_type_leaves_open() -> None:

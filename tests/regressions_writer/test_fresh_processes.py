@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from conformance.regressions import fresh
-from conformance.regressions.fresh import Ended, run_module
+from conformance.certification.api import CertificationFailed, certify
+from conformance.regressions import forking, fresh
+from conformance.regressions.fresh import Ended, ServerGone, run_module
+from tests.suite import ROOT
 
 PLAIN = {"PATH": os.environ["PATH"]}
 
 
-def run(text: str, folder: Path, *, environment: Mapping[str, str] = PLAIN, seconds: float = 120.0) -> Ended:
+def run(text: str, folder: Path, *, environment: Mapping[str, str] = PLAIN, seconds: float | None = 120.0) -> Ended:
     """A module with this text, run in ``folder``."""
     (folder / "program.py").write_text(text, encoding="utf-8")
     return run_module(["program", "given"], folder, environment, seconds)
@@ -29,7 +34,7 @@ def test_it_has_arguments_directory_environment_and_the_library_but_nothing_of_o
         "print(sys.stdin.read(), file=sys.stderr)\n"
     )
     ended = run(text, tmp_path, environment={**PLAIN, "ASKED": "1"})
-    assert ended.stdout == f"__main__ ['given'] {tmp_path} ['ASKED', 'PATH'] True\n[]\n"
+    assert ended.stdout == f"__main__ ['given'] {tmp_path} ['ASKED', '{forking.ADDRESS}', 'PATH'] True\n[]\n"
     assert (ended.code, ended.stderr) == (0, "\n")
 
 
@@ -56,9 +61,58 @@ def test_one_without_an_end_is_ended_and_what_it_printed_is_kept(tmp_path: Path)
     assert ended == Ended(None, "begun\n", "")
 
 
-def test_where_the_server_is_gone_another_one_is_started(tmp_path: Path) -> None:
+def test_a_process_has_its_own_ones_forked_by_the_same_server(tmp_path: Path) -> None:
+    (tmp_path / "inner.py").write_text("import os; print(os.environ['LORA_COMPAT_FORKS'])", encoding="utf-8")
+    text = (
+        "import os, pathlib\n"
+        "from conformance.regressions import fresh\n"
+        "inner = fresh.run_module(['inner'], pathlib.Path.cwd(), {}, 60.0)\n"
+        "print(inner.stdout.strip() == os.environ['LORA_COMPAT_FORKS'], inner.stderr)\n"
+    )
+    assert run(text, tmp_path, environment={**PLAIN, "PYTHONPATH": str(ROOT)}).output == "True \n"
+
+
+@pytest.fixture
+def servers(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """Those that this test starts, and may end: it has not yet seen any."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*given: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(popen(*given, **options))
+        return started[-1]
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(fresh, "_addresses", {})
+    monkeypatch.setattr(subprocess, "Popen", start)
+    return started
+
+
+def test_where_the_server_is_gone_another_one_is_started(
+    servers: list[subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
     run("", tmp_path)
-    (server,) = fresh._servers.values()
-    server.kill()
-    server.wait()
+    servers[0].kill()
+    servers[0].wait()
     assert run("print('there')", tmp_path).stdout == "there\n"
+    assert len(servers) == 2
+
+
+def test_a_server_that_dies_before_it_forks_is_an_error_though_there_is_no_limit(
+    servers: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connected = fresh._connected
+
+    def gone(python: str) -> socket.socket:
+        connection = connected(python)
+        servers[0].kill()  # while it imports torch
+        return connection
+
+    monkeypatch.setattr(fresh, "_connected", gone)
+    with pytest.raises(CertificationFailed, match="ended before 'python -m conformance"):
+        certify("package.module:Linear")
+
+
+def test_whoever_waits_for_a_process_may_be_ended_too(tmp_path: Path) -> None:
+    text = "import os, signal; os.kill(os.getppid(), signal.SIGKILL)\nimport time; time.sleep(3600)"
+    with pytest.raises(ServerGone, match="ended before 'python -m program given' did"):
+        run(text, tmp_path, seconds=None)

@@ -45,6 +45,7 @@ def _adapters(adapter: ModelAdapter) -> Iterator[ModelAdapter]:
         {"ranks": ()},
         {"alphas": ()},
         {"saved": ()},
+        {"feature": ""},
         {"layers": ()},
         {"rank": plain.rank, "alpha": plain.alpha, "rslora": False},
         {"alpha": float(adapter.rank), "rslora": False},

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from conformance.subjects.models.decoders import decoder_of, name_alone, role_of
+from conformance.subjects.models.features import asked
 from conformance.subjects.models.keys import KEY, PREFIX
 from conformance.subjects.outcomes import NotApplicable
 from conformance.values.models import fill_factor, fill_weight
@@ -83,6 +84,7 @@ def adapted(model: nn.Module, adapter: ModelAdapter, seed: int) -> PeftModel:
         rank_pattern=adapter.rank_pattern,
         alpha_pattern=adapter.alpha_pattern,
         modules_to_save=list(adapter.saved) or None,
+        **asked(adapter.feature),
     )
     try:
         with warnings.catch_warnings():
@@ -97,7 +99,7 @@ def adapted(model: nn.Module, adapter: ModelAdapter, seed: int) -> PeftModel:
     for name, parameter in wrapped.named_parameters():
         if "lora_" in name:
             fill_factor(parameter.data, seed, name, is_b="_B." in name, dtype=dtype)
-        elif "modules_to_save" in name:
+        elif "modules_to_save" in name or "trainable_tokens" in name:
             fill_weight(parameter.data, seed + 1, name)
     wrapped.create_or_update_model_card = lambda output_dir: None  # a third of the time
     found: PeftModel = wrapped
@@ -180,10 +182,12 @@ def _matching(pattern: Mapping[str, Any], module: str, otherwise: Any) -> Any:
     return otherwise
 
 
-def cut(source: Path, target: Path, keys: set[str]) -> None:
-    """Writes the directory again with some of its tensors only."""
+def cut(source: Path, target: Path, keys: set[str], feature: str = "") -> None:
+    """Writes the directory again with some of its tensors only, and without a feature."""
     target.mkdir(parents=True)
-    (target / CONFIG).write_text((source / CONFIG).read_text(encoding="utf-8"), encoding="utf-8")
+    config = json.loads((source / CONFIG).read_text(encoding="utf-8"))
+    config.pop(feature, None)
+    (target / CONFIG).write_text(json.dumps(config), encoding="utf-8")
     kept = {key: tensor for key, tensor in load_file(source / TENSORS).items() if key in keys}
     save_file(kept, target / TENSORS)
 

@@ -10,6 +10,7 @@ from transformers import AutoConfig
 
 from conformance.subjects.models.layer_lists import kept_layers, number_of_layers, with_layers
 from conformance.subjects.models.recipes import recipe_of
+from conformance.subjects.models.remote_code import REMOTE_CODE
 from conformance.subjects.models.sizes import FIXED, LATENT_HEADS, MAMBA_HEADS, ROLES, is_token, is_tower, subconfigs
 from conformance.subjects.models.types import ModelTarget
 from strategies.models.configs import ConfigChoices
@@ -41,7 +42,7 @@ def small_config(target: ModelTarget, choices: ConfigChoices) -> dict[str, Any]:
     _put(config, recipe.get("before", {}))
     small = _shrunk(config, choices, choices)
     _renumber_tokens(small, choices.vocabulary)
-    _put(small, recipe.get("after", {}))
+    _put(small, recipe.get("after", {}) if target.implementation else REMOTE_CODE[target.architecture].small)
     for name, value in choices.switches:
         _put(small, {name: value})
         if name == "tie_word_embeddings":  # says so for the whole, and for the language model in it

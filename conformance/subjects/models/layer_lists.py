@@ -9,13 +9,15 @@ from typing import Any
 from conformance.subjects.models.sizes import LAYERS
 
 _FIRST_DENSE = ("first_k_dense_replace", "num_dense_layers")  # how many layers come before those with experts
+_DENSE = ("mlp_only_layers",)  # which layers have none
 
 
 def kept_layers(config: Mapping[str, Any], count: int) -> tuple[int, ...]:
     """The numbers of the layers that are kept: every kind of layer at least ``count`` times, where it is as often."""
     total = number_of_layers(config)
     firsts = ([layer < config[name] for layer in range(total)] for name in _FIRST_DENSE if name in config)
-    lists = (*_per_layer(config).values(), *firsts)
+    dense = [[layer in config[name] for layer in range(total)] for name in _DENSE if config.get(name)]
+    lists = (*_per_layer(config).values(), *firsts, *dense)
     have: Counter[tuple[int, str]] = Counter()
     kept: list[int] = []
     for layer in range(total):
@@ -56,7 +58,7 @@ def _per_layer(config: Mapping[str, Any]) -> dict[str, list[Any]]:
         for name, value in config.items()
         if isinstance(value, list)
         and len(value) == total > 0
-        and ("layer" in name or name.endswith(("types", "type", "pattern", "per_layer")))
+        and ("layer" in name or name.endswith(("types", "type", "pattern", "per_layer", "block_configs")))
         and not _numbers_layers(name, value, total)
     }
 

@@ -124,6 +124,16 @@ class Programs:
         refusal = attempt(partial(model.add, 1, self.chain.adapter))
         return refusal or (base, model.logits(1, tokens))
 
+    def featured(self, feature: str, group: RankGroup) -> tuple[Readings, Readings | Refusal, Readings | Refusal]:
+        """Readings of the base, with the adapter, and with its A, B and scaling alone, or why it was not loaded."""
+        plain = self.chain.root / "plain"
+        if not plain.exists():
+            cut(self.chain.adapter, plain, {key for pair in self.chain.file.pairs for key in pair.keys}, feature)
+        model, base = self._loaded(group)
+        seen = attempt(partial(model.add, 1, self.chain.adapter)) or model.read(1)
+        model.remove(1)
+        return base, seen, attempt(partial(model.add, 1, plain)) or model.read(1)
+
     def loaded_bare(self, group: RankGroup) -> ServedModel:
         """The base without LoRA."""
         off = replace(self.settings, lora=False, fused_experts=False, options=())

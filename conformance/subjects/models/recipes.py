@@ -8,19 +8,34 @@ from typing import TypedDict
 # Architectures of vLLM that transformers has under another name.
 BUILT_AS = {
     "BertSpladeSparseEmbeddingModel": "BertForMaskedLM",
+    "ColQwen3_5": "Qwen3_5Model",
+    "D3ForSequenceClassification": "Qwen3_5Model",
     "JinaEmbeddingsV5Model": "Qwen3Model",
     "LightOnOCRForConditionalGeneration": "LightOnOcrForConditionalGeneration",
     "LlamaBidirectionalForSequenceClassification": "LlamaForSequenceClassification",
     "LlamaBidirectionalModel": "LlamaModel",
     "MiniCPMForCausalLM": "LlamaForCausalLM",
+    "OpsColQwen3Model": "Qwen3VLModel",
     "PanguEmbeddedForCausalLM": "LlamaForCausalLM",
     "PhiMoEForCausalLM": "PhimoeForCausalLM",
+    "Rnj1ForCausalLM": "Gemma3ForCausalLM",
     "SolarForCausalLM": "LlamaForCausalLM",
 }
 
+_SECOND_RUNNER = "vLLM serves it with its V2 model runner alone, which needs Triton, and a CPU has none"
+
 # Architectures that stand beside no checkpoint of their own, and why.
 NOT_BUILDABLE = {
+    "Llama_Nemotron_Nano_VL": "vLLM builds its tower of code that is published with the weights",
+    "LongcatFlashNgramForCausalLM": _SECOND_RUNNER,
     "NanbeigeForCausalLM": "transformers has no implementation of it, which vLLM would ask for",
+    "OlmoHybridForCausalLM": "its checkpoints have three convolutions, and vLLM 0.33.0 does not tell the loader of "
+    "the one that they make which it is handed: no checkpoint loads, adapters or not",
+    "OpenPanguVLForConditionalGeneration": "vLLM asks its processor, whose files are not made, while it is built",
+    "PixtralForConditionalGeneration": "its checkpoint has Mistral's own format, with params.json and its tokenizer",
+    "Qwen3ASRForcedAlignerForTokenClassification": "transformers has no Qwen3 ASR with a head that classifies",
+    "Step5ForCausalLM": _SECOND_RUNNER,
+    "UnlimitedOCRForCausalLM": "its attention asks for FlashAttention, which a CPU has not",
 }
 
 # Tables of vLLM's registry whose models are none of their own, and why.
@@ -34,6 +49,11 @@ _INDEXER = {
     "indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 8,
     "indexer_compress_ratio": 4, "output_gate_type": "sigmoid",
 }  # fmt: skip
+_TIED = {"tie_word_embeddings": True, "text_config.tie_word_embeddings": True}
+_CODES = {"format_version": 1, "pooling": "last", "codes": ["A", "B"], "token_ids": [5, 6]}
+_SCHEMA_HEAD = {
+    "hidden_size": 2048, "width": 16, "routing_layers": 0, "layers": 0, "heads": 2, "feedforward": 32,
+}  # fmt: skip
 _GATE = {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}
 _GEMMA_EXPERTS = {"enable_moe_block": True, "num_experts": 128, "top_k_experts": 8, "moe_intermediate_size": 704}
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [22, 22, 20]}
@@ -44,13 +64,36 @@ _GLM_ROPE = {"text_config.rope_parameters.mrope_section": [8, 12, 12],
              "text_config.rope_parameters.partial_rotary_factor": 0.5}  # fmt: skip
 
 
+_MISTRAL_NAMES = {  # of files in Mistral's own format
+    r"^(model\.)?multi_modal_projector\.linear_1": "mm_whisper_embeddings.audio_language_projection.0",
+    r"^(model\.)?multi_modal_projector\.linear_2": "mm_whisper_embeddings.audio_language_projection.2",
+    r"^(model\.)?audio_tower\.conv1\.": "mm_whisper_embeddings.whisper_encoder.conv_layers.0.",
+    r"^(model\.)?audio_tower\.conv2\.": "mm_whisper_embeddings.whisper_encoder.conv_layers.1.",
+    r"^(model\.)?audio_tower\.layer": "mm_whisper_embeddings.whisper_encoder.transformer.layer",
+    r"^(model\.)?audio_tower\.": "mm_whisper_embeddings.whisper_encoder.",
+    r"transformer\.layer_norm\.": "transformer.norm.",
+    r"^(model\.)?language_model\.(model\.)*": "",
+    r"^lm_head\.": "output.",
+    r"^embed_tokens\.": "mm_whisper_embeddings.tok_embeddings.",
+    r"self_attn\.([qkvo])_proj\.": r"attention.w\1.",
+    r"self_attn\.out_proj\.": "attention.wo.",
+    r"(self_attn_layer_norm|input_layernorm)\.": "attention_norm.",
+    r"(final_layer_norm|post_attention_layernorm)\.": "ffn_norm.",
+    r"(?<=\d\.)fc(?=\d\.)": "feed_forward.w",
+    r"mlp\.gate_proj\.": "feed_forward.w1.",
+    r"mlp\.down_proj\.": "feed_forward.w2.",
+    r"mlp\.up_proj\.": "feed_forward.w3.",
+}
+
+
 class Recipe(TypedDict, total=False):
     """What one model type needs, or one architecture in addition; each is by dotted name.
 
     ``types`` are model types of configurations that its default leaves out. ``before`` is put into the type's default
     configuration, as published files have it, and is made small with it; ``after`` into the small one, as it is.
     ``names`` are patterns of tensors' names that transformers saves otherwise than published files have them,
-    ``transposed`` is the pattern of those that it saves transposed. ``dtypes`` are the only ones vLLM's class takes.
+    ``transposed`` is the pattern of those that it saves transposed, ``interleaved`` of those, by their published
+    names, whose halves of a head are side by side in published files. ``dtypes`` are the only ones vLLM's class takes.
     """
 
     types: Mapping[str, str]
@@ -58,17 +101,26 @@ class Recipe(TypedDict, total=False):
     after: Mapping[str, object]
     names: Mapping[str, str]
     transposed: str
+    interleaved: str
     dtypes: tuple[str, ...]
 
 
+_MAPPINGS = ("types", "before", "after", "names")
+
 RECIPES: Mapping[str, Recipe] = {
     "BertSpladeSparseEmbeddingModel": {"before": {"tie_word_embeddings": False}},
+    "ClefFlashForJointSchema": {"before": {"joint_head_config": _SCHEMA_HEAD}},
+    "ClefOmniForJointSchema": {"before": {"joint_head_config": _SCHEMA_HEAD}},
+    "ColQwen3": {"names": {"^": "vlm."}},
+    "ColQwen3_5": {"before": {"retrieval_attention_contract": "bidirectional", "colbert_dim": 16, **_TIED}},
+    "D3ForSequenceClassification": {"before": {"decision_config": _CODES, **_TIED}},
     "HF_ColBERT": {"names": {r"^(embeddings|encoder|pooler)\.": r"bert.\1."}},
     "LlamaBidirectionalForSequenceClassification": {"before": {"pooling": "avg"}},
     "LlamaBidirectionalModel": {"before": {"pooling": "avg"}},
     "MiniCPMForCausalLM": {
         "before": {"dim_model_base": 256, "scale_depth": 1.4, "scale_emb": 12, "num_experts": 0},
     },
+    "OpsColQwen3Model": {"before": {"dims": 16, **_TIED}},
     "SolarForCausalLM": {
         "before": {"bskcn_1": [12, 20], "bskcn_2": [20, 32], "bskcn_3": [16, 24], "bskcn_4": [28, 40],
                    "bskcn_tv": [0.9, 0.8]},
@@ -115,6 +167,7 @@ RECIPES: Mapping[str, Recipe] = {
     "granite_speech": {"after": _SLOW_AUDIO},
     "granite_speech_plus": {"after": _SLOW_AUDIO},
     "granitemoehybrid": {"before": {"layer_types": ["linear_attention", "full_attention"], "num_hidden_layers": 2}},
+    "hunyuan_vl": {"after": {"vision_config.max_image_size": 112, "vision_config.min_image_size": 28}},
     "hy_v3": {"before": {"first_k_dense_replace": 1, "expert_hidden_dim": 1536, "route_norm": True,
                          "qk_norm": True}},
     "hy_v4": {"names": {r"\.hc_pre\.(hc_attn_layer|hc_mlp_layer)\.": r".\1.hc_pre.",
@@ -178,11 +231,15 @@ RECIPES: Mapping[str, Recipe] = {
     "voxtral": {"before": {"audio_config.downsample_factor": 4,
                           "audio_config.hop_length": 160, "audio_config.sampling_rate": 16000,
                           "audio_config.global_log_mel_max": 1.5},
-                "after": {"audio_config.window_size": 400}},
+                "after": {"audio_config.window_size": 400, "audio_config.intermediate_size": 256,
+                          "text_config.architectures": ["MistralForCausalLM"]},
+                "names": _MISTRAL_NAMES, "interleaved": r"^layers\.\d+\.attention\.w[qk]\.weight$"},
     "xlm-roberta": {"before": {"position_embedding_type": "absolute"}},
 }  # fmt: skip
 
 
 def recipe_of(model_type: str, architecture: str) -> Recipe:
-    """What a small model needs; what its architecture needs comes before what its type does."""
-    return {**RECIPES.get(model_type, {}), **RECIPES.get(architecture, {})}
+    """What a small model needs: what its type does, with what its architecture does put over that."""
+    of_type, own = RECIPES.get(model_type, {}), RECIPES.get(architecture, {})
+    inside = {name: {**of_type[name], **own[name]} for name in _MAPPINGS if name in of_type and name in own}  # type: ignore[literal-required]
+    return {**of_type, **own, **inside}  # type: ignore[typeddict-item]

@@ -20,24 +20,34 @@ from safetensors.torch import save_file
 from torch import nn
 
 from conformance.implementations.vllm.models.checkpoint_names import CheckpointTensor, tensors_taken
+from conformance.subjects.models.kept_configs import kept_config
 from conformance.subjects.models.remote_code import REMOTE_CODE
+
+_CONVOLUTIONS: Mapping[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 class Skeleton(nn.Module):
     """The modules that hold a checkpoint's tensors."""
 
-    def __init__(self, tensors: Mapping[str, CheckpointTensor], config: Any) -> None:
+    def __init__(self, tensors: Mapping[str, CheckpointTensor], config: Any, decoder: str = "") -> None:
         super().__init__()
         self.config = config
+        self._decoder = decoder
         for name in tensors:
             _place(self, name, tensors)
 
-    def get_input_embeddings(self) -> nn.Module | None:
-        """The first that looks rows up."""
-        return next((one for one in self.modules() if isinstance(one, nn.Embedding)), None)
+    def get_input_embeddings(self) -> nn.Module:
+        """The first that looks rows up; the whole, where a class of its own does."""
+        return next((one for one in self.modules() if isinstance(one, nn.Embedding)), self)
 
     def get_output_embeddings(self) -> None:
         """Nothing here shares its weight with anything."""
+
+    def get_decoder(self) -> nn.Module:
+        """The language model among towers."""
+        if not self._decoder:
+            raise NotImplementedError
+        return self.get_submodule(self._decoder)
 
     def prepare_inputs_for_generation(self) -> NoReturn:
         """There is no forward; PEFT looks for the name."""
@@ -54,7 +64,8 @@ class Skeleton(nn.Module):
 def skeleton(architecture: str, content: Mapping[str, Any]) -> Skeleton:
     """The modules of a config.json's checkpoint, uninitialized, in the default dtype and on the default device."""
     tensors = _tensors(architecture, json.dumps(content, sort_keys=True))
-    return Skeleton({one.name: one for one in tensors}, config_class(architecture)(**content))
+    config = config_class(architecture)(**content)
+    return Skeleton({one.name: one for one in tensors}, config, REMOTE_CODE[architecture].decoder)
 
 
 @cache
@@ -63,7 +74,7 @@ def _tensors(architecture: str, content: str) -> tuple[CheckpointTensor, ...]:
     code = REMOTE_CODE[architecture]
     with tempfile.TemporaryDirectory(prefix="lora-compat-") as folder:
         (Path(folder) / "config.json").write_text(content, encoding="utf-8")
-        return tensors_taken(Path(folder), code.names, code.experts)
+        return tensors_taken(Path(folder), code.names, code.experts, code.packed)
 
 
 @cache
@@ -74,12 +85,10 @@ def config_class(architecture: str) -> Any:
     """
     model_type = REMOTE_CODE[architecture].model_type
     shipped = importlib.import_module("vllm.transformers_utils.config")._CONFIG_REGISTRY
-    for known in (transformers.CONFIG_MAPPING, shipped):
+    for known in () if REMOTE_CODE[architecture].kept else (transformers.CONFIG_MAPPING, shipped):
         if model_type in known:
             return known[model_type]
-    made = type("KeptConfig", (transformers.PreTrainedConfig,), {"model_type": model_type})
-    transformers.AutoConfig.register(model_type, made, exist_ok=True)
-    return made
+    return kept_config(model_type, known=model_type in shipped)
 
 
 def _place(root: nn.Module, name: str, tensors: Mapping[str, CheckpointTensor]) -> None:
@@ -100,6 +109,11 @@ def _place(root: nn.Module, name: str, tensors: Mapping[str, CheckpointTensor]) 
         rows, columns = one.shape
         bias = f"{path}.bias" in tensors
         place.add_module(last, nn.Embedding(rows, columns) if one.embeds else nn.Linear(columns, rows, bias=bias))
+    elif one.convolves:
+        outputs, inputs, *kernel = one.shape
+        place.add_module(
+            last, _CONVOLUTIONS[len(kernel)](inputs, outputs, tuple(kernel), bias=f"{path}.bias" in tensors)
+        )
     else:
         module = nn.Module()
         module.register_parameter(leaf, _parameter(one))

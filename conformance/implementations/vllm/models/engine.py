@@ -18,7 +18,9 @@ from unittest.mock import patch
 import torch
 
 from conformance.implementations.models import ModelSettings, NoForward
+from conformance.implementations.vllm.models.registry import converted
 from conformance.implementations.vllm.models.stand_ins import put_in_place
+from conformance.implementations.vllm.models.towers import make_small
 from conformance.implementations.vllm.runtime import runtime
 
 MAX_TOKENS = 4096
@@ -114,7 +116,7 @@ def _engine_config(directory: Path, cls: Any, settings: ModelSettings, tp_size: 
         fully_sharded_loras=settings.fully_sharded,
         async_scheduling=False,
         enable_prefix_caching=False,
-        load_format="safetensors",
+        load_format="hf",
         use_tqdm_on_load=False,
         enable_mixed_moe_lora_format=settings.fused_experts and not getattr(cls, "is_3d_moe_weight", False),
         **dict.fromkeys(settings.options, True),
@@ -146,13 +148,18 @@ def model_class(directory: Path) -> Any:
 
 
 def class_of(architecture: str) -> Any:
-    """vLLM's class of that name in its registry; None where it knows none."""
+    """vLLM's class of that name in its registry, or the one that it converts to serve it; None where it knows none."""
+    entry = converted(architecture)
+    architecture = entry.architecture if entry else architecture
     registry = importlib.import_module("vllm.model_executor.models.registry")
     found = registry.ModelRegistry.models.get(architecture)
     if isinstance(found, registry._LazyRegisteredModel):
         registry.ModelRegistry.register_model(architecture, found.load_model_cls())
         found = registry.ModelRegistry.models[architecture]
-    return found.load_model_cls() if found is not None else None
+    cls = found.load_model_cls() if found is not None else None
+    if cls is not None:
+        make_small(cls.__module__)
+    return cls
 
 
 @contextmanager

@@ -80,7 +80,8 @@ def _require_ends(model: nn.Module, model_config: Any) -> None:
     With one weight it loads both into it, with two nothing into the head, adapters or not.
     """
     named = dict(model.named_modules())
-    ends = {name: module.weight for name, module in named.items() if is_embedding(module) or is_head(module)}
+    found = {name: module.weight for name, module in named.items() if is_embedding(module) or is_head(module)}
+    ends = {name: weight for name, weight in found.items() if not weight.is_meta}  # as a head is that is replaced
     configs = (model_config.hf_config, model_config.hf_text_config)
     if any(getattr(config, "tie_word_embeddings", True) for config in configs):
         empty = [name for name, weight in ends.items() if weight.is_floating_point() and weight.isnan().all()]

@@ -27,7 +27,7 @@ class Reader:
         self._device = torch.device(runtime().device)
         self._readable: dict[str, bool] = {}  # whether a module's forward runs here, found out on the bare model
         self._names = tuple(name for name, module in model.named_modules() if own_tensors(module))
-        if hasattr(model, "compute_logits"):
+        if hasattr(model, "compute_logits") and not getattr(model, "is_pooling_model", False):
             self._names = (*self._names, LOGITS)
 
     @property
@@ -91,6 +91,9 @@ class Reader:
 
     def _embedding(self, module: Any, base: Any) -> Tensor:
         ids = torch.arange(getattr(base, "org_vocab_size", len(base.weight)), device=self._device)
+        return torch.cat([self._looked_up(module, some) for some in ids.split(MAX_TOKENS)])
+
+    def _looked_up(self, module: Any, ids: Tensor) -> Tensor:
         self._view.serve(len(ids))
         return _first(module(ids))
 
@@ -147,10 +150,13 @@ def _first(returned: Any) -> Tensor:
 
 
 def own_tensors(module: Any) -> Iterator[tuple[str, Tensor]]:
-    """Parameters, buffers and tensors in plain attributes: a copy made of a weight while loading is one."""
+    """Parameters, buffers and tensors in plain attributes: a copy made of a weight while loading is one.
+
+    Not what has no numbers, as the head of a model that is served without one.
+    """
     for held in (module._parameters, module._buffers, vars(module)):
         for name, tensor in held.items():
-            if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel():
+            if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel() and not tensor.is_meta:
                 yield name, tensor
 
 

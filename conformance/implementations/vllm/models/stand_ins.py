@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -25,7 +26,10 @@ STAND_INS = {
     "experts without a gate": "vLLM's fused experts, whose weights are compared and which are not run",
     "quick GELU": "the same function by torch",
     "the processor of images and sounds, whose checkpoint files are not made": "room for as many tokens as are read, "
-    "which is all that LoRA on towers asks of it",
+    "which is all that LoRA on towers asks of it, and the names of the parts that transformers' class has, and "
+    "every modality of its class",
+    "the tokenizer, likewise": "numbers for the tokens that models ask for while they are built",
+    "towers whose sizes are written in a model's code": "the same layers with small numbers, one of each kind",
     "compiled functions": "the same functions, as they are written",
     "Triton's allocator": "nothing, as no Triton kernel runs",
     "Inkling's fused all-reduce": "switched off by INKLING_MULTIMEM_AR=0, as vLLM asks of those who use LoRA",
@@ -39,6 +43,8 @@ def put_in_place(device: str) -> None:
     _experts_without_gate()
     _quick_gelu(device)
     _room_of_towers()
+    _all_modalities()
+    _processor_of_named_parts()
     _transformers_as_it_is()
     torch.compiler.set_stance("force_eager")
     if device == "cpu":
@@ -146,6 +152,33 @@ def _room_of_towers() -> None:
     manager: Any = importlib.import_module("vllm.lora.model_manager")
     if hasattr(manager, "MultiModalBudget"):
         manager.MultiModalBudget = RoomOfTowers
+
+
+def _all_modalities() -> None:
+    """A model takes what its class says, where a processor that is not there would be asked."""
+    config: Any = importlib.import_module("vllm.config.model").ModelConfig
+    asked = config._supports_multimodal_inputs
+
+    def supports(self: Any) -> bool:
+        try:
+            return asked(self)  # type: ignore[no-any-return]
+        except (ValueError, OSError, AttributeError, TypeError):
+            return True
+
+    config._supports_multimodal_inputs = supports
+
+
+def _processor_of_named_parts() -> None:
+    """Which of images, films and sounds a model takes is asked of its processor; of ours there is no more to see."""
+    context = importlib.import_module("vllm.multimodal.processing.context").InputProcessingContext
+    known: Any = importlib.import_module("transformers.models.auto.processing_auto").PROCESSOR_MAPPING
+    base = importlib.import_module("transformers.processing_utils").ProcessorMixin
+
+    def named(self: Any, cls: Any = base, /, **how: object) -> SimpleNamespace:
+        asked = known[type(self.get_hf_config())] if cls is base else cls
+        return SimpleNamespace(**dict.fromkeys(asked.get_attributes(), SimpleNamespace()))
+
+    context.get_hf_processor = named
 
 
 def _quick_gelu(device: str) -> None:

@@ -1,0 +1,86 @@
+"""A case of a whole model, served: what every rank makes of it, or why that says nothing of the clause at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from conformance.engines.ranks import RankGroup
+from conformance.judging.models import require_merged
+from conformance.judging.verdicts import Violation
+from conformance.subjects.models.chains import Chain
+from conformance.subjects.models.observing import Refusal, chains, on_ranks, refused, server_of, settings_of
+from conformance.subjects.models.programs import Programs
+from conformance.subjects.outcomes import FileRefused, NotExercised, SubjectRaised
+from conformance.subjects.subject import Subject
+from strategies.models.cases import ModelCase
+
+T = TypeVar("T")
+
+
+def on_all(subject: Subject, case: ModelCase, program: Callable[[RankGroup], T]) -> list[T]:
+    """`on_ranks`; a forward that runs without adapters, and does not with them, breaks the clause."""
+    __tracebackhide__ = True
+    try:
+        return on_ranks(subject, case, program)
+    except SubjectRaised as error:
+        raise Violation("raised", str(error.failure.error), case) from error
+
+
+def programs_of(subject: Subject, case: ModelCase) -> Programs:
+    """The case's chain, on whoever serves it."""
+    server, chain = server_of(subject), chains().of(case)
+    return Programs(server, chain, settings_of(case, chain))
+
+
+def require_served(subject: Subject, case: ModelCase, how: str = "") -> None:
+    """Raises where the model with the adapter is not the merged checkpoint.
+
+    Raises:
+        FileRefused: the adapter is refused by name.
+        NotExercised: it is not loaded, for a reason that names nothing.
+        Violation: it is loaded and wrong.
+    """
+    __tracebackhide__ = True
+    programs = programs_of(subject, case)
+    seen = on_all(subject, case, programs.served)
+    require_loaded(programs.chain, seen)
+    require_merged(case, programs.chain, [one for one in seen if not isinstance(one, Refusal)], how)
+
+
+def presume_served(subject: Subject, case: ModelCase, clause: str) -> None:
+    """Raises `NotExercised` where the model with the adapter is wrong by itself, which is no matter of ``clause``."""
+    __tracebackhide__ = True
+    try:
+        require_served(subject, case)
+    except Violation as found:
+        raise NotExercised(f"wrong without what {clause} is about already [{found.anomaly}]") from found
+
+
+def require_loaded(chain: Chain, seen: Sequence[object]) -> None:
+    """Raises what a refusal of any rank comes to; one that names nothing breaks MODEL-1."""
+    for one in seen:
+        if isinstance(one, Refusal):
+            raise refused(one, chain) or NotExercised(f"wrong without what it is about already: {one.kind} on loading")
+
+
+def in_part(subject: Subject, case: ModelCase, judge: Callable[[ModelCase], None]) -> None:
+    """Judges a case; one that is not served as a whole, again by those targets of which everything is served alone."""
+    __tracebackhide__ = True
+    try:
+        judge(case)
+    except (FileRefused, NotExercised):
+        part = served_part(subject, case)
+        if part is None:
+            raise
+        judge(part)
+
+
+def served_part(subject: Subject, case: ModelCase) -> ModelCase | None:
+    """A case of the targets of which everything is served where it is alone; None if that is all of them, or none."""
+    programs = programs_of(subject, case)
+    (taken,) = on_all(subject, replace(case, tp_size=1, fully_sharded=False), programs.taken)
+    left = [pair for pair in programs.chain.file.pairs if pair not in taken]
+    kept = case.adapter.without(tuple(name for pair in left for name in (pair.module, pair.parameter)))
+    return replace(case, adapter=kept) if kept != case.adapter and kept.modules + kept.parameters else None

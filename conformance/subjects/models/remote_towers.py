@@ -1,0 +1,231 @@
+"""Architectures with towers whose code is published with their weights, by what their config.json holds.
+
+Each number is what published files have, or of their order; `configs.small_config` makes them small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from conformance.subjects.models.remote_kind import CHATGLM, COMMON, RemoteCode
+
+# Language models.
+_QWEN2: Mapping[str, Any] = {"model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18944,
+    "num_attention_heads": 28, "num_key_value_heads": 4, "num_hidden_layers": 28, "vocab_size": 151674,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+_LLAMA: Mapping[str, Any] = {**COMMON, "model_type": "llama"}
+_DEEPSEEK: Mapping[str, Any] = {
+    **COMMON, "model_type": "deepseek_v2", "first_k_dense_replace": 1, "moe_intermediate_size": 896,
+    "n_routed_experts": 64, "n_shared_experts": 2, "num_experts_per_tok": 6, "use_mla": False, "q_lora_rank": None,
+    "kv_lora_rank": None, "qk_nope_head_dim": 0, "qk_rope_head_dim": 0, "v_head_dim": 0, "topk_method": "greedy",
+    "n_group": 1, "topk_group": 1, "moe_layer_freq": 1, "norm_topk_prob": False, "scoring_func": "softmax",
+    "routed_scaling_factor": 1.0,
+}  # fmt: skip
+
+# Towers.
+_INTERN_VIT: Mapping[str, Any] = {
+    "model_type": "intern_vit_6b", "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16,
+    "num_hidden_layers": 24, "image_size": 448, "patch_size": 14, "qkv_bias": True, "qk_normalization": False,
+    "norm_type": "layer_norm", "layer_norm_eps": 1e-6, "hidden_act": "gelu", "initializer_factor": 1.0,
+}  # fmt: skip
+_NVLM_VIT = {**_INTERN_VIT, "qkv_bias": False, "qk_normalization": True, "norm_type": "rms_norm"}
+_SIGLIP: Mapping[str, Any] = {
+    "model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304, "num_attention_heads": 16,
+    "num_hidden_layers": 27, "image_size": 448, "patch_size": 14, "layer_norm_eps": 1e-6,
+    "hidden_act": "gelu_pytorch_tanh",
+}  # fmt: skip
+_EVA_CLIP: Mapping[str, Any] = {
+    "dropout_prob": 0.0, "hidden_act": "gelu", "in_channels": 3, "num_hidden_layers": 63, "hidden_size": 1792,
+    "patch_size": 14, "num_heads": 16, "intermediate_size": 15360, "layer_norm_eps": 1e-6, "num_positions": 6401,
+    "image_size": 1120, "scaling_factor": 8,
+}  # fmt: skip
+_WHISPER: Mapping[str, Any] = {
+    "model_type": "whisper", "d_model": 1280, "encoder_layers": 32, "decoder_layers": 4, "encoder_attention_heads": 20,
+    "encoder_ffn_dim": 5120, "num_mel_bins": 128, "max_source_positions": 1500, "vocab_size": 51866,
+}  # fmt: skip
+_CONFORMER: Mapping[str, Any] = {
+    "activation": "swish", "attention_dim": 1024, "attention_heads": 16, "batch_norm": False, "bias_in_glu": True,
+    "causal": True, "chunk_size": -1, "cnn_layer_norm": True, "conv_activation": "swish", "conv_glu_type": "swish",
+    "depthwise_multiplier": 1, "depthwise_seperable_out_channel": 1024, "dropout_rate": 0.0,
+    "encoder_embedding_config": {"input_size": 80}, "ext_pw_kernel_size": 1, "ext_pw_out_channel": 1024,
+    "input_layer": "nemo_conv", "input_size": 80, "kernel_size": 3, "left_chunk": 18, "linear_units": 1536,
+    "nemo_conv_settings": {"conv_channels": 1024}, "num_blocks": 24, "time_reduction": 8,
+    "relative_attention_bias_args": {"t5_bias_max_distance": 500, "type": "t5"},
+}  # fmt: skip
+_SMALL_CONFORMER = {
+    "attention_dim": 64, "attention_heads": 4, "depthwise_seperable_out_channel": 64, "ext_pw_out_channel": 64,
+    "linear_units": 96, "num_blocks": 1, "nemo_conv_settings.conv_channels": 64,
+}  # fmt: skip
+_SIGLIP_QKV = ("q_proj", "k_proj", "v_proj")
+
+# Whole models.
+_INTERN_VL: Mapping[str, Any] = {
+    "downsample_ratio": 0.5, "dynamic_image_size": True, "force_image_size": 448, "max_dynamic_patch": 12,
+    "min_dynamic_patch": 1, "ps_version": "v2", "select_layer": -1, "template": "internvl2_5", "use_thumbnail": True,
+    "llm_config": _QWEN2, "vision_config": _INTERN_VIT,
+}  # fmt: skip
+_SMALL_INTERN_VL = {"force_image_size": 28, "llm_config.architectures": ["Qwen2ForCausalLM"]}
+_ULTRAVOX: Mapping[str, Any] = {
+    "audio_config": _WHISPER, "text_config": _LLAMA, "hidden_size": 4096, "stack_factor": 8, "projector_act": "swiglu",
+    "projector_ln_mid": True, "num_projector_layers": 0, "audio_token_index": 31999, "vocab_size": 32000,
+}  # fmt: skip
+_ULTRAVOX_NAMES = {
+    r"^audio_tower.*k_proj\.bias$": "",  # of zeros, made by the loader
+    r"audio_tower\.layers\.(\d+)\.mlp\.": r"audio_tower.layers.\1.",
+}
+_EAGLE: Mapping[str, Any] = {
+    "downsample_ratio": 0.5, "force_image_size": 448, "select_layer": -1, "text_config": _QWEN2,
+    "vision_config": _SIGLIP,
+}  # fmt: skip
+_KEYE: Mapping[str, Any] = {
+    "vision_config": {**_SIGLIP, "model_type": "Keye", "num_channels": 3, "spatial_merge_size": 2,
+                      "temporal_patch_size": 1, "tokens_per_second": 2},
+    "attention_bias": False,
+}  # fmt: skip
+_MINICPMV: Mapping[str, Any] = {
+    "version": "2.6", "query_num": 64, "drop_vision_last_layer": False, "image_size": 448, "patch_size": 14,
+    "slice_mode": True, "batch_vision_input": True, "vision_config": _SIGLIP,
+}  # fmt: skip
+_MINICPMO: Mapping[str, Any] = {**_MINICPMV, "audio_config": _WHISPER, "audio_pool_step": 2, "audio_chunk_length": 1.0}
+_PHI4MM: Mapping[str, Any] = {
+    "embd_layer": {
+        "embedding_cls": "image_audio",
+        "audio_embd_layer": {"compression_rate": 8, "downsample_rate": 1, "embedding_cls": "audio",
+                             "projection_cls": "mlp", "use_conv_downsample": False, "use_qformer": False},
+        "image_embd_layer": {"crop_size": 448, "embedding_cls": "tune_image", "hd_transform_order": "sub_glb"},
+    },
+    "audio_processor": {"name": "cascades", "config": _CONFORMER}, "img_processor": None, "tie_word_embeddings": True,
+}  # fmt: skip
+_PHI4MM_NAMES = {
+    r"^vision_encoder\.": "model.embed_tokens_extend.image_embed.",
+    r"^embed_tokens_extend\.audio_projection_for_vision\.":
+        "model.embed_tokens_extend.audio_embed.audio_projection.vision.",
+    r"^embed_tokens_extend\.audio_projection\.": "model.embed_tokens_extend.audio_embed.audio_projection.speech.",
+    r"^embed_tokens_extend\.": "model.embed_tokens_extend.audio_embed.",
+}  # fmt: skip
+_MOLMO: Mapping[str, Any] = {
+    "embedding_size": 152064, "qkv_bias": True, "attention_layer_norm": False, "layer_norm_type": "rms",
+    "layer_norm_eps": 1e-6, "norm_after": False, "weight_tying": False,
+}  # fmt: skip
+_MOLMO_NAMES = {
+    r"^model\.wte\.(new_)?embedding\.weight": r"model.transformer.wte.\1embedding",
+    r"^model\.layers\.": "model.transformer.blocks.",
+    r"^model\.norm\.": "model.transformer.ln_f.",
+    r"^lm_head\.": "model.transformer.ff_out.",
+    r"self_attn\.qkv_proj": "att_proj",
+    r"self_attn\.o_proj": "attn_out",
+    r"(blocks.*)mlp\.gate_up_proj": r"\1ff_proj",
+    r"(blocks.*)mlp\.down_proj": r"\1ff_out",
+    r"input_layernorm": "attn_norm",
+    r"post_attention_layernorm": "ff_norm",
+    r"image_projector\.down_proj": "image_projector.w2",
+    r"^vision_backbone\.": "model.vision_backbone.",
+}
+_DEEPSEEK_OCR: Mapping[str, Any] = {
+    "language_config": _DEEPSEEK, "tile_tag": "2D", "global_view_pos": "head",
+    "projector_config": {"model_type": "mlp_projector", "projector_type": "linear", "input_dim": 2048,
+                         "n_embed": 1280},
+    "vision_config": {"model_type": "vision", "model_name": "deeplip_b_l", "image_size": 1024},
+}  # fmt: skip
+_SMALL_OCR = {
+    "language_config.architectures": ["DeepseekV2ForCausalLM"], "projector_config.input_dim": 128,
+    "projector_config.n_embed": 64,
+}  # fmt: skip
+_CLIP_QKV = {r"vision_model\..*\.qkv_proj": ("qkv_proj",)}
+_OCR_NAMES = {r"^language_model\.": "", r"^(?!model\.|lm_head\.)": "model."}
+_ISAAC: Mapping[str, Any] = {
+    "vision_config": {**_SIGLIP, "model_type": "pixel_shuffle_siglip2", "patch_size": 16, "num_patches": 256,
+                      "num_channels": 3, "pixel_shuffle_scale_factor": 2},
+    "vision_token": "<image>", "max_sequence_length": 16384,
+}  # fmt: skip
+_ISAAC_NAMES = {
+    r"^language_model\.": "",
+    r"^vision_embedding\.transformer\.": "model.vision_embedding.0.",
+    r"^vision_embedding\.linear_fc1\.": "model.vision_embedding.1.",
+    r"^vision_embedding\.linear_fc2\.": "model.vision_embedding.3.",
+}
+_BAGEL: Mapping[str, Any] = {
+    "llm_config": {**_QWEN2, "qk_norm": True}, "vit_config": _SIGLIP, "visual_gen": True, "visual_und": True,
+    "vit_max_num_patch_per_side": 70, "connector_act": "gelu_pytorch_tanh",
+}  # fmt: skip
+_NEMOTRON_VL: Mapping[str, Any] = {
+    "downsample_ratio": 0.5, "force_image_size": 512, "ps_version": "v2", "select_layer": -1,
+    "template": "bidirectional",
+    "llm_config": {**_LLAMA, "pooling": "avg"}, "vision_config": _SIGLIP, "img_context_token_id": 31998,
+}  # fmt: skip
+_NEMOTRON_VL_NAMES = {
+    r"^language_model\.model\.": "language_model.",
+    r"^vision_model\.vision_model\.": "vision_model.",
+}
+_SMALL_NEMOTRON_VL = {"force_image_size": 28, "llm_config.architectures": ["LlamaBidirectionalModel"]}
+
+WITH_TOWERS: Mapping[str, RemoteCode] = {
+    "BagelForConditionalGeneration": RemoteCode("bagel", _BAGEL, decoder="language_model.model", kept=True),
+    "DeepseekOCRForCausalLM": RemoteCode(
+        "deepseek_vl_v2", _DEEPSEEK_OCR, _OCR_NAMES, packed=_CLIP_QKV, kept=True, small=_SMALL_OCR
+    ),
+    "DeepseekOCR2ForCausalLM": RemoteCode("deepseek_vl_v2", _DEEPSEEK_OCR, _OCR_NAMES, kept=True, small=_SMALL_OCR),
+    "Eagle2_5_VLForConditionalGeneration": RemoteCode(
+        "eagle_2_5_vl",
+        _EAGLE,
+        decoder="language_model.model",
+        small={"force_image_size": 28, "text_config.architectures": ["Qwen2ForCausalLM"]},
+    ),
+    "GLM4VForCausalLM": RemoteCode(
+        "chatglm",
+        {**CHATGLM, "vision_config": _EVA_CLIP, "boi_token_id": 31997, "eoi_token_id": 31998},
+        {r"transformer\.embedding\.weight": "transformer.embedding.word_embeddings.weight"},
+        decoder="transformer.encoder",
+        small={"vision_config.num_positions": 5},
+    ),
+    "H2OVLChatModel": RemoteCode("h2ovl_chat", _INTERN_VL, decoder="language_model.model", small=_SMALL_INTERN_VL),
+    "InternVLChatModel": RemoteCode(
+        "internvl_chat", _INTERN_VL, decoder="language_model.model", small=_SMALL_INTERN_VL
+    ),
+    "IsaacForConditionalGeneration": RemoteCode("isaac", _ISAAC, _ISAAC_NAMES, kept=True),
+    "KeyeForConditionalGeneration": RemoteCode("Keye", _KEYE, {r"^language_model\.": ""}, decoder="model"),
+    "KeyeVL1_5ForConditionalGeneration": RemoteCode("KeyeVL1_5", _KEYE, {r"^language_model\.": ""}, decoder="model"),
+    "LlamaNemotronVLForSequenceClassification": RemoteCode(
+        "llama_nemotron_vl",
+        _NEMOTRON_VL,
+        {**_NEMOTRON_VL_NAMES, r"^(?!score)": "model."},
+        decoder="model.language_model",
+        small=_SMALL_NEMOTRON_VL,
+    ),
+    "LlamaNemotronVLModel": RemoteCode(
+        "llama_nemotron_vl", _NEMOTRON_VL, _NEMOTRON_VL_NAMES, decoder="language_model", small=_SMALL_NEMOTRON_VL
+    ),
+    "MiniCPMO": RemoteCode("minicpmo", _MINICPMO, decoder="llm.model", small={"hidden_size": 128}),
+    "MiniCPMV": RemoteCode("minicpmv", _MINICPMV, decoder="llm.model", small={"hidden_size": 128}),
+    "MolmoForCausalLM": RemoteCode(
+        "molmo",
+        _MOLMO,
+        _MOLMO_NAMES,
+        packed={
+            r"model\.embed_tokens": ("wte.embedding", "wte.new_embedding:128"),
+            r".*\.merged_linear": ("w1", "w3"),
+        },
+        decoder="model.transformer",
+        small={"embedding_size": 128},
+    ),
+    "NVLM_D": RemoteCode(
+        "NVLM_D", {**_INTERN_VL, "vision_config": _NVLM_VIT}, decoder="language_model.model", small=_SMALL_INTERN_VL
+    ),
+    "Phi4MMForCausalLM": RemoteCode(
+        "phi4mm",
+        _PHI4MM,
+        _PHI4MM_NAMES,
+        packed={r"vision_encoder\..*\.qkv_proj": _SIGLIP_QKV},
+        small={f"audio_processor.config.{name}": value for name, value in _SMALL_CONFORMER.items()},
+    ),
+    "UltravoxModel": RemoteCode(
+        "ultravox",
+        _ULTRAVOX,
+        _ULTRAVOX_NAMES,
+        decoder="language_model.model",
+        kept=True,
+        small={"text_config.architectures": ["LlamaForCausalLM"]},
+    ),
+}
