@@ -35,7 +35,6 @@ NOT_BUILDABLE = {
     "PixtralForConditionalGeneration": "its checkpoint has Mistral's own format, with params.json and its tokenizer",
     "Qwen3ASRForcedAlignerForTokenClassification": "transformers has no Qwen3 ASR with a head that classifies",
     "Step5ForCausalLM": _SECOND_RUNNER,
-    "UnlimitedOCRForCausalLM": "its attention asks for FlashAttention, which a CPU has not",
 }
 
 # Tables of vLLM's registry whose models are none of their own, and why.
