@@ -17,7 +17,7 @@ import torch
 import conformance
 import lora_compat
 import strategies
-from conformance.implementations.vllm.models.registry import registered, source_file
+from conformance.implementations.vllm.models.registry import source_file
 from conformance.subjects.recipes import load_class, load_recipe
 from conformance.subjects.subject import Subject
 from lora_compat.families import registry
@@ -81,13 +81,13 @@ def model_hash(name: str) -> str:
     import transformers
 
     from conformance.subjects.models.skeletons import Skeleton
-    from conformance.subjects.models.types import resolve
+    from conformance.subjects.models.types import resolve, served_as
 
     target = resolve(name)
     made_by = inspect.getsourcefile(
         getattr(transformers, target.implementation) if target.implementation else Skeleton
     )
-    entry = registered().get(target.architecture)
+    entry = served_as(target.architecture)
     served_by = source_file(entry.module) if entry else inspect.getsourcefile(load_class(target.path))
     digest = hashlib.sha256()
     for file in (made_by, served_by):

@@ -26,6 +26,18 @@ def names_of_the_language_model_alone_not_looked_for(monkey: pytest.MonkeyPatch)
     monkey.setattr(part("model_manager", "LoRAModelManager"), "_get_text_lora_names", lambda self, name: [])
 
 
+@planted("MODEL-1", "key-vanished", "o_proj", target="Qwen3Model")
+def names_without_a_head_not_looked_for(monkey: pytest.MonkeyPatch) -> None:
+    cls = part("model_manager", "LoRAModelManager")
+    monkey.setattr(cls, "_get_lora_layer_weights", lambda self, lora, name: lora.get_lora(name))
+
+
+@planted("MODEL-1", "key-vanished", "score", "o_proj", target="Qwen3ForSequenceClassification")
+def classifier_left_out(monkey: pytest.MonkeyPatch) -> None:
+    cls = part("layers", "BaseClassificationHeadWithLoRA")
+    monkey.setattr(cls, "set_lora", lambda self, slot, a, b: None)
+
+
 @planted("MODEL-1", "key-vanished", "o_proj", config=ConfigChoices(layers=2))
 def last_layer_lost(monkey: pytest.MonkeyPatch) -> None:
     def lose(original: Any, self: Any, lora: Any) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.implementations.vllm.models.registry import registered
+from conformance.implementations.vllm.models.registry import converted, registered
 from conformance.subjects.models import counterparts
 from conformance.subjects.models.types import (
     ModelWithoutLoRA,
@@ -18,6 +18,7 @@ from conformance.subjects.models.types import (
     UnknownModel,
     everything,
     resolve,
+    served_as,
 )
 
 pytestmark = pytest.mark.vllm
@@ -30,6 +31,8 @@ pytestmark = pytest.mark.vllm
         ("qwen3_5", "Qwen3_5ForConditionalGeneration", Naming.TYPE),
         ("deepseek_v32", "DeepseekV32ForCausalLM", Naming.TYPE),
         ("LlamaModel", "LlamaModel", Naming.ARCHITECTURE),
+        ("Qwen3Model", "Qwen3Model", Naming.ARCHITECTURE),
+        ("Qwen3VLModel", "Qwen3VLForConditionalGeneration", Naming.ARCHITECTURE),
         ("vllm.model_executor.models.llama:LlamaForCausalLM", "LlamaForCausalLM", Naming.CLASS),
     ],
 )
@@ -78,7 +81,32 @@ def test_an_architecture_without_a_class_of_its_own_is_built_by_that_of_a_base_c
 def test_every_architecture_with_lora_support_is_a_target_or_has_a_reason() -> None:
     targets, reasons = everything()
     assert not targets.keys() & reasons.keys()
-    assert targets.keys() | reasons.keys() == {name for name, entry in registered().items() if entry.lora}
+    served = {**registered(), **counterparts.conversions()}
+    assert targets.keys() | reasons.keys() == {name for name, entry in served.items() if entry.lora}
+
+
+@pytest.mark.parametrize(
+    ("name", "base"),
+    [
+        ("Qwen3ForSequenceClassification", "Qwen3ForCausalLM"),
+        ("GptOssModel", "GptOssForCausalLM"),
+        ("Qwen3VLModel", "Qwen3VLForConditionalGeneration"),
+    ],
+)
+def test_what_vllm_converts_is_a_target_and_served_by_the_class_that_it_converts(name: str, base: str) -> None:
+    assert resolve(name).implementation == name
+    assert served_as(name) == registered()[base]
+    assert name in counterparts.conversions()
+
+
+def test_one_class_is_a_target_once_for_each_use() -> None:
+    of_qwen = [name for name, entry in counterparts.conversions().items() if entry.architecture == "Qwen3ForCausalLM"]
+    assert of_qwen == ["Qwen3ForSequenceClassification", "Qwen3Model"]
+
+
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "LlamaModel", "BertForSequenceClassification", "NoModel"])
+def test_what_the_registry_has_by_itself_or_not_at_all_is_not_converted(name: str) -> None:
+    assert converted(name) is None
 
 
 def test_the_registry_as_read_from_the_source_is_the_one_that_vllm_has() -> None:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import torch
 
 from benchmarks.model_types import attempt
+from conformance.engines.ranks import RankGroup
+from conformance.implementations.models import OUTPUT, ModelSettings
+from conformance.subjects.models.checkpoints import content_of, model_of, save
+from conformance.subjects.models.observing import server_of
+from conformance.subjects.models.recipes import RECIPES
 from conformance.subjects.models.types import resolve
+from conformance.subjects.subject import Subject
+from strategies.models.cases import ModelCase
 from strategies.models.configs import ConfigChoices
 
 pytestmark = pytest.mark.vllm
@@ -36,6 +46,22 @@ UNEQUAL = ConfigChoices(layers=2, heads=8, kv_heads=2, head_dim=8, hidden=96, in
 )
 def test_a_small_model_loads(name: str) -> None:
     assert str(attempt(resolve(name))) == f"| {name} | {resolve(name).model_type} | yes | yes |"
+
+
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_a_checkpoint_in_mistrals_format_is_loaded_as_transformers_has_its_rows(
+    interleaved: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subject: Subject
+) -> None:
+    if not interleaved:
+        monkeypatch.setitem(RECIPES["voxtral"], "interleaved", "nothing")  # type: ignore[misc]
+    case = ModelCase(target="VoxtralForConditionalGeneration")
+    model = model_of(case, content_of(case))
+    save(model, tmp_path, content_of(case))
+    served = server_of(subject).load(tmp_path, ModelSettings(), RankGroup(0, 1, lambda rank, issued, tensor: [tensor]))
+    layer = model.get_submodule("model.language_model.layers.0.self_attn")
+    rows = torch.cat([layer.get_submodule(f"{one}_proj").weight for one in "qkv"])
+    got = served.read(None)["language_model.model.layers.0.self_attn.qkv_proj"][OUTPUT]
+    assert torch.equal(got.T, rows) is interleaved
 
 
 @pytest.mark.parametrize("name", ["LlamaForCausalLM", "DeepseekV32ForCausalLM", "ArceeForCausalLM"])

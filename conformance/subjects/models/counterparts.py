@@ -11,7 +11,7 @@ from typing import Any
 
 import transformers
 
-from conformance.implementations.vllm.models.registry import Registered, ancestors, registered
+from conformance.implementations.vllm.models.registry import Registered, ancestors, converted, registered
 from conformance.subjects.models.recipes import BUILT_AS
 
 _CONFIGS: Mapping[str, str] = importlib.import_module(
@@ -46,6 +46,16 @@ def served_by(place: tuple[str, str]) -> str | None:
     """The first class of transformers whose checkpoints a class of vLLM serves."""
     served = (one.architecture for one in registered().values() if one.place == place)
     return next((name for name in served if name in _buildable()), None)
+
+
+def conversions() -> dict[str, Registered]:
+    """transformers' classes that vLLM serves by converting one of its own, one for each use, and what it converts."""
+    found: dict[tuple[Registered, bool], str] = {}
+    for name in sorted(_buildable()):
+        entry = converted(name)
+        if entry is not None:
+            found.setdefault((entry, "Classification" in name), name)
+    return {name: entry for (entry, _), name in found.items()}
 
 
 def imported(implementation: str) -> Any:

@@ -22,7 +22,7 @@ from conformance.subjects.models.heads import write_heads
 from conformance.subjects.models.recipes import Recipe, recipe_of
 from conformance.subjects.models.skeletons import skeleton
 from conformance.subjects.models.traits import language_model
-from conformance.subjects.models.types import ModelTarget
+from conformance.subjects.models.types import WITH_TOWERS, ModelTarget
 
 _RANDOM = ("uniform_", "normal_", "trunc_normal_", "xavier_uniform_", "xavier_normal_", "kaiming_uniform_")
 _SENTENCE_MODULES = [
@@ -64,20 +64,26 @@ def complete(directory: Path, content: Mapping[str, Any]) -> None:
 
     Published files have it, and vLLM reads it: attributes that transformers 5 no longer knows, and the architecture.
     """
-    if content["architectures"][0].endswith("Model"):  # of sentences: vLLM takes others for generating ones
+    path = directory / "config.json"
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    made_of = (saved.get("architectures") or [""])[0]
+    (architecture,) = content["architectures"]
+    if architecture.endswith("Model") or made_of.endswith("Model"):  # of sentences: vLLM takes others for generating
         _write(directory / "modules.json", _SENTENCE_MODULES)
         (directory / "1_Pooling").mkdir(exist_ok=True)
         _write(directory / "1_Pooling" / "config.json", {"pooling_mode_mean_tokens": True})
-    _rewrite(directory, recipe_of(content["model_type"], content["architectures"][0]))
+    recipe = recipe_of(content["model_type"], architecture)
+    if made_of.endswith("Model") and architecture.endswith(WITH_TOWERS):  # published with the head that it leaves out
+        recipe = {"names": {r"^(?!language_model\.model\.)": "model."}, **recipe}
+    _rewrite(directory, recipe, content)
     write_heads(directory, content, language_model(content)[1].get("hidden_size", 0))
-    path = directory / "config.json"
-    saved = json.loads(path.read_text(encoding="utf-8"))
     _write(path, _merged(saved, content))
 
 
-def _rewrite(directory: Path, recipe: Recipe) -> None:
-    """Gives saved tensors the names and the orientation that they have in published files."""
+def _rewrite(directory: Path, recipe: Recipe, content: Mapping[str, Any]) -> None:
+    """Gives saved tensors the names, the orientation and the order of rows that they have in published files."""
     names, transposed = recipe.get("names", {}), recipe.get("transposed", "")
+    interleaved = recipe.get("interleaved", "")
     for path in directory.glob("*.safetensors") if names or transposed else ():
         tensors = load_file(path)
         for pattern, name in names.items():
@@ -85,7 +91,16 @@ def _rewrite(directory: Path, recipe: Recipe) -> None:
         for name in tensors if transposed else ():
             if re.search(transposed, name):
                 tensors[name] = tensors[name].mT.contiguous()
+        for name in tensors if interleaved else ():
+            if re.search(interleaved, name):
+                tensors[name] = _interleaved(tensors[name], content["text_config"]["head_dim"])
         save_file(tensors, path, {"format": "pt"})
+
+
+def _interleaved(weight: Tensor, head_dim: int) -> Tensor:
+    """The rows of every head with the halves that rotary embeddings turn into each other side by side."""
+    halves: Tensor = weight.unflatten(0, (-1, 2, head_dim // 2))
+    return halves.transpose(1, 2).reshape(weight.shape)
 
 
 def _write(path: Path, content: object) -> None:

@@ -18,7 +18,7 @@ from strategies.models.adapters import ANY_NUMBER, Targetable
 _MODULES = (nn.Linear, nn.Embedding, Conv1D)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NUMBER = re.compile(r"\.(\d+)(?=\.)")
-_WHOLE = ("lm_head", "embed_tokens", "norm")
+_WHOLE = ("lm_head", "embed_tokens", "norm", "score")
 
 
 def targetable(model: nn.Module) -> Targetable:

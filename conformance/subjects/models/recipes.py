@@ -63,13 +63,36 @@ _GLM_ROPE = {"text_config.rope_parameters.mrope_section": [8, 12, 12],
              "text_config.rope_parameters.partial_rotary_factor": 0.5}  # fmt: skip
 
 
+_MISTRAL_NAMES = {  # of files in Mistral's own format
+    r"^(model\.)?multi_modal_projector\.linear_1": "mm_whisper_embeddings.audio_language_projection.0",
+    r"^(model\.)?multi_modal_projector\.linear_2": "mm_whisper_embeddings.audio_language_projection.2",
+    r"^(model\.)?audio_tower\.conv1\.": "mm_whisper_embeddings.whisper_encoder.conv_layers.0.",
+    r"^(model\.)?audio_tower\.conv2\.": "mm_whisper_embeddings.whisper_encoder.conv_layers.1.",
+    r"^(model\.)?audio_tower\.layer": "mm_whisper_embeddings.whisper_encoder.transformer.layer",
+    r"^(model\.)?audio_tower\.": "mm_whisper_embeddings.whisper_encoder.",
+    r"transformer\.layer_norm\.": "transformer.norm.",
+    r"^(model\.)?language_model\.(model\.)*": "",
+    r"^lm_head\.": "output.",
+    r"^embed_tokens\.": "mm_whisper_embeddings.tok_embeddings.",
+    r"self_attn\.([qkvo])_proj\.": r"attention.w\1.",
+    r"self_attn\.out_proj\.": "attention.wo.",
+    r"(self_attn_layer_norm|input_layernorm)\.": "attention_norm.",
+    r"(final_layer_norm|post_attention_layernorm)\.": "ffn_norm.",
+    r"(?<=\d\.)fc(?=\d\.)": "feed_forward.w",
+    r"mlp\.gate_proj\.": "feed_forward.w1.",
+    r"mlp\.down_proj\.": "feed_forward.w2.",
+    r"mlp\.up_proj\.": "feed_forward.w3.",
+}
+
+
 class Recipe(TypedDict, total=False):
     """What one model type needs, or one architecture in addition; each is by dotted name.
 
     ``types`` are model types of configurations that its default leaves out. ``before`` is put into the type's default
     configuration, as published files have it, and is made small with it; ``after`` into the small one, as it is.
     ``names`` are patterns of tensors' names that transformers saves otherwise than published files have them,
-    ``transposed`` is the pattern of those that it saves transposed. ``dtypes`` are the only ones vLLM's class takes.
+    ``transposed`` is the pattern of those that it saves transposed, ``interleaved`` of those, by their published
+    names, whose halves of a head are side by side in published files. ``dtypes`` are the only ones vLLM's class takes.
     """
 
     types: Mapping[str, str]
@@ -77,6 +100,7 @@ class Recipe(TypedDict, total=False):
     after: Mapping[str, object]
     names: Mapping[str, str]
     transposed: str
+    interleaved: str
     dtypes: tuple[str, ...]
 
 
@@ -206,7 +230,9 @@ RECIPES: Mapping[str, Recipe] = {
     "voxtral": {"before": {"audio_config.downsample_factor": 4,
                           "audio_config.hop_length": 160, "audio_config.sampling_rate": 16000,
                           "audio_config.global_log_mel_max": 1.5},
-                "after": {"audio_config.window_size": 400}},
+                "after": {"audio_config.window_size": 400, "audio_config.intermediate_size": 256,
+                          "text_config.architectures": ["MistralForCausalLM"]},
+                "names": _MISTRAL_NAMES, "interleaved": r"^layers\.\d+\.attention\.w[qk]\.weight$"},
     "xlm-roberta": {"before": {"position_embedding_type": "absolute"}},
 }  # fmt: skip
 

@@ -13,10 +13,11 @@ from typing import Any
 
 import transformers
 
-from conformance.implementations.vllm.models.registry import registered
+from conformance.implementations.vllm.models.registry import Registered, converted, registered
 from conformance.subjects.models.counterparts import (
     MODEL_TYPES,
     classes_of,
+    conversions,
     counterpart,
     imported,
     model_type_of,
@@ -28,6 +29,7 @@ from conformance.subjects.models.remote_code import REMOTE_CODE
 from conformance.subjects.models.skeletons import config_class
 
 ALL = "all"
+WITH_TOWERS = "ForConditionalGeneration"  # how names of architectures end
 
 
 class BadModelTarget(ValueError):
@@ -106,7 +108,7 @@ def resolve(name: str) -> ModelTarget:
         raise UnknownModel(f"{name} is a directory without a config.json, so there is no model to certify in it")
     if ":" in name:
         return _of_class(name)
-    if name in registered():
+    if served_as(name) is not None:
         return _of_architecture(name)
     if name in MODEL_TYPES:
         return _of_type(name)
@@ -116,11 +118,16 @@ def resolve(name: str) -> ModelTarget:
     )
 
 
+def served_as(architecture: str) -> Registered | None:
+    """vLLM's entry for an architecture, or for the one that it converts to serve it; None where it serves neither."""
+    return registered().get(architecture) or converted(architecture)
+
+
 def everything() -> tuple[dict[str, ModelTarget], dict[str, str]]:
-    """Every architecture with LoRA support: those that can be built, and why the others cannot be."""
+    """Every architecture with LoRA support, converted ones too: those that can be built, and why others cannot be."""
     targets: dict[str, ModelTarget] = {}
     reasons: dict[str, str] = {}
-    for architecture, entry in registered().items():
+    for architecture, entry in {**registered(), **conversions()}.items():
         if entry.lora:
             try:
                 targets[architecture] = _of_architecture(architecture)
@@ -130,7 +137,8 @@ def everything() -> tuple[dict[str, ModelTarget], dict[str, str]]:
 
 
 def _of_architecture(name: str) -> ModelTarget:
-    entry = registered()[name]
+    entry = served_as(name)
+    assert entry is not None
     if not entry.lora:
         raise ModelWithoutLoRA(f"{name} is served by {entry.class_name}, which declares no LoRA support")
     if name in NOT_BUILDABLE:
@@ -139,11 +147,13 @@ def _of_architecture(name: str) -> ModelTarget:
         raise NotBuildable(TABLES_NOT_BUILDABLE[entry.table])
     if name in REMOTE_CODE:
         return ModelTarget(name, REMOTE_CODE[name].model_type, name, "", Naming.ARCHITECTURE)
-    implementation = counterpart(entry)
+    implementation = counterpart(replace(entry, architecture=name))
     if implementation is None:
         raise NotBuildable(f"transformers {transformers.__version__} has no implementation of {name}")
     model_type = model_type_of(implementation)
-    return ModelTarget(name, model_type, name, implementation, Naming.ARCHITECTURE)
+    # Embedding models with towers are published, and can only be loaded, under the name that has a head.
+    published = entry.architecture if name.endswith("Model") and entry.architecture.endswith(WITH_TOWERS) else name
+    return ModelTarget(name, model_type, published, implementation, Naming.ARCHITECTURE)
 
 
 def _of_type(name: str) -> ModelTarget:

@@ -18,6 +18,7 @@ from unittest.mock import patch
 import torch
 
 from conformance.implementations.models import ModelSettings, NoForward
+from conformance.implementations.vllm.models.registry import converted
 from conformance.implementations.vllm.models.stand_ins import put_in_place
 from conformance.implementations.vllm.models.towers import make_small
 from conformance.implementations.vllm.runtime import runtime
@@ -147,7 +148,9 @@ def model_class(directory: Path) -> Any:
 
 
 def class_of(architecture: str) -> Any:
-    """vLLM's class of that name in its registry; None where it knows none."""
+    """vLLM's class of that name in its registry, or the one that it converts to serve it; None where it knows none."""
+    entry = converted(architecture)
+    architecture = entry.architecture if entry else architecture
     registry = importlib.import_module("vllm.model_executor.models.registry")
     found = registry.ModelRegistry.models.get(architecture)
     if isinstance(found, registry._LazyRegisteredModel):

@@ -146,10 +146,13 @@ def _first(returned: Any) -> Tensor:
 
 
 def own_tensors(module: Any) -> Iterator[tuple[str, Tensor]]:
-    """Parameters, buffers and tensors in plain attributes: a copy made of a weight while loading is one."""
+    """Parameters, buffers and tensors in plain attributes: a copy made of a weight while loading is one.
+
+    Not what has no numbers, as the head of a model that is served without one.
+    """
     for held in (module._parameters, module._buffers, vars(module)):
         for name, tensor in held.items():
-            if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel():
+            if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel() and not tensor.is_meta:
                 yield name, tensor
 
 

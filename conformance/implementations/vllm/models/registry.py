@@ -63,6 +63,29 @@ def registered() -> Mapping[str, Registered]:
     return {entry.architecture: entry for entry in entries("_VLLM_MODELS")}
 
 
+def converted(architecture: str) -> Registered | None:
+    """The entry whose class vLLM makes into a classifier or an embedding model to serve an architecture.
+
+    That of Qwen3ForCausalLM for Qwen3ForSequenceClassification; None where the registry has the architecture itself,
+    or nothing for it.
+    """
+    known, ends = registered(), _ends()
+    end, to = next(((end, to) for end, to in ends.items() if architecture.endswith(end)), ("", "none"))
+    if to == "none" or architecture in known:
+        return None
+    bases = (architecture.removesuffix(end) + one for one in ends)
+    return next((known[base] for base in bases if base in known), None)
+
+
+@functools.cache
+def _ends() -> Mapping[str, str]:
+    """Ends of names, in the order in which vLLM tries them, and what it converts a class to for each."""
+    for line in _source("vllm.config.model").body:
+        if isinstance(line, ast.AnnAssign) and getattr(line.target, "id", "") == "_SUFFIX_TO_DEFAULTS" and line.value:
+            return {end: to for end, (_, to) in ast.literal_eval(line.value)}
+    return {}
+
+
 def ancestors(module: str, name: str) -> Iterator[tuple[str, str]]:
     """A class and those that it derives from or is made of, the nearest first, by module and name."""
     found = _names(module).get(name)
