@@ -17,6 +17,7 @@ from conformance.implementations.vllm.models import compiled
 STAND_INS = {
     "sparse attention": "vLLM's dense latent attention of a CPU, which is built and not run",
     "FlashAttention of towers": "the same on a CPU, which is built and not run",
+    "attention to the chunk before": "a CPU's attention, which is built and not run",
     "attention of small heads on a GPU": "vLLM's Triton backend, which is built and not run",
     "compiled activations, where a GPU's vLLM lacks them": "their names, which are looked up and not called",
     "the compiled lookup of a sharded embedding, likewise": "the same function by torch",
@@ -51,6 +52,7 @@ def put_in_place(device: str) -> None:
     if device == "cpu":
         _dense_for_sparse()
         _flash_attention_of_towers()
+        _attention_without_looking_back()
         importlib.import_module("vllm.triton_utils").triton.set_allocator = lambda allocator: None
     else:
         _attention_of_any_head()
@@ -75,6 +77,16 @@ def _flash_attention_of_towers() -> None:
     backends = importlib.import_module("vllm.v1.attention.backends.registry").AttentionBackendEnum
     of_a_cpu = platform.get_supported_vit_attn_backends
     platform.get_supported_vit_attn_backends = classmethod(lambda cls: [*of_a_cpu(), backends.FLASH_ATTN])
+
+
+def _attention_without_looking_back() -> None:
+    attention: Any = importlib.import_module("vllm.v1.attention.backends.cpu_attn").CPUAttentionBackendImpl
+    made = attention.__init__
+
+    def without(self: Any, *given: Any, chunk_lookback: int = -1, **named: Any) -> None:
+        made(self, *given, **named)
+
+    attention.__init__ = without
 
 
 def _attention_of_any_head() -> None:
