@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +27,7 @@ STAND_INS = {
     "the activation of experts on a GPU, and the choice of experts": "unit vectors to each of both products, and "
     "every expert in each place of a token",
     "experts without a gate": "vLLM's fused experts, whose weights are compared and which are not run",
+    "the flash attention that Qwen4Exp asks for on a CPU": "the answer that it is there, as it is built and not run",
     "quick GELU": "the same function by torch",
     "the processor of images and sounds, whose checkpoint files are not made": "room for as many tokens as are read, "
     "which is all that LoRA on towers asks of it, and the names of the parts that transformers' class has, and "
@@ -53,6 +55,7 @@ def put_in_place(device: str) -> None:
         _dense_for_sparse()
         _flash_attention_of_towers()
         _attention_without_looking_back()
+        _flash_attention_is_there()
         importlib.import_module("vllm.triton_utils").triton.set_allocator = lambda allocator: None
     else:
         _attention_of_any_head()
@@ -87,6 +90,14 @@ def _attention_without_looking_back() -> None:
         made(self, *given, **named)
 
     attention.__init__ = without
+
+
+def _flash_attention_is_there() -> None:
+    importlib.import_module("vllm.v1.attention.backends.flash_attn")  # which takes its functions where they are
+    asking = ("vllm.v1.attention.backends.fa_utils", "vllm.models.qwen4_exp.nvidia.qsa")
+    for name in asking[: 1 + (asking[1] in sys.modules)]:
+        module: Any = importlib.import_module(name)
+        module.is_flash_attn_varlen_func_available = lambda: True
 
 
 def _attention_of_any_head() -> None:
