@@ -6,6 +6,8 @@ import argparse
 from typing import Any
 
 from conformance.cli.certify import EPILOG, add_options, exit_code, pytest_arguments
+from conformance.contract import CONTRACT
+from conformance.suite.options import one_of
 
 
 def add_parser(subparsers: Any) -> None:
@@ -28,6 +30,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--impl", help="who serves the models (default: vllm)")
     parser.add_argument("--time-limit", metavar="SECONDS", help="how long one case may take (default: 120)")
     parser.add_argument("--resume", metavar="DIR", help="keep results there, and do not run again what is there")
+    parser.add_argument(
+        "--clause",
+        action="append",
+        default=[],
+        metavar="CLAUSE",
+        help="ask this clause alone, such as MODEL-2 (repeatable); without the others nothing is certified",
+    )
     parser.add_argument("--as-met", action="store_true", help="report failures as they were met, not made plain")
     add_options(parser)
     parser.set_defaults(run=run)
@@ -40,4 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         given += ["--time-limit", arguments.time_limit]
     given += ["--resume", arguments.resume] if arguments.resume is not None else []
     given += ["--as-met"] if arguments.as_met else []
+    known = tuple(name for name, clause in CONTRACT.items() if clause.chapter == "MODEL")
+    asked = [one_of("--clause", clause, known) for clause in arguments.clause]
+    given += ["-k", " or ".join(asked)] if asked else []
     return exit_code([*pytest_arguments(arguments), *given, "-n", str(arguments.workers)])

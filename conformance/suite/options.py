@@ -88,7 +88,7 @@ def read_options(config: pytest.Config) -> Options:
         pytest.UsageError: one of them is not acceptable; the message says what is.
     """
     device = _device(config.getoption("--device"), config.getoption("--engine"))
-    profile = _one_of("--profile", config.getoption("--profile"), tuple(PROFILES))
+    profile = one_of("--profile", config.getoption("--profile"), tuple(PROFILES))
     workers = getattr(config, "workerinput", {}).get("workercount") or _workers(config)
     given = config.getoption("--max-examples")
     layers = config.getoption("--layers")
@@ -98,7 +98,7 @@ def read_options(config: pytest.Config) -> Options:
     if certify is not None and config.getoption("--database"):
         raise pytest.UsageError("--database shares failures of drawn classes: leave it out with --certify")
     if layers is not None:
-        _one_of("--layers", layers, LAYERS)
+        one_of("--layers", layers, LAYERS)
         if impl != "reference":
             raise pytest.UsageError(f"--layers={layers} goes with --impl reference, not with --impl {impl}")
     return Options(
@@ -173,7 +173,7 @@ def _workers(config: pytest.Config) -> int:
 
 
 def _engine(config: pytest.Config) -> str:
-    engine = _one_of("--engine", config.getoption("--engine"), ENGINES)
+    engine = one_of("--engine", config.getoption("--engine"), ENGINES)
     if engine == "torchrun" and (config.getoption("tx", None) or hasattr(config, "workerinput")):
         raise pytest.UsageError("--engine torchrun is one run on the ranks of one job: leave -n out")
     return engine
@@ -200,7 +200,7 @@ def _compare(config: pytest.Config) -> Path | None:
 
 
 def _device(given: str, engine: str) -> str:
-    device = _one_of("--device", given, DEVICES)
+    device = one_of("--device", given, DEVICES)
     if engine == "nccl" and device != "cuda":
         raise pytest.UsageError("--engine nccl runs on GPUs only: add --device cuda, or use --engine gloo")
     if engine == "gloo" and device == "cuda":
@@ -216,7 +216,12 @@ def _device(given: str, engine: str) -> str:
     return device
 
 
-def _one_of(option: str, given: str, accepted: tuple[str, ...]) -> str:
+def one_of(option: str, given: str, accepted: tuple[str, ...]) -> str:
+    """What is ``given`` for ``option``.
+
+    Raises:
+        pytest.UsageError: it is none of those that are accepted; the message has them, and the nearest one.
+    """
     if given not in accepted:
         raise pytest.UsageError(
             f"{option} {given!r} is unknown: give one of {', '.join(accepted)}" + did_you_mean(given, accepted)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from conformance.certification.models import draws_of
 from conformance.implementations.vllm import cuda
 from conformance.implementations.vllm.models.stand_ins import looked_up
-from conformance.subjects.models.types import resolve
 from strategies.cases import Dtype
 
 
 @pytest.mark.vllm
 def test_on_cuda_models_are_drawn_in_what_tritons_lora_ops_take() -> None:
+    from conformance.certification.models import draws_of  # which takes transformers and PEFT
+    from conformance.subjects.models.types import resolve
+
     assert set(draws_of("llama", resolve("llama"), cuda.DTYPES).dtypes) == {Dtype.BFLOAT16}
     assert set(draws_of("llama", resolve("llama")).dtypes) == {Dtype.FLOAT32, Dtype.BFLOAT16}
 

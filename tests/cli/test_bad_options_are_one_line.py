@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from conformance.cli import main
+from conformance.suite.exits import Exit
 from tests.suite import run_suite, shown
 
 WITHOUT_VLLM = ("-p", "tests.cli.without_vllm")
@@ -49,3 +51,24 @@ def test_it_says_what_was_given_and_what_is_accepted(arguments: list[str], said:
     assert "Traceback" not in text
     assert len([line for line in text.splitlines() if line.startswith("ERROR")]) == 1, text
     assert all(part in text for part in said), text
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [("MODEL-22", "did you mean 'MODEL-2'?"), ("MATH-1", "'MATH-1' is unknown: give one of MODEL-1, ")],
+)
+def test_a_clause_that_is_none_of_models_is_told_the_nearest_one(given: str, said: str, capsys) -> None:
+    assert main(["certify-model", "llama", "--clause", "MODEL-1", "--clause", given]) == Exit.USAGE
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_the_clauses_that_are_asked_of_a_model_are_those_that_pytest_selects(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(pytest, "main", lambda arguments: asked.extend(arguments) or 0)
+    assert main(["certify-model", "llama", "--clause", "MODEL-2", "--clause", "MODEL-3"]) == Exit.OK
+    assert asked[asked.index("-k") + 1] == "MODEL-2 or MODEL-3"
+    asked.clear()
+    main(["certify-model", "llama"])
+    assert "-k" not in asked

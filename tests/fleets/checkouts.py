@@ -24,9 +24,9 @@ class Checkout:
 
     @classmethod
     def at(cls, root: Path) -> Checkout:
-        """A fresh one."""
+        """A fresh one, with what is compiled."""
         for name in _WANTED:
-            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(ROOT / name, root / name)
         shutil.copy(ROOT / "pyproject.toml", root)
         (root / "tests" / "__init__.py").touch()
         return cls(root)

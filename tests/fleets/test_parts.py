@@ -71,7 +71,7 @@ def timeless(file: Path) -> dict[str, Any]:
 def certified(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run's certificate, ``whole.json``, and those of its three parts, ``1.json`` to ``3.json``."""
     folder = tmp_path_factory.mktemp("certified")
-    arguments = ["certify", *CLASSES, "--max-examples", "6", "--shards", "3"]
+    arguments = ["certify", *CLASSES, "--max-examples", "3", "--shards", "3"]
     lora_compat(*arguments, "--certificate", str(folder / "whole.json"))
     for index in (1, 2, 3):
         more = ["--shard", f"{index}/3", "--certificate", str(folder / f"{index}.json")]

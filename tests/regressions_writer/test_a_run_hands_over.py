@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import html
 import importlib.metadata
-from dataclasses import replace
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 import lora_compat
+from conformance.regressions.entries import Entry
 from conformance.regressions.proof import FileRun
 from conformance.regressions.store import Store
 from conformance.test_files import handover
@@ -17,32 +20,72 @@ from strategies.cases import Case
 from tests.regressions_writer.examples import entry_of
 from tests.suite import run_suite, shown
 
-BROKEN = ("--impl", "tests.implementations.broken:DropsTheBias", "--profile", "quick", "-k", "MATH-9")
+SELECTED = ("--profile", "quick", "-k", "MATH-9")
 
 
-def test_shards_that_find_the_same_write_one_file_and_the_next_run_knows_it(tmp_path: Path) -> None:
-    where = ("--write-regressions", str(tmp_path))
-    first = shown(run_suite(*BROKEN, *where, "-n", "2", select="test_dense_math.py"))
-    entries, problems = Store(tmp_path).load()
+@dataclass(frozen=True)
+class Runs:
+    """What two runs on an implementation with a bug said, and left in a folder, after one on the reference."""
+
+    folder: Path
+    entries: list[Entry]
+    causes: set[str]
+    files: list[str]
+    first: str
+    second: str
+    report: str
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """The first one on two workers, with a report; before the second one somebody edits a file."""
+    folder, elsewhere = tmp_path_factory.mktemp("store"), tmp_path_factory.mktemp("results")
+    before, page = elsewhere / "before.json", elsewhere / "run.html"
+    run_suite(*SELECTED, "--results", str(before), select="test_dense_math.py")
+    broken = (*SELECTED, "--impl", "tests.implementations.broken:DropsTheBias", "--write-regressions", str(folder))
+    reported = ("-n", "2", "--report", str(page), "--compare", str(before))
+    first = shown(run_suite(*broken, *reported, select="test_dense_math.py"))
+    assert f"report: {page}" in first
+    entries, problems = Store(folder).load()
     assert problems == []
-    causes = [failure.cause for entry in entries for failure in entry.failures]
-    files = sorted(path.name for path in tmp_path.glob("test_math_9_*.py"))
-    assert len(files) == 2 * len(set(causes)), first
-    assert all(f"wrote {tmp_path / name}" in first for name in files), first
-
-    edited = tmp_path / files[0]
+    files = sorted(path.name for path in folder.glob("test_math_9_*.py"))
+    edited = folder / files[0]
     edited.write_text(edited.read_text() + "# mine\n")
-    (tmp_path / "cases" / "newer.json").write_text('{"format_version": 3}')
-    second = shown(run_suite(*BROKEN, *where, select="test_dense_math.py"))
-    assert [entry.id for entry in Store(tmp_path).load()[0]] == [entry.id for entry in entries], "found again first"
-    assert "format_version is 3, this release reads 2" in second
-    assert f"left alone {edited}: it was edited by hand" in second
-    others = [name for name in files if name != edited.name]
-    assert all(f"{tmp_path / name}: " in second for name in others), second
-    assert second.count("it was edited by hand") == 1, "what nobody edited is written again, or kept"
+    (folder / "cases" / "newer.json").write_text('{"format_version": 3}')
+    ended = run_suite(*broken, select="test_dense_math.py")
+    assert ended.code == 1
+    causes = {failure.cause for entry in entries for failure in entry.failures}
+    return Runs(folder, entries, causes, files, first, shown(ended), html.unescape(page.read_text(encoding="utf-8")))
+
+
+def test_a_wrong_number_is_named_and_shrunk(runs: Runs) -> None:
+    assert "MATH-9    MUST    fail" in runs.second
+    assert "bias-dropped: rank 0: out0[0, 0]=" in runs.second
+    assert "Case(layer=LayerSpec(bias=True)" in runs.second
+
+
+def test_shards_that_find_the_same_write_one_file(runs: Runs) -> None:
+    assert len(runs.files) == 2 * len(runs.causes), runs.first
+    assert all(f"wrote {runs.folder / name}" in runs.first for name in runs.files), runs.first
+
+
+def test_the_next_run_finds_it_first_and_respects_who_edits_it(runs: Runs) -> None:
+    edited = runs.folder / runs.files[0]
+    assert [entry.id for entry in Store(runs.folder).load()[0]] == [entry.id for entry in runs.entries]
+    assert "format_version is 3, this release reads 2" in runs.second
+    assert f"left alone {edited}: it was edited by hand" in runs.second
+    others = [name for name in runs.files if name != edited.name]
+    assert all(f"{runs.folder / name}: " in runs.second for name in others), runs.second
+    assert runs.second.count("it was edited by hand") == 1, "what nobody edited is written again, or kept"
     assert edited.read_text().endswith("# mine\n")
-    assert (tmp_path / "cases" / "newer.json").exists()
-    assert "bias-dropped" in second
+    assert (runs.folder / "cases" / "newer.json").exists()
+
+
+def test_the_report_has_its_test_files_and_what_changed(runs: Runs) -> None:
+    assert '<a href="#MATH-9">MATH-9</a>: pass, now fail' in runs.report
+    assert "New failures: " in runs.report
+    assert set(runs.files) & set(re.findall(r"test_math_\w+\.py", runs.report))
+    assert "from lora_compat" in runs.report, "the file that stands alone, not the one that needs the suite"
 
 
 def test_a_proof_names_the_version_of_the_source_where_the_package_is_not_installed(

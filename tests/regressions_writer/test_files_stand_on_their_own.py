@@ -124,19 +124,24 @@ def test_the_file_of_a_model_passes_on_the_reference_and_fails_where_the_bug_is(
             run_test(text)
 
 
-def written(directory: Path, dialect: LoraCompat | Vllm) -> list[Path]:
-    """A file of each form."""
-    entries = [entry_of(*one) for one in forms_of(dialect.impl)] + [seen.entry for seen in SEEN]
-    paths = []
-    for number, entry in enumerate(entries):
-        path = directory / f"test_{dialect.impl}_{number}_{file_name(entry, entry.failures[0], dialect)}"
-        path.write_text(write(entry, entry.failures[0], dialect, "fails somewhere."))
-        paths.append(path)
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
+    """A file of each form, by the implementation it is for; all in one folder."""
+    directory = tmp_path_factory.mktemp("written")
+    paths: dict[str, list[Path]] = {}
+    for dialect in (LoraCompat(), Vllm()):
+        entries = [entry_of(*one) for one in forms_of(dialect.impl)] + [seen.entry for seen in SEEN]
+        paths[dialect.impl] = []
+        for number, entry in enumerate(entries):
+            path = directory / f"test_{dialect.impl}_{number}_{file_name(entry, entry.failures[0], dialect)}"
+            path.write_text(write(entry, entry.failures[0], dialect, "fails somewhere."))
+            paths[dialect.impl].append(path)
     return paths
 
 
-def test_files_are_formatted_typed_and_short(tmp_path: Path) -> None:
-    for path in (*written(tmp_path, LoraCompat()), *written(tmp_path, Vllm())):  # of both, as mypy reads torch once
+def test_files_are_formatted_typed_and_short(written: dict[str, list[Path]], tmp_path: Path) -> None:
+    directory = written["vllm"][0].parent
+    for path in directory.iterdir():
         text = path.read_text()
         # A PEFT directory takes a config, and lines that save and load it.
         assert text.count("\n") < (100 if "CONFIGS" in text else 80), text
@@ -145,21 +150,21 @@ def test_files_are_formatted_typed_and_short(tmp_path: Path) -> None:
     for tool in (
         [*ruff, "format", "--check", "--diff", "--line-length", "88"],
         [*ruff, "check", "--select", "E,F,W,I,UP,B,C4,SIM", "--ignore", "B017", "--line-length", "88"],
-        ["-m", "mypy", "--config-file", str(strict(tmp_path))],
+        ["-m", "mypy", "--config-file", str(strict(directory, tmp_path))],  # of both, as it reads torch once
     ):
-        command = [sys.executable, *tool, str(tmp_path)]
+        command = [sys.executable, *tool, str(directory)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def strict(directory: Path) -> Path:
+def strict(directory: Path, elsewhere: Path) -> Path:
     """All of mypy's checks but those that a library which is not installed fails: nobody knows its classes.
 
     For other modules it is what `make check` asks, so that mypy takes torch from that run's cache.
     """
     modules = ", ".join(f'"{file.stem}"' for file in directory.glob("*.py"))
     of_files = ["disallow_subclassing_any = false", 'disable_error_code = ["override"]']
-    path = directory / "pyproject.toml"
+    path = elsewhere / "pyproject.toml"
     path.write_text(
         "\n".join(
             [(ROOT / "pyproject.toml").read_text(), "[[tool.mypy.overrides]]", f"module = [{modules}]", *of_files]
@@ -168,12 +173,10 @@ def strict(directory: Path) -> Path:
     return path
 
 
-def test_the_file_for_plain_vllm_imports_nothing_of_this_project() -> None:
+def test_the_file_for_plain_vllm_imports_nothing_of_this_project(written: dict[str, list[Path]]) -> None:
     allowed = {"torch", "vllm", "pytest", "safetensors", *sys.stdlib_module_names}
-    entries = [entry_of(*one) for one in forms_of("vllm")] + [seen.entry for seen in SEEN]
-    for entry in entries:
-        tree = ast.parse(write(entry, entry.failures[0], Vllm(), "fails somewhere."))
-        for node in ast.walk(tree):
+    for path in written["vllm"]:
+        for node in ast.walk(ast.parse(path.read_text())):
             names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert {name.partition(".")[0] for name in names} <= allowed, names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -73,8 +74,12 @@ def test_a_process_has_its_own_ones_forked_by_the_same_server(tmp_path: Path) ->
 
 
 @pytest.fixture
-def servers(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
-    """Those that this test starts, and may end: it has not yet seen any."""
+def servers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[subprocess.Popen[bytes]]:
+    """Those that this test starts, and may end; they import nothing first."""
+    script = tmp_path / "quick.py"
+    text = Path(forking.__file__).read_text(encoding="utf-8")
+    script.write_text(re.sub(r"^PRELOADED = .*", "PRELOADED = ()", text, flags=re.MULTILINE), encoding="utf-8")
+    monkeypatch.setattr(forking, "__file__", str(script))
     started: list[subprocess.Popen[bytes]] = []
 
     def start(*given: Any, **options: Any) -> subprocess.Popen[bytes]:
@@ -104,7 +109,8 @@ def test_a_server_that_dies_before_it_forks_is_an_error_though_there_is_no_limit
 
     def gone(python: str) -> socket.socket:
         connection = connected(python)
-        servers[0].kill()  # while it imports torch
+        servers[0].kill()
+        servers[0].wait()
         return connection
 
     monkeypatch.setattr(fresh, "_connected", gone)
