@@ -186,7 +186,7 @@ def intercept_lookups(layer: nn.Module) -> None:
     if not isinstance(method.embedding, InterceptedEmbedding):
         method.embedding = InterceptedEmbedding(method.embedding)
     if hasattr(layer, "use_fused_embedding"):
-        layer.use_fused_embedding = False  # vLLM's lookup of a shard on CUDA, which does not ask the quant method
+        layer.__dict__["use_fused_embedding"] = False  # vLLM's on CUDA, which does not ask the quant method
 
 
 class InterceptedLookup:
