@@ -24,7 +24,6 @@ NOT_BUILDABLE = {
     "Qwen3ASRForcedAlignerForTokenClassification": "transformers has no Qwen3 ASR with a head that classifies",
     "Step5ForCausalLM": _SECOND_RUNNER,
     "TeleChat2ForCausalLM": "its checkpoints have keys and values in one tensor, as no class of transformers has them",
-    "UnlimitedOCRForCausalLM": "its attention asks for FlashAttention, which a CPU has not",
 }
 
 # Tables of vLLM's registry whose models are none of their own, and why.
