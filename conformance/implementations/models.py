@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,10 @@ class AdaptersView:
     def weights(self, name: str, lora: Any, own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Those tensors of a module that slots change, with what they amount to; ``lora`` is the layer around it."""
         return {}
+
+    def merged(self, name: str) -> AbstractContextManager[None]:
+        """Inside, a module has the weights that it is given while it runs for the adapter, where it is given any."""
+        return nullcontext()
 
     def serve(self, tokens: int) -> None:
         """Has so many tokens of the next forward served."""

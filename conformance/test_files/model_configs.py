@@ -58,7 +58,7 @@ def config_text(case: ModelCase) -> ConfigText:
         raise CannotWrite(f"transformers has no implementation of {target.architecture}; replay the case")
     content = content_of(case)
     recipe = recipe_of(target.model_type, target.architecture)
-    if recipe.get("names") or recipe.get("transposed") or has_heads(target.architecture):
+    if recipe.get("names") or recipe.get("transposed") or recipe.get("folder") or has_heads(target.architecture):
         raise CannotWrite(
             f"transformers saves {target.model_type} otherwise than published files are; replay the case"
         )

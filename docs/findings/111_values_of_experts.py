@@ -2,7 +2,8 @@
 
 `self_attn.v_experts` are column-parallel layers, which LoRA wraps. The forward calls none of them: it stacks their
 weights and hands them to a fused kernel (`compute_mova_v_sparse`), and a wrapper's `weight` is the base layer's. The
-kernel is a stand-in of torch here. An instance of finding 20.
+kernel is a stand-in of torch here. An instance of finding 20; AliceAI's `attn_res_proj`, `mlp_res_proj` and
+`res_proj`, of which `attn_res` is handed the weight, are read in the same way.
 Clause WRAP-7. Releases: 0.33.0.
 """
 

@@ -10,6 +10,7 @@ import torch
 
 from conformance.certification.clause_tests import bodies_of
 from conformance.engines.threads import ThreadsEngine
+from conformance.implementations.reference import ReferenceImplementation
 from conformance.implementations.vllm import VllmImplementation
 from conformance.implementations.vllm.models.compiled import aligned, aligned_by_adapter, summed
 from conformance.judging.anomalies import UNEXPLAINED
@@ -102,8 +103,22 @@ CASE = ModelCase(
 )
 
 
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="fused experts are Triton kernels")
+
+
 @pytest.mark.vllm
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="fused experts are Triton kernels")
+@on_a_gpu
+@pytest.mark.parametrize("clause", ["MODEL-1", "MODEL-2"])
+def test_the_reference_which_is_asked_for_a_second_opinion_is_read_with_its_adapters(clause: str) -> None:
+    torch.set_grad_enabled(False)
+    layers = VllmImplementation(device="cuda").layers
+    layers.prepare()
+    for body in bodies_of(clause):
+        body(Subject(ReferenceImplementation(layers), ThreadsEngine(), "cuda"), CASE)
+
+
+@pytest.mark.vllm
+@on_a_gpu
 @pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__)
 def test_a_bug_behind_the_slots_is_caught_by_its_name(
     plant: Callable[[pytest.MonkeyPatch, Any], None], monkeypatch: pytest.MonkeyPatch

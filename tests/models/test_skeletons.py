@@ -28,6 +28,7 @@ pytestmark = pytest.mark.vllm
         ("InternLM2ForCausalLM", {"wqkv", "w1", "w3", "tok_embeddings"}),
         ("BailingMoeForCausalLM", {"query_key_value", "down_proj", "shared_experts.down_proj"}),
         ("DotsOCRForCausalLM", {"qkv", "fc1", "q_proj"}),
+        ("AliceAIForCausalLM", {"linear_attn.q_proj", "f_a_proj", "self_attn.q_proj", "mlp_res_proj"}),
         ("DeciLMForCausalLM", {"q_proj", "gate_proj", "lm_head"}),
         ("GLM4VForCausalLM", {"linear_proj.dense_h_to_4h", "attention.query_key_value", "output_layer"}),
         ("InternVLChatModel", {"qkv", "mlp1.1", "gate_proj"}),

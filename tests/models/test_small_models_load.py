@@ -41,6 +41,10 @@ UNEQUAL = ConfigChoices(layers=2, heads=8, kv_heads=2, head_dim=8, hidden=96, in
         "ClefFlashForJointSchema",
         "ColQwen3_5",  # a head in the file of the weights
         "OpsColQwen3Model",
+        "Cosmos3ForConditionalGeneration",  # weights in a folder
+        "Ernie4_5_VLMoeForConditionalGeneration",  # read by a configuration that is not transformers'
+        "InternS1ProForConditionalGeneration",  # rotary embeddings with weights
+        "Qwen4ExpForCausalLM",  # which asks for flash attention
         "Alpamayo2Super",  # all of a model of transformers inside of another one
     ],
 )

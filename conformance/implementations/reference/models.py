@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,12 @@ class ReferenceView(AdaptersView):
             if isinstance(layer, SlotLayer)
         }
 
+    def merged(self, name: str) -> AbstractContextManager[None]:
+        stack = self._manager.layers.get(name)
+        if self._number is None or not isinstance(stack, StackedWeights):
+            return nullcontext()
+        return stack.merged(self._manager.slots.index(self._number))
+
     def serve(self, tokens: int) -> None:
         self._manager.map_tokens([self._number] * tokens)
 
@@ -131,4 +138,4 @@ def weight_of(layer: SlotLayer, base: Tensor, slot: int) -> Tensor:
         lora_b = group.all_gather(lora_b.contiguous(), dim=0)
     product = layer.slots.scaling[slot] * lora_b.double() @ lora_a.double()
     with torch._C.DisableTorchFunctionSubclass():
-        return (base.double() + product.reshape(base.shape)).to(base.dtype)
+        return (base.double() + product.reshape(base.shape).to(base.device)).to(base.dtype)

@@ -51,6 +51,9 @@ HEADS: Mapping[str, tuple[Head, ...]] = {
     "ColQwen3": (Head(tensors={"embedding_proj_layer.weight": (_WIDTH, _HIDDEN)}),),
     "ColQwen3_5": (Head(tensors={**_LATE, "custom_text_proj.bias": (_WIDTH,)}),),
     "D3ForSequenceClassification": (Head("readout.safetensors", {"weight": (2, _HIDDEN)}),),
+    "InternS1ProForConditionalGeneration": (
+        Head(tensors={f"model.language_model.rotary_emb.{one}_coef": (4, 4, 4) for one in ("cos", "sin")}),
+    ),
     "OpsColQwen3Model": (Head(tensors=_LATE),),
 }
 

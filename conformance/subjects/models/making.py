@@ -76,6 +76,9 @@ def complete(directory: Path, content: Mapping[str, Any]) -> None:
     if made_of.endswith("Model") and architecture.endswith(WITH_TOWERS):  # published with the head that it leaves out
         recipe = {"names": {r"^(?!language_model\.model\.)": "model."}, **recipe}
     _rewrite(directory, recipe, content)
+    if "folder" in recipe:
+        (directory / recipe["folder"]).mkdir(exist_ok=True)
+        (directory / recipe["folder"] / "model.safetensors").hardlink_to(directory / "model.safetensors")
     write_heads(directory, content, language_model(content)[1].get("hidden_size", 0))
     _write(path, _merged(saved, content))
 

@@ -9,7 +9,9 @@ from typing import TypedDict
 BUILT_AS = {
     "BertSpladeSparseEmbeddingModel": "BertForMaskedLM",
     "ColQwen3_5": "Qwen3_5Model",
+    "Cosmos3ForConditionalGeneration": "Cosmos3OmniForConditionalGeneration",
     "D3ForSequenceClassification": "Qwen3_5Model",
+    "InternS1ProForConditionalGeneration": "Qwen3VLMoeForConditionalGeneration",
     "JinaEmbeddingsV5Model": "Qwen3Model",
     "LightOnOCRForConditionalGeneration": "LightOnOcrForConditionalGeneration",
     "LlamaBidirectionalForSequenceClassification": "LlamaForSequenceClassification",
@@ -22,41 +24,30 @@ BUILT_AS = {
     "SolarForCausalLM": "LlamaForCausalLM",
 }
 
-_SECOND_RUNNER = "vLLM serves it with its V2 model runner alone, which needs Triton, and a CPU has none"
-
-# Architectures that stand beside no checkpoint of their own, and why.
-NOT_BUILDABLE = {
-    "Llama_Nemotron_Nano_VL": "vLLM builds its tower of code that is published with the weights",
-    "LongcatFlashNgramForCausalLM": _SECOND_RUNNER,
-    "NanbeigeForCausalLM": "transformers has no implementation of it, which vLLM would ask for",
-    "OlmoHybridForCausalLM": "its checkpoints have three convolutions, and vLLM 0.33.0 does not tell the loader of "
-    "the one that they make which it is handed: no checkpoint loads, adapters or not",
-    "OpenPanguVLForConditionalGeneration": "vLLM asks its processor, whose files are not made, while it is built",
-    "PixtralForConditionalGeneration": "its checkpoint has Mistral's own format, with params.json and its tokenizer",
-    "Qwen3ASRForcedAlignerForTokenClassification": "transformers has no Qwen3 ASR with a head that classifies",
-    "Step5ForCausalLM": _SECOND_RUNNER,
-    "UnlimitedOCRForCausalLM": "its attention asks for FlashAttention, which a CPU has not",
-}
-
-# Tables of vLLM's registry whose models are none of their own, and why.
-TABLES_NOT_BUILDABLE = {
-    "_SPECULATIVE_DECODING_MODELS": "a draft model, which vLLM loads beside the model that it drafts for",
-    "_TRANSFORMERS_BACKEND_MODELS": "vLLM's wrapper of transformers' classes; what it serves has names of its own",
-}
-
 _SLOW_AUDIO = {"encoder_config.hidden_dim": 64, "encoder_config.dim_head": 16}
 _INDEXER = {
     "indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 8,
     "indexer_compress_ratio": 4, "output_gate_type": "sigmoid",
+}  # fmt: skip
+_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [22, 22, 20]}
+_ERNIE = {  # what vLLM reads beside the configuration of the language model, as published files have no such
+    "hidden_size": 2560, "intermediate_size": 12288, "num_hidden_layers": 28, "num_attention_heads": 20,
+    "num_key_value_heads": 4, "vocab_size": 103424, "max_position_embeddings": 131072, "hidden_act": "silu",
+    "rms_norm_eps": 1e-5, "use_bias": False, "moe_num_experts": [64, 64], "moe_intermediate_size": [1536, 512],
+    "moe_num_shared_experts": 2, "moe_k": 6, "moe_layer_interval": 1, "moe_layer_start_index": [1, 1],
+    "mlp_layer_types": ["dense"] + ["sparse"] * 27, "pixel_hidden_size": 1280, "spatial_conv_size": 2,
+    "moe_layer_end_index": [99, 99], "temporal_conv_size": 2, "use_temporal_conv": True, "im_patch_id": 100295,
+    "rope_parameters": _ROPE,
 }  # fmt: skip
 _TIED = {"tie_word_embeddings": True, "text_config.tie_word_embeddings": True}
 _CODES = {"format_version": 1, "pooling": "last", "codes": ["A", "B"], "token_ids": [5, 6]}
 _SCHEMA_HEAD = {
     "hidden_size": 2048, "width": 16, "routing_layers": 0, "layers": 0, "heads": 2, "feedforward": 32,
 }  # fmt: skip
+_FOURIER = {"rope_type": "default", "rope_theta": 10000.0, "fope_init_factor": 0.5, "fope_sep_head": True,
+            "num_inv_freq": 4}  # fmt: skip
 _GATE = {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}
 _GEMMA_EXPERTS = {"enable_moe_block": True, "num_experts": 128, "top_k_experts": 8, "moe_intermediate_size": 704}
-_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [22, 22, 20]}
 _QWEN2_ROPE = {"text_config.rope_parameters.mrope_section": [16, 24, 24]}
 _QWEN3_ROPE = {"text_config.rope_parameters.mrope_section": [24, 20, 20],
                "text_config.rope_parameters.mrope_interleaved": True}  # fmt: skip
@@ -93,7 +84,8 @@ class Recipe(TypedDict, total=False):
     configuration, as published files have it, and is made small with it; ``after`` into the small one, as it is.
     ``names`` are patterns of tensors' names that transformers saves otherwise than published files have them,
     ``transposed`` is the pattern of those that it saves transposed, ``interleaved`` of those, by their published
-    names, whose halves of a head are side by side in published files. ``dtypes`` are the only ones vLLM's class takes.
+    names, whose halves of a head are side by side in published files, ``folder`` where these have them. ``dtypes`` are
+    the only ones vLLM's class takes.
     """
 
     types: Mapping[str, str]
@@ -102,6 +94,7 @@ class Recipe(TypedDict, total=False):
     names: Mapping[str, str]
     transposed: str
     interleaved: str
+    folder: str
     dtypes: tuple[str, ...]
 
 
@@ -115,6 +108,11 @@ RECIPES: Mapping[str, Recipe] = {
     "ColQwen3_5": {"before": {"retrieval_attention_contract": "bidirectional", "colbert_dim": 16, **_TIED}},
     "D3ForSequenceClassification": {"before": {"decision_config": _CODES, **_TIED}},
     "HF_ColBERT": {"names": {r"^(embeddings|encoder|pooler)\.": r"bert.\1."}},
+    "InternS1ProForConditionalGeneration": {
+        "before": dict.fromkeys(_TIED, False),
+        "after": {"text_config.rope_parameters": _FOURIER},
+        "transposed": "",
+    },
     "LlamaBidirectionalForSequenceClassification": {"before": {"pooling": "avg"}},
     "LlamaBidirectionalModel": {"before": {"pooling": "avg"}},
     "MiniCPMForCausalLM": {
@@ -133,13 +131,18 @@ RECIPES: Mapping[str, Recipe] = {
         "before": {"vision_config.deepstack_visual_indexes": [0], "text_config.tie_word_embeddings": True,
                    "tie_word_embeddings": True, "text_config.rope_parameters": {"full_attention": _ROPE}},
     },
+    "cosmos3_omni": {"folder": "transformer"},
     "deepseek_v3": {"before": _GATE},
     "deepseek_v32": {"before": _GATE},
     "emu3": {
         "before": {"vocabulary_map": {"<|extra_200|>": 100, "<image>": 101}, "image_token_id": 101},
         "after": {"vq_config.base_channels": 32, "vq_config.codebook_size": 16},
     },
-    "ernie4_5_vl_moe": {"before": {"text_config.rope_parameters": _ROPE}},
+    "ernie4_5_vl_moe": {
+        "before": {"text_config.rope_parameters": _ROPE, "vision_config.embed_dim": 1280, **_ERNIE},
+        "after": {"vision_config.mlp_ratio": 1.5, "freq_allocation": 2},
+        "names": {r"^model\.vision_(model|tower)\.": "vision_model."},
+    },
     "gemma4": {
         "types": {"vision_config": "gemma4_vision"},
         "before": {f"text_config.{name}": value for name, value in _GEMMA_EXPERTS.items()}
@@ -227,6 +230,7 @@ RECIPES: Mapping[str, Recipe] = {
         "before": {f"{which}_tokenizer_encoder_config.{name}": value
                    for which in ("acoustic", "semantic")
                    for name, value in (("depths", [1, 1]), ("downsampling_ratios", [2]), ("num_filters", 8))},
+        "names": {r"^language_model\.model\.model\.": "language_model.model."},
     },
     "voxtral": {"before": {"audio_config.downsample_factor": 4,
                           "audio_config.hop_length": 160, "audio_config.sampling_rate": 16000,

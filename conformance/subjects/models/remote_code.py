@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from conformance.subjects.models.remote_kind import CHATGLM, COMMON, RemoteCode
+from conformance.subjects.models.remote_sounds import WITH_SOUNDS
 from conformance.subjects.models.remote_towers import WITH_TOWERS
 
 _MIXTURE: Mapping[str, Any] = {
@@ -21,6 +22,13 @@ _LATENT: Mapping[str, Any] = {
     "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
 }  # fmt: skip
 _ROUTED: Mapping[str, Any] = {"n_routed_experts": 64, "n_shared_experts": 1}
+_ALICE: Mapping[str, Any] = {
+    "num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768, "shared_expert_intermediate_size": 768,
+    "norm_topk_prob": True, "layer_types": [*["linear_attention"] * 3, "full_attention"] * 8,
+    "linear_num_key_heads": 16, "linear_num_value_heads": 16, "linear_key_head_dim": 128, "linear_value_head_dim": 128,
+    "linear_conv_kernel_dim": 4, "block_attn_res_block_size": 4, "attention_bias": False,
+    "kda_allow_negative_eigenvalues": False, "router_score_function": "sigmoid", "router_bias_correction": True,
+}  # fmt: skip
 _GROUPED = {"attention": {"no_op": False, "n_heads_in_group": 4}, "ffn": {"no_op": False, "ffn_mult": 2.625}}
 _WITHOUT_ATTENTION = {"attention": {"no_op": True, "n_heads_in_group": None}, "ffn": {"no_op": False, "ffn_mult": 1.0}}
 _WITHOUT_MLP = {**_GROUPED, "ffn": {"no_op": True, "ffn_mult": None}}
@@ -53,6 +61,10 @@ _QWEN3_VL_NAMES = {
 
 REMOTE_CODE: Mapping[str, RemoteCode] = {
     **WITH_TOWERS,
+    **WITH_SOUNDS,
+    "AliceAIForCausalLM": RemoteCode(
+        "alice_ai", _ALICE, {r"linear_attn\.A_log": "linear_attn.a_log_bias"}, small={"linear_num_value_heads": 4}
+    ),
     "Alpamayo2Super": RemoteCode(
         "alpamayo2_super", {**_QWEN3_VL, "traj_ids": {"history_id0": 151669, "future_id0": 152669}}, _QWEN3_VL_NAMES
     ),

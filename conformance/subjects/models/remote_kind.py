@@ -46,3 +46,8 @@ CHATGLM: Mapping[str, Any] = {
     "num_layers": 28, "padded_vocab_size": 65024, "ffn_hidden_size": 13696, "kv_channels": 128, "seq_length": 8192,
     "multi_query_attention": True, "multi_query_group_num": 2, "add_qkv_bias": True, "original_rope": True,
 }  # fmt: skip
+LLAMA: Mapping[str, Any] = {**COMMON, "model_type": "llama"}
+WHISPER: Mapping[str, Any] = {
+    "model_type": "whisper", "d_model": 1280, "encoder_layers": 32, "decoder_layers": 4, "encoder_attention_heads": 20,
+    "encoder_ffn_dim": 5120, "num_mel_bins": 128, "max_source_positions": 1500, "vocab_size": 51866,
+}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Architectures with towers whose code is published with their weights, by what their config.json holds.
+"""Architectures with towers for images whose code is published with their weights, by what their config.json holds.
 
 Each number is what published files have, or of their order; `configs.small_config` makes them small.
 """
@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from conformance.subjects.models.remote_kind import CHATGLM, COMMON, RemoteCode
+from conformance.subjects.models.remote_kind import CHATGLM, COMMON, LLAMA, WHISPER, RemoteCode
 
 # Language models.
 _QWEN2: Mapping[str, Any] = {"model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18944,
     "num_attention_heads": 28, "num_key_value_heads": 4, "num_hidden_layers": 28, "vocab_size": 151674,
     "tie_word_embeddings": False,
 }  # fmt: skip
-_LLAMA: Mapping[str, Any] = {**COMMON, "model_type": "llama"}
 _DEEPSEEK: Mapping[str, Any] = {
     **COMMON, "model_type": "deepseek_v2", "first_k_dense_replace": 1, "moe_intermediate_size": 896,
     "n_routed_experts": 64, "n_shared_experts": 2, "num_experts_per_tok": 6, "use_mla": False, "q_lora_rank": None,
@@ -41,24 +40,6 @@ _EVA_CLIP: Mapping[str, Any] = {
     "patch_size": 14, "num_heads": 16, "intermediate_size": 15360, "layer_norm_eps": 1e-6, "num_positions": 6401,
     "image_size": 1120, "scaling_factor": 8,
 }  # fmt: skip
-_WHISPER: Mapping[str, Any] = {
-    "model_type": "whisper", "d_model": 1280, "encoder_layers": 32, "decoder_layers": 4, "encoder_attention_heads": 20,
-    "encoder_ffn_dim": 5120, "num_mel_bins": 128, "max_source_positions": 1500, "vocab_size": 51866,
-}  # fmt: skip
-_CONFORMER: Mapping[str, Any] = {
-    "activation": "swish", "attention_dim": 1024, "attention_heads": 16, "batch_norm": False, "bias_in_glu": True,
-    "causal": True, "chunk_size": -1, "cnn_layer_norm": True, "conv_activation": "swish", "conv_glu_type": "swish",
-    "depthwise_multiplier": 1, "depthwise_seperable_out_channel": 1024, "dropout_rate": 0.0,
-    "encoder_embedding_config": {"input_size": 80}, "ext_pw_kernel_size": 1, "ext_pw_out_channel": 1024,
-    "input_layer": "nemo_conv", "input_size": 80, "kernel_size": 3, "left_chunk": 18, "linear_units": 1536,
-    "nemo_conv_settings": {"conv_channels": 1024}, "num_blocks": 24, "time_reduction": 8,
-    "relative_attention_bias_args": {"t5_bias_max_distance": 500, "type": "t5"},
-}  # fmt: skip
-_SMALL_CONFORMER = {
-    "attention_dim": 64, "attention_heads": 4, "depthwise_seperable_out_channel": 64, "ext_pw_out_channel": 64,
-    "linear_units": 96, "num_blocks": 1, "nemo_conv_settings.conv_channels": 64,
-}  # fmt: skip
-_SIGLIP_QKV = ("q_proj", "k_proj", "v_proj")
 
 # Whole models.
 _INTERN_VL: Mapping[str, Any] = {
@@ -67,14 +48,6 @@ _INTERN_VL: Mapping[str, Any] = {
     "llm_config": _QWEN2, "vision_config": _INTERN_VIT,
 }  # fmt: skip
 _SMALL_INTERN_VL = {"force_image_size": 28, "llm_config.architectures": ["Qwen2ForCausalLM"]}
-_ULTRAVOX: Mapping[str, Any] = {
-    "audio_config": _WHISPER, "text_config": _LLAMA, "hidden_size": 4096, "stack_factor": 8, "projector_act": "swiglu",
-    "projector_ln_mid": True, "num_projector_layers": 0, "audio_token_index": 31999, "vocab_size": 32000,
-}  # fmt: skip
-_ULTRAVOX_NAMES = {
-    r"^audio_tower.*k_proj\.bias$": "",  # of zeros, made by the loader
-    r"audio_tower\.layers\.(\d+)\.mlp\.": r"audio_tower.layers.\1.",
-}
 _EAGLE: Mapping[str, Any] = {
     "downsample_ratio": 0.5, "force_image_size": 448, "select_layer": -1, "text_config": _QWEN2,
     "vision_config": _SIGLIP,
@@ -88,23 +61,7 @@ _MINICPMV: Mapping[str, Any] = {
     "version": "2.6", "query_num": 64, "drop_vision_last_layer": False, "image_size": 448, "patch_size": 14,
     "slice_mode": True, "batch_vision_input": True, "vision_config": _SIGLIP,
 }  # fmt: skip
-_MINICPMO: Mapping[str, Any] = {**_MINICPMV, "audio_config": _WHISPER, "audio_pool_step": 2, "audio_chunk_length": 1.0}
-_PHI4MM: Mapping[str, Any] = {
-    "embd_layer": {
-        "embedding_cls": "image_audio",
-        "audio_embd_layer": {"compression_rate": 8, "downsample_rate": 1, "embedding_cls": "audio",
-                             "projection_cls": "mlp", "use_conv_downsample": False, "use_qformer": False},
-        "image_embd_layer": {"crop_size": 448, "embedding_cls": "tune_image", "hd_transform_order": "sub_glb"},
-    },
-    "audio_processor": {"name": "cascades", "config": _CONFORMER}, "img_processor": None, "tie_word_embeddings": True,
-}  # fmt: skip
-_PHI4MM_NAMES = {
-    r"^vision_encoder\.": "model.embed_tokens_extend.image_embed.",
-    r"^embed_tokens_extend\.audio_projection_for_vision\.":
-        "model.embed_tokens_extend.audio_embed.audio_projection.vision.",
-    r"^embed_tokens_extend\.audio_projection\.": "model.embed_tokens_extend.audio_embed.audio_projection.speech.",
-    r"^embed_tokens_extend\.": "model.embed_tokens_extend.audio_embed.",
-}  # fmt: skip
+_MINICPMO: Mapping[str, Any] = {**_MINICPMV, "audio_config": WHISPER, "audio_pool_step": 2, "audio_chunk_length": 1.0}
 _MOLMO: Mapping[str, Any] = {
     "embedding_size": 152064, "qkv_bias": True, "attention_layer_norm": False, "layer_norm_type": "rms",
     "layer_norm_eps": 1e-6, "norm_after": False, "weight_tying": False,
@@ -153,7 +110,7 @@ _BAGEL: Mapping[str, Any] = {
 _NEMOTRON_VL: Mapping[str, Any] = {
     "downsample_ratio": 0.5, "force_image_size": 512, "ps_version": "v2", "select_layer": -1,
     "template": "bidirectional",
-    "llm_config": {**_LLAMA, "pooling": "avg"}, "vision_config": _SIGLIP, "img_context_token_id": 31998,
+    "llm_config": {**LLAMA, "pooling": "avg"}, "vision_config": _SIGLIP, "img_context_token_id": 31998,
 }  # fmt: skip
 _NEMOTRON_VL_NAMES = {
     r"^language_model\.model\.": "language_model.",
@@ -211,21 +168,12 @@ WITH_TOWERS: Mapping[str, RemoteCode] = {
         small={"embedding_size": 128},
     ),
     "NVLM_D": RemoteCode(
-        "NVLM_D", {**_INTERN_VL, "vision_config": _NVLM_VIT}, decoder="language_model.model", small=_SMALL_INTERN_VL
-    ),
-    "Phi4MMForCausalLM": RemoteCode(
-        "phi4mm",
-        _PHI4MM,
-        _PHI4MM_NAMES,
-        packed={r"vision_encoder\..*\.qkv_proj": _SIGLIP_QKV},
-        small={f"audio_processor.config.{name}": value for name, value in _SMALL_CONFORMER.items()},
-    ),
-    "UltravoxModel": RemoteCode(
-        "ultravox",
-        _ULTRAVOX,
-        _ULTRAVOX_NAMES,
+        "NVLM_D",
+        {**_INTERN_VL, "vision_config": _NVLM_VIT},
         decoder="language_model.model",
-        kept=True,
-        small={"text_config.architectures": ["LlamaForCausalLM"]},
+        small={**_SMALL_INTERN_VL, "vision_config.num_attention_heads": 1},  # and seven more, divisible by ranks
+    ),
+    "UnlimitedOCRForCausalLM": RemoteCode(
+        "unlimited-ocr", _DEEPSEEK_OCR, _OCR_NAMES, packed=_CLIP_QKV, kept=True, small=_SMALL_OCR
     ),
 }

@@ -24,7 +24,7 @@ from conformance.subjects.models.counterparts import (
     served_by,
     served_types,
 )
-from conformance.subjects.models.recipes import NOT_BUILDABLE, TABLES_NOT_BUILDABLE
+from conformance.subjects.models.omissions import NOT_BUILDABLE, TABLES_NOT_BUILDABLE
 from conformance.subjects.models.remote_code import REMOTE_CODE
 from conformance.subjects.models.skeletons import config_class
 

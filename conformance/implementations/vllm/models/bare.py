@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -15,6 +16,7 @@ from conformance.implementations.dtypes import default_dtype
 from conformance.implementations.models import ModelSettings
 from conformance.implementations.vllm.groups import ranked
 from conformance.implementations.vllm.models import engine
+from conformance.implementations.vllm.models.rotary_tables import SHARED
 
 
 @contextmanager
@@ -23,12 +25,13 @@ def bare_model(
 ) -> Iterator[tuple[Any, Any]]:
     """One rank's model of the config.json in ``directory`` and its `VllmConfig`, inside of which it was built.
 
-    Switched on, ``lora`` chooses kernels that LoRA can be added to.
+    Switched on, ``lora`` chooses kernels that LoRA can be added to. All its tensors may be written over: the rotary
+    tables, which other models of the process share among them, are its own.
 
     Raises whatever vLLM does for a configuration that it does not take.
     """
     engine.groups()
-    with ranked(group), engine.quick_loading(), engine.without_amx():
+    with ranked(group), engine.quick_loading(), engine.without_amx(), patch.dict(SHARED, clear=True):
         config = engine.engine_config(directory, ModelSettings(lora=lora, dtype=dtype), group.size)
         utils = importlib.import_module("vllm.model_executor.model_loader.utils")
         with importlib.import_module("vllm.config").set_current_vllm_config(config), default_dtype(dtype):

@@ -84,7 +84,8 @@ def _tensors_of(
     parts = _parts(members, getattr(module, "output_sizes", None), parameter)
     if len(parts) > 1:
         for member, rows in parts:
-            yield CheckpointTensor(_joined(parent, member, leaf), (rows, *parameter.shape[1:]))
+            shape = (rows, *parameter.shape[1:])
+            yield CheckpointTensor(_joined(parent, member, leaf), shape, convolves=len(shape) > 2)
         return
     own = getattr(module, "org_vocab_size", len(parameter) if parameter.ndim else 0)
     shape = (own, *parameter.shape[1:]) if parameter.ndim else ()
@@ -107,7 +108,9 @@ def _parts(members: Sequence[str], sizes: Sequence[int] | None, parameter: Tenso
     if sizes is not None and len(sizes) == len(members):
         return list(zip(members, sizes, strict=True))
     last, _, rows = members[-1].partition(":")
-    return [(members[0], len(parameter) - int(rows)), (last, int(rows))] if rows else []
+    if rows:
+        return [(members[0], len(parameter) - int(rows)), (last, int(rows))]
+    return [(one, len(parameter) // len(members)) for one in members] if sizes is None and parameter.ndim else []
 
 
 def _joined(*parts: str) -> str:

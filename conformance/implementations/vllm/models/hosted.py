@@ -28,6 +28,7 @@ from conformance.implementations.vllm.groups import ranked
 from conformance.implementations.vllm.models import engine, forwards
 from conformance.implementations.vllm.models.bare import bare_model
 from conformance.implementations.vllm.models.readings import Reader, is_embedding, is_head, own_tensors
+from conformance.implementations.vllm.models.rotary_tables import tables
 from lora_compat.checkpoint_map import CheckpointMap, TensorInfo, shapes_in
 
 _MAPS_KEPT = 32
@@ -57,7 +58,7 @@ class VllmHost(HostedModel):
         return self._reader.names
 
     def read(self, view: AdaptersView | None) -> dict[str, Parts]:
-        with self.ranked(), torch.no_grad():
+        with self.ranked(), torch.no_grad(), tables.unchanged("reading"):
             return self._reader.read(view, self.group)
 
     def logits(self, view: AdaptersView | None, tokens: Tensor) -> Tensor:
@@ -100,11 +101,12 @@ class VllmModelLibrary(ModelLibrary):
         engine.prepare()
 
     def host(self, directory: Path, settings: ModelSettings, group: RankGroup) -> HostedModel:
-        try:
-            with loading(group):
-                return VllmHost(directory, settings, group)
-        except Exception as error:
-            raise BaseModelError(f"{type(error).__name__}: {error}") from error
+        with tables.unchanged("loading"):
+            try:
+                with loading(group):
+                    return VllmHost(directory, settings, group)
+            except Exception as error:
+                raise BaseModelError(f"{type(error).__name__}: {error}") from error
 
     def maps(self, directory: Path, settings: ModelSettings, size: int) -> Sequence[CheckpointMap]:
         return learned(directory, settings.dtype, size)

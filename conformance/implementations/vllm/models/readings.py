@@ -56,10 +56,10 @@ class Reader:
         elif is_head(base):
             return {}  # its weight is read through the logits
         elif EXPERTS[0] in own and self._device.type == "cuda":
-            output = self._run(name, lambda: expert_outputs(base, self._view.serve, group))
+            output = self._run(name, lambda: self._experts(name, base, group))
             if output is not None:
                 return own | output
-        return own | dict(self._view.weights(name, lora, own))
+        return own | {key: tensor.cpu() for key, tensor in self._view.weights(name, lora, own).items()}
 
     def _output(self, name: str, part: str, run: Callable[[], Tensor]) -> dict[str, Tensor] | None:
         return self._run(name, lambda: {part: run()})
@@ -96,6 +96,10 @@ class Reader:
     def _looked_up(self, module: Any, ids: Tensor) -> Tensor:
         self._view.serve(len(ids))
         return _first(module(ids))
+
+    def _experts(self, name: str, base: Any, group: RankGroup) -> dict[str, Tensor]:
+        with self._view.merged(name):
+            return expert_outputs(base, self._view.serve, group)
 
     def _logits(self) -> Tensor:
         given = torch.eye(self._hidden_size, dtype=self._dtype, device=self._device)

@@ -22,6 +22,7 @@ from conformance.implementations.models import (
 from conformance.implementations.vllm.cuda import forget_addresses
 from conformance.implementations.vllm.models import engine
 from conformance.implementations.vllm.models.hosted import VllmHost, loading
+from conformance.implementations.vllm.models.rotary_tables import tables
 from conformance.implementations.vllm.models.slots import expert_weights, linear_weight
 from conformance.implementations.vllm.runtime import runtime
 
@@ -41,12 +42,13 @@ class VllmModels(ModelServer):
         return tuple(option for option, flag in declared.items() if getattr(cls, flag, False))
 
     def load(self, directory: Path, settings: ModelSettings, group: RankGroup) -> ServedModel:
-        try:
-            with loading(group):
-                return VllmModel(VllmHost(directory, settings, group), settings)
-        except Exception as error:
-            said = f"{type(error).__name__}: {error}"
-            raise (NoLoRASupport if any(one in said for one in _NO_LORA) else BaseModelError)(said) from error
+        with tables.unchanged("loading"):
+            try:
+                with loading(group):
+                    return VllmModel(VllmHost(directory, settings, group), settings)
+            except Exception as error:
+                said = f"{type(error).__name__}: {error}"
+                raise (NoLoRASupport if any(one in said for one in _NO_LORA) else BaseModelError)(said) from error
 
 
 class VllmModel(ServedModel):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,8 @@ from conformance.implementations.vllm.models import compiled
 # Each is said in the report: what is missing, and what is there instead.
 STAND_INS = {
     "sparse attention": "vLLM's dense latent attention of a CPU, which is built and not run",
+    "FlashAttention of towers": "the same on a CPU, which is built and not run",
+    "attention to the chunk before": "a CPU's attention, which is built and not run",
     "attention of small heads on a GPU": "vLLM's Triton backend, which is built and not run",
     "compiled activations, where a GPU's vLLM lacks them": "their names, which are looked up and not called",
     "the compiled lookup of a sharded embedding, likewise": "the same function by torch",
@@ -24,6 +27,7 @@ STAND_INS = {
     "the activation of experts on a GPU, and the choice of experts": "unit vectors to each of both products, and "
     "every expert in each place of a token",
     "experts without a gate": "vLLM's fused experts, whose weights are compared and which are not run",
+    "the flash attention that Qwen4Exp asks for on a CPU": "the answer that it is there, as it is built and not run",
     "quick GELU": "the same function by torch",
     "the processor of images and sounds, whose checkpoint files are not made": "room for as many tokens as are read, "
     "which is all that LoRA on towers asks of it, and the names of the parts that transformers' class has, and "
@@ -49,6 +53,9 @@ def put_in_place(device: str) -> None:
     torch.compiler.set_stance("force_eager")
     if device == "cpu":
         _dense_for_sparse()
+        _flash_attention_of_towers()
+        _attention_without_looking_back()
+        _flash_attention_is_there()
         importlib.import_module("vllm.triton_utils").triton.set_allocator = lambda allocator: None
     else:
         _attention_of_any_head()
@@ -66,6 +73,31 @@ def _dense_for_sparse() -> None:
         return choose(cls, selected, attn_selector_config=dense, **others)  # type: ignore[no-any-return]
 
     platform.get_attn_backend_cls = classmethod(chosen)
+
+
+def _flash_attention_of_towers() -> None:
+    platform = importlib.import_module("vllm.platforms.cpu").CpuPlatform
+    backends = importlib.import_module("vllm.v1.attention.backends.registry").AttentionBackendEnum
+    of_a_cpu = platform.get_supported_vit_attn_backends
+    platform.get_supported_vit_attn_backends = classmethod(lambda cls: [*of_a_cpu(), backends.FLASH_ATTN])
+
+
+def _attention_without_looking_back() -> None:
+    attention: Any = importlib.import_module("vllm.v1.attention.backends.cpu_attn").CPUAttentionBackendImpl
+    made = attention.__init__
+
+    def without(self: Any, *given: Any, chunk_lookback: int = -1, **named: Any) -> None:
+        made(self, *given, **named)
+
+    attention.__init__ = without
+
+
+def _flash_attention_is_there() -> None:
+    importlib.import_module("vllm.v1.attention.backends.flash_attn")  # which takes its functions where they are
+    asking = ("vllm.v1.attention.backends.fa_utils", "vllm.models.qwen4_exp.nvidia.qsa")
+    for name in asking[: 1 + (asking[1] in sys.modules)]:
+        module: Any = importlib.import_module(name)
+        module.is_flash_attn_varlen_func_available = lambda: True
 
 
 def _attention_of_any_head() -> None:

@@ -1,0 +1,63 @@
+"""vLLM's models share rotary tables: whoever writes into one is noticed, and no map is learned on them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+import torch
+
+from conformance.certification.clause_tests import bodies_of
+from conformance.implementations.vllm.models.hosted import learned
+from conformance.implementations.vllm.models.readings import Reader
+from conformance.implementations.vllm.models.rotary_tables import SHARED, TableOverwritten, tables
+from conformance.subjects.models.observing import chains
+from conformance.subjects.outcomes import HarnessError
+from conformance.subjects.subject import Subject
+from strategies.models.adapters import ModelAdapter
+from strategies.models.cases import ModelCase
+from tests.models.planted import around
+
+pytestmark = pytest.mark.vllm
+CASE = ModelCase(target="llama", adapter=ModelAdapter(modules=("q_proj",)))
+
+
+def shared() -> list[torch.Tensor]:
+    module, _, name = SHARED.rpartition(".")
+    return [rotary.cos_sin_cache for rotary in getattr(importlib.import_module(module), name).values()]
+
+
+@pytest.fixture
+def served(subject: Subject) -> Subject:
+    (body,) = bodies_of("MODEL-2")
+    body(subject, CASE)
+    assert shared()
+    return subject
+
+
+def test_a_number_written_into_a_table_while_a_model_is_read_is_said_with_the_step(
+    served: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(original: Any, *given: Any) -> Any:
+        found = original(*given)
+        shared()[-1][0, 0] = 0
+        return found
+
+    around(monkeypatch, Reader, "read", change)
+    (body,) = bodies_of("MODEL-2")
+    with pytest.raises(HarnessError, match=r"reading: .* RotaryEmbedding.cos_sin_cache\[0, 0\] is 0 and was 1, as 1 "):
+        body(served, CASE)
+    assert shared()[-1][0, 0] == 1, "it is put back, so that other cases are judged"
+
+
+def test_one_written_between_two_steps_is_said_before_the_next(served: Subject) -> None:
+    shared()[-1].fill_(7)
+    with pytest.raises(TableOverwritten, match="before loading, since the last reading"), tables.unchanged("loading"):
+        pass
+
+
+def test_a_map_is_learned_on_tables_of_its_own(served: Subject) -> None:
+    before = [table.clone() for table in shared()]
+    learned(chains().of(CASE).base, getattr(torch, CASE.dtype.of_tensors), 1)
+    assert all(map(torch.equal, before, shared()))
