@@ -182,8 +182,11 @@ def intercept_lookups(layer: nn.Module) -> None:
     if method is None:
         if not isinstance(layer.forward, InterceptedLookup):
             layer.forward = InterceptedLookup(layer)
-    elif not isinstance(method.embedding, InterceptedEmbedding):
+        return
+    if not isinstance(method.embedding, InterceptedEmbedding):
         method.embedding = InterceptedEmbedding(method.embedding)
+    if hasattr(layer, "use_fused_embedding"):
+        layer.__dict__["use_fused_embedding"] = False  # vLLM's on CUDA, which does not ask the quant method
 
 
 class InterceptedLookup:

@@ -57,6 +57,24 @@ def test_an_adapter_that_does_not_fit_is_refused_and_leaves_the_slot() -> None:
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
+class FusedLookup(VocabParallelEmbedding):
+    """As vLLM's on CUDA: a lookup of its own, which does not ask the quant method."""
+
+    use_fused_embedding = True
+
+    def forward(self, input_: torch.Tensor) -> torch.Tensor:
+        return self.weight[input_] if self.use_fused_embedding else super().forward(input_)
+
+
+def test_a_fused_lookup_that_would_pass_adapters_by_is_switched_off() -> None:
+    base, ids = FusedLookup(12, 2), torch.tensor([3, 11])
+    base.weight_loader(base.weight, torch.zeros(12, 2))
+    layer = lora_compat.wrap_embedding(base, CONFIG)
+    layer.set_lora(0, adapter(2, 1, 12))
+    layer.set_batch(TokenBatch.of((0, -1)))
+    assert layer(ids).tolist() == [[1.0, 1.0], [0.0, 0.0]]
+
+
 def test_an_embedding_has_one_wrapper_and_an_lm_head_is_no_embedding() -> None:
     layer = VocabParallelEmbedding(4, 2)
     wrapped = lora_compat.wrap_embedding(layer, CONFIG)
