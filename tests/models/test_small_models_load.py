@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from benchmarks.model_types import attempt
 from conformance.engines.ranks import RankGroup
-from conformance.implementations.models import OUTPUT, ModelSettings
+from conformance.implementations.models import LOGITS, OUTPUT, ModelSettings
+from conformance.implementations.vllm.models.readings import Reader
 from conformance.subjects.models.checkpoints import content_of, model_of, save
 from conformance.subjects.models.observing import server_of
 from conformance.subjects.models.recipes import RECIPES
@@ -71,3 +75,11 @@ def test_a_checkpoint_in_mistrals_format_is_loaded_as_transformers_has_its_rows(
 @pytest.mark.parametrize("name", ["LlamaForCausalLM", "DeepseekV32ForCausalLM", "ArceeForCausalLM"])
 def test_a_small_model_with_sizes_that_differ_loads(name: str) -> None:
     assert attempt(resolve(name), UNEQUAL).works
+
+
+@pytest.mark.parametrize("pools", [False, True])
+def test_a_model_that_pools_has_no_logits_to_compare(pools: bool) -> None:
+    model: Any = nn.Linear(4, 4)
+    model.compute_logits, model.is_pooling_model = model.forward, pools
+    config = SimpleNamespace(model_config=SimpleNamespace(get_hidden_size=lambda: 4, dtype=torch.float32))
+    assert (LOGITS in Reader(model, config).names) is not pools
