@@ -3,7 +3,7 @@
 transformers' class without a head, which AutoModel makes, has `language_model.layers.0.self_attn.q_proj`. The same
 checkpoint served for embeddings has `language_model.model.layers.0.self_attn.q_proj`. Of a model of text alone vLLM
 looks for names without `model.`, and not where that is behind a prefix; its mapper tells names with a head only. With
-a mapper that tells this one the adapter is served. So it is with Qwen2-VL, Qwen2.5-VL and Gemma 3.
+a mapper that tells this one the adapter is served. So it is with Qwen2-VL, Gemma 3, Mistral 3, InternVL and PaliGemma.
 Clause MODEL-1. Releases: 0.33.0.
 """
 

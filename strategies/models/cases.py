@@ -14,7 +14,7 @@ from strategies.cases import Dtype
 from strategies.choices import numbers, sampled
 from strategies.codec import Spec
 from strategies.existing import NothingFits
-from strategies.models.adapters import FEATURES, ModelAdapter, Targetable, model_adapters
+from strategies.models.adapters import EMBEDDING, FEATURES, SAVED_EMBEDDING, ModelAdapter, Targetable, model_adapters
 from strategies.models.configs import ConfigChoices
 
 TP_SIZES = (1, 1, 2, 2, 4)
@@ -118,15 +118,19 @@ def _targeted() -> ModelDraws:
 def featured_cases(draw: DrawFn) -> ModelCase:
     """The target's plainest model and an adapter of one of its first modules with one of PEFT's `FEATURES`: a dozen.
 
+    One more is of an embedding, whose own weight PEFT saves, where there is one that is not tied.
+
     Raises:
         NothingFits: no model is being certified, or PEFT can target nothing in it.
     """
     target = _targeted()
     offer = target.offer(ConfigChoices())
     modules = [one for one in (offer.alone or offer.modules) if one not in offer.tied] if offer else []
-    if not modules:
+    if offer is None or not modules:
         raise NothingFits("PEFT can target nothing in this model")
-    adapter = ModelAdapter((draw(sampled(tuple(modules[:2]), "module")),), feature=draw(sampled(FEATURES, "feature")))
+    saved = (SAVED_EMBEDDING,) if EMBEDDING in offer.modules and EMBEDDING not in offer.tied else ()
+    feature, module = draw(sampled(FEATURES + saved, "feature")), draw(sampled(tuple(modules[:2]), "module"))
+    adapter = ModelAdapter((module,) + (EMBEDDING,) * (feature == SAVED_EMBEDDING), feature=feature)
     return ModelCase(target=target.path, adapter=adapter, dtype=target.dtypes[0])
 
 

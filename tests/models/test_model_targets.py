@@ -33,6 +33,7 @@ pytestmark = pytest.mark.vllm
         ("LlamaModel", "LlamaModel", Naming.ARCHITECTURE),
         ("Qwen3Model", "Qwen3Model", Naming.ARCHITECTURE),
         ("Qwen3VLModel", "Qwen3VLForConditionalGeneration", Naming.ARCHITECTURE),
+        ("Gemma4Model", "Gemma4ForConditionalGeneration", Naming.ARCHITECTURE),
         ("vllm.model_executor.models.llama:LlamaForCausalLM", "LlamaForCausalLM", Naming.CLASS),
     ],
 )

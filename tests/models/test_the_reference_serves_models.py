@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from torch import Tensor
 
 from conformance.certification.clause_tests import bodies_of
 from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.reference import ReferenceImplementation
 from conformance.implementations.vllm.layers import VllmLayers
+from conformance.judging.verdicts import Violation
 from conformance.subjects.outcomes import FileRefused, NotApplicable
 from conformance.subjects.subject import Subject
-from strategies.models.adapters import ModelAdapter
+from lora_compat.peft_loading import read_tensors
+from strategies.models.adapters import SAVED_EMBEDDING, ModelAdapter
 from strategies.models.cases import ModelCase
 from strategies.models.configs import ConfigChoices
 
@@ -74,6 +79,24 @@ def test_what_it_cannot_serve_it_refuses_by_name(name: str, subject: Subject) ->
     (body,) = bodies_of("MODEL-2")
     with pytest.raises(FileRefused, match=kind):
         body(subject, ModelCase(target=target, adapter=adapter))
+
+
+SAVED = ModelCase(adapter=ModelAdapter(modules=("o_proj", "embed_tokens"), feature=SAVED_EMBEDDING))
+
+
+def test_an_embedding_saved_beside_an_adapter_that_is_not_the_models_is_refused(subject: Subject) -> None:
+    (body,) = bodies_of("MODEL-9")
+    body(subject, SAVED)
+
+
+def test_one_that_is_skipped_is_found(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    def skipping(directory: Path) -> dict[str, Tensor]:
+        return {key: tensor for key, tensor in read_tensors(directory).items() if ".base_layer." not in key}
+
+    monkeypatch.setattr("lora_compat.checkpoint_map.adapter_loading.read_tensors", skipping)
+    (body,) = bodies_of("MODEL-9")
+    with pytest.raises(Violation, match="feature-ignored"):
+        body(subject, SAVED)
 
 
 @pytest.mark.parametrize(

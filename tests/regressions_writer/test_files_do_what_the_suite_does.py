@@ -16,14 +16,15 @@ from conformance.certification.clause_tests import bodies_of
 from conformance.search.bodies import judges
 from conformance.search.drawing import draw_cases
 from conformance.subjects.outcomes import NotExercised
-from conformance.test_files.lora_compat_dialect import LoraCompat
 from conformance.test_files.scenes import reference
+from conformance.test_files.writer import write_all
 from lora_compat import TokenBatch
 from lora_compat.adapters import LayerAdapter
 from lora_compat.wrapper import LoRALinear
 from strategies.cases import Case, Layout, Regime
 from strategies.drawing import cases
-from tests.regressions_writer.test_files_stand_on_their_own import run_test, text_of
+from tests.regressions_writer.examples import entry_of
+from tests.regressions_writer.test_files_stand_on_their_own import run_test
 
 COUNT = 12
 CALLS = ("set_lora", "reset_lora", "set_batch", "forward")
@@ -77,7 +78,10 @@ def noted() -> Iterator[list[object]]:
 
 @pytest.mark.parametrize("clause", CLAUSES)
 def test_the_file_of_a_layer_makes_calls_that_the_suite_makes_in_its_order(clause: str) -> None:
-    for case in drawn(tuple(Layout) if clause in ("MATH-1", "MATH-7") else (Layout.TWO_D,)):
+    tried = drawn(tuple(Layout) if clause in ("MATH-1", "MATH-7") else (Layout.TWO_D,))
+    entries = [entry_of(clause, CLAUSES[clause], case) for case in tried]
+    texts = write_all([(entry, entry.failures[0]) for entry in entries])
+    for case, (text, _) in zip(tried, texts, strict=True):
         body = next(body for body in bodies_of(clause) if judges(body, case))
         try:
             with noted() as of_suite, torch.no_grad():
@@ -85,7 +89,7 @@ def test_the_file_of_a_layer_makes_calls_that_the_suite_makes_in_its_order(claus
         except NotExercised:
             continue  # it went no further than it had to
         with noted() as of_file:
-            run_test(text_of(clause, CLAUSES[clause], case, LoraCompat()))
+            run_test(str(text))
         rest = iter(of_suite)
         assert all(call in rest for call in of_file), (case, of_file, of_suite)
         assert "forward" in str(of_file[-1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
@@ -24,7 +24,7 @@ from conformance.subjects.records import Record
 from conformance.test_files.lora_compat_dialect import LoraCompat
 from conformance.test_files.plays import play_of
 from conformance.test_files.scenes import reference
-from conformance.test_files.writer import write
+from conformance.test_files.writer import write, write_all
 from conformance.values.programs import ProgramValues, in_tower
 from lora_compat.errors import FullHouseError, LoRAError
 from lora_compat.families import Family
@@ -93,11 +93,13 @@ def played(program: Program) -> list[Record]:
 def test_the_file_makes_every_call_of_a_manager_that_the_suite_makes() -> None:
     assert {step.kind for program in drawn(EVERY_KIND) for step in program.steps} == set(StepKind)
     assert any(program.model.tower for program in drawn(EVERY_KIND))
-    for program in drawn(EVERY_KIND):
+    entries = [entry_of("LIFE-1", "delta-dropped", program, last_run(program)) for program in drawn(EVERY_KIND)]
+    texts = write_all([(entry, entry.failures[0]) for entry in entries])
+    for program, (text, _) in zip(drawn(EVERY_KIND), texts, strict=True):
         with noted() as of_suite:
             played(program)
         with noted() as of_file:
-            run_test(written("LIFE-1", "delta-dropped", last_run(program), program))
+            run_test(text)
         assert of_file == of_suite, program
 
 
@@ -127,23 +129,23 @@ def test_the_file_expects_each_token_to_be_served_by_whom_the_suite_expects() ->
 def test_every_drawn_program_that_shows_a_planted_bug_has_a_file_that_shows_it(
     clause: str, machine: Source, bug: str
 ) -> None:
-    body, shown = bodies_of(clause)[0], 0
+    body, found = bodies_of(clause)[0], []
     for program in drawn(machine):
         with BUGS[bug].patch():
-            found = violation_of(reference(), body, program)
-        if found is not None:
-            assert_proved(clause, found, BUGS[bug].patch)
-            shown += 1
+            found.append(violation_of(reference(), body, program))
+    shown = [one for one in found if one is not None]
     assert shown, "no drawn program shows the bug"
+    assert_proved(clause, shown, BUGS[bug].patch)
 
 
-def assert_proved(clause: str, found: Violation, planted: Callable[[], Any]) -> None:
-    """The file passes on the reference, and fails where the bug is."""
-    assert isinstance(found.case, Program)
-    text = written(clause, found.anomaly, found.sighting, found.case)
-    run_test(text)
-    with planted(), pytest.raises((AssertionError, LoRAError, pytest.fail.Exception)):
+def assert_proved(clause: str, found: Sequence[Violation], planted: Callable[[], Any]) -> None:
+    """Each file passes on the reference, and fails where the bug is."""
+    entries = [entry_of(clause, one.anomaly, one.case, one.sighting) for one in found]
+    for text, _ in write_all([(entry, entry.failures[0]) for entry in entries]):
+        assert isinstance(text, str)
         run_test(text)
+        with planted(), pytest.raises((AssertionError, LoRAError, pytest.fail.Exception)):
+            run_test(text)
 
 
 @contextmanager
@@ -172,7 +174,7 @@ def test_a_refusal_that_is_right_by_the_contract_has_a_file_of_whom_the_manager_
     assert found is not None
     assert found.anomaly == "refused-wrongly"
     assert "call 4, activate(1), rank 0: FullHouseError" in found.message
-    assert_proved("LIFE-1", found, pins_without_a_slot)
+    assert_proved("LIFE-1", [found], pins_without_a_slot)
 
 
 def test_a_plainer_directory_is_rank_stabilised_as_a_whole_or_not_at_all() -> None:

@@ -18,7 +18,7 @@ from conformance.test_files.layout import CannotWrite
 from conformance.test_files.literals import INTEGERS, tensor_text
 from conformance.test_files.lora_compat_dialect import LoraCompat
 from conformance.test_files.vllm_dialect import Vllm
-from conformance.test_files.writer import file_name, write
+from conformance.test_files.writer import DIALECTS, file_name, proved, write, write_all
 from lora_compat.errors import LoRAError
 from lora_compat.wrapper import LoRALinear
 from strategies.cases import Case, Dtype, LayerSpec, Quantization, Regime
@@ -46,7 +46,7 @@ from tests.regressions_writer.examples import (
     entry_of,
     forms_of,
 )
-from tests.regressions_writer.models import SEEN, SKIPPING, Seen, in_layer
+from tests.regressions_writer.models import SEEN, SKIPPING, in_layer
 from tests.suite import ROOT
 from tests.vocabulary import planted as of_vocabularies
 
@@ -102,9 +102,22 @@ def run_test(text: str) -> None:
         torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize(("clause", "anomaly", "case"), CASES)
-def test_the_file_for_lora_compat_passes_on_the_reference(clause: str, anomaly: str, case: Spec) -> None:
-    run_test(text_of(clause, anomaly, case, LoraCompat()))
+ENTRIES = [*(entry_of(*one) for one in CASES), *(seen.entry for seen in SEEN)]
+
+
+@pytest.fixture(scope="module")
+def written() -> list[tuple[str | CannotWrite, ...]]:
+    """What each of `ENTRIES` is as a file for lora_compat and for plain vLLM; ruff is asked once for all of them."""
+    given = [(entry, entry.failures[0]) for entry in ENTRIES]
+    return [
+        tuple(one if isinstance(one, CannotWrite) else proved(one, *found, "fails somewhere.") for one in files)
+        for found, files in zip(given, write_all(given), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=lambda number: "-".join(CASES[number][:2]))
+def test_the_file_for_lora_compat_passes_on_the_reference(number: int, written: list[tuple[str, ...]]) -> None:
+    run_test(written[number][0])
 
 
 @pytest.mark.parametrize("name", PLANTED)
@@ -115,42 +128,48 @@ def test_the_file_fails_where_the_bug_is(name: str) -> None:
     run_test(text)
 
 
-@pytest.mark.parametrize("seen", SEEN, ids=lambda seen: f"{seen.clause} {seen.anomaly}")
-def test_the_file_of_a_model_passes_on_the_reference_and_fails_where_the_bug_is(seen: Seen) -> None:
-    text = write(seen.entry, seen.entry.failures[0], LoraCompat(), "fails somewhere.")
+@pytest.mark.parametrize(
+    "number", range(len(SEEN)), ids=lambda number: f"{SEEN[number].clause} {SEEN[number].anomaly}"
+)
+def test_the_file_of_a_model_passes_on_the_reference_and_fails_where_the_bug_is(
+    number: int, written: list[tuple[str, ...]]
+) -> None:
+    text, bug = written[len(CASES) + number][0], SEEN[number].bug
     run_test(text)
-    if seen.bug:
-        with MODEL_BUGS[seen.bug].patch(), pytest.raises((AssertionError, LoRAError, pytest.fail.Exception)):
+    if bug:
+        with MODEL_BUGS[bug].patch(), pytest.raises((AssertionError, LoRAError, pytest.fail.Exception)):
             run_test(text)
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
-    """A file of each form, by the implementation it is for; all in one folder."""
+def test_every_form_has_a_file(written: list[tuple[str | CannotWrite, ...]]) -> None:
+    for dialect, files in zip(DIALECTS, zip(*written, strict=True), strict=True):
+        expected = len(forms_of(dialect.impl)) + len(SEEN)
+        assert sum(isinstance(one, str) for one in files) == expected, dialect.impl
+
+
+def test_files_are_formatted_typed_and_short(
+    written: list[tuple[str | CannotWrite, ...]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     directory = tmp_path_factory.mktemp("written")
-    paths: dict[str, list[Path]] = {}
-    for dialect in (LoraCompat(), Vllm()):
-        entries = [entry_of(*one) for one in forms_of(dialect.impl)] + [seen.entry for seen in SEEN]
-        paths[dialect.impl] = []
-        for number, entry in enumerate(entries):
-            path = directory / f"test_{dialect.impl}_{number}_{file_name(entry, entry.failures[0], dialect)}"
-            path.write_text(write(entry, entry.failures[0], dialect, "fails somewhere."))
-            paths[dialect.impl].append(path)
-    return paths
-
-
-def test_files_are_formatted_typed_and_short(written: dict[str, list[Path]], tmp_path: Path) -> None:
-    directory = written["vllm"][0].parent
-    for path in directory.iterdir():
-        text = path.read_text()
-        # A PEFT directory takes a config, and lines that save and load it.
-        assert text.count("\n") < (100 if "CONFIGS" in text else 80), text
+    for number, (entry, files) in enumerate(zip(ENTRIES, written, strict=True)):
+        for dialect, text in zip(DIALECTS, files, strict=True):
+            if isinstance(text, CannotWrite):
+                continue
+            # A PEFT directory takes a config, and lines that save and load it.
+            assert text.count("\n") < (100 if "CONFIGS" in text else 80), text
+            name = f"test_{dialect.impl}_{number}_{file_name(entry, entry.failures[0], dialect)}"
+            (directory / name).write_text(text)
     ours = 'lint.isort.known-first-party=["lora_compat"]'
     ruff = ["-m", "ruff", "--isolated", "--config", ours]
     for tool in (
         [*ruff, "format", "--check", "--diff", "--line-length", "88"],
         [*ruff, "check", "--select", "E,F,W,I,UP,B,C4,SIM", "--ignore", "B017", "--line-length", "88"],
-        ["-m", "mypy", "--config-file", str(strict(directory, tmp_path))],  # of both, as it reads torch once
+        [
+            "-m",
+            "mypy",
+            "--config-file",
+            str(strict(directory, tmp_path_factory.mktemp("configuration"))),
+        ],  # of both, as it reads torch once
     ):
         command = [sys.executable, *tool, str(directory)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -173,10 +192,12 @@ def strict(directory: Path, elsewhere: Path) -> Path:
     return path
 
 
-def test_the_file_for_plain_vllm_imports_nothing_of_this_project(written: dict[str, list[Path]]) -> None:
+def test_the_file_for_plain_vllm_imports_nothing_of_this_project(
+    written: list[tuple[str | CannotWrite, ...]],
+) -> None:
     allowed = {"torch", "vllm", "pytest", "safetensors", *sys.stdlib_module_names}
-    for path in written["vllm"]:
-        for node in ast.walk(ast.parse(path.read_text())):
+    for text in (files[1] for files in written if isinstance(files[1], str)):
+        for node in ast.walk(ast.parse(text)):
             names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert {name.partition(".")[0] for name in names} <= allowed, names

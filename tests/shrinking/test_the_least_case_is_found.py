@@ -21,8 +21,7 @@ from conformance.regressions.entries import Entry, StoredFailure
 from conformance.search.bodies import judges, violation_of
 from conformance.search.settling import plainest
 from conformance.subjects.subject import Subject
-from conformance.test_files.dialects import Dialect
-from conformance.test_files.writer import DIALECTS, write
+from conformance.test_files.writer import write_all
 from conformance.values.linear import values_of
 from strategies.cases import Case
 from tests.mutants import BY_NAME
@@ -141,17 +140,15 @@ def elements(case: Case) -> int:
     return sum(tensor.numel() for tensor in every)
 
 
-def lines(name: str, dialect: Dialect) -> int:
-    """Lines of the file of a settled case."""
-    _, smallest = settled(name)
-    failure = Failure.of(BY_NAME[name].clauses[0], smallest)
-    stored = StoredFailure(failure.clause, failure.anomaly, failure.message, "reference", seen=failure.seen)
-    return write(Entry(failure.case, failure.shown, (stored,)), stored, dialect, "shown.").count("\n")
-
-
 def test_the_files_of_the_settled_cases_are_short() -> None:
     sizes = [elements(settled(name)[1].case) for name in LEAST]
-    ours, plain = ([lines(name, dialect) for name in LEAST] for dialect in DIALECTS)
+    failures = [Failure.of(BY_NAME[name].clauses[0], settled(name)[1]) for name in LEAST]
+    given = [
+        (Entry(one.case, one.shown, (stored,)), stored)
+        for one in failures
+        for stored in [StoredFailure(one.clause, one.anomaly, one.message, "reference", seen=one.seen)]
+    ]
+    ours, plain = ([str(text).count("\n") for text in texts] for texts in zip(*write_all(given), strict=True))
     for numbers, (middle, most) in zip((sizes, ours, plain), ((5, 60), (32, 79), (49, 86)), strict=True):
         assert median(numbers) <= middle, numbers
         assert max(numbers) <= most, numbers

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from conformance.subjects.models.decoders import decoder_of, name_alone, role_of
-from conformance.subjects.models.features import asked
+from conformance.subjects.models.features import asked, prepare
 from conformance.subjects.models.keys import KEY, PREFIX
 from conformance.subjects.outcomes import NotApplicable
 from conformance.values.models import fill_factor, fill_weight
@@ -74,6 +74,7 @@ def adapted(model: nn.Module, adapter: ModelAdapter, seed: int) -> PeftModel:
     Raises:
         NotApplicable: PEFT does not make such an adapter for this model.
     """
+    prepare(model, adapter.feature)
     config = LoraConfig(
         r=adapter.rank,
         lora_alpha=adapter.alpha,  # type: ignore[arg-type]

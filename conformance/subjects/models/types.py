@@ -152,7 +152,8 @@ def _of_architecture(name: str) -> ModelTarget:
         raise NotBuildable(f"transformers {transformers.__version__} has no implementation of {name}")
     model_type = model_type_of(implementation)
     # Embedding models with towers are published, and can only be loaded, under the name that has a head.
-    published = entry.architecture if name.endswith("Model") and entry.architecture.endswith(WITH_TOWERS) else name
+    with_head = name.removesuffix("Model") + WITH_TOWERS
+    published = with_head if converted(name) and with_head in registered() else name
     return ModelTarget(name, model_type, published, implementation, Naming.ARCHITECTURE)
 
 
