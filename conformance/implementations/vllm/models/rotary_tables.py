@@ -45,7 +45,7 @@ class RotaryTables:
         for name, tensor in own_tensors(module):
             now = tensor.detach().cpu()
             was = self._known.get((id(module), name))
-            if was is None or was.shape != now.shape:
+            if was is None or was.shape != now.shape or was.isnan().all():  # of none, it is made on the first query
                 self._known[id(module), name] = now.clone()
             elif not _same(was.to(now.dtype), now):  # vLLM keeps it in the dtype of the last query
                 yield _told(f"{type(module).__name__}.{name}", was.to(now.dtype), now)
@@ -53,7 +53,7 @@ class RotaryTables:
 
 
 def _same(was: Tensor, now: Tensor) -> bool:
-    """Whether they have the same numbers; what is none, as in a table that is made on the first query, is the same."""
+    """Whether they have the same numbers; what is none is the same."""
     return bool(((was == now) | (was.isnan() & now.isnan())).all())
 
 
