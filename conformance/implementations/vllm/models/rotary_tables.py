@@ -6,7 +6,6 @@ import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 
 from conformance.implementations.vllm.models.readings import own_tensors
@@ -46,11 +45,16 @@ class RotaryTables:
         for name, tensor in own_tensors(module):
             now = tensor.detach().cpu()
             was = self._known.get((id(module), name))
-            if was is None or was.shape != now.shape:
+            if was is None or was.shape != now.shape or was.isnan().all():  # of none, it is made on the first query
                 self._known[id(module), name] = now.clone()
-            elif not torch.equal(was.to(now.dtype), now):  # vLLM keeps it in the dtype of the last query
+            elif not _same(was.to(now.dtype), now):  # vLLM keeps it in the dtype of the last query
                 yield _told(f"{type(module).__name__}.{name}", was.to(now.dtype), now)
                 tensor.copy_(was)
+
+
+def _same(was: Tensor, now: Tensor) -> bool:
+    """Whether they have the same numbers; what is none is the same."""
+    return bool(((was == now) | (was.isnan() & now.isnan())).all())
 
 
 def _told(name: str, was: Tensor, now: Tensor) -> str:
