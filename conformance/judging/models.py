@@ -138,7 +138,7 @@ def require_feature(
             raise unnamed(case, seen, chain.file.pairs, how)
     elif not differ(plain, seen):
         fact = Remark(f"the adapter is loaded, and computes what it does without {feature}")
-        raise Violation("feature-ignored", fact, case, Place(setting=how))
+        raise Violation("feature-ignored", fact, case, Place(setting=how, role=feature))
 
 
 def reaches(pairs: Sequence[FilePair], base: Readings, right: Readings) -> bool:
