@@ -290,7 +290,7 @@ _CLAUSES = (
     ),
     _must(
         "MODEL-9",
-        "What an adapter's configuration asks for beyond A, B and a scaling (DoRA, biases, trained tokens, tokens "
+        "What an adapter brings beyond A, B and a scaling (DoRA, biases, trained tokens, an embedding of its own, tokens "
         "that switch it on, a changed base, repeated layers) changes what is computed, or the adapter is refused by "
         "that name.",
     ),

@@ -218,7 +218,7 @@ def require_right_logits(subject: Subject, case: ModelCase) -> None:
 @check("MODEL-9", featured_cases())
 def test_what_the_configuration_asks_for_counts_or_is_refused(subject: Subject, case: ModelCase) -> None:
     if not case.adapter.feature:
-        raise NotExercised("the adapter is A, B and a scaling")
+        raise NotApplicable("the adapter is A, B and a scaling")
     programs = programs_of(subject, case)
     for seen in on_all(subject, case, partial(programs.featured, case.adapter.feature)):
         require_feature(case, programs.chain, *seen)

@@ -51,7 +51,7 @@ def releases(folder: Path) -> set[str]:
 
 def judged(of_name: OfName) -> bool:
     """Whether any case was one that clauses say something of."""
-    return any(one.verdict is not Verdict.NOT_APPLICABLE for one in of_name.values())
+    return any(one.verdict not in (Verdict.NOT_APPLICABLE, Verdict.NOT_EXERCISED) for one in of_name.values())
 
 
 def fails(of_name: OfName) -> bool:
