@@ -290,9 +290,9 @@ _CLAUSES = (
     ),
     _must(
         "MODEL-9",
-        "What an adapter brings beyond A, B and a scaling (DoRA, biases, trained tokens, an embedding of its own, tokens "
-        "that switch it on, a changed base, repeated layers) changes what is computed, or the adapter is refused by "
-        "that name.",
+        "What an adapter brings beyond A, B and a scaling (DoRA, biases, trained tokens, an embedding of its own, "
+        "tokens that switch it on, a changed base, repeated layers) changes what is computed, or the adapter is "
+        "refused by that name.",
     ),
     _must("COMM-1", "All ranks issue the same sequence of collectives with matching shapes."),
     _must("COMM-2", "A layer with `disable_tp`, or of TP size 1, issues none.", "vllm #25487"),
