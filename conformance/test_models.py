@@ -216,7 +216,7 @@ def require_right_logits(subject: Subject, case: ModelCase) -> None:
 
 
 @check("MODEL-9", featured_cases())
-def test_what_the_configuration_asks_for_counts_or_is_refused(subject: Subject, case: ModelCase) -> None:
+def test_what_an_adapter_brings_besides_counts_or_is_refused(subject: Subject, case: ModelCase) -> None:
     if not case.adapter.feature:
         raise NotApplicable("the adapter is A, B and a scaling")
     programs = programs_of(subject, case)
