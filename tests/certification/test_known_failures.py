@@ -136,3 +136,9 @@ def test_a_file_that_is_no_baseline_is_refused(tmp_path: Path, text: str, said: 
 def test_a_day_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BaselineError, match="give a day such as"):
         Baseline.read(written(tmp_path / "known.json", expires="soon"), TODAY)
+
+
+@pytest.mark.parametrize(("classes", "complaints"), [(1, 0), (2, 1)])
+def test_an_entry_of_every_class_is_stale_of_several(tmp_path: Path, classes: int, complaints: int) -> None:
+    baseline = Baseline.read(written(tmp_path / "known.json", **{"class": "*"}), TODAY)
+    assert len(baseline.complaints([outcome()] * classes)) == complaints
