@@ -10,9 +10,9 @@ import time
 
 import torch
 
-from conformance.certification.atlas.results import CLAUSES
 from conformance.certification.clause_tests import checks_of
 from conformance.certification.models import draws_of
+from conformance.contract import MODEL_CLAUSES
 from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.vllm import VllmImplementation
 from conformance.subjects.models.types import resolve
@@ -26,7 +26,7 @@ def measure(subject: Subject, name: str, examples: int) -> tuple[int, float]:
     served = subject.implementation.dtypes(subject.device)
     draws = draws_of(name, resolve(name), served)
     started, cases = time.process_time(), 0
-    for clause in CLAUSES:
+    for clause in MODEL_CLAUSES:
         for test in checks_of(clause):
             run = ClauseRun(subject, Budget(examples, 0), draws)
             cases += run.check(clause, test.body.__name__, test.strategy, test.body).cases

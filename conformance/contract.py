@@ -299,6 +299,7 @@ _CLAUSES = (
 )
 
 CONTRACT: dict[str, Clause] = {clause.id: clause for clause in _CLAUSES}
+MODEL_CLAUSES = tuple(name for name, clause in CONTRACT.items() if clause.chapter == "MODEL")
 
 
 def page() -> str:

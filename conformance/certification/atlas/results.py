@@ -10,11 +10,9 @@ from pathlib import Path
 
 from conformance.certification import kept_results
 from conformance.certification.baseline import Baseline
-from conformance.contract import CONTRACT
 from conformance.judging.causes import finding_of
 from conformance.judging.verdicts import ClauseResult, Failure, Verdict, summed
 
-CLAUSES = tuple(clause for clause, entry in CONTRACT.items() if entry.chapter == "MODEL")
 OfName = Mapping[str, ClauseResult]  # one architecture's, by clause
 _FOLDER = re.compile(r"\S*/lora-compat-\S+")
 _URL = re.compile(r"https?://\S+")

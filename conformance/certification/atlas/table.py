@@ -8,16 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from conformance.certification.atlas.differences import Differences
-from conformance.certification.atlas.results import (
-    CLAUSES,
-    Links,
-    OfName,
-    counted,
-    fails,
-    judged,
-    plain,
-    reasons,
-)
+from conformance.certification.atlas.results import Links, OfName, counted, fails, judged, plain, reasons
+from conformance.contract import MODEL_CLAUSES
 from conformance.judging.verdicts import Verdict
 from conformance.subjects.models.checkpoints import offer_of
 from conformance.subjects.models.types import ModelTarget
@@ -59,7 +51,7 @@ class Table:
 
     def text(self) -> str:
         """The whole page."""
-        names = ("architecture", "can be adapted", *CLAUSES, "right", "refused", "cause")
+        names = ("architecture", "can be adapted", *MODEL_CLAUSES, "right", "refused", "cause")
         lines = [f"# {self.title}", "", *self._head(), "", f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
         lines += [self._row(name, of_name) for name, of_name in self.judged.items()]
         for title, found in (("What fails", self._failures()), ("What is refused by name", self._refusals())):
@@ -91,7 +83,7 @@ class Table:
         ]
 
     def _row(self, name: str, of_name: OfName) -> str:
-        verdicts = [_MARKS[of_name[clause].verdict] if clause in of_name else "not run" for clause in CLAUSES]
+        verdicts = [_MARKS[of_name[clause].verdict] if clause in of_name else "not run" for clause in MODEL_CLAUSES]
         counts = counted(of_name.values())
         failures = (one for result in of_name.values() for one in result.failures)
         causes = ", ".join(dict.fromkeys(self.links.of(name, one) for one in failures))

@@ -127,8 +127,7 @@ class Programs:
     def featured(self, feature: str, group: RankGroup) -> tuple[Readings, Readings | Refusal, Readings | Refusal]:
         """Readings of the base, with the adapter, and with its A, B and scaling alone, or why it was not loaded."""
         plain = self.chain.root / "plain"
-        if not plain.exists():
-            cut(self.chain.adapter, plain, {key for pair in self.chain.file.pairs for key in pair.keys}, feature)
+        self._cut(plain, {key for pair in self.chain.file.pairs for key in pair.keys}, feature)
         model, base = self._loaded(group)
         seen = attempt(partial(model.add, 1, self.chain.adapter)) or model.read(1)
         model.remove(1)
@@ -168,9 +167,9 @@ class Programs:
             self._cut(without, every - set(keys))
             yield keys, only, without if len(modules) > 1 else None
 
-    def _cut(self, directory: Path, keys: set[str]) -> None:
+    def _cut(self, directory: Path, keys: set[str], feature: str = "") -> None:
         if keys and not directory.exists():
-            cut(self.chain.adapter, directory, keys)
+            cut(self.chain.adapter, directory, keys, feature)
 
 
 def _start(model: ServedModel) -> None:

@@ -54,8 +54,9 @@ def tensors_taken(
         found = []
         utils = importlib.import_module("vllm.model_executor.utils")
         declared = {rf"(.*\.)?{re.escape(last)}": own for last, own in utils.get_packed_modules_mapping(model).items()}
+        of_layers = {**packed, **declared}
         for name, parameter in model.named_parameters():
-            members = _members(name.rpartition(".")[0], {**packed, **declared})
+            members = _members(name.rpartition(".")[0], of_layers)
             for one in _tensors_of(model, name, parameter, experts, members):
                 called = one.name
                 for pattern, instead in renamed.items():
