@@ -294,6 +294,11 @@ _CLAUSES = (
         "tokens that switch it on, a changed base, repeated layers) changes what is computed, or the adapter is "
         "refused by that name.",
     ),
+    _must(
+        "MODEL-10",
+        "Each part of a model goes by its own rows: which of them have an adapter in a tower or connector does not "
+        "depend on the tokens of text that are in the batch, nor the other way round.",
+    ),
     _must("COMM-1", "All ranks issue the same sequence of collectives with matching shapes."),
     _must("COMM-2", "A layer with `disable_tp`, or of TP size 1, issues none.", "vllm #25487"),
 )
