@@ -94,11 +94,13 @@ def require_apart(
     Raises:
         NotExercised: no module of ``towers`` has an adapter.
     """
-    if not differ({name: base[name] for name in towers}, together):
+    adapted = next((name for name in towers if differ({name: base[name]}, together)), None)
+    if adapted is None:
         raise NotExercised("no adapter of a tower is served")
     how = "in a batch of images and text"
     if isinstance(apart, Refusal):
-        raise Violation("others-tokens", Raised(apart.kind, apart.message[:400], apart.site), case, Place(setting=how))
+        said = Raised(apart.kind, apart.message[:400], apart.site)
+        raise Violation("others-tokens", said, case, Place(module=adapted, setting=how))
     require_same(case, together, apart, 0, how, "others-tokens")
 
 

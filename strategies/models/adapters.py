@@ -84,9 +84,7 @@ class ModelAdapter(Spec):
         def kept(targets: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(one for one in targets if not any(_ends(name, one) for name in names))
 
-        return replace(
-            self, modules=kept(self.modules), parameters=kept(self.parameters), saved=kept(self.saved)
-        )
+        return replace(self, modules=kept(self.modules), parameters=kept(self.parameters), saved=kept(self.saved))
 
 
 def _pattern(end: str) -> str:

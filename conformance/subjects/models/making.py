@@ -99,7 +99,7 @@ def _rewrite(directory: Path, recipe: Recipe, content: Mapping[str, Any]) -> Non
             if re.search(transposed, name):
                 tensors[name] = tensors[name].mT.contiguous()
         for pattern, size in interleaved.items():
-            head_dim = functools.reduce(lambda place, part: place.get(part, {}), size.split("."), content)
+            head_dim: Any = functools.reduce(lambda place, part: place.get(part, {}), size.split("."), content)
             for name in (one for one in tensors if re.search(pattern, one)):
                 tensors[name] = _interleaved(tensors[name], head_dim)
         save_file(tensors, path, {"format": "pt"})

@@ -1,4 +1,4 @@
-"""Files in Mistral's own format: what they call the tensors that transformers' classes save, and what is in params.json."""
+"""Files in Mistral's own format: what they call the tensors of transformers' classes, and their params.json."""
 
 from __future__ import annotations
 

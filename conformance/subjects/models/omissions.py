@@ -22,7 +22,6 @@ NOT_BUILDABLE = {
     "OpenPanguVLForConditionalGeneration": "vLLM asks its processor, whose files are not made, while it is built",
     "Qwen3ASRForcedAlignerForTokenClassification": "transformers has no Qwen3 ASR with a head that classifies",
     "Step5ForCausalLM": _SECOND_RUNNER,
-    "TeleChat2ForCausalLM": "its checkpoints have keys and values in one tensor, as no class of transformers has them",
 }
 
 # Tables of vLLM's registry whose models are none of their own, and why.

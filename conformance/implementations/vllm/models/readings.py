@@ -58,12 +58,16 @@ class Reader:
             output = self._output(name, ROWS, lambda: self._embedding(module, base))
             return own if output is None else output
         elif is_head(base):
-            return {} if LOGITS in self._names else own  # which are what its weight is read through
+            return self._head(own)
         elif EXPERTS[0] in own and self._device.type == "cuda":
             output = self._run(name, lambda: self._experts(name, base, group))
             if output is not None:
                 return own | output
         return own | {key: tensor.cpu() for key, tensor in self._view.weights(name, lora, own).items()}
+
+    def _head(self, own: Parts) -> Parts:
+        """Its weight is read through the logits, where there are any; a class without may look its rows up."""
+        return {} if LOGITS in self._names else own
 
     def _output(self, name: str, part: str, run: Callable[[], Tensor]) -> dict[str, Tensor] | None:
         return self._run(name, lambda: {part: run()})
