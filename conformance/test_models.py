@@ -193,6 +193,15 @@ def require_same_on_all_ranks(subject: Subject, case: ModelCase) -> None:
     presume_served(subject, replace(case, tp_size=1, fully_sharded=False), "MODEL-7")
     for fully_sharded in (False, True):
         require_served(subject, replace(case, fully_sharded=fully_sharded), f"fully_sharded={fully_sharded}")
+    parallel = server_of(subject).expert_parallel
+    if parallel and programs_of(subject, case).chain.file.of_experts:
+        with suppress(NotApplicable):  # where the base model is not served so
+            require_served(subject, of_whole_experts(case, parallel), parallel)
+
+
+def of_whole_experts(case: ModelCase, option: str) -> ModelCase:
+    """Where each rank has some of the experts, whole, in the place of a part of each."""
+    return replace(case, fully_sharded=False, options=tuple(dict.fromkeys((*case.options, option))))
 
 
 @check("MODEL-8", model_cases(tp_sizes=(1,), saved=False))
