@@ -69,12 +69,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    subjects = [config.stash[SUBJECT]] if SUBJECT in config.stash else []
+    if SUBJECT in config.stash:
+        config.stash[SUBJECT].engine.close()
     if CERTIFICATION in config.stash:
-        subjects += config.stash[CERTIFICATION].subjects.values()
         config.stash[CERTIFICATION].close()
-    for subject in subjects:
-        subject.engine.close()
 
 
 def _freeze() -> None:

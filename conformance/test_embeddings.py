@@ -8,12 +8,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from conformance.engines.ranks import CollectiveMismatch, RankFailed, RankGroup
+from conformance.engines.ranks import RankGroup
 from conformance.implementations.dtypes import torch_dtype
 from conformance.implementations.vocabulary import VocabularyServer, VocabularyWeights
 from conformance.judging.anomalies import UNEXPLAINED
 from conformance.judging.anomalies.vocabulary import explain
-from conformance.judging.assertions import assert_equal, raised
+from conformance.judging.assertions import assert_equal, raising
 from conformance.judging.facts import Place
 from conformance.oracles.vocabulary import dense
 from conformance.subjects.linear import cast_adapter
@@ -80,10 +80,8 @@ def _seen(
             server.load(slot, cast_adapter(adapter, torch_dtype(case.dtype), subject.device))
         return bare, server.run(case.token_slots, mine).cpu(), mine.cpu()
 
-    try:
+    with raising(case):
         return subject.engine.run(case.tp_size, program)
-    except (CollectiveMismatch, RankFailed) as error:
-        raise raised(error, case) from error
 
 
 def named(case: VocabularyCase, tensors: VocabularyTensors, outputs: list[Tensor], right: Tensor) -> str:

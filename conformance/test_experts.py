@@ -8,11 +8,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from conformance.engines.ranks import CollectiveMismatch, RankFailed, RankGroup
+from conformance.engines.ranks import RankGroup
 from conformance.implementations.experts import ExpertsServer
 from conformance.judging.anomalies import UNEXPLAINED
 from conformance.judging.anomalies.experts import explain
-from conformance.judging.assertions import assert_equal, raised
+from conformance.judging.assertions import assert_equal, raising
 from conformance.judging.facts import Aspect, Difference, Place
 from conformance.judging.verdicts import Violation
 from conformance.oracles.experts import dense
@@ -45,10 +45,8 @@ def observed(subject: Subject, case: ExpertsCase, program: Callable[[ExpertsServ
         tensors = given.to(subject.device)  # in the rank, which may have a GPU of its own
         return program(serve(case, tensors.weights, group), tensors)
 
-    try:
+    with raising(case):
         return subject.engine.run(case.tp_size, on_rank)
-    except (CollectiveMismatch, RankFailed) as error:
-        raise raised(error, case) from error
 
 
 @check("MATH-16", experts_cases())

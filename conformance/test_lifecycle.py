@@ -6,8 +6,7 @@ from contextlib import suppress
 
 from torch import Tensor
 
-from conformance.engines.ranks import CollectiveMismatch
-from conformance.judging.assertions import assert_same_bits, raised
+from conformance.judging.assertions import assert_same_bits, raising
 from conformance.judging.facts import Aspect, Difference, Place
 from conformance.judging.programs import (
     assert_explained,
@@ -24,7 +23,7 @@ from conformance.judging.verdicts import Violation
 from conformance.oracles.programs import ProgramOracle
 from conformance.oracles.shelf import outcomes_of
 from conformance.search.life_machines import Breaking, Keeping, Living, Meeting
-from conformance.subjects.outcomes import NotExercised, SubjectRaised
+from conformance.subjects.outcomes import NotExercised
 from conformance.subjects.programs import ModelSession, observe_model
 from conformance.subjects.records import Record
 from conformance.subjects.subject import Subject
@@ -137,10 +136,8 @@ def test_in_a_model_the_warm_up_changes_nothing(subject: Subject, program: Progr
         with library.ranked(session.group), session.manager.warmed_up(len(program.batches[0]), 8) as rank:
             return bare, run(session), rank
 
-    try:
+    with raising(program):
         shown = observe_model(subject, values, warm)
-    except (SubjectRaised, CollectiveMismatch) as error:
-        raise raised(error, program) from error
     for bare, warmed, rank in shown:
         if not 0 < rank <= program.max_rank:
             raise Violation("rank-indivisible", f"rank {rank}, but at most {program.max_rank} fits", program)

@@ -7,13 +7,13 @@ from contextlib import suppress
 import torch
 from torch import Tensor, nn
 
-from conformance.engines.ranks import CollectiveMismatch
-from conformance.judging.assertions import raised
+from conformance.judging.assertions import raising
 from conformance.judging.facts import Place
 from conformance.judging.programs import assert_program_served, problem_of
 from conformance.judging.verdicts import Violation
 from conformance.oracles.programs import ProgramOracle
-from conformance.subjects.outcomes import NotExercised, SubjectRaised
+from conformance.oracles.targets import culprits_of, is_named, layers_of
+from conformance.subjects.outcomes import NotExercised
 from conformance.subjects.programs import ModelSession, observe_model
 from conformance.subjects.records import Problem
 from conformance.subjects.subject import Subject
@@ -25,16 +25,6 @@ from strategies.programs import Program, StepKind
 from strategies.target_questions import TargetQuestion, misplaced_targets, target_questions
 from strategies.tree_drawing import models
 from strategies.trees import ModuleKind, ModuleSpec
-
-
-def named(question: TargetQuestion, module: ModuleSpec, target: str) -> bool:
-    """Whether ``target`` names ``module``: the contract's rule, word for word."""
-    packing = question.model.packing
-    for name in module.names:
-        last = name.rpartition(".")[2]
-        if target in (name, last) or target in packing.get(last, ()) or last in packing.get(target, ()):
-            return True
-    return False
 
 
 def values_for(subject: Subject, question: TargetQuestion) -> ProgramOracle:
@@ -59,10 +49,8 @@ def wrapped_modules(subject: Subject, question: TargetQuestion) -> list[frozense
         assert_untouched(question, session, {n: m for n, m in before.items() if n not in replaced})
         return replaced
 
-    try:
+    with raising(question):
         found = observe_model(subject, values_for(subject, question), program)
-    except (SubjectRaised, CollectiveMismatch) as error:
-        raise raised(error, question) from error
     problems = [one for one in found if isinstance(one, Problem)]
     return problems[0] if problems else [one for one in found if not isinstance(one, Problem)]
 
@@ -75,9 +63,10 @@ def assert_untouched(question: TargetQuestion, session: ModelSession, before: di
             raise Violation("base-changed", f"{name} was not wrapped, but was replaced", question)
 
 
-def assert_exactly(question: TargetQuestion, found: list[frozenset[str]] | Problem, right: frozenset[str]) -> None:
+def assert_exactly(question: TargetQuestion, found: list[frozenset[str]] | Problem) -> None:
     """The layers replaced are the right ones."""
     __tracebackhide__ = True
+    right = frozenset(layers_of(question))
     if isinstance(found, Problem):
         fact = problem_of(found, but=f", but should wrap {sorted(right)}")
         raise Violation("refused-wrongly", fact, question)
@@ -94,14 +83,13 @@ def assert_exactly(question: TargetQuestion, found: list[frozenset[str]] | Probl
 def test_a_module_is_wrapped_if_a_target_names_it_and_only_then(subject: Subject, question: TargetQuestion) -> None:
     found = wrapped_modules(subject, question)
     linears = question.model.linears
-    idle = [t for t in question.targets or () if not any(named(question, module, t) for module in linears)]
+    idle = [t for t in question.targets or () if not any(is_named(question, module, t) for module in linears)]
     if idle and isinstance(found, Problem):  # a target that names nothing may be refused
         if found.crash or not any(target in found.message for target in idle):
             fact = problem_of(found, but=f", which is not about {idle}")
             raise Violation("refused-wrongly", fact, question)
         return
-    right = {m.name for m in linears if any(named(question, m, target) for target in question.targets or ())}
-    assert_exactly(question, found, frozenset(right))
+    assert_exactly(question, found)
 
 
 @check(
@@ -111,15 +99,13 @@ def test_a_module_is_wrapped_if_a_target_names_it_and_only_then(subject: Subject
     ),
 )
 def test_none_names_every_layer_and_an_empty_list_none(subject: Subject, question: TargetQuestion) -> None:
-    every = frozenset(module.name for module in question.model.linears)
-    assert_exactly(question, wrapped_modules(subject, question), every if question.targets is None else frozenset())
+    assert_exactly(question, wrapped_modules(subject, question))
 
 
 @check("WRAP-6", misplaced_targets())
 def test_a_target_that_cannot_be_wrapped_is_an_error_that_names_it(subject: Subject, question: TargetQuestion) -> None:
     found = wrapped_modules(subject, question)
-    others = [m for m in question.model.modules if m.kind not in (ModuleKind.LINEAR, ModuleKind.HOLDER)]
-    culprits = [m for m in others if any(named(question, m, target) for target in question.targets or ())]
+    culprits = culprits_of(question)
     if not culprits:
         raise NotExercised("the targets name nothing that cannot be wrapped")
     if not isinstance(found, Problem):
@@ -157,10 +143,8 @@ def test_what_nobody_named_and_cannot_be_wrapped_is_left_as_it_is(subject: Subje
         if warned is not None and sorted(warned) != hollow:
             raise Violation("silent", f"warned of {sorted(warned)}, but should warn of {hollow} once", question)
 
-    try:
+    with raising(question):
         observe_model(subject, values, program)
-    except (SubjectRaised, CollectiveMismatch) as error:
-        raise raised(error, question) from error
 
 
 def foreign_output(session: ModelSession, module: ModuleSpec) -> Tensor:
@@ -191,9 +175,7 @@ def test_a_module_with_two_names_has_one_wrapper(subject: Subject, program: Prog
             if one is not other:
                 raise Violation("wrapped-twice", f"{module.name} and {module.alias} are two modules now", program)
 
-    try:
+    with raising(program):
         observe_model(subject, values, count)
-    except (SubjectRaised, CollectiveMismatch) as error:
-        raise raised(error, program) from error
     with suppress(NotExercised):  # one wrapper it is; LIFE-1 asks for tokens
         assert_program_served(subject, program)

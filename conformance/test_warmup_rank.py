@@ -8,15 +8,14 @@ from functools import partial
 
 from torch import Tensor
 
-from conformance.engines.ranks import CollectiveMismatch
-from conformance.judging.assertions import assert_same_bits, observed, raised, told
+from conformance.judging.assertions import assert_same_bits, observed, raising, told
 from conformance.judging.facts import Aspect, Difference, Place
 from conformance.judging.presumption import complete
 from conformance.judging.verdicts import Violation
 from conformance.oracles.programs import ProgramOracle
 from conformance.subjects.building import flatten
 from conformance.subjects.linear import RankSession
-from conformance.subjects.outcomes import NotExercised, SubjectRaised
+from conformance.subjects.outcomes import NotExercised
 from conformance.subjects.programs import ModelSession, observe_model
 from conformance.subjects.subject import Subject
 from conformance.suite.clauses import check
@@ -176,10 +175,8 @@ def chosen_in(subject: Subject, program: Program) -> tuple[int, int]:
         with subject.implementation.layers.ranked(session.group), manager.warmed_up(1, DEFAULT) as rank:
             return rank, math.lcm(*parts)
 
-    try:
+    with raising(program):
         shown = observe_model(subject, ProgramOracle(program), warm)
-    except (SubjectRaised, CollectiveMismatch) as error:
-        raise raised(error, program) from error
     if len(set(shown)) > 1:
         raise Violation("order-dependent", f"the ranks warm up with {sorted(set(shown))}", program)
     return shown[0]

@@ -17,6 +17,7 @@ from conformance.subjects.building import flatten
 from conformance.subjects.linear import RankSession, deployment_of
 from conformance.subjects.outcomes import NotWrapped, SubjectRefused
 from conformance.subjects.subject import Subject
+from conformance.subjects.trees import STRANGERS, made
 from conformance.suite.clauses import check
 from conformance.values.linear import product_alone, values_of
 from lora_compat.families import Family
@@ -157,28 +158,13 @@ def test_wrapping_twice_applies_an_adapter_once(subject: Subject, case: Case) ->
     assert_outputs(case, seen, expected_of(subject, case), subject=subject, default="wrapped-twice")
 
 
-class Foreign(nn.Module):
-    """No linear layer of any family, though it looks like one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(2, 2), requires_grad=False)
-        self.input_size = self.output_size = 2
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.weight)
-
-
-FOREIGN = (Foreign, lambda: nn.Linear(2, 2), lambda: nn.Embedding(2, 2), lambda: nn.LayerNorm(2), nn.Identity)
-
-
 @check("WRAP-6", cases(tokens=(1, 1), adapters=(1, 1), tp_sizes=(1,), max_depth=0))
 def test_a_module_that_is_no_linear_layer_is_left_alone_or_refused(subject: Subject, case: Case) -> None:
     own = subject.implementation.layers.bases
-    foreign = [make for make in FOREIGN if not isinstance(make(), own)]
+    foreign = [text for text in STRANGERS if not isinstance(made(text), own)]
 
     def program(rank: RankSession) -> None:
-        module = foreign[case.seed % len(foreign)]()
+        module = made(foreign[case.seed % len(foreign)])
         kind = type(module).__name__
         before = list(module.state_dict().items())
         try:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
 from strategies.choices import mostly, numbers, sampled
-from strategies.codec import Spec
+from strategies.codec import Named, Spec
 from strategies.groupings import batches
 
 
-class Scheme(enum.Enum):
+class Scheme(Named):
     """A scheme as a checkpoint's ``quantization_config`` names it."""
 
     FP8_CHANNEL_TOKEN = "compressed-tensors W8A8 FP8, a scale per row and per token"
@@ -27,9 +26,6 @@ class Scheme(enum.Enum):
     CHECKPOINT_FP8_BLOCK = "FP8 of a checkpoint, in blocks"
     GPTQ = "GPTQ, 4 bit"
     AWQ = "AWQ, 4 bit"
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}.{self.name}"
 
 
 @dataclass(frozen=True, slots=True, repr=False)

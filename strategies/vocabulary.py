@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 from functools import cache
 from itertools import permutations
@@ -11,18 +10,15 @@ from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
 from strategies.cases import Dtype
 from strategies.choices import mostly, numbers, sampled, sequences
-from strategies.codec import Spec
+from strategies.codec import Named, Spec
 from strategies.groupings import batches
 
 
-class VocabularyLayer(enum.Enum):
+class VocabularyLayer(Named):
     """Which layer."""
 
     EMBEDDING = "embedding"
     LM_HEAD = "lm_head"
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}.{self.name}"
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -24,10 +24,11 @@ from conformance.judging.measuring import measuring
 from conformance.judging.verdicts import ClauseResult, Violation
 from conformance.regressions.recorder import Recorder
 from conformance.regressions.store import Store
+from conformance.search.bodies import Body
 from conformance.subjects.outcomes import HarnessError
 from conformance.subjects.subject import Subject
 from conformance.suite.budget import Budget
-from conformance.suite.checking import Body, ClauseRun
+from conformance.suite.checking import ClauseRun
 from conformance.values.linear import part_sizes
 from strategies.cases import Case
 from strategies.codec import Spec

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any
 
 import pytest
 
@@ -24,50 +24,55 @@ from conformance.suite.budget import Budget
 from conformance.suite.certify_options import CertifyOptions
 from conformance.suite.checking import Checking, ClauseRun
 from conformance.suite.options import Options, engine_of, implementation_of
-from strategies.existing import Target
 from strategies.libraries import Library
 
 # A class that hangs costs this once; a forward of these sizes takes a millisecond.
 WATCHDOG_SECONDS = 10.0
 
 
-class Certifying(Protocol):
-    """What is certified in a run: classes, or models."""
+@dataclass(slots=True)
+class Certifying(ABC):
+    """What is certified in a run: classes, or models; ``targets`` says how cases of each are drawn, by its name."""
 
     options: Options
     certify: CertifyOptions
-    subjects: dict[str, Subject]
-    unfit: dict[str, SubjectError]
-    notes: list[str]  # what else the header says
+    subjects: dict[str, Subject] = field(default_factory=dict)
+    targets: dict[str, Any] = field(default_factory=dict)
+    unfit: dict[str, SubjectError] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)  # what else the header says
 
-    @property
-    def targets(self) -> Mapping[str, object]:
-        """How cases of each are drawn, by its name."""
-
+    @abstractmethod
     def prepare(self, fit: list[str] | None = None) -> None:
         """Finds them; a worker takes those only that the controller found ``fit``."""
 
+    @abstractmethod
     def clause_run(self, path: str, budget: Budget) -> Checking:
         """Runs clauses on one of them."""
 
+    @abstractmethod
+    def outcome_of(self, path: str) -> Outcome:
+        """What became of one of them, without its results."""
+
     def close(self) -> None:
         """Ends what runs them."""
+        for subject in self.subjects.values():
+            subject.engine.close()
 
     def outcomes(self, results: list[ClauseResult], baseline: Baseline | None) -> list[Outcome]:
         """What became of each."""
+        outcomes = [self.outcome_of(path) for path in self.subjects]
+        for one in outcomes:
+            one.unfit = self.unfit.get(one.path)
+            one.results = complete(results, one.path, model=one.model) if one.unfit is None else {}
+            one.known = baseline.known(one.path, one.failures) if baseline is not None else set()
+        return outcomes
 
 
 @dataclass(slots=True)
-class Certification:
+class Certification(Certifying):
     """The classes of a run, each on the implementation that wraps it."""
 
-    options: Options
-    certify: CertifyOptions
     found: dict[str, Found] = field(default_factory=dict)
-    subjects: dict[str, Subject] = field(default_factory=dict)
-    targets: dict[str, Target] = field(default_factory=dict)
-    unfit: dict[str, SubjectError] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
     _by_library: dict[Library, Subject] = field(default_factory=dict)
     _recorders: dict[Library, Recorder] = field(default_factory=dict)
 
@@ -91,9 +96,6 @@ class Certification:
     def clause_run(self, path: str, budget: Budget) -> ClauseRun:
         """Runs clauses on the class at ``path``."""
         return ClauseRun(self.subjects[path], budget, self.targets[path], self._recorder_for(self.found[path]))
-
-    def close(self) -> None:
-        """Nothing is to be ended but the engines."""
 
     def _recorder_for(self, found: Found) -> Recorder | None:
         """Keeps failures for `lora-compat replay`, which builds the layers that each implementation has by itself."""
@@ -133,18 +135,10 @@ class Certification:
             self._by_library[found.library] = Subject(implementation, engine, self.options.device)
         return self._by_library[found.library]
 
-    def outcomes(self, results: list[ClauseResult], baseline: Baseline | None) -> list[Outcome]:
-        """What became of every class."""
-        outcomes = []
-        for path, found in self.found.items():
-            outcome = Outcome(path, self.targets.get(path), self.impl_of(found), found.library.value)
-            outcome.unfit = self.unfit.get(path)
-            if outcome.unfit is None:
-                outcome.results = complete(results, path)
-            if baseline is not None:
-                outcome.known = baseline.known(path, outcome.failures)
-            outcomes.append(outcome)
-        return outcomes
+    def outcome_of(self, path: str) -> Outcome:
+        """See `Certifying.outcome_of`."""
+        found = self.found[path]
+        return Outcome(path, self.targets.get(path), self.impl_of(found), found.library.value)
 
 
 def _prepare_vllm() -> None:

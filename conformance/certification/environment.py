@@ -47,14 +47,14 @@ def _gpu() -> str:
 
 def suite_hash() -> str:
     """SHA-256 over the sources of the suite and of the reference."""
-    return folders_hash(*(Path(inspect.getfile(package)).parent for package in (lora_compat, strategies, conformance)))
+    return folders_hash(*(Path(package.__path__[0]) for package in (lora_compat, strategies, conformance)))
 
 
 def folders_hash(*folders: Path) -> str:
-    """SHA-256 over the Python files in folders and below, their names included."""
+    """SHA-256 over the Python files and tables in folders and below, their names included."""
     digest = hashlib.sha256()
     for folder in folders:
-        for file in sorted(folder.rglob("*.py")):
+        for file in sorted(one for one in folder.rglob("*.*") if one.suffix in (".py", ".toml")):
             digest.update(f"{folder.name}/{file.relative_to(folder)}\n".encode() + file.read_bytes())
     return digest.hexdigest()
 

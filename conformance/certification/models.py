@@ -10,14 +10,13 @@ import pytest
 import torch
 
 from conformance.certification.apart import Apart, ApartRun
-from conformance.certification.baseline import Baseline
+from conformance.certification.candidates import Certifying
 from conformance.certification.environment import suite_hash, versions
 from conformance.certification.errors import SubjectError
 from conformance.certification.kept_results import KeptResults
-from conformance.certification.outcome import Outcome, complete
+from conformance.certification.outcome import Outcome
 from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.protocol import MissingPrerequisite
-from conformance.judging.verdicts import ClauseResult
 from conformance.regressions.recorder import Recorder
 from conformance.regressions.store import Store
 from conformance.subjects.models.checkpoints import offer_of
@@ -34,9 +33,8 @@ from conformance.subjects.models.types import (
 )
 from conformance.subjects.subject import Subject
 from conformance.suite.budget import Budget
-from conformance.suite.certify_options import CertifyOptions
 from conformance.suite.checking import Checking, ClauseRun
-from conformance.suite.options import Options, implementation_of
+from conformance.suite.options import implementation_of
 from strategies.cases import Dtype
 from strategies.models.adapters import Targetable
 from strategies.models.cases import ModelDraws
@@ -51,15 +49,9 @@ class UnbuildableModelError(SubjectError):
 
 
 @dataclass(slots=True)
-class ModelCertification:
-    """The models of a run, on the one implementation that serves them all; has what `Certification` has."""
+class ModelCertification(Certifying):
+    """The models of a run, on the one implementation that serves them all."""
 
-    options: Options
-    certify: CertifyOptions
-    subjects: dict[str, Subject] = field(default_factory=dict)
-    targets: dict[str, ModelTarget] = field(default_factory=dict)
-    unfit: dict[str, SubjectError] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
     _recorder: Recorder | None = None
     _apart: Apart = field(init=False)
 
@@ -128,21 +120,13 @@ class ModelCertification:
         return ApartRun(self._apart, path, make, budget)
 
     def close(self) -> None:
-        """Ends the process of the last model."""
+        """Ends the process of the last model, too."""
         self._apart.stop()
+        Certifying.close(self)  # a class with slots is made anew, which `super` does not know
 
-    def outcomes(self, results: list[ClauseResult], baseline: Baseline | None) -> list[Outcome]:
-        """What became of every model."""
-        outcomes = []
-        for path in self.subjects:
-            outcome = Outcome(path, impl=self.options.impl or "vllm", layers="vllm", model=True)
-            outcome.unfit = self.unfit.get(path)
-            if outcome.unfit is None:
-                outcome.results = complete(results, path, model=True)
-            if baseline is not None:
-                outcome.known = baseline.known(path, outcome.failures)
-            outcomes.append(outcome)
-        return outcomes
+    def outcome_of(self, path: str) -> Outcome:
+        """See `Certifying.outcome_of`."""
+        return Outcome(path, impl=self.options.impl or "vllm", layers="vllm", model=True)
 
 
 def _prepare(subject: Subject) -> None:

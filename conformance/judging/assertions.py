@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
@@ -56,18 +57,22 @@ def outputs_of(subject: Subject, case: Case) -> list[list[Tensor]]:
 def observed(subject: Subject, case: Case, program: Callable[[RankSession], T]) -> list[T]:
     """`Subject.observe`, with what the implementation raises turned into a violation."""
     __tracebackhide__ = True
-    try:
+    with raising(case):
         return subject.observe(case, program)
-    except (SubjectRaised, CollectiveMismatch) as error:
-        raise raised(error, case) from error
 
 
-def raised(error: SubjectRaised | RankFailed | CollectiveMismatch, case: Spec) -> Violation:
-    """The violation of an implementation that raised, or whose ranks disagreed."""
-    if isinstance(error, CollectiveMismatch):
-        return Violation("collective-mismatch", Disagreement(*error.sites), case)
-    failure = error.failure if isinstance(error, SubjectRaised) else error
-    return Violation("raised", told(failure.error, failure.site), case, Place(rank=failure.rank, ranks=failure.size))
+@contextmanager
+def raising(case: Spec) -> Iterator[None]:
+    """What the implementation raises inside, or ranks that disagree, is a violation by ``case``."""
+    __tracebackhide__ = True
+    try:
+        yield
+    except CollectiveMismatch as error:
+        raise Violation("collective-mismatch", Disagreement(*error.sites), case) from error
+    except (SubjectRaised, RankFailed) as error:
+        failure = error.failure if isinstance(error, SubjectRaised) else error
+        place = Place(rank=failure.rank, ranks=failure.size)
+        raise Violation("raised", told(failure.error, failure.site), case, place) from error
 
 
 def told(error: BaseException, site: CallSite | None = None, *, but: str = "") -> Raised:

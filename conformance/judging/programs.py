@@ -7,16 +7,15 @@ from dataclasses import replace
 
 import torch
 
-from conformance.engines.ranks import CollectiveMismatch
 from conformance.judging.anomalies import UNEXPLAINED
 from conformance.judging.anomalies.linear import explain
 from conformance.judging.anomalies.partial_sums import together
-from conformance.judging.assertions import first_difference, raised
+from conformance.judging.assertions import first_difference, raising
 from conformance.judging.facts import Aspect, Difference, Place, Raised
 from conformance.judging.verdicts import Violation
 from conformance.oracles.programs import ProgramOracle
 from conformance.subjects.calls import Call
-from conformance.subjects.outcomes import NotExercised, SubjectRaised
+from conformance.subjects.outcomes import NotExercised
 from conformance.subjects.programs import ModelSession, observe_model
 from conformance.subjects.records import LayerOutput, Problem, Record
 from conformance.subjects.subject import Subject
@@ -32,10 +31,8 @@ def played(subject: Subject, values: ProgramOracle) -> Shown:
     def program(session: ModelSession) -> list[Record]:
         return session.build().wrap().require_wrapped().play()
 
-    try:
+    with raising(values.program):
         return observe_model(subject, values, program)
-    except (SubjectRaised, CollectiveMismatch) as error:
-        raise raised(error, values.program) from error
 
 
 def assert_tokens_served(subject: Subject, values: ProgramOracle, shown: Shown) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -11,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from conformance.judging.facts import Sighting
+from strategies.cases import Case
 from strategies.codec import CaseFormatError, ImpossibleCase, Spec, from_dict
+from strategies.experts import ExpertsCase
+from strategies.models.cases import ModelCase
+from strategies.programs import Program
+from strategies.ranks import RankQuestion
+from strategies.schemes import SchemeCase
+from strategies.target_questions import TargetQuestion
+from strategies.vocabulary import VocabularyCase
 
 FORMAT_VERSION = 2
 _READABLE = (1, 2)  # the first kept no `StoredFailure.seen`
@@ -26,15 +33,8 @@ class VoidEntry(UnreadableEntry):
     """A file whose case contradicts itself: it failed rightly, and shows nothing of whoever failed it."""
 
 
-_VOCABULARY = (
-    "strategies.experts",
-    "strategies.models.cases",
-    "strategies.programs",
-    "strategies.ranks",
-    "strategies.schemes",
-    "strategies.target_questions",
-    "strategies.vocabulary",
-)
+_OTHERS = (ExpertsCase, ModelCase, Program, RankQuestion, SchemeCase, TargetQuestion, VocabularyCase)
+_KINDS: dict[str, type[Spec]] = {"case": Case} | {cls.__name__: cls for cls in _OTHERS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +96,10 @@ class Entry:
         Raises:
             CaseFormatError: of a kind or format version that this release does not know.
         """
-        kinds = {"case": "Case"}
-        name = kinds.get(str(self.case.get("kind")), str(self.case.get("kind")))
-        for module in _VOCABULARY:  # xdist's controller has not imported the tests that draw it
-            importlib.import_module(module)
-        known = {cls.__name__: cls for cls in Spec.__subclasses__()}
-        if name not in known:
-            raise CaseFormatError(f"kind {name!r} is none of {', '.join(sorted(known))}")
-        return from_dict({key: value for key, value in self.case.items() if key != "kind"}, known[name])
+        kind = str(self.case.get("kind"))
+        if kind not in _KINDS:
+            raise CaseFormatError(f"kind {kind!r} is none of {', '.join(_KINDS)}")
+        return from_dict({key: value for key, value in self.case.items() if key != "kind"}, _KINDS[kind])
 
     def with_failure(self, failure: StoredFailure) -> Entry:
         """The entry with ``failure`` in place of the one of the same key, whose files it keeps if it has none."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, get_type_hints
 
 from conformance.judging.presumption import require_presumed
 from conformance.judging.verdicts import Violation
-from conformance.subjects.outcomes import HarnessError, NotApplicable, NotExercised, NotWrapped, SubjectRefused
+from conformance.subjects.outcomes import HarnessError, NotExercised, NotWrapped, SubjectRefused
 from conformance.subjects.subject import Subject
-from strategies.cases import Case
 from strategies.codec import Spec
 
 Body = Callable[[Subject, Any], None]
@@ -33,15 +31,8 @@ def violation_of(subject: Subject, body: Body, case: Spec, *, blaming: str | Non
     """
     if not judges(body, case):
         return None
-    case = subject.implementation.fitted(case)
-    reason = subject.engine.unsupported(getattr(case, "tp_size", 1))
-    if reason is not None:
-        raise NotApplicable(reason)
-    if isinstance(case, Case):
-        case = replace(case, device=subject.device)
-        reason = subject.implementation.unsupported(case)
-        if reason is not None:
-            raise NotApplicable(reason)
+    case = subject.fitted(case)
+    subject.require_applicable(case)
     try:
         body(subject, case)
     except (NotExercised, NotWrapped, SubjectRefused):

@@ -4,68 +4,39 @@ from __future__ import annotations
 
 from hypothesis.stateful import rule
 
-from conformance.search.program_machines import ProgramMachine, on_one_of
-from strategies.choices import sampled
+from conformance.search.program_machines import OneOf, ProgramMachine
 from strategies.program_drawing import frames
 from strategies.programs import Misfit, StepKind
 from strategies.tree_drawing import models
 
+USE, RUN, RERUN, DEACTIVATE = StepKind.USE, StepKind.RUN, StepKind.RERUN, StepKind.DEACTIVATE
+ADD, ACTIVATE, PIN, REMOVE = StepKind.ADD, StepKind.ACTIVATE, StepKind.PIN, StepKind.REMOVE
 
-class Serving(ProgramMachine):
-    """Adapters are used, leave, come back into other slots, and tokens are served in between."""
 
-    @on_one_of(lambda machine: machine.waiting)
-    def use(self, who: int) -> None:
-        self.then(StepKind.USE, who)
+class Coming(ProgramMachine):
+    """Adapters are used, and leave."""
 
-    @on_one_of(lambda machine: machine.gone & machine.everybody)
-    def bring_back(self, who: int) -> None:
-        self.then(StepKind.USE, who)
+    use = OneOf(lambda machine: machine.waiting, (USE,))
+    leave = OneOf(lambda machine: machine.active - machine.shelf.pinned, (DEACTIVATE,))
 
-    @on_one_of(lambda machine: machine.active - machine.shelf.pinned)
-    def leave(self, who: int) -> None:
-        self.then(StepKind.DEACTIVATE, who)
 
-    @on_one_of(lambda machine: machine.active)
-    def serve(self, who: int) -> None:
-        self.then(StepKind.RUN, who % len(self.frame.batches))
+class Serving(Coming):
+    """They come back into other slots, and tokens are served in between."""
 
-    @on_one_of(lambda machine: machine.waiting if machine.mapped else set())
-    def come_under_the_old_map(self, who: int) -> None:
-        self.then(StepKind.USE, who)
-        self.then(StepKind.RERUN)
-
-    @on_one_of(lambda machine: machine.mapped & machine.gone)
-    def serve_as_mapped(self, who: int) -> None:
-        self.then(StepKind.RERUN)
+    bring_back = OneOf(lambda machine: machine.gone & machine.everybody, (USE,))
+    serve = OneOf(lambda machine: machine.active, (RUN,))
+    come_under_the_old_map = OneOf(lambda machine: machine.waiting if machine.mapped else set(), (USE,), (RERUN,))
+    serve_as_mapped = OneOf(lambda machine: machine.mapped & machine.gone, (RERUN,))
 
     def ending(self) -> None:
         tokens = self.everybody & {*self.frame.batches[0]}
         if not self.served and not tokens & self.active:
             for one in self.registered:
-                self.then(StepKind.REMOVE, one)
-            self.then(StepKind.USE, min(tokens))
+                self.then(REMOVE, one)
+            self.then(USE, min(tokens))
 
 
-class Living(Serving):
-    """Everything that may happen to adapters that fit."""
-
-    frames = frames(adapters=(2, 3), spare=(1, 0))
-
-    @on_one_of(lambda machine: machine.registered)
-    def remove(self, who: int) -> None:
-        self.then(StepKind.REMOVE, who)
-
-    @on_one_of(lambda machine: machine.everybody, kind=sampled((StepKind.ADD, StepKind.ACTIVATE)))
-    def prepare(self, kind: StepKind, who: int) -> None:
-        self.then(kind, who)
-
-    @on_one_of(lambda machine: machine.active if machine.frame.evict else set())
-    def pin(self, who: int) -> None:
-        self.then(StepKind.PIN, who)
-
-
-class Keeping(ProgramMachine):
+class Keeping(Coming):
     """More adapters than places, in models that cost little: added, activated, pinned, used again, removed."""
 
     frames = frames(
@@ -74,39 +45,27 @@ class Keeping(ProgramMachine):
         max_loras=(1, 2, 2),
     )
     max_steps = 16
-
-    @on_one_of(lambda machine: machine.waiting)
-    def use(self, who: int) -> None:
-        self.then(StepKind.USE, who)
-
-    @on_one_of(lambda machine: machine.registered, kind=sampled((StepKind.USE, StepKind.ADD, StepKind.ACTIVATE)))
-    def use_again(self, kind: StepKind, who: int) -> None:
-        self.then(kind, who)
-
-    @on_one_of(lambda machine: machine.everybody - machine.registered)
-    def add(self, who: int) -> None:
-        self.then(StepKind.ADD, who)
-
-    @on_one_of(lambda machine: machine.everybody - machine.registered if machine.active else set())
-    def activate_a_stranger(self, who: int) -> None:
-        self.then(StepKind.ACTIVATE, who)
-
-    @on_one_of(lambda machine: machine.registered if machine.frame.evict else set())
-    def pin(self, who: int) -> None:
-        self.then(StepKind.PIN, who)
-
-    @on_one_of(lambda machine: machine.active - machine.shelf.pinned)
-    def leave(self, who: int) -> None:
-        self.then(StepKind.DEACTIVATE, who)
-
-    @on_one_of(lambda machine: machine.registered)
-    def remove(self, who: int) -> None:
-        self.then(StepKind.REMOVE, who)
+    use_again = OneOf(lambda machine: machine.registered, (USE, ADD, ACTIVATE))
+    add = OneOf(lambda machine: machine.everybody - machine.registered, (ADD,))
+    activate_a_stranger = OneOf(
+        lambda machine: machine.everybody - machine.registered if machine.active else set(), (ACTIVATE,)
+    )
+    pin = OneOf(lambda machine: machine.registered if machine.frame.evict else set(), (PIN,))
+    remove = OneOf(lambda machine: machine.registered, (REMOVE,))
 
     def ending(self) -> None:
         if all(outcome.result for outcome in self.outcomes):
-            self.then(StepKind.ACTIVATE, min(self.registered, default=0))
-            self.then(StepKind.ACTIVATE, min(self.registered, default=0))
+            self.then(ACTIVATE, min(self.registered, default=0))
+            self.then(ACTIVATE, min(self.registered, default=0))
+
+
+class Living(Serving):
+    """Everything that may happen to adapters that fit."""
+
+    frames = frames(adapters=(2, 3), spare=(1, 0))
+    remove = OneOf(lambda machine: machine.registered, (REMOVE,))
+    prepare = OneOf(lambda machine: machine.everybody, (ADD, ACTIVATE))
+    pin = OneOf(lambda machine: machine.active if machine.frame.evict else set(), (PIN,))
 
 
 class Meeting(Serving):
@@ -116,10 +75,10 @@ class Meeting(Serving):
 
     @rule()
     def meet_the_misfit(self) -> None:
-        self.then(StepKind.USE, len(self.frame.adapters) - 1)
+        self.then(USE, len(self.frame.adapters) - 1)
 
     def ending(self) -> None:
-        if not any(step.adapter not in self.everybody for step in self.steps if step.kind is StepKind.USE):
+        if not any(step.adapter not in self.everybody for step in self.steps if step.kind is USE):
             self.meet_the_misfit()
 
 
@@ -132,13 +91,10 @@ class Breaking(Serving):
         evict=(True, True, False),
         disk=(False,),
     )
-
-    @on_one_of(lambda machine: machine.waiting if machine.active else set())
-    def break_off(self, who: int) -> None:
-        self.then(StepKind.USE_FAILING, who)
+    break_off = OneOf(lambda machine: machine.waiting if machine.active else set(), (StepKind.USE_FAILING,))
 
     def ending(self) -> None:
         if StepKind.USE_FAILING not in [step.kind for step in self.steps]:
             if not self.waiting:
-                self.then(StepKind.DEACTIVATE, 0)
+                self.then(DEACTIVATE, 0)
             self.then(StepKind.USE_FAILING, min(self.waiting))

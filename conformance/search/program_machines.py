@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Set
-from functools import wraps
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from hypothesis import strategies as st
@@ -24,11 +24,42 @@ from strategies.choices import sampled
 from strategies.programs import Misfit, Program, Step, StepKind
 
 
+@dataclass(frozen=True)
+class OneOf:
+    """A rule: one of those that ``choose`` finds does one of the ``kinds`` of step, and what comes ``after`` it.
+
+    While there are none, somebody is used instead: a precondition would reject every case in which Hypothesis, which
+    leaves some rules out of each, has left out those that are possible.
+    """
+
+    choose: Callable[[Any], Set[int]]
+    kinds: tuple[StepKind, ...]
+    after: tuple[StepKind, ...] = ()
+
+    def rule(self, name: str) -> Any:
+        """The rule by the name that Hypothesis knows it by."""
+
+        def step(machine: ProgramMachine, who: int, kind: StepKind = self.kinds[0]) -> None:
+            for one in (kind, *self.after) if self.choose(machine) else (StepKind.USE,):
+                machine.then(one, who)
+
+        step.__name__ = name
+        who = st.runner().flatmap(lambda machine: sampled(tuple(sorted(self.choose(machine) or machine.everybody))))
+        kinds: dict[str, Any] = {"kind": sampled(self.kinds)} if len(self.kinds) > 1 else {}
+        decorate: Any = rule(who=who, **kinds)
+        return decorate(step)
+
+
 class ProgramMachine(RuleBasedStateMachine):
     """Draws a frame and appends steps to it; ``judge`` is handed the program once it is finished."""
 
     frames: ClassVar[SearchStrategy[Program]]
     max_steps: ClassVar[int] = 12
+
+    def __init_subclass__(cls) -> None:
+        for name, one in list(vars(cls).items()):
+            if isinstance(one, OneOf):
+                setattr(cls, name, one.rule(name))
 
     def __init__(self, judge: Callable[[Program], object]) -> None:
         super().__init__()
@@ -46,6 +77,7 @@ class ProgramMachine(RuleBasedStateMachine):
 
     def then(self, kind: StepKind, number: int = 0) -> None:
         """Appends a step, and follows it on the shelf."""
+        number = {StepKind.RUN: number % len(self.frame.batches), StepKind.RERUN: 0}.get(kind, number)
         step, before = Step(kind, number), self.active
         self.steps.append(step)
         self.outcomes += [self.shelf.after(call) for call in calls_in(step, len(self.frame.batches))]
@@ -73,30 +105,3 @@ class ProgramMachine(RuleBasedStateMachine):
         if sys.exc_info()[0] is None:  # not where Hypothesis breaks off a draw
             self.ending()
             self.judge(self.frame.with_steps(*self.steps))
-
-
-Choose = Callable[[ProgramMachine], Set[int]]
-Rule = Callable[..., None]
-
-
-def on_one_of(choose: Choose, **others: SearchStrategy[StepKind]) -> Callable[[Rule], Rule]:
-    """A rule whose argument ``who`` is one of the numbers that ``choose`` finds.
-
-    While there are none, somebody is used instead: a precondition would reject every case in which Hypothesis, which
-    leaves some rules out of each, has left out those that are possible.
-    """
-    who = st.runner().flatmap(lambda machine: sampled(tuple(sorted(choose(machine) or machine.everybody))))
-
-    def decorate(function: Rule) -> Rule:
-        @wraps(function)
-        def step(machine: ProgramMachine, who: int, **drawn: StepKind) -> None:
-            if choose(machine):
-                function(machine, who=who, **drawn)
-            else:
-                machine.then(StepKind.USE, who)
-
-        drawn: dict[str, SearchStrategy[Any]] = {"who": who, **others}
-        made: Rule = rule(**drawn)(step)  # type: ignore[call-overload]  # its other arguments are bundles
-        return made
-
-    return decorate

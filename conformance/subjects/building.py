@@ -103,25 +103,18 @@ def flatten(result: object) -> list[Tensor]:
     return []
 
 
-class BareWrapper(nn.Module):
+class BareWrapper(torch.nn.Module):
     """Holds a layer and says nothing of quant methods."""
 
-    def __init__(self, base_layer: nn.Module) -> None:
+    def __init__(self, base_layer: torch.nn.Module) -> None:
         super().__init__()
         self.base_layer = base_layer
-
-    def forward(self, *args: object, **kwargs: object) -> object:
-        return self.base_layer(*args, **kwargs)
 
 
 class NoneWrapper(BareWrapper):
     """Has a quant method that is None."""
 
     quant_method = None
-
-    def __init__(self, base_layer: nn.Module) -> None:
-        super().__init__(base_layer)
-        self.quant_method = None
 
 
 class ForwardingWrapper(BareWrapper):
@@ -134,6 +127,7 @@ class ForwardingWrapper(BareWrapper):
             return getattr(super().__getattr__("base_layer"), name)
 
 
+# A test file has them as they stand here.
 WRAPPERS: dict[WrapperKind, type[BareWrapper]] = {
     WrapperKind.BARE: BareWrapper,
     WrapperKind.NONE: NoneWrapper,

@@ -9,7 +9,7 @@ from typing import TypeVar
 from conformance.engines.ranks import Engine, RankFailed, RankGroup, RankHung, RankLost
 from conformance.implementations.protocol import Implementation
 from conformance.subjects.linear import RankSession
-from conformance.subjects.outcomes import HarnessError, named
+from conformance.subjects.outcomes import HarnessError, NotApplicable, named
 from conformance.values.linear import values_of
 from strategies.cases import Case, Dtype
 from strategies.codec import Spec
@@ -45,6 +45,18 @@ class Subject:
             in_tf32 = case.dtype is Dtype.FLOAT32 and Dtype.TF32 in served
             case = replace(case, dtype=Dtype.TF32 if in_tf32 else served[case.seed % len(served)])
         return case
+
+    def require_applicable(self, case: Spec) -> None:
+        """Returns where the engine and the implementation can run a case that is `fitted`.
+
+        Raises:
+            NotApplicable: they declare that they cannot.
+        """
+        reason = self.engine.unsupported(getattr(case, "tp_size", 1))
+        if reason is None and isinstance(case, Case):
+            reason = self.implementation.unsupported(case)
+        if reason is not None:
+            raise NotApplicable(reason)
 
     def observe(self, case: Case, program: Callable[[RankSession], T]) -> list[T]:
         """Runs ``program`` on every rank.

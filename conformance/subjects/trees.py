@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.dtypes import torch_dtype
@@ -14,37 +14,46 @@ from strategies.cases import Case
 from strategies.trees import ModuleKind
 
 
-class Lookalike(nn.Module):
+class Lookalike(torch.nn.Module):
     """Has the attributes of a linear layer, and derives from none."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.input_size = self.output_size = width
-        self.tp_rank, self.tp_size = 0, 1
-        self.output_partition_sizes = [width]
-        self.weight = nn.Parameter(torch.ones(width, width), requires_grad=False)
+        self.input_size = self.output_size = 3
+        self.tp_rank, self.tp_size, self.output_partition_sizes = 0, 1, [3]
+        self.weight = torch.nn.Parameter(torch.ones(3, 3), requires_grad=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.weight)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(x, self.weight)
 
 
+# Modules that cannot carry LoRA, as a test file writes them; they take ``[tokens, 3]``, or indices below 3.
 OTHER_WIDTH = 3
+OTHERS = {
+    ModuleKind.NN_LINEAR: "torch.nn.Linear(3, 3)",
+    ModuleKind.EMBEDDING: "torch.nn.Embedding(3, 3)",
+    ModuleKind.NORM: "torch.nn.LayerNorm(3)",
+    ModuleKind.LOOKALIKE: "Lookalike()",
+    ModuleKind.HOLDER: "torch.nn.Sequential(torch.nn.LayerNorm(3))",
+}
+STRANGERS = (
+    *(OTHERS[kind] for kind in (ModuleKind.LOOKALIKE, ModuleKind.NN_LINEAR, ModuleKind.EMBEDDING, ModuleKind.NORM)),
+    "torch.nn.Identity()",
+)
 
 
-def other_module(kind: ModuleKind, library: LayerLibrary) -> nn.Module:
-    """A module that cannot carry LoRA; all but the hollow one take ``[tokens, 3]``, or indices below 3."""
-    if kind is ModuleKind.HOLLOW:
-        hollow = build_layer(Case(), library, torch.float32)
-        for name in ("weight", "quant_method"):
-            setattr(hollow, name, None)
-        return hollow
-    if kind is ModuleKind.HOLDER:
-        return nn.Sequential(nn.LayerNorm(OTHER_WIDTH))
-    if kind is ModuleKind.NN_LINEAR:
-        return nn.Linear(OTHER_WIDTH, OTHER_WIDTH)
-    if kind is ModuleKind.EMBEDDING:
-        return nn.Embedding(OTHER_WIDTH, OTHER_WIDTH)
-    return nn.LayerNorm(OTHER_WIDTH) if kind is ModuleKind.NORM else Lookalike(OTHER_WIDTH)
+def made(text: str) -> nn.Module:
+    """The module that is written so."""
+    module: nn.Module = eval(text)
+    return module
+
+
+def hollow(library: LayerLibrary) -> nn.Module:
+    """A layer that has neither a weight nor a quant method."""
+    layer = build_layer(Case(), library, torch.float32)
+    for name in ("weight", "quant_method"):
+        setattr(layer, name, None)
+    return layer
 
 
 class ModelTree(nn.Module):
@@ -74,7 +83,7 @@ def build_tree(values: ProgramValues, library: LayerLibrary, group: RankGroup) -
                 library.finish(built)
         else:
             with library.ranked(group):
-                built = other_module(module.kind, library)
+                built = hollow(library) if module.kind is ModuleKind.HOLLOW else made(OTHERS[module.kind])
         for name in module.names:
             model.hang(name, built)
     return model.requires_grad_(False)

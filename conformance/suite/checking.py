@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import hypothesis
 import torch
@@ -18,7 +18,7 @@ from conformance.judging.measuring import Measure, measuring
 from conformance.judging.presumption import require_presumed
 from conformance.judging.verdicts import ClauseResult, Failure, Verdict, Violation
 from conformance.regressions.recorder import Recorder
-from conformance.search.bodies import judges
+from conformance.search.bodies import Body, judges
 from conformance.search.drawing import Source
 from conformance.search.remaining import remaining
 from conformance.search.searching import Search
@@ -41,8 +41,6 @@ from strategies.codec import Spec
 from strategies.existing import NothingFits, Target, targeting
 from strategies.models.cases import ModelCase, ModelDraws, targeting_model
 from strategies.subclasses import SubclassSpec
-
-Body = Callable[[Subject, Any], None]
 
 
 class Checking(Protocol):
@@ -106,9 +104,7 @@ class ClauseRun:
             return Verdict.ERROR
         case = self.subject.fitted(case)
         try:
-            reason = self._unsupported(case)
-            if reason is not None:
-                raise NotApplicable(reason)
+            self.subject.require_applicable(case)
             with measuring() as measure:
                 self._measured(body, case, measure)
         except (NotExercised, NotApplicable, NotWrapped, SubjectRefused) as outcome:
@@ -153,12 +149,6 @@ class ClauseRun:
             if self.target is None:
                 raise HarnessError(f"the base layer cannot run by itself: {error}") from error
             raise NotExercised(f"the class raises it by itself: {error}") from error
-
-    def _unsupported(self, case: Spec) -> str | None:
-        reason = self.subject.engine.unsupported(getattr(case, "tp_size", 1))
-        if reason is not None or not isinstance(case, Case):
-            return reason
-        return self.subject.implementation.unsupported(case)
 
     def _judged(self, body: Body, case: Spec) -> None:
         try:

@@ -5,43 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from functools import partial
+from inspect import getsource
 
 from torch import Tensor
 
 from conformance.implementations.schemes import METHODS
-from conformance.subjects.building import shard_id_of
+from conformance.subjects.building import WRAPPERS, shard_id_of
 from conformance.test_files.literals import INDENT, Expression, call, one_line, rows, tensor_text
 from strategies.cases import Case, LayerSpec, Quantization, WrapperKind
 from strategies.constructors import constructor_arguments, positional_names
 from strategies.libraries import BASE_CLASSES, Library
 from strategies.source import CLASS_NAME, render
-
-_WRAPPER_NAMES = {
-    WrapperKind.BARE: "BareWrapper",
-    WrapperKind.NONE: "NoneWrapper",
-    WrapperKind.FORWARDING: "ForwardingWrapper",
-}
-_WRAPPERS = {
-    "BareWrapper": """
-class BareWrapper(torch.nn.Module):
-    def __init__(self, base_layer: torch.nn.Module) -> None:
-        super().__init__()
-        self.base_layer = base_layer
-""",
-    "NoneWrapper": """
-class NoneWrapper(BareWrapper):
-    quant_method = None
-""",
-    "ForwardingWrapper": """
-class ForwardingWrapper(BareWrapper):
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("base_layer"), name)
-""",
-}
-
 
 DECLARED = ("layer: Any", "layer")  # said to be anything where it is made first, and made again without a word
 
@@ -62,14 +36,14 @@ def class_source(case: Case, library: Library, number: str = "") -> tuple[set[st
 
 def wrapper_sources(kinds: Collection[WrapperKind]) -> list[str]:
     """The classes of wrappers of these kinds, and the one that they derive from."""
-    used = {_WRAPPER_NAMES[kind] for kind in kinds}
-    return [text.strip("\n") for name, text in _WRAPPERS.items() if name in used or (used and name == "BareWrapper")]
+    used = {WRAPPERS[kind] for kind in (*kinds, WrapperKind.BARE)} if kinds else set()
+    return [getsource(wrapper).strip() for wrapper in WRAPPERS.values() if wrapper in used]
 
 
 def nested_text(kinds: Sequence[WrapperKind], inner: str) -> str:
     """``inner`` in wrappers of these kinds, outermost first."""
     for kind in reversed(kinds):
-        inner = f"{_WRAPPER_NAMES[kind]}({inner})"
+        inner = f"{WRAPPERS[kind].__name__}({inner})"
     return inner
 
 

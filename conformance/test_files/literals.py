@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -15,9 +13,9 @@ INDENT = "    "
 LONGEST = 88  # characters of a line: what vLLM's own tests keep to
 WIDTH = LONGEST - len(INDENT)  # of a line in a function's body, without its indentation
 _STRING = LONGEST - 5 * len(INDENT) - 4  # of a part of a long string, which no formatter breaks, however deep
-_FEW, _MANY = 8, 40  # elements: up to these every tensor is written out
+_FEW = 8  # elements: up to these also a tensor that is the same everywhere is written out
+_LIST = WIDTH - 5 * len(INDENT)  # characters of a tensor that is a list: with what is around it they fit on a line
 LARGEST = 4  # in absolute value, of the integers that are digits less 4
-_written_out = ContextVar("written_out", default=_MANY)
 # What a file with tensors or rows of numbers as strings defines: they take a line where a list takes one for each row.
 INTEGERS = """
 def integers(digits: str, shape: tuple[int, ...], step: float = 1.0) -> torch.Tensor:
@@ -37,16 +35,6 @@ class Expression:
 
     def __repr__(self) -> str:
         return self.text
-
-
-@contextmanager
-def compactly() -> Iterator[None]:
-    """Inside the block only small tensors are written out, row by row, as lists: for files that were too long."""
-    token = _written_out.set(_FEW)
-    try:
-        yield
-    finally:
-        _written_out.reset(token)
 
 
 def number(value: float) -> str:
@@ -73,11 +61,11 @@ def one_line(value: object) -> str:
 
 
 def rows(value: object, width: int = WIDTH) -> str:
-    """`one_line`; `compactly`, rows of numbers that have no place on a line are a string."""
+    """`one_line`; rows of numbers that have no place on a line are a string."""
     if isinstance(value, Tensor):
         value = value.tolist()
     whole = one_line(value)
-    if _written_out.get() != _FEW or len(whole) <= width or not isinstance(value, (list, tuple)):
+    if len(whole) <= width or not isinstance(value, (list, tuple)):
         return whole
     if _is_matrix(value):
         told = "; ".join(" ".join(repr(one).removesuffix(".0") for one in row) for row in value)
@@ -122,7 +110,7 @@ def call(head: str, arguments: Sequence[str] | Mapping[str, object]) -> str:
 
 
 def tensor_text(tensor: Tensor | None) -> str:
-    """An expression that makes the tensor; what is the same everywhere is said so, what is large is a formula."""
+    """An expression that makes the tensor; what is the same everywhere is said so, what is long is a string."""
     if tensor is None:
         return "None"
     shape = one_line(tuple(tensor.shape))
@@ -132,7 +120,7 @@ def tensor_text(tensor: Tensor | None) -> str:
         return f"torch.full({shape}, torch.nan)"
     if tensor.numel() > _FEW and bool((tensor == tensor.flatten()[0]).all()):
         return f"torch.full({shape}, {number(float(tensor.flatten()[0]))})"
-    if tensor.numel() > _written_out.get():
+    if len(one_line(tensor)) > _LIST:
         step = float(tensor[tensor != 0].abs().min())  # were all of them zero, they would be alike
         steps = tensor / step
         if bool((steps == steps.round()).all()) and steps.abs().max() <= LARGEST:

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
+from inspect import getsource
+
 from conformance.regressions.entries import StoredFailure
 from conformance.subjects.linear import deployment_of
+from conformance.subjects.trees import STRANGERS, Lookalike
 from conformance.test_files.construction import nested_text, wrapper_sources
 from conformance.test_files.dialects import Dialect
 from conformance.test_files.layout import CannotWrite
 from conformance.test_files.script import Script, raises
 from strategies.cases import Case, WrapperKind
-
-_FOREIGN = '''
-class Foreign(torch.nn.Module):
-    """Has the attributes of a linear layer, and derives from none."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(2, 2), requires_grad=False)
-        self.input_size = self.output_size = 2
-'''.strip("\n")
-# In the order of the clause's own.
-_MODULES = (
-    "Foreign()",
-    "torch.nn.Linear(2, 2)",
-    "torch.nn.Embedding(2, 2)",
-    "torch.nn.LayerNorm(2)",
-    "torch.nn.Identity()",
-)
 
 
 def chain(failure: StoredFailure, case: Case, dialect: Dialect) -> Script:
@@ -51,7 +36,7 @@ def chain(failure: StoredFailure, case: Case, dialect: Dialect) -> Script:
 
 def stranger(failure: StoredFailure, case: Case, dialect: Dialect) -> Script:
     """A module that is no linear layer of any family, handed in alone."""
-    made = _MODULES[case.seed % len(_MODULES)]
+    made = STRANGERS[case.seed % len(STRANGERS)]
     kind = made.partition("(")[0].rpartition(".")[2]
     lines = [f"module: Any = {made}", "names = list(module.state_dict())"]
     lines.append(f"config = {dialect.config(deployment_of(case))}")
@@ -67,4 +52,4 @@ def stranger(failure: StoredFailure, case: Case, dialect: Dialect) -> Script:
             "    assert lora is module",
         ]
     lines.append("assert list(module.state_dict()) == names")
-    return Script(lines=lines, definitions=[_FOREIGN] if kind == "Foreign" else [], world=0)
+    return Script(lines=lines, definitions=[getsource(Lookalike).strip()] if kind == "Lookalike" else [], world=0)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from inspect import getsource
+
+from conformance.oracles.targets import culprits_of, layers_of
 from conformance.regressions.entries import StoredFailure
+from conformance.subjects.trees import OTHERS, Lookalike
 from conformance.test_files.construction import DECLARED, class_source, fresh
 from conformance.test_files.dialects import Dialect
 from conformance.test_files.layout import CannotWrite
@@ -21,20 +25,6 @@ def hang(model: torch.nn.Module, name: str, module: torch.nn.Module) -> None:
         model = model.get_submodule(part)
     model.add_module(last, module)
 """.strip("\n")
-_LOOKALIKE = '''
-class Lookalike(torch.nn.Module):
-    """Has the attributes of a linear layer, and derives from none."""
-
-    input_size, output_size, tp_rank, tp_size = 3, 3, 0, 1
-    weight = torch.ones(3, 3)
-'''.strip("\n")
-_OTHERS = {
-    ModuleKind.NN_LINEAR: "torch.nn.Linear(3, 3)",
-    ModuleKind.EMBEDDING: "torch.nn.Embedding(3, 3)",
-    ModuleKind.NORM: "torch.nn.LayerNorm(3)",
-    ModuleKind.LOOKALIKE: "Lookalike()",
-    ModuleKind.HOLDER: "torch.nn.Sequential(torch.nn.LayerNorm(3))",
-}
 _BASE_LAYERS = (ModuleKind.LINEAR, ModuleKind.HOLLOW)
 
 
@@ -57,7 +47,7 @@ def script_of(failure: StoredFailure, question: TargetQuestion, dialect: Dialect
         definitions=[
             f"PACKED = {one_line(packed)}" if packed else "",
             *dialect.model_class(packed),
-            *([_LOOKALIKE] if looks_alike else []),
+            *([getsource(Lookalike).strip()] if looks_alike else []),
             _HANG,
         ],
         imports=set().union(*classes),
@@ -76,7 +66,7 @@ def _tree(question: TargetQuestion, dialect: Dialect) -> list[str]:
     lines = [f"model: Any = {dialect.model}"]
     lines += [f"first: Any = SimpleNamespace(rank=0, size={size})  # of the ranks"] if apart else []
     for index, module in enumerate(question.model.modules):
-        made = [f"{DECLARED[index > 0]} = {_OTHERS.get(module.kind)}"]
+        made = [f"{DECLARED[index > 0]} = {OTHERS.get(module.kind)}"]
         if module.kind in _BASE_LAYERS:
             built = fresh(_case(module), DECLARED[index > 0])
             made = ["with tensor_parallel(first):", INDENT + built] if apart else [built]
@@ -98,39 +88,15 @@ def _wrapped(failure: StoredFailure, question: TargetQuestion, dialect: Dialect)
         kept = [f"others = {one_line(others)}", "before = [model.get_submodule(name) for name in others]"]
         return [*kept, config, make, "assert [model.get_submodule(name) for name in others] == before"]
     names = [module.name for module in question.model.linears]
-    right = [name for name, module in zip(names, question.model.linears, strict=True) if _named(question, module)]
     found = f"lora = [n for n in names if isinstance(model.get_submodule(n), {dialect.wrapped})]"
-    return [config, make, f"names = {one_line(names)}", found, f"assert lora == {one_line(right)}"]
-
-
-def _named(question: TargetQuestion, module: ModuleSpec) -> bool:
-    """The contract's rule, as `conformance.test_targets` has it."""
-    packing = question.model.packing
-    if question.targets is None:
-        return True
-    return any(
-        target in (name, last) or target in packing.get(last, ()) or last in packing.get(target, ())
-        for target in question.targets
-        for name in module.names
-        for last in [name.rpartition(".")[2]]
-    )
+    return [config, make, f"names = {one_line(names)}", found, f"assert lora == {one_line(layers_of(question))}"]
 
 
 def _refused(question: TargetQuestion, make: str) -> list[str]:
-    packing = question.model.packing
-    culprits = [
-        module.name
-        for module in question.model.modules
-        if module.kind not in (ModuleKind.LINEAR, ModuleKind.HOLDER)
-        and any(
-            target in (module.name, module.name.rpartition(".")[2]) or target in packing.get(module.name, ())
-            for target in question.targets or ()
-        )
-    ]
     return [
         *raises(make),
         "assert not isinstance(caught.value, (AssertionError, AttributeError))",
         "said = str(caught.value)",
-        *names_one_of("name", culprits),
+        *names_one_of("name", [one.name for one in culprits_of(question)]),
         *names_one_of("target", question.targets or ()),
     ]

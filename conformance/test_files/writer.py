@@ -13,7 +13,6 @@ from conformance.regressions.entries import Entry, StoredFailure
 from conformance.test_files import experts, linear, modules, programs, ranks, targets, vocabulary
 from conformance.test_files.dialects import Dialect
 from conformance.test_files.layout import CannotWrite, laid_out
-from conformance.test_files.literals import compactly
 from conformance.test_files.lora_compat_dialect import LoraCompat
 from conformance.test_files.script import Script
 from conformance.test_files.vllm_dialect import Vllm
@@ -70,13 +69,8 @@ File = str | CannotWrite  # its text, or why there is none
 def write_all(given: Sequence[tuple[Entry, StoredFailure]]) -> list[tuple[File, ...]]:
     """For each failure a file for each of `DIALECTS`, which nobody has run; ruff lays them all out in one call."""
     drafts = [[_draft(entry, failure, dialect) for dialect in DIALECTS] for entry, failure in given]
-    texts = iter(
-        laid_out([text for each in drafts for one in each if not isinstance(one, CannotWrite) for text in one])
-    )
-    return [
-        tuple(one if isinstance(one, CannotWrite) else _shorter(next(texts), next(texts)) for one in each)
-        for each in drafts
-    ]
+    texts = iter(laid_out([one for each in drafts for one in each if isinstance(one, str)]))
+    return [tuple(next(texts) if isinstance(one, str) else one for one in each) for each in drafts]
 
 
 def write(entry: Entry, failure: StoredFailure, dialect: Dialect, proof: str) -> str:
@@ -88,7 +82,7 @@ def write(entry: Entry, failure: StoredFailure, dialect: Dialect, proof: str) ->
     drawn = _draft(entry, failure, dialect)
     if isinstance(drawn, CannotWrite):
         raise drawn
-    return proved(_shorter(*laid_out(drawn)), entry, failure, proof)
+    return proved(laid_out([drawn])[0], entry, failure, proof)
 
 
 def proved(text: str, entry: Entry, failure: StoredFailure, proof: str) -> str:
@@ -96,21 +90,15 @@ def proved(text: str, entry: Entry, failure: StoredFailure, proof: str) -> str:
     return text.replace(_docstring(entry, failure, NOT_RUN), _docstring(entry, failure, proof), 1)
 
 
-def _shorter(plain: str, compact: str) -> str:
-    return plain if plain.count("\n") < MOST_LINES else compact
-
-
-def _draft(entry: Entry, failure: StoredFailure, dialect: Dialect) -> tuple[str, str] | CannotWrite:
-    """A file that is not laid out yet: as it is, and with long tensors as strings, should it be too long."""
+def _draft(entry: Entry, failure: StoredFailure, dialect: Dialect) -> File:
+    """A file that is not laid out yet."""
     if failure.identity.get("layers", "").startswith(Library.TORCH.value):
         return CannotWrite("on torch's layers it has no form as a single file yet; replay the case")
     if not failure.seen:
         return CannotWrite("an older release stored it, in words alone; replay it on a run of this one")
     with _one_at_a_time:
         try:
-            plain = _written(entry, failure, dialect)
-            with compactly():
-                return plain, _written(entry, failure, dialect)
+            return _written(entry, failure, dialect)
         except CannotWrite as error:
             return error
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from conformance.certification.zoo.findings import shown_by
-from conformance.certification.zoo.page import page
+from benchmarks.zoo.__main__ import page
+from benchmarks.zoo.findings import shown_by
 from conformance.judging.facts import Aspect, Difference, Raised, Unwrapped
 from conformance.subjects.zoo_index import RECIPES
 from tests.suite import ROOT

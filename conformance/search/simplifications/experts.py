@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from strategies.adapters import MAX_RANKS
+from conformance.search.simplifications.parts import by_default, changed, max_ranks, one_plainer, put
 from strategies.experts import ExpertsAdapterSpec, ExpertsCase
 
 _SEEDS = 5
@@ -13,9 +13,9 @@ _SEEDS = 5
 
 def simpler_experts(case: ExpertsCase) -> Iterator[ExpertsCase]:
     """Every case plainer than ``case`` in one part, with its own values and with others that may hide less."""
-    for changed in (*_fewer_adapters(case), *_fewer_tokens(case), *_sizes(case), *_tokens(case), *_adapters(case)):
-        if changed != case and changed.shared_evenly:
-            yield from (replace(changed, seed=seed) for seed in dict.fromkeys((case.seed, *range(_SEEDS))))
+    for one in (*_fewer_adapters(case), *_fewer_tokens(case), *_sizes(case), *_tokens(case), *_adapters(case)):
+        if one != case and one.shared_evenly:
+            yield from (replace(one, seed=seed) for seed in dict.fromkeys((case.seed, *range(_SEEDS))))
     yield from (replace(case, seed=seed) for seed in range(min(case.seed, _SEEDS)))
 
 
@@ -36,13 +36,12 @@ def _sizes(case: ExpertsCase) -> Iterator[ExpertsCase]:
                 yield replace(fewer, adapters=_whole(case, case.experts))
             else:
                 yield replace(fewer, intermediate_size=case.intermediate_size * size // case.tp_size)
-    yield replace(case, expert_parallel=False)
-    yield replace(case, fully_sharded=False)
+    yield from by_default(case, "expert_parallel", "fully_sharded")
     unit = 1 if case.expert_parallel else case.tp_size
     for inner in sorted({unit, 2 * unit, case.intermediate_size - unit}):
         if 0 < inner < case.intermediate_size:
             yield replace(case, intermediate_size=inner)
-    yield replace(case, hidden_size=1)
+    yield from by_default(case, "hidden_size")
     unused = sorted(set(range(case.experts)) - {expert for chosen in case.routing for expert in chosen})
     for gone in (unused[: len(unused) // shared * shared], unused[:shared], unused[-shared:]):
         if gone and len(gone) < case.experts:
@@ -77,10 +76,9 @@ def _fewer_tokens(case: ExpertsCase) -> Iterator[ExpertsCase]:
 def _tokens(case: ExpertsCase) -> Iterator[ExpertsCase]:
     """Tokens of the first adapter or of none, with fewer experts each and the first ones."""
     for at, (token, chosen) in enumerate(zip(case.tokens, case.routing, strict=True)):
-        before, after = slice(at), slice(at + 1, None)
         if token > 0:
-            yield from (replace(case, tokens=(*case.tokens[before], other, *case.tokens[after])) for other in (0, -1))
-        yield replace(case, routing=(*case.routing[before], tuple(range(len(chosen))), *case.routing[after]))
+            yield from (replace(case, tokens=put(case.tokens, at, other)) for other in (0, -1))
+        yield replace(case, routing=put(case.routing, at, tuple(range(len(chosen)))))
     if len(case.routing[0]) > 1:
         yield from (replace(case, routing=tuple(one[at : at + 1] for one in case.routing)) for at in (0, 1))
 
@@ -89,32 +87,32 @@ def _fewer_adapters(case: ExpertsCase) -> Iterator[ExpertsCase]:
     for index in range(len(case.adapters)):
         if len(case.adapters) > 1 and index not in case.tokens:
             moved = tuple(token - (token > index) for token in case.tokens)
-            fewer = replace(case, adapters=(*case.adapters[:index], *case.adapters[index + 1 :]), tokens=moved)
-            first = tuple(replace(one, slot=slot) for slot, one in enumerate(fewer.adapters))
-            yield from (fewer, replace(fewer, adapters=first, max_loras=len(first)))
+            fewer = replace(case, adapters=put(case.adapters, index), tokens=moved)
+            yield from (fewer, _in_the_first_slots(fewer))
 
 
 def _adapters(case: ExpertsCase) -> Iterator[ExpertsCase]:
     """Adapters in the first slots, plainer, with fewer slots and a smaller greatest rank around them."""
-    for index, adapter in enumerate(case.adapters):
-        before, after = case.adapters[:index], case.adapters[index + 1 :]
-        yield from (replace(case, adapters=(*before, plainer, *after)) for plainer in _plainer(adapter))
-    first = tuple(replace(one, slot=slot) for slot, one in enumerate(case.adapters))
-    yield replace(case, adapters=first, max_loras=len(first))
-    if first != case.adapters:
-        whole = replace(case, adapters=first, max_loras=len(first))
-        yield replace(whole, adapters=_whole(whole, case.experts))
+    yield from (replace(case, adapters=adapters) for adapters in one_plainer(case.adapters, _plainer))
+    first = _in_the_first_slots(case)
+    yield first
+    if first.adapters != case.adapters:
+        yield replace(first, adapters=_whole(first, case.experts))
     yield replace(case, max_loras=max(one.slot for one in case.adapters) + 1)
-    needed = max(one.rank for one in case.adapters)
-    yield from (replace(case, max_rank=rank) for rank in MAX_RANKS if needed <= rank < case.max_rank)
+    yield from changed(case, *max_ranks(case.max_rank, [one.rank for one in case.adapters]))
+
+
+def _in_the_first_slots(case: ExpertsCase) -> ExpertsCase:
+    first = tuple(replace(one, slot=slot) for slot, one in enumerate(case.adapters))
+    return replace(case, adapters=first, max_loras=len(first))
 
 
 def _plainer(adapter: ExpertsAdapterSpec) -> Iterator[ExpertsAdapterSpec]:
-    yield replace(adapter, fused=False)
+    yield from by_default(adapter, "fused")
     yield from (replace(adapter, rank=rank) for rank in (1, 2) if rank < adapter.rank)
-    for at, adapted in enumerate(adapter.experts):
-        if adapted and sum(adapter.experts) > 1:
-            yield replace(adapter, experts=(*adapter.experts[:at], False, *adapter.experts[at + 1 :]))
+    if sum(adapter.experts) > 1:
+        without = one_plainer(adapter.experts, lambda adapted: (False,) * adapted)
+        yield from (replace(adapter, experts=experts) for experts in without)
     for parts in ((True, False, False), (False, True, False), (False, False, True)):
         if sum(adapter.parts) > 1 and not adapter.fused:
             yield replace(adapter, parts=parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from conformance.search.simplifications.parts import by_default
 from lora_compat.families import Family
 from strategies.cases import Case, Heads
 
@@ -18,12 +19,14 @@ def fewer_ranks(case: Case) -> Iterator[Case]:
         if case.layer.heads is not None and not case.layer.disable_tp:
             factor, heads = case.tp_size // size, case.layer.heads
             fewer = Heads(heads.size, max(1, heads.query // factor), max(1, heads.key_value // factor))
-            layer = replace(case.layer, heads=fewer, output_sizes=fewer.output_sizes)
-            yield replace(case, layer=layer, tp_size=size, fully_sharded=case.fully_sharded and size > 1)
-    if case.fully_sharded:
-        yield replace(case, fully_sharded=False)
-    if case.layer.disable_tp:
-        yield replace(case, layer=replace(case.layer, disable_tp=False))
+            yield replace(with_heads(case, fewer), tp_size=size, fully_sharded=case.fully_sharded and size > 1)
+    yield from by_default(case, "fully_sharded")
+    yield from (replace(case, layer=layer) for layer in by_default(case.layer, "disable_tp"))
+
+
+def with_heads(case: Case, heads: Heads) -> Case:
+    """The case with other heads of its QKV layer."""
+    return replace(case, layer=replace(case.layer, heads=heads, output_sizes=heads.output_sizes))
 
 
 def _cut(case: Case, factor: int) -> Case:
@@ -35,7 +38,6 @@ def _cut(case: Case, factor: int) -> Case:
         return replace(case, layer=replace(layer, input_size=max(1, layer.input_size // factor)))
     if layer.heads is not None:
         heads = replace(layer.heads, query=max(1, layer.heads.query // factor))
-        heads = replace(heads, key_value=min(heads.key_value, heads.query))
-        return replace(case, layer=replace(layer, heads=heads, output_sizes=heads.output_sizes))
+        return with_heads(case, replace(heads, key_value=min(heads.key_value, heads.query)))
     sizes = tuple(max(1, size // factor) for size in layer.output_sizes)
     return replace(case, layer=replace(layer, output_sizes=sizes))

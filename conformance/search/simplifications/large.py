@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from conformance.search.simplifications.fewer_ranks import with_heads
+from conformance.search.simplifications.parts import by_default, less, one_plainer
 from lora_compat.families import Family
-from strategies.cases import Case, Content
+from strategies.cases import AdapterSpec, Case
 from strategies.large import LARGE_MAX_RANKS
 
 _FEW = 6  # tokens and adapters, as many as there are in a case of which nothing is large
@@ -26,13 +28,6 @@ def smaller(case: Case) -> Iterator[Case]:
     if case.subclass.target is None:
         yield from _inputs(case)
         yield from _rows(case)
-
-
-def less(size: int, few: int) -> list[int]:
-    """Smaller sizes than ``size``, the smallest first, if it is more than ``few``."""
-    if size <= few:
-        return []
-    return sorted({few, size // 2, size - size // 4, size - size // 8, size - 1} & {*range(1, size)})
 
 
 def _tokens(case: Case) -> Iterator[Case]:
@@ -68,9 +63,8 @@ def _slots(case: Case) -> Iterator[Case]:
 
 def _ranks(case: Case) -> Iterator[Case]:
     """Adapters of smaller rank, each by itself, and slots for smaller ones."""
-    for index, adapter in enumerate(case.adapters):
-        for rank in less(adapter.rank, _SHORT):
-            yield replace(case, adapters=(*case.adapters[:index], adapter.of_rank(rank), *case.adapters[index + 1 :]))
+    shorter = one_plainer(case.adapters, lambda one: map(one.of_rank, less(one.rank, _SHORT)))
+    yield from (replace(case, adapters=adapters) for adapters in shorter)
     needed = max((one.rank for one in case.adapters), default=1)
     yield from (replace(case, max_rank=rank) for rank in (64, *LARGE_MAX_RANKS) if needed <= rank < case.max_rank)
 
@@ -86,20 +80,19 @@ def _rows(case: Case) -> Iterator[Case]:
     """Fewer rows of one output; smaller heads."""
     layer = case.layer
     if layer.heads is not None:
-        for size in less(layer.heads.size, 3):
-            heads = replace(layer.heads, size=size)
-            yield replace(case, layer=replace(layer, heads=heads, output_sizes=heads.output_sizes))
+        yield from (with_heads(case, replace(layer.heads, size=size)) for size in less(layer.heads.size, 3))
         return
     unit = case.layer_tp_size if layer.family.shards_output else 1
-    for index, rows in enumerate(layer.output_sizes):
-        for each in less(rows // unit, _SHORT):
-            sizes = (*layer.output_sizes[:index], each * unit, *layer.output_sizes[index + 1 :])
-            yield replace(case, layer=replace(layer, output_sizes=sizes))
+    fewer = one_plainer(layer.output_sizes, lambda rows: [each * unit for each in less(rows // unit, _SHORT)])
+    yield from (replace(case, layer=replace(layer, output_sizes=sizes)) for sizes in fewer)
 
 
 def drawn_anew(case: Case) -> Iterator[Case]:
     """Adapters with nothing peculiar about them: values as drawn, parts of one rank."""
-    for index, one in enumerate(case.adapters):
-        for plain in (replace(one, content=Content.DRAWN), one.of_rank(one.rank) if one.ranks else one):
-            if plain != one:
-                yield replace(case, adapters=(*case.adapters[:index], plain, *case.adapters[index + 1 :]))
+
+    def plain(one: AdapterSpec) -> Iterator[AdapterSpec]:
+        yield from by_default(one, "content")
+        if one.ranks:
+            yield one.of_rank(one.rank)
+
+    yield from (replace(case, adapters=adapters) for adapters in one_plainer(case.adapters, plain))

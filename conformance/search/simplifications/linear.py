@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from conformance.search.simplifications.fewer_ranks import fewer_ranks
+from conformance.search.simplifications.fewer_ranks import fewer_ranks, with_heads
 from conformance.search.simplifications.large import drawn_anew, smaller
+from conformance.search.simplifications.parts import by_default, changed, max_ranks, one_less, one_plainer, put
 from lora_compat.families import Family
-from strategies.adapters import MAX_RANKS
-from strategies.cases import AdapterSpec, Case, Dtype, Heads, LayerSpec, Layout, Quantization
+from strategies.cases import AdapterSpec, Case, Dtype, LayerSpec
 from strategies.subclasses import SubclassSpec
 from strategies.validity import is_valid
+
+_OPTIONS = ("bias", "skip_bias_add", "return_bias", "gather_output", "input_is_parallel", "reduce_results")
 
 
 def simpler(case: Case) -> Iterator[Case]:
     """Every case that is plainer than ``case`` in one part and can be built."""
-    for changed in (
+    for one in (
         *fewer_ranks(case),
         *smaller(case),
         *_families(case),
@@ -26,8 +28,8 @@ def simpler(case: Case) -> Iterator[Case]:
         *drawn_anew(case),
         *_manners(case),
     ):
-        if changed != case and is_valid(changed):
-            yield changed
+        if one != case and is_valid(one):
+            yield one
 
 
 def _families(case: Case) -> Iterator[Case]:
@@ -51,27 +53,17 @@ def _families(case: Case) -> Iterator[Case]:
 
 def _layers(case: Case) -> Iterator[Case]:
     layer, parts = case.layer, case.layer_tp_size
-    plain = LayerSpec()
-    for name in ("bias", "skip_bias_add", "return_bias", "gather_output", "input_is_parallel", "reduce_results"):
-        yield replace(case, layer=replace(layer, **{name: getattr(plain, name)}))
+    yield from (replace(case, layer=one) for one in by_default(layer, *_OPTIONS))
     for width in sorted({parts if layer.family is Family.ROW else 1, layer.input_size - parts}):
         if 0 < width < layer.input_size:
             yield replace(case, layer=replace(layer, input_size=width))
     if layer.heads is not None:
-        yield from (
-            replace(case, layer=replace(layer, heads=heads, output_sizes=heads.output_sizes))
-            for heads in (
-                Heads(size=1, query=layer.heads.query, key_value=layer.heads.key_value),
-                Heads(size=layer.heads.size, query=parts, key_value=min(parts, layer.heads.key_value)),
-            )
-        )
+        fewest = replace(layer.heads, query=parts, key_value=min(parts, layer.heads.key_value))
+        yield from (with_heads(case, heads) for heads in (replace(layer.heads, size=1), fewest))
         return
     unit = 1 if layer.family in (Family.REPLICATED, Family.ROW) else parts
-    for index, size in enumerate(layer.output_sizes):
-        for less in sorted({unit, 2 * unit, size - unit}):
-            if 0 < less < size:
-                sizes = (*layer.output_sizes[:index], less, *layer.output_sizes[index + 1 :])
-                yield replace(case, layer=replace(layer, output_sizes=sizes))
+    fewer = one_plainer(layer.output_sizes, lambda size: sorted({unit, 2 * unit, size - unit} & {*range(1, size)}))
+    yield from (replace(case, layer=replace(layer, output_sizes=sizes)) for sizes in fewer)
     if len(set(layer.output_sizes)) == 1 and layer.output_sizes[0] > unit:  # where they must be equal
         yield replace(case, layer=replace(layer, output_sizes=(unit,) * len(layer.output_sizes)))
     yield from _fewer_outputs(case)
@@ -83,7 +75,7 @@ def _fewer_outputs(case: Case) -> Iterator[Case]:
     if len(sizes) < 2:
         return
     for index in reversed(range(len(sizes))):
-        left = replace(case.layer, output_sizes=(*sizes[:index], *sizes[index + 1 :]))
+        left = replace(case.layer, output_sizes=put(sizes, index))
         if len(case.packed) == len(sizes):
             yield replace(
                 case,
@@ -101,8 +93,7 @@ def _fewer_outputs(case: Case) -> Iterator[Case]:
 def _without_part(adapter: AdapterSpec, index: int, outputs: int) -> AdapterSpec:
     if adapter.fused:
         return replace(adapter, fused=outputs > 2)
-    present = (*adapter.present[:index], *adapter.present[index + 1 :])
-    left = (*adapter.ranks[:index], *adapter.ranks[index + 1 :])
+    present, left = put(adapter.present, index), put(adapter.ranks, index)
     ranks = left if max(left, default=0) == adapter.rank else ()
     return replace(adapter, present=present if any(present) else (True,) * len(present), ranks=ranks)
 
@@ -111,28 +102,23 @@ def _classes(case: Case) -> Iterator[Case]:
     subclass = case.subclass
     if subclass.target is not None:
         return
-    plain = SubclassSpec(depth=1)
     yield replace(case, subclass=SubclassSpec())
-    for depth in range(1, subclass.depth):
-        yield replace(case, subclass=replace(subclass, depth=depth))
-    if subclass.depth:
-        for name in ("mixins", "dynamic", "constructor", "loader", "forward"):
-            yield replace(case, subclass=replace(subclass, **{name: getattr(plain, name)}))
-    for index in range(len(case.nesting)):
-        yield replace(case, nesting=(*case.nesting[:index], *case.nesting[index + 1 :]))
+    shallower = (replace(subclass, depth=depth) for depth in range(1, subclass.depth))
+    plainer = by_default(subclass, "mixins", "dynamic", "constructor", "loader", "forward")
+    yield from (replace(case, subclass=one) for one in (*shallower, *plainer))
+    yield from (replace(case, nesting=left) for left in one_less(case.nesting))
 
 
 def _adapters(case: Case) -> Iterator[Case]:
     for index in range(len(case.tokens)):
         if len(case.tokens) > 1:
-            yield replace(case, tokens=(*case.tokens[:index], *case.tokens[index + 1 :]))
+            yield replace(case, tokens=put(case.tokens, index))
         if case.tokens[index] > 0:
-            yield replace(case, tokens=(*case.tokens[:index], 0, *case.tokens[index + 1 :]))
+            yield replace(case, tokens=put(case.tokens, index, 0))
     for index in range(len(case.adapters)):
         if len(case.adapters) > 1 and index not in case.tokens:
             moved = tuple(token - (token > index) for token in case.tokens)
-            left = (*case.adapters[:index], *case.adapters[index + 1 :])
-            yield replace(case, adapters=left, tokens=moved)
+            yield replace(case, adapters=put(case.adapters, index), tokens=moved)
     fewest = max((adapter.slot + 1 for adapter in case.adapters), default=1)
     if fewest < case.max_loras:
         yield replace(case, max_loras=fewest)
@@ -140,13 +126,8 @@ def _adapters(case: Case) -> Iterator[Case]:
         first = tuple(replace(adapter, slot=slot) for slot, adapter in enumerate(case.adapters))
         yield replace(case, adapters=first, max_loras=len(first))
         yield replace(case, adapters=first)
-    for index, adapter in enumerate(case.adapters):
-        for changed in _plainer(adapter):
-            yield replace(case, adapters=(*case.adapters[:index], changed, *case.adapters[index + 1 :]))
-    needed = max((adapter.rank for adapter in case.adapters), default=1)
-    for rank in MAX_RANKS:
-        if needed <= rank < case.max_rank:
-            yield replace(case, max_rank=rank)
+    yield from (replace(case, adapters=adapters) for adapters in one_plainer(case.adapters, _plainer))
+    yield from changed(case, *max_ranks(case.max_rank, [adapter.rank for adapter in case.adapters]))
 
 
 def _plainer(adapter: AdapterSpec) -> Iterator[AdapterSpec]:
@@ -174,7 +155,5 @@ def _manners(case: Case) -> Iterator[Case]:
         wider = _of_rank_two(plain)  # of rank 1 every row of a small integer LoRA B is alike
         yield from (replace(wider, seed=seed) for seed in range(6))
     yield case.exact()
-    yield replace(case, dtype=Dtype.FLOAT32)
-    yield replace(case, layout=Layout.TWO_D)
-    yield replace(case, quantization=Quantization.NONE)
+    yield from by_default(case, "dtype", "layout", "quantization")
     yield from (replace(case, seed=seed) for seed in range(min(case.seed, 12)))

@@ -3,53 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 
-from strategies.cases import Dtype
+from conformance.search.simplifications.parts import by_default, changed, one_less
 from strategies.models.adapters import ModelAdapter
 from strategies.models.cases import ModelCase
-from strategies.models.configs import ConfigChoices
 
 
 def simpler_models(case: ModelCase) -> Iterator[ModelCase]:
     """Every case that is plainer than ``case`` in one part: one rank, one target, the type's own configuration."""
-    plain = ConfigChoices()
-    for changes in (
-        {"config": plain},
-        {"tp_size": 1, "fully_sharded": False},
-        {"tp_size": min(2, case.tp_size)},
-        {"fully_sharded": False},
-        {"dtype": Dtype.FLOAT32},
-        {"seed": 0},
-    ):
-        changed = replace(case, **changes)
-        if changed != case:
-            yield changed
-    for field in fields(ConfigChoices):
-        config = replace(case.config, **{field.name: getattr(plain, field.name)})
-        if config != case.config:
-            yield replace(case, config=config)
+    yield from by_default(case, "config")
+    yield from changed(case, {"tp_size": 1, "fully_sharded": False}, {"tp_size": min(2, case.tp_size)})
+    yield from by_default(case, "fully_sharded", "dtype", "seed")
+    yield from (replace(case, config=config) for config in by_default(case.config))
     yield from (replace(case, adapter=adapter) for adapter in _adapters(case.adapter))
 
 
 def _adapters(adapter: ModelAdapter) -> Iterator[ModelAdapter]:
-    if len(adapter.modules) + len(adapter.parameters) > 2:
-        yield from (replace(adapter, modules=(one,), parameters=()) for one in adapter.modules)
-        yield from (replace(adapter, modules=(), parameters=(one,)) for one in adapter.parameters)
-    for at in range(len(adapter.modules)):
-        yield replace(adapter, modules=(*adapter.modules[:at], *adapter.modules[at + 1 :]))
-    for at in range(len(adapter.parameters)):
-        yield replace(adapter, parameters=(*adapter.parameters[:at], *adapter.parameters[at + 1 :]))
+    modules, parameters = adapter.modules, adapter.parameters
+    if len(modules) + len(parameters) > 2:
+        yield from (replace(adapter, modules=(one,), parameters=()) for one in modules)
+        yield from (replace(adapter, modules=(), parameters=(one,)) for one in parameters)
+    yield from (replace(adapter, modules=left) for left in one_less(modules))
+    yield from (replace(adapter, parameters=left) for left in one_less(parameters))
+    yield from by_default(adapter, "ranks", "alphas", "saved", "feature", "layers")
     plain = ModelAdapter()
-    for changes in (
-        {"ranks": ()},
-        {"alphas": ()},
-        {"saved": ()},
-        {"feature": ""},
-        {"layers": ()},
+    yield from changed(
+        adapter,
         {"rank": plain.rank, "alpha": plain.alpha, "rslora": False},
         {"alpha": float(adapter.rank), "rslora": False},
-    ):
-        changed = replace(adapter, **changes)
-        if changed != adapter:
-            yield changed
+    )

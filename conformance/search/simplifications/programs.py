@@ -6,20 +6,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from conformance.search.simplifications.experts import simpler_experts
-from conformance.search.simplifications.large import less
 from conformance.search.simplifications.models import simpler_models
+from conformance.search.simplifications.parts import by_default, changed, less, max_ranks, one_less, one_plainer, put
 from lora_compat.families import Family
-from strategies.adapters import MAX_RANKS
 from strategies.cases import AdapterSpec, LayerSpec
 from strategies.codec import Spec
 from strategies.experts import ExpertsCase
 from strategies.models.cases import ModelCase
-from strategies.programs import Misfit, ModelAdapterSpec, Program, Step, StepKind
+from strategies.programs import ModelAdapterSpec, Program, Step, StepKind
 from strategies.subclasses import SubclassSpec
 from strategies.target_questions import TargetQuestion
 from strategies.trees import ModelSpec, ModuleKind, ModuleSpec
 
 _SEEDS = 3
+_PLAIN = (StepKind.USE, StepKind.RUN)
 
 
 def simpler_whole(spec: Spec) -> Iterator[Spec]:
@@ -39,14 +39,13 @@ def simpler_whole(spec: Spec) -> Iterator[Spec]:
 def _questions(question: TargetQuestion) -> Iterator[TargetQuestion]:
     targets = question.targets or ()
     if len(targets) > 1:
-        yield from (replace(question, targets=(*targets[:at], *targets[at + 1 :])) for at in range(len(targets)))
+        yield from (replace(question, targets=left) for left in one_less(targets))
     for at, module in enumerate(question.model.modules):
-        left = (*question.model.modules[:at], *question.model.modules[at + 1 :])
+        left = put(question.model.modules, at)
         if any(one.kind is ModuleKind.LINEAR for one in left):
             yield replace(question, model=replace(question.model, modules=left))
         yield from (replace(question, model=model) for model in _plainer_module(question.model, at, module))
-    if question.model.tp_size > 1:
-        yield replace(question, model=replace(question.model, tp_size=1))
+    yield from (replace(question, model=model) for model in by_default(question.model, "tp_size"))
 
 
 def _steps(program: Program) -> Iterator[Program]:
@@ -55,28 +54,28 @@ def _steps(program: Program) -> Iterator[Program]:
         if 0 < length <= len(steps):
             for at in range(len(steps) - length + 1):
                 yield replace(program, steps=(*steps[:at], *steps[at + length :]))
-    for at, step in enumerate(steps):
-        for kind in (StepKind.USE, StepKind.RUN):
-            if step.kind not in (StepKind.USE, StepKind.RUN):
-                yield replace(program, steps=(*steps[:at], Step(kind, step.adapter), *steps[at + 1 :]))
-        if step.adapter > 0:
-            yield replace(program, steps=(*steps[:at], replace(step, adapter=0), *steps[at + 1 :]))
+    yield from (replace(program, steps=plainer) for plainer in one_plainer(steps, _plainer_step))
+
+
+def _plainer_step(step: Step) -> Iterator[Step]:
+    if step.kind not in _PLAIN:
+        yield from (Step(kind, step.adapter) for kind in _PLAIN)
+    yield from by_default(step, "adapter")
 
 
 def _trees(program: Program) -> Iterator[Program]:
     model = program.model
     if model.tp_size > 1:
         yield replace(program, model=replace(model, tp_size=1), fully_sharded=False)
-    if model.tower:
-        yield replace(program, model=replace(model, tower=""))
+    yield from (replace(program, model=plainer) for plainer in by_default(model, "tower"))
     index = -1
     for at, module in enumerate(model.modules):
         index += module.kind is ModuleKind.LINEAR
-        left = replace(model, modules=(*model.modules[:at], *model.modules[at + 1 :]))
+        left = replace(model, modules=put(model.modules, at))
         if module.kind is not ModuleKind.LINEAR:
             yield replace(program, model=left)
             continue
-        without = tuple(replace(a, parts=(*a.parts[:index], *a.parts[index + 1 :])) for a in program.adapters)
+        without = tuple(replace(a, parts=put(a.parts, index)) for a in program.adapters)
         if len(model.linears) > 1 and all(adapter.adapted for adapter in without):
             yield replace(program, model=left, adapters=without)
         for plainer in _plainer_module(model, at, module):
@@ -104,9 +103,8 @@ def _plainer_module(model: ModelSpec, at: int, module: ModuleSpec) -> Iterator[M
         replace(module, alias="", alias_first=False),
         replace(module, alias_first=False),
     ]
-    for changed in candidates:
-        if module.kind is ModuleKind.LINEAR and changed != module:
-            yield replace(model, modules=(*model.modules[:at], changed, *model.modules[at + 1 :]))
+    if module.kind is ModuleKind.LINEAR:
+        yield from (replace(model, modules=put(model.modules, at, one)) for one in candidates if one != module)
 
 
 def _fitted(adapter: ModelAdapterSpec, index: int, count: int) -> ModelAdapterSpec:
@@ -122,11 +120,9 @@ def _adapters(program: Program) -> Iterator[Program]:
     for number, adapter in enumerate(program.adapters):
         if len(program.adapters) > 1:
             yield _without_adapter(program, number)
-        for changed in _plainer_adapter(adapter):
-            if program.from_disk and len({part.rslora for part in changed.parts if part}) > 1:
-                continue  # a config says it of all modules
-            adapters = (*program.adapters[:number], changed, *program.adapters[number + 1 :])
-            yield replace(program, adapters=adapters)
+        for one in _plainer_adapter(adapter):
+            if not program.from_disk or len({part.rslora for part in one.parts if part}) < 2:  # a config says it once
+                yield replace(program, adapters=put(program.adapters, number, one))
 
 
 def _without_adapter(program: Program, number: int) -> Program:
@@ -137,7 +133,7 @@ def _without_adapter(program: Program, number: int) -> Program:
 
     return replace(
         program,
-        adapters=(*program.adapters[:number], *program.adapters[number + 1 :]),
+        adapters=put(program.adapters, number),
         steps=tuple(
             step if step.kind in (StepKind.RUN, StepKind.RERUN) else replace(step, adapter=moved(step.adapter))
             for step in program.steps
@@ -148,27 +144,24 @@ def _without_adapter(program: Program, number: int) -> Program:
 
 
 def _plainer_adapter(adapter: ModelAdapterSpec) -> Iterator[ModelAdapterSpec]:
-    if adapter.misfit is not Misfit.NONE:
-        yield replace(adapter, misfit=Misfit.NONE)
-    if adapter.by_alias:
-        yield replace(adapter, by_alias=False)
+    yield from by_default(adapter, "misfit", "by_alias")
     unrooted = (part and replace(part, alpha=part.scaling * part.rank, rslora=False) for part in adapter.parts)
     yield replace(adapter, parts=tuple(unrooted))
     for at, part in enumerate(adapter.parts):
         if part is None:
             continue
         count = len(part.present)
-        for changed in (
+        for plainer in (
             AdapterSpec(present=(True,) * count, fused=part.fused),
             part.of_rank(1),
             replace(part, ranks=()),
             replace(part, alpha=float(part.rank), rslora=False),
             replace(part, present=(True,) * count),
         ):
-            if changed != part:
-                yield replace(adapter, parts=(*adapter.parts[:at], changed, *adapter.parts[at + 1 :]))
+            if plainer != part:
+                yield replace(adapter, parts=put(adapter.parts, at, plainer))
         if len(adapter.adapted) > 1:
-            yield replace(adapter, parts=(*adapter.parts[:at], None, *adapter.parts[at + 1 :]))
+            yield replace(adapter, parts=put(adapter.parts, at, None))
 
 
 def _batches(program: Program) -> Iterator[Program]:
@@ -181,24 +174,19 @@ def _batches(program: Program) -> Iterator[Program]:
         yield replace(program, batches=tuple(batch[count - length :] for batch in batches))
     for at in range(count):
         if count > 1:
-            yield replace(program, batches=tuple((*batch[:at], *batch[at + 1 :]) for batch in batches))
-    for number, batch in enumerate(batches):
-        for at, token in enumerate(batch):
-            if token > 0:
-                changed = (*batch[:at], 0, *batch[at + 1 :])
-                yield replace(program, batches=(*batches[:number], changed, *batches[number + 1 :]))
+            yield replace(program, batches=tuple(put(batch, at) for batch in batches))
+    plainer = one_plainer(batches, lambda batch: one_plainer(batch, lambda token: (0,) * (token > 0)))
+    yield from (replace(program, batches=changed_ones) for changed_ones in plainer)
 
 
 def _settings(program: Program) -> Iterator[Program]:
-    yield replace(program, fully_sharded=False)
-    yield replace(program, from_disk=False)
-    yield replace(program, evict=True)
+    yield from by_default(program, "fully_sharded", "from_disk", "evict")
     if program.max_loras > 1:
         yield replace(program, max_loras=1)
         yield replace(program, max_loras=2, max_adapters=max(2, program.max_adapters))
         yield replace(program, max_loras=1, max_adapters=1)
     if program.max_adapters > program.max_loras:
         yield replace(program, max_adapters=program.max_loras)
-    needed = max((part.rank for adapter in program.adapters for part in adapter.parts if part), default=1)
-    yield from (replace(program, max_rank=rank) for rank in MAX_RANKS if needed <= rank < program.max_rank)
+    ranks = [part.rank for adapter in program.adapters for part in adapter.parts if part]
+    yield from changed(program, *max_ranks(program.max_rank, ranks))
     yield from (replace(program, seed=seed) for seed in range(min(program.seed, _SEEDS)))

@@ -1,6 +1,6 @@
 """The zoo's results as Markdown: a page with all classes, and a page for each that is not certified.
 
-    python -m conformance.certification.zoo.page CERT... docs/results/zoo-0.33.0
+    python -m benchmarks.zoo CERT... docs/results/zoo-0.33.0
 
 The folder has ``head.md``, the page's beginning, and ``reproduced.txt``, what its ``reproduce.py`` printed.
 """
@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.zoo.findings import shown_by
 from conformance.certification.outcome import Conclusion
 from conformance.certification.phrases import share
-from conformance.certification.zoo.findings import shown_by
 from conformance.judging.facts import Sighting
 
 _GREEN = ("pass", "not applicable")
