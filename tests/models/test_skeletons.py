@@ -36,7 +36,7 @@ pytestmark = pytest.mark.vllm
         ("MiniCPMV", {"kv_proj", "model.layers.#.self_attn.q_proj", "encoder.layers.#.self_attn.q_proj"}),
         ("MolmoForCausalLM", {"att_proj", "ff_proj", "blocks.#.ff_out", "transformer.ff_out", "image_projector.w1"}),
         ("TeleChat2ForCausalLM", {"query", "key_value", "dense", "gate_proj"}),
-        ("Molmo2ForConditionalGeneration", {"att_proj", "mlp.ff_out", "wk", "image_projector.w1"}),
+        ("Molmo2ForConditionalGeneration", {"att_proj", "ff_out", "wk", "image_projector.w1"}),
         ("NemotronH_Nano_VL_V2", {"qkv", "mlp1.1", "in_proj", "q_proj"}),
         ("Phi4MMForCausalLM", {"qkv_proj", "gate_up_proj", "v_proj", "speech.0", "vision.2"}),
     ],

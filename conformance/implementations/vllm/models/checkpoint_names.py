@@ -92,7 +92,7 @@ def _tensors_of(
         return
     own = getattr(module, "org_vocab_size", len(parameter) if parameter.ndim else 0)
     shape = (own, *parameter.shape[1:]) if parameter.ndim else ()
-    convolves = leaf == "weight" and "Conv" in type(module).__name__ and len(shape) > 2
+    convolves = leaf == "weight" and ("Conv" in type(module).__name__ or "conv" in last) and len(shape) > 2
     called = _joined(parent, members[0] if len(members) == 1 else last, leaf)
     yield CheckpointTensor(called, shape, is_embedding(module), convolves)
 
