@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -19,6 +20,7 @@ from conformance.judging.models import (
     require_feature,
     require_same,
     require_same_writing,
+    rows_added,
     unnamed,
 )
 from conformance.judging.served_models import (
@@ -32,7 +34,7 @@ from conformance.judging.served_models import (
 from conformance.judging.verdicts import Violation
 from conformance.oracles.logits import right_logits
 from conformance.subjects.models.checkpoints import content_of
-from conformance.subjects.models.observing import Readings, Refusal
+from conformance.subjects.models.observing import Readings, Refusal, server_of
 from conformance.subjects.models.programs import Programs
 from conformance.subjects.models.traits import has_towers
 from conformance.subjects.models.writings import writings
@@ -52,11 +54,12 @@ def test_every_tensor_of_the_file_changes_what_is_computed_or_is_refused_by_name
     base, right, refusal, first = ranks[0]
     if refusal is not None and not refusal.named(chain):
         raise unnamed(case, refusal, chain.file.pairs, "loading the adapter")
+    added = rows_added(base, right) if case.tp_size == 1 else ()
     looked_at: int = 0
     lost: list[tuple[Lost, str]] = []
     for number, one in enumerate(first):
         owners = [pair for pair in chain.file.pairs if pair.key_a in one.keys]
-        if case.tp_size == 1 and not reaches(owners, base, right):
+        if case.tp_size == 1 and not reaches(owners, added):
             continue  # the class serves no such module
         looked_at += 1
         on_each = [rank[3][number] for rank in ranks]
@@ -200,8 +203,19 @@ def require_same_on_all_ranks(subject: Subject, case: ModelCase) -> None:
     """Raises where an adapter that is served on one rank is not on several."""
     __tracebackhide__ = True
     presume_served(subject, replace(case, tp_size=1, fully_sharded=False), "MODEL-7")
+    option = server_of(subject).expert_parallel
+    if option and programs_of(subject, case).chain.file.of_experts:
+        with suppress(NotApplicable):  # where the base model is not served so
+            require_served(subject, of_whole_experts(case, option), option)
     for fully_sharded in (False, True):
         require_served(subject, replace(case, fully_sharded=fully_sharded), f"fully_sharded={fully_sharded}")
+
+
+def of_whole_experts(case: ModelCase, option: str) -> ModelCase:
+    """Where each rank has some of the experts, whole, in the place of a part of each; some have more, if they can."""
+    ranks = 4 if case.config.experts % 4 else case.tp_size
+    options = tuple(dict.fromkeys((*case.options, option)))
+    return replace(case, tp_size=ranks, fully_sharded=False, options=options)
 
 
 @check("MODEL-8", model_cases(tp_sizes=(1,), saved=False))

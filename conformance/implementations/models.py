@@ -108,7 +108,13 @@ class ServedModel(ABC):
 
 
 class ModelServer(ABC):
-    """Loads checkpoints."""
+    """Loads checkpoints.
+
+    ``expert_parallel`` is the option of `ModelSettings` that gives each rank some experts of a mixture whole, in the
+    place of a part of each; empty where there is none.
+    """
+
+    expert_parallel = ""
 
     @abstractmethod
     def prepare(self) -> None:

@@ -70,14 +70,34 @@ class ModelDraws:
         return ((), *((one,) for one in self.options))
 
     def whole(self) -> list[ModelCase]:
-        """The plainest configuration with everything adapted, then those with one boolean turned over."""
+        """The plainest configuration with everything adapted, then those with one boolean turned over.
+
+        And experts whose number 4 ranks do not divide.
+        """
         turned = (ConfigChoices(switches=(one,)) for one in self.switches)
         offers = ((config, self.offer(config)) for config in turned)
-        return self._plainest() + [
-            ModelCase(self.path, config, ModelAdapter(modules), dtype=self.dtypes[0])
-            for config, offer in offers
-            if offer and (modules := tuple(one for one in offer.modules if one not in offer.tied))
+        return [
+            *self._plainest(),
+            *(
+                ModelCase(self.path, config, ModelAdapter(modules), dtype=self.dtypes[0])
+                for config, offer in offers
+                if offer and (modules := tuple(one for one in offer.modules if one not in offer.tied))
+            ),
+            *self._uneven_experts(),
         ]
+
+    def _uneven_experts(self) -> Iterator[ModelCase]:
+        config = ConfigChoices(experts=6)
+        offer = self.offer(config)
+        if offer is None:
+            return
+        modules, parameters = (
+            tuple(one for one in ends if one.startswith("experts.") and one not in offer.around)
+            for ends in (offer.modules, offer.parameters)
+        )
+        if modules or parameters:  # of a rank that ranks divide
+            adapter = ModelAdapter(modules, parameters, rank=4, alpha=4.0)
+            yield ModelCase(self.path, config, adapter, dtype=self.dtypes[0])
 
     def _plainest(self) -> list[ModelCase]:
         """The plainest configuration with everything adapted, without and with what is no module's weight.

@@ -60,6 +60,16 @@ class AdapterFile:
     others: tuple[str, ...]
     rank: int = 1  # the largest that its configuration speaks of
 
+    @property
+    def saved_beside(self) -> tuple[str, ...]:
+        """The modules of the keys that are of no pair."""
+        return tuple(key.removeprefix(PREFIX).rpartition(".")[0].removesuffix(".base_layer") for key in self.others)
+
+    @property
+    def of_experts(self) -> bool:
+        """Whether any pair is of routed experts, stacked or each by itself."""
+        return any(".experts." in f".{pair.parameter}" for pair in self.pairs)
+
     def keys_by_module(self) -> list[tuple[str, ...]]:
         """The keys of each module; PEFT writes stacked experts of one module as each other's base layer."""
         found: dict[str, tuple[str, ...]] = {}

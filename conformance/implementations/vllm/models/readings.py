@@ -30,7 +30,7 @@ class Reader:
         self._dtype = config.model_config.dtype
         self._device = torch.device(runtime().device)
         self._readable: dict[str, bool] = {}  # whether a module's forward runs here, found out on the bare model
-        self._names = tuple(name for name, module in model.named_modules() if own_tensors(module))
+        self._names = tuple(name for name, _ in model.named_modules())
         if hasattr(model, "compute_logits") and not getattr(model, "is_pooling_model", False):
             self._names = (*self._names, LOGITS)
         places = tuple(_towers(model))
@@ -53,7 +53,7 @@ class Reader:
             return self._output(name, OUTPUT, self._logits) or {}
         module, lora = self._find(name)
         base: Any = self._view.base_of(module) or module
-        own = {key: tensor.detach().as_subclass(Tensor).cpu() for key, tensor in own_tensors(base)}
+        own = {key: tensor.cpu() for key, tensor in own_tensors(base)}
         if _multiplies(base):
             output = self._output(name, OUTPUT, lambda: self._linear(module, base, group))
             if output is not None:
@@ -179,15 +179,19 @@ def _first(returned: Any) -> Tensor:
     return output.detach().cpu().clone()  # type: ignore[no-any-return]
 
 
-def own_tensors(module: Any) -> Iterator[tuple[str, Tensor]]:
+def own_tensors(module: Any) -> list[tuple[str, Tensor]]:
     """Parameters, buffers and tensors in plain attributes: a copy made of a weight while loading is one.
 
-    Not what has no numbers, as the head of a model that is served without one.
+    Each as a plain `Tensor` on the same memory. Not what has no numbers, as the head of a model that is served
+    without one.
     """
-    for held in (module._parameters, module._buffers, vars(module)):
-        for name, tensor in held.items():
-            if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel() and not tensor.is_meta:
-                yield name, tensor
+    held = (*module._parameters.items(), *module._buffers.items(), *vars(module).items())
+    with torch._C.DisableTorchFunctionSubclass():  # vLLM's parameters take each question through Python
+        return [
+            (name, tensor.detach())
+            for name, tensor in held
+            if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel() and not tensor.is_meta
+        ]
 
 
 def _multiplies(module: Any) -> bool:

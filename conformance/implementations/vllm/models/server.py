@@ -34,6 +34,8 @@ _NO_LORA = ("does not support LoRA", "LoRA is not supported", "not supported for
 class VllmModels(ModelServer):
     """Loads what `vllm serve` would."""
 
+    expert_parallel = "enable_expert_parallel"
+
     def prepare(self) -> None:
         engine.prepare()
 
