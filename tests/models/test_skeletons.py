@@ -18,7 +18,7 @@ from strategies.models.adapters import ModelAdapter
 from strategies.models.cases import ModelCase
 from strategies.models.configs import ConfigChoices
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("subject")]  # which says that this is a CPU
 
 
 @pytest.mark.parametrize(
