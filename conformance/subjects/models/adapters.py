@@ -9,10 +9,9 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -22,6 +21,9 @@ from conformance.subjects.models.keys import KEY, PREFIX
 from conformance.subjects.outcomes import NotApplicable
 from conformance.values.models import fill_factor, fill_weight
 from strategies.models.adapters import SAVED_HEADS, ModelAdapter
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 TENSORS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -91,6 +93,8 @@ def adapted(model: nn.Module, adapter: ModelAdapter, seed: int) -> PeftModel:
     Raises:
         NotApplicable: PEFT does not make such an adapter for this model.
     """
+    from peft import LoraConfig, get_peft_model
+
     prepare(model, adapter.feature)
     config = LoraConfig(
         r=adapter.rank,

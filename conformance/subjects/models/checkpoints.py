@@ -7,7 +7,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import transformers
 from torch import nn
 
 from conformance.implementations.dtypes import default_dtype, torch_dtype
@@ -19,10 +18,6 @@ from conformance.values.models import fill_weight
 from strategies.models.adapters import Targetable
 from strategies.models.cases import ModelCase
 from strategies.models.configs import ConfigChoices
-
-_logging: Any = transformers.utils.logging
-_logging.disable_progress_bar()
-_logging.set_verbosity_error()
 
 resolved = cache(resolve)
 

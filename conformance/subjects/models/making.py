@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -14,9 +15,6 @@ from unittest.mock import patch
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import PrefixChange
-from transformers.initialization import TORCH_INIT_FUNCTIONS
 
 from conformance.subjects.models.counterparts import imported
 from conformance.subjects.models.heads import write_heads
@@ -33,10 +31,19 @@ _SENTENCE_MODULES = [
 ]
 
 
+def prepare() -> None:
+    """Imports what makes models and adapters, for the processes that are forked afterwards."""
+    for name in ("transformers.conversion_mapping", "transformers.models.auto.modeling_auto", "peft"):
+        importlib.import_module(name)
+
+
 def made(target: ModelTarget, content: Mapping[str, Any]) -> nn.Module:
     """The model of a config.json, uninitialized, in the default dtype and on the default device."""
     if not target.implementation:
         return skeleton(target.architecture, content)
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import PrefixChange
+
     cls = imported(target.implementation)
     with uninitialized():
         model = cls._from_config(target.config_class(**content), dtype=torch.get_default_dtype())
@@ -52,6 +59,8 @@ def made(target: ModelTarget, content: Mapping[str, Any]) -> nn.Module:
 @contextmanager
 def uninitialized() -> Iterator[None]:
     """Inside, no parameter is given random numbers, all of which are overwritten; what is computed is computed."""
+    from transformers.initialization import TORCH_INIT_FUNCTIONS
+
     left: dict[str, Any] = {name: _leave for name in _RANDOM if name in TORCH_INIT_FUNCTIONS}
     with patch.multiple(nn.init, **left), patch.dict(TORCH_INIT_FUNCTIONS, left):
         yield
