@@ -14,7 +14,15 @@ from conformance.judging.anomalies.models import VANISHED
 from conformance.judging.facts import Place, Raised
 from conformance.judging.logits import require_logits
 from conformance.judging.model_facts import Lost
-from conformance.judging.models import reaches, require_feature, require_same, require_same_writing, unnamed
+from conformance.judging.models import (
+    reaches,
+    require_apart,
+    require_feature,
+    require_same,
+    require_same_writing,
+    rows_added,
+    unnamed,
+)
 from conformance.judging.served_models import (
     in_part,
     on_all,
@@ -25,8 +33,10 @@ from conformance.judging.served_models import (
 )
 from conformance.judging.verdicts import Violation
 from conformance.oracles.logits import right_logits
+from conformance.subjects.models.checkpoints import content_of
 from conformance.subjects.models.observing import Readings, Refusal, server_of
 from conformance.subjects.models.programs import Programs
+from conformance.subjects.models.traits import has_towers
 from conformance.subjects.models.writings import writings
 from conformance.subjects.outcomes import FileRefused, NotApplicable, NotExercised
 from conformance.subjects.subject import Subject
@@ -44,11 +54,12 @@ def test_every_tensor_of_the_file_changes_what_is_computed_or_is_refused_by_name
     base, right, refusal, first = ranks[0]
     if refusal is not None and not refusal.named(chain):
         raise unnamed(case, refusal, chain.file.pairs, "loading the adapter")
+    added = rows_added(base, right) if case.tp_size == 1 else ()
     looked_at: int = 0
     lost: list[tuple[Lost, str]] = []
     for number, one in enumerate(first):
         owners = [pair for pair in chain.file.pairs if pair.key_a in one.keys]
-        if case.tp_size == 1 and not reaches(owners, base, right):
+        if case.tp_size == 1 and not reaches(owners, added):
             continue  # the class serves no such module
         looked_at += 1
         on_each = [rank[3][number] for rank in ranks]
@@ -234,3 +245,20 @@ def test_what_an_adapter_brings_besides_counts_or_is_refused(subject: Subject, c
     programs = programs_of(subject, case)
     for seen in on_all(subject, case, partial(programs.featured, case.adapter.feature)):
         require_feature(case, programs.chain, *seen)
+
+
+@check("MODEL-10", model_cases(tp_sizes=(1,), saved=False))
+def test_towers_and_language_model_go_by_their_own_tokens(subject: Subject, case: ModelCase) -> None:
+    if not has_towers(content_of(case)):
+        raise NotApplicable("the model neither sees nor hears")
+    in_part(subject, case, partial(require_own_tokens, subject))
+
+
+def require_own_tokens(subject: Subject, case: ModelCase) -> None:
+    """Raises where what an adapter adds to a part of a model depends on the tokens of another part."""
+    __tracebackhide__ = True
+    programs = programs_of(subject, case)
+    (seen,) = on_all(subject, case, programs.apart)
+    require_loaded(programs.chain, [seen])
+    assert not isinstance(seen, Refusal)
+    require_apart(case, *seen)

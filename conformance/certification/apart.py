@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import multiprocessing
 import signal
 import tempfile
@@ -35,6 +36,7 @@ class Process:
     """
 
     def __init__(self, make: MakeRun, seconds: float) -> None:
+        gc.freeze()  # what was imported: a million objects that every full collection of the fork would walk, and copy
         context = multiprocessing.get_context("fork")
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the last reference
         self._pipe, theirs = context.Pipe()

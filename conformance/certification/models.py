@@ -19,6 +19,7 @@ from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.protocol import MissingPrerequisite
 from conformance.regressions.recorder import Recorder
 from conformance.regressions.store import Store
+from conformance.subjects.models import making
 from conformance.subjects.models.checkpoints import offer_of
 from conformance.subjects.models.configs import dtypes
 from conformance.subjects.models.observing import server_of
@@ -130,6 +131,7 @@ class ModelCertification(Certifying):
 
 
 def _prepare(subject: Subject) -> None:
+    making.prepare()
     subject.implementation.layers.prepare()
     server_of(subject).prepare()
 

@@ -12,7 +12,8 @@ from torch.overrides import TorchFunctionMode
 
 from conformance.implementations.dtypes import default_dtype
 
-_ROUNDED = (torch.float32, torch.bfloat16)  # the second is that of activations which have parameters
+# The second is that of activations which have parameters.
+_ROUNDED = {torch.float32: torch.float64, torch.bfloat16: torch.float64}
 _READ_BYTES = (torch.frombuffer, Tensor.view)  # whose dtype says what is there
 
 
@@ -31,11 +32,15 @@ class _Doubled(TorchFunctionMode):
             return args[0].double()
         if func in _READ_BYTES:
             return func(*args, **given)
-        return func(*map(_doubled, args), **{name: _doubled(value) for name, value in given.items()})
+        if torch.dtype in map(type, args):  # which few are; this is asked for every operator
+            args = [_doubled(value) for value in args]
+        if given:
+            given = {name: _doubled(value) for name, value in given.items()}
+        return func(*args, **given)
 
 
 def _doubled(value: Any) -> Any:
-    return torch.float64 if isinstance(value, torch.dtype) and value in _ROUNDED else value
+    return _ROUNDED.get(value, value) if type(value) is torch.dtype else value
 
 
 @contextmanager

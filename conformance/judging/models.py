@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import torch
@@ -28,6 +28,8 @@ from conformance.subjects.models.programs import differ
 from conformance.subjects.outcomes import NotExercised
 from strategies.models.cases import ModelCase
 
+_NO_ERROR = torch.zeros(())
+
 
 def differences(base: Readings, want: Readings, got: Readings, rank: int) -> list[PartDifference]:
     """The parts of one rank that are not what they have to be."""
@@ -45,9 +47,12 @@ def same(right: Tensor, seen: Tensor | None) -> bool:
     """Whether two tensors are equal bit for bit, what is no number in either aside; noted as an exact comparison."""
     if seen is None or seen.shape != right.shape:
         return False
+    if torch.equal(seen, right):
+        note(_NO_ERROR, _NO_ERROR, None)
+        return True
     error = (seen.double() - right.double()).abs().nan_to_num(0.0)
     note(error, torch.zeros_like(error), None)
-    return torch.equal(seen, right) or torch.equal(seen.nan_to_num(1.0), right.nan_to_num(1.0))
+    return torch.equal(seen.nan_to_num(1.0), right.nan_to_num(1.0))
 
 
 def _delta(base: Readings, name: str, part: str, seen: Tensor | None) -> Tensor:
@@ -86,14 +91,34 @@ def _added(wrong: PartDifference, pair: FilePair | None, others: int) -> Added:
     return Added(wrong.part, at, actual, expected, pair.key_b if pair else "", others)
 
 
-def require_same(case: ModelCase, before: Readings, after: Readings, rank: int, when: str) -> None:
+def require_apart(
+    case: ModelCase, towers: Sequence[str], base: Readings, together: Readings, apart: Readings | Refusal
+) -> None:
+    """Raises a `Violation` where a module computes something else once the parts of the model have other tokens.
+
+    Raises:
+        NotExercised: no module of ``towers`` has an adapter.
+    """
+    adapted = next((name for name in towers if differ({name: base[name]}, together)), None)
+    if adapted is None:
+        raise NotExercised("no adapter of a tower is served")
+    how = "in a batch of images and text"
+    if isinstance(apart, Refusal):
+        said = Raised(apart.kind, apart.message[:400], apart.site)
+        raise Violation("others-tokens", said, case, Place(module=adapted, setting=how))
+    require_same(case, together, apart, 0, how, "others-tokens")
+
+
+def require_same(
+    case: ModelCase, before: Readings, after: Readings, rank: int, when: str, anomaly: str = "base-changed"
+) -> None:
     """Raises a `Violation` where something that had to stay as it was did not."""
     for name, parts in before.items():
         for part, right in parts.items():
             seen = after.get(name, {}).get(part)
             if not same(right, seen):
                 place = Place(rank=rank, module=name, setting=when)
-                raise Violation("base-changed", _other_than(part, right, seen), case, place)
+                raise Violation(anomaly, _other_than(part, right, seen), case, place)
 
 
 def _other_than(part: str, right: Tensor, seen: Tensor | None) -> Difference:
@@ -141,15 +166,23 @@ def require_feature(
         raise Violation("feature-ignored", fact, case, Place(setting=how, role=feature))
 
 
-def reaches(pairs: Sequence[FilePair], base: Readings, right: Readings) -> bool:
-    """Whether anything that the pairs add is in what the merged checkpoint computes.
+def rows_added(base: Readings, right: Readings) -> set[bytes]:
+    """Every row of what the merged checkpoint computes beyond the base."""
+    deltas = (
+        _delta(base, name, part, tensor)
+        for name, parts in right.items()
+        for part, tensor in parts.items()
+        if not torch.equal(tensor, base[name][part])
+    )
+    return {row for delta in deltas for row in rows_of(delta) if row}
+
+
+def reaches(pairs: Sequence[FilePair], added: Collection[bytes]) -> bool:
+    """Whether anything that the pairs add is among the rows that the merged checkpoint adds.
 
     A class that serves no such module drops its weights when it loads the base checkpoint, too.
     """
-    added = {row for row, _ in sources_of(pairs)}
-    deltas = (_delta(base, name, part, tensor) for name, parts in right.items() for part, tensor in parts.items())
-    rows = (row for delta in deltas if delta.any() for row in rows_of(delta))
-    return any(row in added for row in rows if row)
+    return any(row in added for row, _ in sources_of(pairs))
 
 
 def unnamed(case: ModelCase, refusal: Refusal, pairs: Sequence[FilePair], how: str) -> Violation:

@@ -83,8 +83,9 @@ def served_part(subject: Subject, case: ModelCase) -> ModelCase | None:
     Nor of those whose own weights PEFT saves beside, as of embeddings, for which a whole file may be refused.
     """
     programs = programs_of(subject, case)
-    file = programs.chain.file
-    (taken,) = on_all(subject, replace(case, tp_size=1, fully_sharded=False), programs.taken)
-    left = [name for pair in file.pairs if pair not in taken for name in (pair.module, pair.parameter)]
+    file, known, asked = programs.chain.file, programs.chain.taken, (programs.server, programs.settings)
+    if asked not in known:
+        (known[asked],) = on_all(subject, replace(case, tp_size=1, fully_sharded=False), programs.taken)
+    left = [name for pair in file.pairs if pair not in known[asked] for name in (pair.module, pair.parameter)]
     kept = case.adapter.without((*left, *file.saved_beside))
     return replace(case, adapter=kept) if kept != case.adapter and kept.modules + kept.parameters else None

@@ -9,7 +9,6 @@ from typing import Any
 from zlib import crc32
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 
 from conformance.implementations.doubles import in_double
@@ -85,6 +84,8 @@ def tokens_of(case: ModelCase) -> Tensor:
 
 def _run(case: ModelCase, chain: Chain, tokens: Tensor, *, double: bool) -> tuple[Tensor, Tensor]:
     """Logits of the base and with the adapter."""
+    from peft import PeftModel
+
     cls = imported(resolved(case.target).implementation)
     with torch.no_grad(), in_double() if double else nullcontext():
         with _applicable("transformers' class does not run on tokens alone"):

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import AutoConfig
-
 from conformance.subjects.models.checkpoints import content_of, resolved
+from conformance.subjects.models.counterparts import transformers
 from conformance.subjects.models.heads import has_heads
 from conformance.subjects.models.recipes import recipe_of
 from conformance.test_files.layout import CannotWrite
@@ -109,9 +108,10 @@ def _differing(content: Mapping[str, Any], default: Mapping[str, Any]) -> dict[s
 
 def _default(model_type: str) -> Mapping[str, Any]:
     try:
-        return AutoConfig.for_model(model_type).to_dict()
+        default: Mapping[str, Any] = transformers().AutoConfig.for_model(model_type).to_dict()
     except ValueError:  # of a type that is known inside of others only
         return {}
+    return default
 
 
 def _said(config: Mapping[str, Any]) -> dict[str, Any]:

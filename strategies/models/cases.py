@@ -14,7 +14,15 @@ from strategies.cases import Dtype
 from strategies.choices import numbers, sampled
 from strategies.codec import Spec
 from strategies.existing import NothingFits
-from strategies.models.adapters import EMBEDDING, FEATURES, SAVED_EMBEDDING, ModelAdapter, Targetable, model_adapters
+from strategies.models.adapters import (
+    EMBEDDING,
+    FEATURES,
+    SAVED_EMBEDDING,
+    SAVED_HEADS,
+    ModelAdapter,
+    Targetable,
+    model_adapters,
+)
 from strategies.models.configs import ConfigChoices
 
 TP_SIZES = (1, 1, 2, 2, 4)
@@ -94,8 +102,8 @@ class ModelDraws:
     def _plainest(self) -> list[ModelCase]:
         """The plainest configuration with everything adapted, without and with what is no module's weight.
 
-        The language model by itself follows, and each of the latter, as of stacked experts one parameter is not found
-        alone in a larger file.
+        The language model by itself follows, each of the latter, as of stacked experts one parameter is not found
+        alone in a larger file, and a head that classifies, which the adapter holds whole.
         """
         offer = self.offer(ConfigChoices())
         if offer is None:
@@ -105,7 +113,8 @@ class ModelDraws:
         parameters = tuple(one for one in offer.parameters if one not in offer.around)
         single = (ModelAdapter(parameters=(one,)) for one in offer.parameters)
         alone = [ModelAdapter(offer.alone)] if offer.alone else []
-        adapters = dict.fromkeys((ModelAdapter(modules), ModelAdapter(plain, parameters), *alone, *single))
+        heads = [ModelAdapter(plain[:1], saved=(one,)) for one in offer.saved if one in SAVED_HEADS]
+        adapters = dict.fromkeys((ModelAdapter(modules), ModelAdapter(plain, parameters), *alone, *single, *heads))
         return [
             ModelCase(self.path, adapter=one, dtype=self.dtypes[0], options=options)
             for options in self.deployments

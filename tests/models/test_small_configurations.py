@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
 
 from conformance.subjects.models.configs import small_config
+from conformance.subjects.models.counterparts import transformers
 from conformance.subjects.models.heads import write_heads
 from conformance.subjects.models.layer_lists import kept_layers, with_layers
 from conformance.subjects.models.making import complete, made
@@ -123,7 +123,7 @@ def test_what_transformers_leaves_out_of_a_saved_file_is_put_back(tmp_path: Path
     model: Any = made(target, content)
     model.save_pretrained(tmp_path)
     complete(tmp_path, content)
-    saved = transformers.PreTrainedConfig.get_config_dict(str(tmp_path))[0]
+    saved = transformers().PreTrainedConfig.get_config_dict(str(tmp_path))[0]
     assert saved["said_by_published_files"] == 3
     assert saved["architectures"] == ["IQuestCoderForCausalLM"]
 

@@ -144,15 +144,17 @@ def sources_of(pairs: Sequence[FilePair]) -> Iterator[tuple[bytes, FilePair]]:
     """Every row and column of what a pair adds."""
     for pair in pairs:
         for delta in (pair.delta, pair.delta.transpose(-1, -2)):
-            for row in delta.reshape(-1, delta.shape[-1]):
-                if row.any():
-                    yield row.contiguous().numpy().tobytes(), pair
+            yield from ((row, pair) for row in _as_bytes(delta.reshape(-1, delta.shape[-1])) if row)
 
 
 def rows_of(tensor: Tensor) -> list[bytes]:
     """What each output gets, as bytes; empty for nothing. The last axis of outputs is that of the outputs."""
-    flat = tensor.T if tensor.ndim == 2 else tensor.reshape(-1, tensor.shape[-1])
-    return [row.contiguous().float().numpy().tobytes() if row.any() else b"" for row in flat]
+    return _as_bytes(tensor.T if tensor.ndim == 2 else tensor.reshape(-1, tensor.shape[-1]))
+
+
+def _as_bytes(rows: Tensor) -> list[bytes]:
+    numbers = rows.float().contiguous().numpy()
+    return [row.tobytes() if row.any() else b"" for row in numbers]
 
 
 def _bad_rows(at_fault: Tensor) -> list[bool]:

@@ -6,13 +6,12 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -21,18 +20,22 @@ from conformance.subjects.models.features import asked, prepare
 from conformance.subjects.models.keys import KEY, PREFIX
 from conformance.subjects.outcomes import NotApplicable
 from conformance.values.models import fill_factor, fill_weight
-from strategies.models.adapters import ModelAdapter
+from strategies.models.adapters import SAVED_HEADS, ModelAdapter
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 TENSORS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 @dataclass(frozen=True, slots=True)
 class FilePair:
-    """Two tensors of an adapter file, and what they add.
+    """Two tensors of an adapter file, and what they add; or weight and bias of a head that the file holds whole.
 
     ``module`` is the name in the file, ``parameter`` that of the parameter in transformers' model; ``delta``, of the
-    parameter's shape and float32, is scaling · B · A, computed from the file's tensors. ``role`` says what the module
-    is for, see `role_of`, and ``alone`` what its name is in the language model alone, see `name_alone`.
+    parameter's shape and float32, is scaling · B · A, computed from the file's tensors, of a head what makes the
+    base's weight the file's. ``role`` says what the module is for, see `role_of`, and ``alone`` what its name is in
+    the language model alone, see `name_alone`. A head has the rank 0.
     """
 
     module: str
@@ -77,6 +80,12 @@ class AdapterFile:
             found[module] = (*found.get(module, ()), *pair.keys)
         return list(found.values())
 
+    def alone(self, keys: Sequence[str]) -> set[str]:
+        """What the smallest file with these has: a head is in none of PEFT's without A and B of something else."""
+        plain = next((pair.keys for pair in self.pairs if pair.rank), ())
+        whole = any(pair.key_a in keys and not pair.rank for pair in self.pairs)
+        return {*keys, *(plain if whole else ())}
+
 
 def adapted(model: nn.Module, adapter: ModelAdapter, seed: int) -> PeftModel:
     """``model`` with an adapter of the numbers of ``seed``, in place.
@@ -84,6 +93,8 @@ def adapted(model: nn.Module, adapter: ModelAdapter, seed: int) -> PeftModel:
     Raises:
         NotApplicable: PEFT does not make such an adapter for this model.
     """
+    from peft import LoraConfig, get_peft_model
+
     prepare(model, adapter.feature)
     config = LoraConfig(
         r=adapter.rank,
@@ -149,8 +160,28 @@ def read_adapter(directory: Path, wrapped: PeftModel) -> AdapterFile:
         role, rank = role_of(parameter, decoder), layer.r["default"]
         alone = name_alone(module, model, decoder)
         pairs.append(FilePair(module, keys["A"], keys["B"], rank, scaling, parameter, delta, role, alone))
+    heads = _heads(others, tensors, wrapped)
+    pairs += [replace(one, role=role_of(one.parameter, decoder)) for one in heads]
+    others = [key for key in others if not any(key in one.keys for one in heads)]
     ranks = (config["r"], *(config.get("rank_pattern") or {}).values())
     return AdapterFile(tuple(pairs), tuple(others), max(ranks))
+
+
+def _heads(keys: Sequence[str], tensors: Mapping[str, Tensor], wrapped: PeftModel) -> list[FilePair]:
+    """Weights of heads that the file holds whole, with their biases where it has these."""
+    found = []
+    for key in (one for one in keys if one.endswith(".weight")):
+        module = key.removeprefix(PREFIX).removesuffix(".weight")
+        head = next((one for one in SAVED_HEADS if one in module.split(".")), "")
+        outer = module[: module.find(head) + len(head)] if head else ""
+        saved: Any = wrapped.get_submodule(PREFIX + outer) if head else None
+        if hasattr(saved, "original_module"):
+            inside = saved.original_module.get_submodule(module[len(outer) + 1 :])
+            bias = f"{key.removesuffix('.weight')}.bias"
+            keys_of = key, bias if bias in tensors else key
+            delta = tensors[key].float() - inside.weight.detach().float()
+            found.append(FilePair(module, *keys_of, 0, 1.0, f"{module}.weight", delta))
+    return found
 
 
 def _parameter_of(module: str, layer: Any) -> str:

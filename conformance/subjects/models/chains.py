@@ -15,13 +15,13 @@ from weakref import finalize
 import torch
 from torch import Tensor, nn
 
-from conformance.subjects.models.adapters import AdapterFile, adapted, read_adapter, save_adapter
+from conformance.subjects.models.adapters import AdapterFile, FilePair, adapted, read_adapter, save_adapter
 from conformance.subjects.models.checkpoints import content_of, model_of, save, untied
 from conformance.subjects.models.making import uninitialized
 from conformance.subjects.outcomes import HarnessError, NotApplicable
 from strategies.models.cases import ModelCase
 
-_KEPT = 8  # chains; those of a case on other ranks and of its simpler neighbours are asked for again
+_KEPT = 32  # chains; those that every clause begins with, and of a case on other ranks, are asked for again
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +34,17 @@ class Ends:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Three directories, what is in the adapter's, and what each rank reads of the merged checkpoint.
+    """Three directories, what is in the adapter's, and what was found out about them that others ask for again.
 
-    An adapter with a feature is not merged.
+    ``right`` is what each rank reads of the merged checkpoint, ``taken`` which pairs are served alone. An adapter with
+    a feature is not merged.
     """
 
     root: Path
     file: AdapterFile
     ends: Ends | None = None
     right: dict[Any, dict[int, Any]] = field(default_factory=dict, compare=False, repr=False)
+    taken: dict[Any, list[FilePair]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def base(self) -> Path:

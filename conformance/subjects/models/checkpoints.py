@@ -7,8 +7,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
 from torch import nn
 
 from conformance.implementations.dtypes import default_dtype, torch_dtype
@@ -21,11 +19,10 @@ from strategies.models.adapters import Targetable
 from strategies.models.cases import ModelCase
 from strategies.models.configs import ConfigChoices
 
-_logging: Any = transformers.utils.logging
-_logging.disable_progress_bar()
-_logging.set_verbosity_error()
-
 resolved = cache(resolve)
+
+
+_offered: dict[ConfigChoices, tuple[dict[str, Any], nn.Module]] = {}  # the last model that an offer was learned from
 
 
 def content_of(case: ModelCase) -> dict[str, Any]:
@@ -35,8 +32,10 @@ def content_of(case: ModelCase) -> dict[str, Any]:
 
 def model_of(case: ModelCase, content: Mapping[str, Any]) -> nn.Module:
     """The case's model with the numbers of its seed; parameters under two names are filled once."""
-    with default_dtype(torch_dtype(case.dtype)):
-        model = made(resolved(case.target), content)
+    kept, model = _offered.pop(case.config, (None, None))
+    if model is None or kept != content:
+        with default_dtype(torch_dtype(case.dtype)):
+            model = made(resolved(case.target), content)
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point():
             fill_weight(parameter.data, case.seed, name)
@@ -44,9 +43,12 @@ def model_of(case: ModelCase, content: Mapping[str, Any]) -> nn.Module:
 
 
 def offer_of(target: ModelTarget, choices: ConfigChoices) -> Targetable:
-    """What PEFT can target in a model of one configuration, learned on the meta device, which allocates nothing."""
-    with torch.device("meta"):
-        return targetable(made(target, small_config(target, choices)))
+    """What PEFT can target in a model of one configuration; the case that it is drawn for mostly takes the model."""
+    content = {**small_config(target, choices), "dtype": "float32"}
+    model = made(target, content)
+    _offered.clear()
+    _offered[choices] = content, model
+    return targetable(model)
 
 
 def save(model: Any, directory: Path, content: Mapping[str, Any]) -> None:

@@ -6,8 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
-from transformers import AutoConfig
-
+from conformance.subjects.models.counterparts import transformers
 from conformance.subjects.models.layer_lists import kept_layers, number_of_layers, with_layers
 from conformance.subjects.models.recipes import recipe_of
 from conformance.subjects.models.remote_code import REMOTE_CODE
@@ -38,7 +37,8 @@ def small_config(target: ModelTarget, choices: ConfigChoices) -> dict[str, Any]:
     """
     config = target.config_class(**target.published()).to_dict()  # which fills in what a published file leaves out
     recipe = recipe_of(target.model_type, target.architecture)
-    _put(config, {name: AutoConfig.for_model(one).to_dict() for name, one in recipe.get("types", {}).items()})
+    types = recipe.get("types", {}).items()
+    _put(config, {name: transformers().AutoConfig.for_model(one).to_dict() for name, one in types})
     _put(config, recipe.get("before", {}))
     small = _shrunk(config, choices, choices)
     _renumber_tokens(small, choices.vocabulary)

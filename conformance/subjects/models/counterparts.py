@@ -9,15 +9,9 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import transformers
-
 from conformance.implementations.vllm.models.registry import Registered, ancestors, converted, registered
 from conformance.subjects.models.recipes import BUILT_AS
 
-_CONFIGS: Mapping[str, str] = importlib.import_module(
-    "transformers.models.auto.configuration_auto"
-).CONFIG_MAPPING_NAMES
-MODEL_TYPES = tuple(_CONFIGS)
 # A model type has several classes; the one that it is known for is that of the first of these which vLLM serves.
 _HEADS = (
     "CAUSAL_LM",
@@ -31,6 +25,15 @@ _HEADS = (
     "SEQUENCE_CLASSIFICATION",
     "TOKEN_CLASSIFICATION",
 )
+
+
+@functools.cache
+def transformers() -> Any:
+    """The library, imported for whoever first asks for it, and silent about what it loads and saves."""
+    library: Any = importlib.import_module("transformers")
+    library.utils.logging.disable_progress_bar()
+    library.utils.logging.set_verbosity_error()
+    return library
 
 
 def counterpart(entry: Registered) -> str | None:
@@ -62,14 +65,24 @@ def imported(implementation: str) -> Any:
     """transformers' class of that name; what its module warns of while it is imported is for transformers' authors."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return getattr(transformers, implementation)
+        return getattr(transformers(), implementation)
 
 
 def model_type_of(implementation: str) -> str:
     """The model type of a class, by transformers' table: vLLM writes another one into some configuration classes."""
     cls = imported(implementation).config_class
-    types = [name for name, config in _CONFIGS.items() if config == cls.__name__]
+    types = [name for name, config in _configs().items() if config == cls.__name__]
     return types[0] if types and cls.model_type not in types else cls.model_type
+
+
+def _configs() -> Mapping[str, str]:
+    table: Any = importlib.import_module("transformers.models.auto.configuration_auto")
+    return table.CONFIG_MAPPING_NAMES  # type: ignore[no-any-return]
+
+
+def model_types() -> tuple[str, ...]:
+    """The model types that transformers knows."""
+    return tuple(_configs())
 
 
 @functools.cache
@@ -95,4 +108,4 @@ def _buildable() -> frozenset[str]:
 
 def served_types() -> tuple[str, ...]:
     """The model types of which vLLM serves any class."""
-    return tuple(one for one in MODEL_TYPES if any(name in registered() for name in classes_of(one)))
+    return tuple(one for one in model_types() if any(name in registered() for name in classes_of(one)))

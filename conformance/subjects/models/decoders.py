@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from conformance.subjects.models.counterparts import transformers
 
 _NUMBERED = re.compile(r"\.\d+\.")
 _HEAD = "lm_head"
@@ -47,8 +47,10 @@ def name_alone(module: str, model: Any, decoder: str) -> str:
     class, transformers has none, or the module is elsewhere.
     """
     own = text_config(model)
-    cls: Any = None if own is None else MODEL_FOR_CAUSAL_LM_MAPPING.get(type(own), None)
-    if not decoder or cls is None:
+    if own is None or not decoder:
+        return ""
+    cls: Any = transformers().MODEL_FOR_CAUSAL_LM_MAPPING.get(type(own), None)
+    if cls is None:
         return ""
     inside = module.removeprefix(f"{decoder}.")
     if inside == module:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -13,12 +15,10 @@ from unittest.mock import patch
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import PrefixChange
-from transformers.initialization import TORCH_INIT_FUNCTIONS
 
 from conformance.subjects.models.counterparts import imported
 from conformance.subjects.models.heads import write_heads
+from conformance.subjects.models.mistral_names import write_params
 from conformance.subjects.models.recipes import Recipe, recipe_of
 from conformance.subjects.models.skeletons import skeleton
 from conformance.subjects.models.traits import language_model
@@ -31,10 +31,19 @@ _SENTENCE_MODULES = [
 ]
 
 
+def prepare() -> None:
+    """Imports what makes models and adapters, for the processes that are forked afterwards."""
+    for name in ("transformers.conversion_mapping", "transformers.models.auto.modeling_auto", "peft"):
+        importlib.import_module(name)
+
+
 def made(target: ModelTarget, content: Mapping[str, Any]) -> nn.Module:
     """The model of a config.json, uninitialized, in the default dtype and on the default device."""
     if not target.implementation:
         return skeleton(target.architecture, content)
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import PrefixChange
+
     cls = imported(target.implementation)
     with uninitialized():
         model = cls._from_config(target.config_class(**content), dtype=torch.get_default_dtype())
@@ -50,6 +59,8 @@ def made(target: ModelTarget, content: Mapping[str, Any]) -> nn.Module:
 @contextmanager
 def uninitialized() -> Iterator[None]:
     """Inside, no parameter is given random numbers, all of which are overwritten; what is computed is computed."""
+    from transformers.initialization import TORCH_INIT_FUNCTIONS
+
     left: dict[str, Any] = {name: _leave for name in _RANDOM if name in TORCH_INIT_FUNCTIONS}
     with patch.multiple(nn.init, **left), patch.dict(TORCH_INIT_FUNCTIONS, left):
         yield
@@ -79,6 +90,8 @@ def complete(directory: Path, content: Mapping[str, Any]) -> None:
     if "folder" in recipe:
         (directory / recipe["folder"]).mkdir(exist_ok=True)
         (directory / recipe["folder"] / "model.safetensors").hardlink_to(directory / "model.safetensors")
+    if recipe.get("params"):
+        write_params(directory, content)
     write_heads(directory, content, language_model(content)[1].get("hidden_size", 0))
     _write(path, _merged(saved, content))
 
@@ -86,7 +99,7 @@ def complete(directory: Path, content: Mapping[str, Any]) -> None:
 def _rewrite(directory: Path, recipe: Recipe, content: Mapping[str, Any]) -> None:
     """Gives saved tensors the names, the orientation and the order of rows that they have in published files."""
     names, transposed = recipe.get("names", {}), recipe.get("transposed", "")
-    interleaved = recipe.get("interleaved", "")
+    interleaved = recipe.get("interleaved", {})
     for path in directory.glob("*.safetensors") if names or transposed else ():
         tensors = load_file(path)
         for pattern, name in names.items():
@@ -94,9 +107,10 @@ def _rewrite(directory: Path, recipe: Recipe, content: Mapping[str, Any]) -> Non
         for name in tensors if transposed else ():
             if re.search(transposed, name):
                 tensors[name] = tensors[name].mT.contiguous()
-        for name in tensors if interleaved else ():
-            if re.search(interleaved, name):
-                tensors[name] = _interleaved(tensors[name], content["text_config"]["head_dim"])
+        for pattern, size in interleaved.items():
+            head_dim: Any = functools.reduce(lambda place, part: place.get(part, {}), size.split("."), content)
+            for name in (one for one in tensors if re.search(pattern, one)):
+                tensors[name] = _interleaved(tensors[name], head_dim)
         save_file(tensors, path, {"format": "pt"})
 
 

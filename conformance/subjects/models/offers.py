@@ -6,25 +6,28 @@ import importlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
-from peft import LoraConfig
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from conformance.subjects.models.decoders import decoder_of, text_config
-from strategies.models.adapters import ANY_NUMBER, Targetable
+from strategies.models.adapters import ANY_NUMBER, SAVED_HEADS, Targetable
 
-_MODULES = (nn.Linear, nn.Embedding, Conv1D)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NUMBER = re.compile(r"\.(\d+)(?=\.)")
-_WHOLE = ("lm_head", "embed_tokens", "norm", "score")
+_WHOLE = (*SAVED_HEADS, "lm_head", "embed_tokens", "norm")
+
+
+@cache
+def _modules() -> tuple[type[nn.Module], ...]:
+    return nn.Linear, nn.Embedding, importlib.import_module("transformers.pytorch_utils").Conv1D
 
 
 def targetable(model: nn.Module) -> Targetable:
     """Ends of names: the last part, as users write them, and where that means several places also longer ones."""
-    kinds = {name: type(module) for name, module in model.named_modules() if isinstance(module, _MODULES)}
-    others = [name for name, one in model.named_modules() if not isinstance(one, (*_MODULES, *_CONVOLUTIONS))]
+    kinds = {name: type(module) for name, module in model.named_modules() if isinstance(module, _modules())}
+    others = [name for name, one in model.named_modules() if not isinstance(one, (*_modules(), *_CONVOLUTIONS))]
     modules = [name for name in kinds if not _left_out_by_peft(model, name)]
     modules = sorted(modules, key=lambda name: issubclass(kinds[name], nn.Embedding))  # the plainest are linear ones
     embeddings = [name for name in modules if issubclass(kinds[name], nn.Embedding)]
@@ -63,6 +66,8 @@ def _ties(model: Any) -> bool:
 
 def _left_out_by_peft(model: Any, name: str) -> bool:
     """Whether PEFT refuses every adapter that names such a module, as it does some of state spaces."""
+    from peft import LoraConfig
+
     check = importlib.import_module("peft.tuners.tuners_utils")._check_lora_target_modules_mamba
     try:
         check(LoraConfig(), model, name.rpartition(".")[2])
@@ -74,7 +79,7 @@ def _left_out_by_peft(model: Any, name: str) -> bool:
 def _bare_parameters(model: nn.Module) -> Iterator[str]:
     """Parameters that are no module's weight to PEFT: stacked experts, and routers that are parameters."""
     for name, module in model.named_modules():
-        if isinstance(module, (*_MODULES, *_CONVOLUTIONS)):
+        if isinstance(module, (*_modules(), *_CONVOLUTIONS)):
             continue
         for own, parameter in module.named_parameters(recurse=False):
             if parameter.ndim in (2, 3) and parameter.is_floating_point() and "bias" not in own:

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-import transformers
 from safetensors.torch import save_file
 from torch import nn
 
 from conformance.implementations.vllm.models.checkpoint_names import CheckpointTensor, tensors_taken
-from conformance.subjects.models.kept_configs import kept_config
+from conformance.subjects.models.counterparts import transformers
 from conformance.subjects.models.remote_code import REMOTE_CODE
 
 _CONVOLUTIONS: Mapping[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -85,10 +84,11 @@ def config_class(architecture: str) -> Any:
     """
     model_type = REMOTE_CODE[architecture].model_type
     shipped = importlib.import_module("vllm.transformers_utils.config")._CONFIG_REGISTRY
-    for known in () if REMOTE_CODE[architecture].kept else (transformers.CONFIG_MAPPING, shipped):
+    for known in () if REMOTE_CODE[architecture].kept else (transformers().CONFIG_MAPPING, shipped):
         if model_type in known:
             return known[model_type]
-    return kept_config(model_type, known=model_type in shipped)
+    kept: Any = importlib.import_module("conformance.subjects.models.kept_configs")  # whose base is transformers'
+    return kept.kept_config(model_type, known=model_type in shipped)
 
 
 def _place(root: nn.Module, name: str, tensors: Mapping[str, CheckpointTensor]) -> None:

@@ -8,19 +8,18 @@ import importlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import transformers
-
 from conformance.implementations.vllm.models.registry import Registered, converted, registered
 from conformance.subjects.models.counterparts import (
-    MODEL_TYPES,
     classes_of,
     conversions,
     counterpart,
     imported,
     model_type_of,
+    model_types,
     served_by,
     served_types,
 )
@@ -110,11 +109,11 @@ def resolve(name: str) -> ModelTarget:
         return _of_class(name)
     if served_as(name) is not None:
         return _of_architecture(name)
-    if name in MODEL_TYPES:
+    if name in model_types():
         return _of_type(name)
     raise UnknownModel(
-        f"{name!r} is no model type of transformers {transformers.__version__}, no architecture of vLLM, no directory "
-        f"and no module:Class; {_nearest(name, (*MODEL_TYPES, *registered()))}"
+        f"{name!r} is no model type of transformers {version('transformers')}, no architecture of vLLM, no directory "
+        f"and no module:Class; {_nearest(name, (*model_types(), *registered()))}"
     )
 
 
@@ -149,7 +148,7 @@ def _of_architecture(name: str) -> ModelTarget:
         return ModelTarget(name, REMOTE_CODE[name].model_type, name, "", Naming.ARCHITECTURE)
     implementation = counterpart(replace(entry, architecture=name))
     if implementation is None:
-        raise NotBuildable(f"transformers {transformers.__version__} has no implementation of {name}")
+        raise NotBuildable(f"transformers {version('transformers')} has no implementation of {name}")
     model_type = model_type_of(implementation)
     # Embedding models with towers are published, and can only be loaded, under the name that has a head.
     with_head = name.removesuffix("Model") + WITH_TOWERS
@@ -169,10 +168,10 @@ def _of_type(name: str) -> ModelTarget:
 def _of_directory(name: str) -> ModelTarget:
     config = _read_config(Path(name))
     model_type, architectures = config.get("model_type", ""), config.get("architectures") or []
-    if model_type not in MODEL_TYPES:
+    if model_type not in model_types():
         raise UnknownModel(
-            f"{name}/config.json has the model_type {model_type!r}, which transformers {transformers.__version__} "
-            f"does not know; {_nearest(model_type, MODEL_TYPES)}"
+            f"{name}/config.json has the model_type {model_type!r}, which transformers {version('transformers')} "
+            f"does not know; {_nearest(model_type, model_types())}"
         )
     found = resolve(architectures[0] if architectures else model_type)
     return replace(found, name=name, model_type=model_type, naming=Naming.DIRECTORY, path=name)

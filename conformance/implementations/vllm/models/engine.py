@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -87,21 +88,27 @@ def engine_config(directory: Path, settings: ModelSettings, tp_size: int) -> Any
     """A `VllmConfig` for the checkpoint in a directory; raises whatever vLLM does.
 
     vLLM makes one from the configuration on disk and hands a copy to each worker: so do we, also where checkpoints,
-    such as base and merged, have the same configuration, byte by byte.
+    such as base and merged, have the same configuration, byte by byte. The TP size is set afterwards, as the platform
+    would ask for devices; so is float64, which it cannot be told, and how adapters are sharded.
     """
     said = tuple((path.name, path.read_bytes()) for path in sorted(directory.rglob("*.json")))
-    key = model_class(directory), said, settings, tp_size
+    key = model_class(directory), said, replace(settings, fully_sharded=False)
     if key not in _made:
         if len(_made) == _CONFIGS_KEPT:
             del _made[next(iter(_made))]
-        _made[key] = _engine_config(directory, key[0], settings, tp_size)
+        _made[key] = _engine_config(directory, key[0], key[2])
     config = copy.deepcopy(_made[key])
     config.model_config.model = config.model_config.served_model_name = str(directory)
+    if config.lora_config is not None:
+        config.lora_config.fully_sharded_loras = settings.fully_sharded
+    config.parallel_config.tensor_parallel_size = config.parallel_config.world_size = tp_size
+    config.model_config.verify_with_parallel_config(config.parallel_config)
+    if settings.dtype is torch.float64:
+        _in_double(config)
     return config
 
 
-def _engine_config(directory: Path, cls: Any, settings: ModelSettings, tp_size: int) -> Any:
-    """The TP size is set afterwards, as the platform would ask for devices; so is float64, which it cannot be told."""
+def _engine_config(directory: Path, cls: Any, settings: ModelSettings) -> Any:
     options = importlib.import_module("vllm.engine.arg_utils").EngineArgs(
         model=str(directory),
         skip_tokenizer_init=True,
@@ -113,7 +120,6 @@ def _engine_config(directory: Path, cls: Any, settings: ModelSettings, tp_size: 
         enable_lora=settings.lora,
         max_lora_rank=settings.max_rank,
         max_loras=settings.max_loras,
-        fully_sharded_loras=settings.fully_sharded,
         async_scheduling=False,
         enable_prefix_caching=False,
         load_format="hf",
@@ -121,12 +127,7 @@ def _engine_config(directory: Path, cls: Any, settings: ModelSettings, tp_size: 
         enable_mixed_moe_lora_format=settings.fused_experts and not getattr(cls, "is_3d_moe_weight", False),
         **dict.fromkeys(settings.options, True),
     )
-    config = options.create_engine_config()
-    config.parallel_config.tensor_parallel_size = config.parallel_config.world_size = tp_size
-    config.model_config.verify_with_parallel_config(config.parallel_config)
-    if settings.dtype is torch.float64:
-        _in_double(config)
-    return config
+    return options.create_engine_config()
 
 
 def _in_double(config: Any) -> None:

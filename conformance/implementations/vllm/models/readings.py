@@ -26,9 +26,12 @@ class Reader:
         self._dtype = config.model_config.dtype
         self._device = torch.device(runtime().device)
         self._readable: dict[str, bool] = {}  # whether a module's forward runs here, found out on the bare model
-        self._names = tuple(name for name, module in model.named_modules() if own_tensors(module))
+        self._names = tuple(name for name, _ in model.named_modules())
         if hasattr(model, "compute_logits") and not getattr(model, "is_pooling_model", False):
             self._names = (*self._names, LOGITS)
+        places = tuple(_towers(model))
+        self.towers = tuple(name for name in self._names if f"{name}.".startswith(places))
+        self._tower = False  # whether the module that is read is in one
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -41,11 +44,12 @@ class Reader:
 
     def _read(self, name: str, group: RankGroup) -> Parts:
         """The module's output, if it has one here, and its own tensors."""
+        self._tower = name in self.towers
         if name == LOGITS:
             return self._output(name, OUTPUT, self._logits) or {}
         module, lora = self._find(name)
         base: Any = self._view.base_of(module) or module
-        own = {key: tensor.detach().as_subclass(Tensor).cpu() for key, tensor in own_tensors(base)}
+        own = {key: tensor.cpu() for key, tensor in own_tensors(base)}
         if _multiplies(base):
             output = self._output(name, OUTPUT, lambda: self._linear(module, base, group))
             if output is not None:
@@ -54,12 +58,16 @@ class Reader:
             output = self._output(name, ROWS, lambda: self._embedding(module, base))
             return own if output is None else output
         elif is_head(base):
-            return {}  # its weight is read through the logits
+            return self._head(own)
         elif EXPERTS[0] in own and self._device.type == "cuda":
             output = self._run(name, lambda: self._experts(name, base, group))
             if output is not None:
                 return own | output
         return own | {key: tensor.cpu() for key, tensor in self._view.weights(name, lora, own).items()}
+
+    def _head(self, own: Parts) -> Parts:
+        """Its weight is read through the logits, where there are any; a class without may look its rows up."""
+        return {} if LOGITS in self._names else own
 
     def _output(self, name: str, part: str, run: Callable[[], Tensor]) -> dict[str, Tensor] | None:
         return self._run(name, lambda: {part: run()})
@@ -78,15 +86,18 @@ class Reader:
 
     def _linear(self, module: Any, base: Any, group: RankGroup) -> Tensor:
         if not isinstance(base, runtime().linear.LinearBase):
-            self._view.serve(base.in_features)
+            self._serve(base.in_features)
             return _first(module(torch.eye(base.in_features, dtype=base.weight.dtype, device=self._device)))
         output = torch.cat([self._served(module, some) for some in unit_vectors(base, self._dtype).split(MAX_TOKENS)])
         if getattr(base, "reduce_results", True) or base.tp_size == 1:
             return output
         return group.all_reduce(output)  # the model adds the ranks' parts up later, in whatever part of each they are
 
+    def _serve(self, tokens: int) -> None:
+        self._view.serve(tokens, tower=self._tower)
+
     def _served(self, module: Any, given: Tensor) -> Tensor:
-        self._view.serve(len(given))
+        self._serve(len(given))
         return _first(module(given.to(self._device)))
 
     def _embedding(self, module: Any, base: Any) -> Tensor:
@@ -94,16 +105,16 @@ class Reader:
         return torch.cat([self._looked_up(module, some) for some in ids.split(MAX_TOKENS)])
 
     def _looked_up(self, module: Any, ids: Tensor) -> Tensor:
-        self._view.serve(len(ids))
+        self._serve(len(ids))
         return _first(module(ids))
 
     def _experts(self, name: str, base: Any, group: RankGroup) -> dict[str, Tensor]:
         with self._view.merged(name):
-            return expert_outputs(base, self._view.serve, group)
+            return expert_outputs(base, self._serve, group)
 
     def _logits(self) -> Tensor:
         given = torch.eye(self._hidden_size, dtype=self._dtype, device=self._device)
-        self._view.serve(len(given))
+        self._serve(len(given))
         with _handed_to_head(self._model, given):
             return _first(self._model.compute_logits(given))
 
@@ -116,6 +127,13 @@ class Reader:
                 module, lora = inner, module
             module = getattr(module, part)
         return module, lora if self._view.base_of(module) is None else module
+
+
+def _towers(model: nn.Module) -> Iterator[str]:
+    """Where the parts are, each with a point behind, that a class marks as those of images and sounds."""
+    for name, module in model.named_modules():
+        for part in getattr(module, "_tower_model_names", ()):
+            yield f"{name}.{part}." if name else f"{part}."
 
 
 @contextmanager
@@ -149,15 +167,19 @@ def _first(returned: Any) -> Tensor:
     return output.detach().cpu().clone()  # type: ignore[no-any-return]
 
 
-def own_tensors(module: Any) -> Iterator[tuple[str, Tensor]]:
+def own_tensors(module: Any) -> list[tuple[str, Tensor]]:
     """Parameters, buffers and tensors in plain attributes: a copy made of a weight while loading is one.
 
-    Not what has no numbers, as the head of a model that is served without one.
+    Each as a plain `Tensor` on the same memory. Not what has no numbers, as the head of a model that is served
+    without one.
     """
-    for held in (module._parameters, module._buffers, vars(module)):
-        for name, tensor in held.items():
-            if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel() and not tensor.is_meta:
-                yield name, tensor
+    held = (*module._parameters.items(), *module._buffers.items(), *vars(module).items())
+    with torch._C.DisableTorchFunctionSubclass():  # vLLM's parameters take each question through Python
+        return [
+            (name, tensor.detach())
+            for name, tensor in held
+            if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel() and not tensor.is_meta
+        ]
 
 
 def _multiplies(module: Any) -> bool:

@@ -44,8 +44,10 @@ class RotaryTables:
     def _changed(self, module: nn.Module) -> Iterator[str]:
         """What differs, if anything does, which is put back; what was not seen before is noted."""
         for name, tensor in own_tensors(module):
-            now = tensor.detach().cpu()
+            now = tensor.cpu()
             was = self._known.get((id(module), name))
+            if was is not None and was.dtype == now.dtype and torch.equal(was, now):
+                continue
             if was is None or was.shape != now.shape or was.isnan().all():  # of none, it is made on the first query
                 self._known[id(module), name] = now.clone()
             elif not _same(was.to(now.dtype), now):  # vLLM keeps it in the dtype of the last query
@@ -55,8 +57,7 @@ class RotaryTables:
 
 def _same(was: Tensor, now: Tensor) -> bool:
     """Whether they have the same numbers; what is none is the same."""
-    # Tables of numbers alone, which nearly all are, are told without the masks.
-    return torch.equal(was, now) or bool(((was == now) | (was.isnan() & now.isnan())).all())
+    return bool(((was == now) | (was.isnan() & now.isnan())).all())
 
 
 def _told(name: str, was: Tensor, now: Tensor) -> str:
