@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,17 +14,28 @@ from conformance.implementations.vocabulary import VocabularyServer, VocabularyW
 from conformance.judging.anomalies import UNEXPLAINED
 from conformance.judging.anomalies.vocabulary import explain
 from conformance.judging.assertions import assert_equal, raising
-from conformance.judging.facts import Place
+from conformance.judging.facts import AFTER_A_RESET, Place
 from conformance.oracles.vocabulary import dense
 from conformance.subjects.linear import cast_adapter
 from conformance.subjects.outcomes import NotApplicable, NotExercised
 from conformance.subjects.subject import Subject
 from conformance.suite.clauses import check
 from conformance.values.vocabulary import VocabularyTensors, tensors_of
+from lora_compat.adapters import LayerAdapter
 from strategies.vocabulary import VocabularyCase, VocabularyLayer, vocabulary_cases
 
 Serving = Callable[[VocabularyCase, VocabularyWeights, RankGroup], VocabularyServer]
 RIGHT = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What one rank gives: bare, with adapters, and after they were reset; and what it was handed, afterwards."""
+
+    bare: Tensor
+    output: Tensor
+    emptied: Tensor
+    given: Tensor
 
 
 def assert_serves_the_vocabulary(subject: Subject, case: VocabularyCase) -> None:
@@ -41,19 +52,20 @@ def assert_serves_the_vocabulary(subject: Subject, case: VocabularyCase) -> None
     right, plain = dense(case, tensors), dense(case, tensors, adapted=False)
     without = [index for index, adapter in enumerate(case.tokens) if adapter < 0]
     given = _given(case, tensors)
-    for rank, (_, _, mine) in enumerate(seen):
-        assert_equal(case, mine, given, Place(rank=rank, setting="what was handed in"), "input-written")
-    name = named(case, tensors, [output for _, output, _ in seen], right)
+    for rank, one in enumerate(seen):
+        assert_equal(case, one.given, given, Place(rank=rank, setting="what was handed in"), "input-written")
+    name = named(case, tensors, [one.output for one in seen], right)
     if name == UNEXPLAINED:  # then it may be the layer without adapters that is wrong
-        for rank, (bare, _, _) in enumerate(seen):
-            assert_equal(case, bare, plain, Place(rank=rank, setting="bare"), "base-changed")
+        for rank, one in enumerate(seen):
+            assert_equal(case, one.bare, plain, Place(rank=rank, setting="bare"), "base-changed")
     if name != RIGHT:
         name = _named_plainly(subject, case, name, serve)
-    for rank, (bare, output, _) in enumerate(seen):
-        assert_equal(case, output, right, Place(rank=rank), name)
-        assert_equal(case, bare, plain, Place(rank=rank, setting="bare"), "base-changed")
-        flat = output.reshape(right.shape)
-        assert_equal(case, flat[without], bare.reshape(right.shape)[without], Place(rank=rank), "adapter-leak")
+    for rank, one in enumerate(seen):
+        assert_equal(case, one.output, right, Place(rank=rank), name)
+        assert_equal(case, one.bare, plain, Place(rank=rank, setting="bare"), "base-changed")
+        flat = one.output.reshape(right.shape)
+        assert_equal(case, flat[without], one.bare.reshape(right.shape)[without], Place(rank=rank), "adapter-leak")
+        assert_equal(case, one.emptied, plain, Place(rank=rank), "stale-slot", after=AFTER_A_RESET)
     if torch.equal(right, plain) and not without:
         raise NotExercised("the adapters change nothing")
 
@@ -65,20 +77,32 @@ def _given(case: VocabularyCase, tensors: VocabularyTensors) -> Tensor:
     return given.unsqueeze(0) if case.two_dimensions else given
 
 
-def _seen(
-    subject: Subject, case: VocabularyCase, tensors: VocabularyTensors, serve: Serving
-) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Of every rank what the layer gives bare and with adapters, and what was handed in, afterwards."""
+def _seen(subject: Subject, case: VocabularyCase, tensors: VocabularyTensors, serve: Serving) -> list[Served]:
+    """What every rank gives; nothing is reset where slots held nothing before."""
     __tracebackhide__ = True
     given = _given(case, tensors)
 
-    def program(group: RankGroup) -> tuple[Tensor, Tensor, Tensor]:
+    def program(group: RankGroup) -> Served:
         server = serve(case, tensors.weights.to(subject.device), group)
         mine = given.to(subject.device, copy=True)
         bare = server.run(None, mine).to("cpu", copy=True)
-        for (slot, _), adapter in zip(case.adapters, tensors.adapters, strict=True):
+
+        def load(slot: int, adapter: LayerAdapter) -> None:
             server.load(slot, cast_adapter(adapter, torch_dtype(case.dtype), subject.device))
-        return bare, server.run(case.token_slots, mine).cpu(), mine.cpu()
+
+        if tensors.former is not None:
+            for slot, _ in case.adapters:
+                load(slot, tensors.former)
+            server.run(case.token_slots, mine)  # something may be kept of what was served
+        for (slot, _), adapter in zip(case.adapters, tensors.adapters, strict=True):
+            load(slot, adapter)
+        output = server.run(case.token_slots, mine).to("cpu", copy=True)
+        if tensors.former is None:
+            return Served(bare, output, bare, mine.cpu())
+        for slot, _ in case.adapters:
+            server.reset(slot)
+        emptied = server.run(case.token_slots, mine).cpu()
+        return Served(bare, output, emptied, mine.cpu())
 
     with raising(case):
         return subject.engine.run(case.tp_size, program)
@@ -93,21 +117,26 @@ def named(case: VocabularyCase, tensors: VocabularyTensors, outputs: list[Tensor
 
 
 def _named_plainly(subject: Subject, case: VocabularyCase, name: str, serve: Serving) -> str:
-    """``name``, or that of a plainer case which is wrong already: in one dimension, then without a multiplier.
+    """``name``, or that of a plainer case which is wrong already: in fresh slots, in one dimension, not multiplied.
 
     A row that follows its first token may look like a slot's, a rank's or an id's that is taken for another; where the
-    same tokens are served rightly in one dimension, it is the layout.
+    same tokens are served rightly in one dimension, it is the layout. So it is with what fresh slots serve rightly.
     """
     __tracebackhide__ = True
-    if not case.two_dimensions and case.multiplier == 1:
+    ways = (
+        (replace(case, reused=False), "stale-slot"),
+        (replace(case, two_dimensions=False), "layout-dependent"),
+        (replace(case, multiplier=1), name),
+    )
+    plainer, why = next(((one, why) for one, why in ways if one != case), (case, name))
+    if plainer == case:
         return name
-    plainer = replace(case, two_dimensions=False) if case.two_dimensions else replace(case, multiplier=1)
     tensors = tensors_of(plainer)
-    outputs = [output for _, output, _ in _seen(subject, plainer, tensors, serve)]
+    outputs = [one.output for one in _seen(subject, plainer, tensors, serve)]
     found = named(plainer, tensors, outputs, dense(plainer, tensors))
     if found != RIGHT:
         return _named_plainly(subject, plainer, found, serve)
-    return "layout-dependent" if case.two_dimensions else name
+    return why
 
 
 @check("MATH-14", vocabulary_cases(VocabularyLayer.EMBEDDING))

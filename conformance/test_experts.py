@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -13,7 +14,7 @@ from conformance.implementations.experts import ExpertsServer
 from conformance.judging.anomalies import UNEXPLAINED
 from conformance.judging.anomalies.experts import explain
 from conformance.judging.assertions import assert_equal, raising
-from conformance.judging.facts import Aspect, Difference, Place
+from conformance.judging.facts import AFTER_A_RESET, Aspect, Difference, Place
 from conformance.judging.verdicts import Violation
 from conformance.oracles.experts import dense
 from conformance.subjects.outcomes import NotApplicable, NotExercised
@@ -49,24 +50,56 @@ def observed(subject: Subject, case: ExpertsCase, program: Callable[[ExpertsServ
         return subject.engine.run(case.tp_size, on_rank)
 
 
-@check("MATH-16", experts_cases())
-def test_every_token_gets_its_adapter_in_each_of_its_experts(subject: Subject, case: ExpertsCase) -> None:
-    def program(server: ExpertsServer, tensors: ExpertsTensors) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What one rank gives: bare, with adapters, and after they were reset."""
+
+    bare: Tensor
+    output: Tensor
+    emptied: Tensor
+
+
+def _served(subject: Subject, case: ExpertsCase) -> list[Served]:
+    """What every rank gives; nothing is reset where slots held nothing before."""
+    __tracebackhide__ = True
+
+    def program(server: ExpertsServer, tensors: ExpertsTensors) -> Served:
         bare = server.bare(tensors.routed).to("cpu", copy=True)
+        if tensors.former is not None:
+            for spec in case.adapters:
+                server.load(spec.slot, tensors.former)
+            server.run(case.token_slots, tensors.routed)  # something may be kept of what was served
         for spec, adapter in zip(case.adapters, tensors.adapters, strict=True):
             server.load(spec.slot, adapter)
-        return bare, server.run(case.token_slots, tensors.routed).cpu()
+        output = server.run(case.token_slots, tensors.routed).to("cpu", copy=True)
+        if tensors.former is None:
+            return Served(bare, output, bare)
+        for spec in case.adapters:
+            server.reset(spec.slot)
+        return Served(bare, output, server.run(case.token_slots, tensors.routed).cpu())
 
-    seen = observed(subject, case, program)
+    return observed(subject, case, program)
+
+
+def _differ(seen: list[Served], right: Tensor) -> bool:
+    outputs = [one.output for one in seen]
+    return any(one.shape == right.shape and not torch.equal(one.double(), right.double()) for one in outputs)
+
+
+@check("MATH-16", experts_cases())
+def test_every_token_gets_its_adapter_in_each_of_its_experts(subject: Subject, case: ExpertsCase) -> None:
+    seen = _served(subject, case)
     tensors = tensors_of(case)
     right, plain = dense(case, tensors), dense(case, tensors, adapted=False)
-    for rank, (bare, _) in enumerate(seen):
-        assert_equal(case, bare, plain, Place(rank=rank, setting="bare"), "base-changed")
-    outputs = [output for _, output in seen]
-    wrong = [output.shape == right.shape and not torch.equal(output.double(), right.double()) for output in outputs]
-    name = explain(case, tensors, outputs) if any(wrong) else UNEXPLAINED
-    for rank, output in enumerate(outputs):
-        assert_equal(case, output, right, Place(rank=rank), name)
+    for rank, one in enumerate(seen):
+        assert_equal(case, one.bare, plain, Place(rank=rank, setting="bare"), "base-changed")
+    name = UNEXPLAINED
+    if _differ(seen, right):
+        fresh = _served(subject, replace(case, reused=False)) if case.reused else seen
+        name = explain(case, tensors, [one.output for one in seen]) if _differ(fresh, right) else "stale-slot"
+    for rank, one in enumerate(seen):
+        assert_equal(case, one.output, right, Place(rank=rank), name)
+        assert_equal(case, one.emptied, plain, Place(rank=rank), "stale-slot", after=AFTER_A_RESET)
     if torch.equal(right, plain) and -1 not in case.tokens:
         raise NotExercised("the adapters change nothing")
 

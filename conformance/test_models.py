@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -15,6 +16,7 @@ from conformance.judging.logits import require_logits
 from conformance.judging.model_facts import Lost
 from conformance.judging.models import (
     reaches,
+    require_apart,
     require_feature,
     require_same,
     require_same_writing,
@@ -30,9 +32,11 @@ from conformance.judging.served_models import (
     require_served,
 )
 from conformance.judging.verdicts import Violation
-from conformance.oracles.logits import right_logits
-from conformance.subjects.models.observing import Readings, Refusal
+from conformance.oracles.logits import exact_logits
+from conformance.subjects.models.checkpoints import content_of
+from conformance.subjects.models.observing import Readings, Refusal, server_of
 from conformance.subjects.models.programs import Programs
+from conformance.subjects.models.traits import has_towers
 from conformance.subjects.models.writings import writings
 from conformance.subjects.outcomes import FileRefused, NotApplicable, NotExercised
 from conformance.subjects.subject import Subject
@@ -199,8 +203,19 @@ def require_same_on_all_ranks(subject: Subject, case: ModelCase) -> None:
     """Raises where an adapter that is served on one rank is not on several."""
     __tracebackhide__ = True
     presume_served(subject, replace(case, tp_size=1, fully_sharded=False), "MODEL-7")
+    option = server_of(subject).expert_parallel
+    if option and programs_of(subject, case).chain.file.of_experts:
+        with suppress(NotApplicable):  # where the base model is not served so
+            require_served(subject, of_whole_experts(case, option), option)
     for fully_sharded in (False, True):
         require_served(subject, replace(case, fully_sharded=fully_sharded), f"fully_sharded={fully_sharded}")
+
+
+def of_whole_experts(case: ModelCase, option: str) -> ModelCase:
+    """Where each rank has some of the experts, whole, in the place of a part of each; some have more, if they can."""
+    ranks = 4 if case.config.experts % 4 else case.tp_size
+    options = tuple(dict.fromkeys((*case.options, option)))
+    return replace(case, tp_size=ranks, fully_sharded=False, options=options)
 
 
 @check("MODEL-8", model_cases(tp_sizes=(1,), saved=False))
@@ -212,9 +227,10 @@ def require_right_logits(subject: Subject, case: ModelCase) -> None:
     """Raises where every module is served rightly, and the model as a whole is not."""
     __tracebackhide__ = True
     programs = programs_of(subject, case)
-    right = right_logits(case, programs.chain)
-    (seen,) = on_all(subject, case, partial(programs.logits, right.tokens))
+    exact = exact_logits(case, programs.chain)
+    (seen,) = on_all(subject, case, partial(programs.logits, exact.tokens))
     require_loaded(programs.chain, [seen])
+    right = exact.with_bounds(case, programs.chain)
     assert not isinstance(seen, Refusal)
     try:
         require_logits(case, right, *seen)
@@ -230,3 +246,20 @@ def test_what_an_adapter_brings_besides_counts_or_is_refused(subject: Subject, c
     programs = programs_of(subject, case)
     for seen in on_all(subject, case, partial(programs.featured, case.adapter.feature)):
         require_feature(case, programs.chain, *seen)
+
+
+@check("MODEL-10", model_cases(tp_sizes=(1,), saved=False))
+def test_towers_and_language_model_go_by_their_own_tokens(subject: Subject, case: ModelCase) -> None:
+    if not has_towers(content_of(case)):
+        raise NotApplicable("the model neither sees nor hears")
+    in_part(subject, case, partial(require_own_tokens, subject))
+
+
+def require_own_tokens(subject: Subject, case: ModelCase) -> None:
+    """Raises where what an adapter adds to a part of a model depends on the tokens of another part."""
+    __tracebackhide__ = True
+    programs = programs_of(subject, case)
+    (seen,) = on_all(subject, case, programs.apart)
+    require_loaded(programs.chain, [seen])
+    assert not isinstance(seen, Refusal)
+    require_apart(case, *seen)

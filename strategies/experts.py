@@ -31,6 +31,7 @@ class ExpertsAdapterSpec(Spec):
 class ExpertsCase(Spec):
     """A mixture, its adapters, and for each token the index of its adapter (-1 for none) and its experts.
 
+    With ``reused`` each of their slots held and served an adapter of the largest rank before, nothing but NaN.
     All values are small integers, a pure function of ``seed``, in float32; the activation is a ReLU, so every
     product and sum is exact. The weights of the routing are powers of two.
     """
@@ -46,6 +47,7 @@ class ExpertsCase(Spec):
     adapters: tuple[ExpertsAdapterSpec, ...] = (ExpertsAdapterSpec(),)
     tokens: tuple[int, ...] = (0,)
     routing: tuple[tuple[int, ...], ...] = ((0,),)
+    reused: bool = False
     seed: int = 0
 
     @property
@@ -96,6 +98,7 @@ def _experts_cases(draw: DrawFn, tp_sizes: tuple[int, ...]) -> ExpertsCase:
         adapters=adapters,
         tokens=tokens,
         routing=draw(sequences(choices, min_size=len(tokens), max_size=len(tokens), what="routing")),
+        reused=draw(sampled(_SELDOM, "reused slots")),
         seed=draw(numbers(64, "values")),
     )
 
@@ -116,6 +119,7 @@ def _adapter(draw: DrawFn, index: int, slot: int, experts: int, max_rank: int) -
 
 
 _EITHER = (False, True)
+_SELDOM = (False, False, True)
 _MOSTLY = (*(True,) * 11, False)
 # All three more often: what a lone one changes is often cancelled by a gate that is shut.
 _ALL = (True, True, True)

@@ -27,7 +27,8 @@ class VocabularyCase(Spec):
 
     ``tokens`` has for each token the index of its adapter, or -1; ``ids`` its id, which may lie outside the
     vocabulary (embeddings only). ``multiplier`` is what the class's own forward multiplies embeddings with, or the
-    scale of the logits. ``for_original`` says that the adapters were trained before ids were added. All values are
+    scale of the logits. ``for_original`` says that the adapters were trained before ids were added. With ``reused``
+    each of their slots held and served an adapter of the largest rank before, nothing but NaN. All other values are
     small integers, a pure function of ``seed``.
     """
 
@@ -47,6 +48,7 @@ class VocabularyCase(Spec):
     tokens: tuple[int, ...] = (0,)
     ids: tuple[int, ...] = (0,)
     two_dimensions: bool = False
+    reused: bool = False
     dtype: Dtype = Dtype.FLOAT32
     seed: int = 0
 
@@ -110,6 +112,7 @@ def _vocabulary_cases(draw: DrawFn, layer: VocabularyLayer, tp_sizes: tuple[int,
         tokens=tokens,
         ids=(draw(numbers(vocabulary, "first id")), *draw(sequences(ids, min_size=rest, max_size=rest, what="ids"))),
         two_dimensions=draw(sampled(_EITHER, "two dimensions")),
+        reused=draw(sampled(_SELDOM, "reused slots")),
         dtype=draw(sampled((Dtype.FLOAT32, Dtype.BFLOAT16, Dtype.FLOAT16), "dtype")),
         seed=draw(numbers(64, "values")),
     )
@@ -117,6 +120,7 @@ def _vocabulary_cases(draw: DrawFn, layer: VocabularyLayer, tp_sizes: tuple[int,
 
 _SIZES = (1, 2, 3, 5, 8, 9, 13, 17)
 _EITHER = (False, True)
+_SELDOM = (False, False, True)
 _slots = sampled(
     tuple((total, slots) for total in (1, 2, 3) for count in (1, 2) for slots in permutations(range(total), count)),
     "slots",

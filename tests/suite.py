@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
-from pathlib import Path
+from collections.abc import Sequence
 
 from conformance.regressions.fresh import Ended, run_module
+from tests import forks
 
-ROOT = Path(__file__).parent.parent
+ROOT = forks.ROOT
 SECONDS = 300.0
 
 
@@ -19,10 +20,20 @@ def run_suite(*arguments: str, select: str = "", torchrun: int = 0, detail: str 
     a job of so many processes.
     """
     with tempfile.TemporaryDirectory() as store:
-        job = ["torch.distributed.run", "--nproc-per-node", str(torchrun), "-m"] if torchrun else []
-        command = [*job, "pytest", f"conformance/{select}", detail, "-p", "no:cacheprovider"]
-        command += ["--write-regressions", store, "--no-proof", *arguments]
-        return run_module(command, ROOT, outside_of_pytest(), SECONDS)
+        job = [*launcher(torchrun), *forks.PYTHON] if torchrun else []
+        command = [*job, "pytest", f"conformance/{select}", detail, "-p", "no:cacheprovider", "-p", "tests.forks"]
+        return run([*command, "--write-regressions", store, "--no-proof", *arguments])
+
+
+def launcher(processes: int) -> list[str]:
+    """Of a job of torchrun, for the command of its processes to follow."""
+    return ["torch.distributed.run", "--nproc-per-node", str(processes), "--no-python"]
+
+
+def run(command: Sequence[str]) -> Ended:
+    """``python -m COMMAND`` in this checkout, as whoever has it would run it."""
+    with forks.with_ours():
+        return run_module(command, ROOT, outside_of_pytest() | {forks.SERVER: forks.address()}, SECONDS)
 
 
 def shown(result: Ended) -> str:
@@ -31,5 +42,6 @@ def shown(result: Ended) -> str:
 
 
 def outside_of_pytest() -> dict[str, str]:
-    """The environment of a suite that a test runs, which is no worker of the tests' own run."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    """The environment of a suite that a test runs, which is no worker of the tests' own run, nor has its plugins."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return environment | {"PYTEST_ADDOPTS": "-p no:anyio -p no:syrupy"}

@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from conformance.engines.coordination import Coordination, Lines
 from conformance.engines.ranks import RankGroup, RankHung, RankLost, alone
-from conformance.engines.serving import serve
+from conformance.engines.serving import be_a_rank
 
 T = TypeVar("T")
 WATCHDOG_SECONDS = 120.0
@@ -93,7 +93,7 @@ class _Pool:
         for rank in range(size):
             ours, theirs = context.Pipe()
             arguments = (backend, rank, size, f"{self._meeting.name}/store", theirs)
-            process = context.Process(target=_be_a_rank, args=arguments, daemon=True)
+            process = context.Process(target=_join, args=arguments, daemon=True)
             process.start()
             theirs.close()
             lines.append(ours)
@@ -121,11 +121,10 @@ class _Pool:
         return RankLost(f"the process of rank {rank} of {self.lines.size} died with exit code {code}")
 
 
-def _be_a_rank(backend: str, rank: int, size: int, meeting: str, line: Connection) -> None:
+def _join(backend: str, rank: int, size: int, meeting: str, line: Connection) -> None:
     if backend == "nccl":
         torch.cuda.set_device(rank)
     dist.init_process_group(
         BACKENDS[backend], init_method=f"file://{meeting}", rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT
     )
-    serve(rank, size, line)
-    dist.destroy_process_group()
+    be_a_rank(rank, size, line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import pickle
+import signal
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -55,6 +56,18 @@ class ProcessGroup(RankGroup):
         if tensor.is_cuda and tensor.device.index != torch.cuda.current_device():
             raise ForeignDevice(self.rank, kind, tensor.device, torch.cuda.current_device())
         self.exchange(self.rank, self.issued(kind, tensor, dim), tensor)
+
+
+def be_a_rank(rank: int, size: int, line: Connection) -> None:
+    """Serves in a process that is nothing else, and ends its process group whichever way that ends.
+
+    An interrupt from the keyboard goes to every process: who draws and judges is interrupted, and hangs up.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        serve(rank, size, line)
+    finally:
+        dist.destroy_process_group()
 
 
 def serve(rank: int, size: int, line: Connection) -> None:

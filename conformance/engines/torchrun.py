@@ -24,7 +24,7 @@ import torch.distributed as dist
 from conformance.engines.coordination import Coordination, Lines
 from conformance.engines.distributed import BACKENDS, COLLECTIVE_TIMEOUT, WATCHDOG_SECONDS
 from conformance.engines.ranks import RankGroup, RankHung, RankLost, alone
-from conformance.engines.serving import serve
+from conformance.engines.serving import be_a_rank, serve
 
 T = TypeVar("T")
 
@@ -92,8 +92,7 @@ def join(device: str) -> TorchrunEngine | None:
         address, key = meeting[0]
         line = Client(address, authkey=key)
         line.send(rank)
-        serve(rank, size, line)
-        dist.destroy_process_group()
+        be_a_rank(rank, size, line)
         return None
     key = secrets.token_bytes(32)
     with Listener((os.environ["MASTER_ADDR"], 0), backlog=size, authkey=key) as listener:
@@ -116,11 +115,11 @@ def _line_to_itself(device: str, size: int) -> Connection:
     """The line to rank 0's own programs, which run in a thread of this process."""
     ours, theirs = Pipe()
 
-    def be_a_rank() -> None:
+    def serve_beside() -> None:
         _take_device(device)
         serve(0, size, theirs)
 
-    threading.Thread(target=be_a_rank, daemon=True).start()
+    threading.Thread(target=serve_beside, daemon=True).start()
     return ours
 
 

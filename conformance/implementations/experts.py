@@ -57,6 +57,10 @@ class ExpertsServer(ABC):
         """Loads an unsharded adapter into a slot."""
 
     @abstractmethod
+    def reset(self, slot: int) -> None:
+        """Empties a slot."""
+
+    @abstractmethod
     def run(self, slots: tuple[int, ...], routed: Routed) -> Tensor:
         """The output with each token's adapter."""
 
@@ -101,6 +105,9 @@ class ReferenceExperts(ExpertsServer):
 
     def load(self, slot: int, adapter: ExpertsAdapter) -> None:
         self.wrapped.set_lora(slot, adapter)
+
+    def reset(self, slot: int) -> None:
+        self.wrapped.reset_lora(slot)
 
     def run(self, slots: tuple[int, ...], routed: Routed) -> Tensor:
         self.wrapped.set_batch(TokenBatch.of(slots, routed.hidden.device))

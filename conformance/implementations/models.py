@@ -79,8 +79,15 @@ class ServedModel(ABC):
         """The modules that hold tensors, by the names that they have without adapters."""
 
     @abstractmethod
-    def read(self, number: int | None) -> dict[str, Parts]:
-        """What each module computes with an adapter, or without one.
+    def towers(self) -> tuple[str, ...]:
+        """Those of `names` that are given rows of images or sounds, as the class says, and not of text."""
+
+    @abstractmethod
+    def read(self, number: int | None, *, apart: bool = False) -> dict[str, Parts]:
+        """What each module computes with an adapter, or without one; ``apart``, in a batch of images and text.
+
+        Towers have other rows then than the language model, and a module is mapped rightly if it goes by its own.
+
 
         A linear layer's `OUTPUT` is its forward on the unit vectors, so each row is what one input adds; `ROWS` of an
         embedding are those of every id; the module called `LOGITS` has the head's, of the unit vectors. A module whose
@@ -101,7 +108,13 @@ class ServedModel(ABC):
 
 
 class ModelServer(ABC):
-    """Loads checkpoints."""
+    """Loads checkpoints.
+
+    ``expert_parallel`` is the option of `ModelSettings` that gives each rank some experts of a mixture whole, in the
+    place of a part of each; empty where there is none.
+    """
+
+    expert_parallel = ""
 
     @abstractmethod
     def prepare(self) -> None:
@@ -136,8 +149,8 @@ class AdaptersView:
         """Inside, a module has the weights that it is given while it runs for the adapter, where it is given any."""
         return nullcontext()
 
-    def serve(self, tokens: int) -> None:
-        """Has so many tokens of the next forward served."""
+    def serve(self, tokens: int, *, tower: bool = False) -> None:
+        """Has so many tokens of the next forward served, which are rows of a tower or tokens of text."""
 
 
 class HostedModel(ABC):
@@ -152,6 +165,10 @@ class HostedModel(ABC):
     @abstractmethod
     def names(self) -> tuple[str, ...]:
         """As `ServedModel.names`."""
+
+    @abstractmethod
+    def towers(self) -> tuple[str, ...]:
+        """As `ServedModel.towers`."""
 
     @abstractmethod
     def read(self, view: AdaptersView | None) -> dict[str, Parts]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import lora_compat
 from conformance.engines.ranks import RankGroup
@@ -36,6 +36,10 @@ class VocabularyServer(ABC):
     @abstractmethod
     def load(self, slot: int, adapter: LayerAdapter) -> None:
         """Loads an unsharded adapter into a slot."""
+
+    @abstractmethod
+    def reset(self, slot: int) -> None:
+        """Empties a slot."""
 
     @abstractmethod
     def run(self, slots: tuple[int, ...] | None, given: Tensor) -> Tensor:
@@ -74,23 +78,24 @@ class ReferenceVocabulary(VocabularyServer):
                 self._bare.weight_loader(getattr(self._bare, name), tensor.to(dtype))
         self._bare.to(weights.weight.device)
         self._config = config
-        self._wrapped: nn.Module | None = None
 
     @property
-    def wrapped(self) -> nn.Module:
-        """The LoRA layer, made when it is first needed."""
-        if self._wrapped is None:
-            wrap = lora_compat.wrap_layer if isinstance(self._bare, ParallelLMHead) else lora_compat.wrap_embedding
-            self._wrapped = wrap(self._bare, self._config)
+    def wrapped(self) -> Any:
+        """The LoRA layer; one for the layer, however often it is asked for."""
+        wrap = lora_compat.wrap_layer if isinstance(self._bare, ParallelLMHead) else lora_compat.wrap_embedding
+        self._wrapped = wrap(self._bare, self._config)
         return self._wrapped
 
     def load(self, slot: int, adapter: LayerAdapter) -> None:
-        self.wrapped.set_lora(slot, adapter)  # type: ignore[operator]
+        self.wrapped.set_lora(slot, adapter)
+
+    def reset(self, slot: int) -> None:
+        self.wrapped.reset_lora(slot)
 
     def run(self, slots: tuple[int, ...] | None, given: Tensor) -> Tensor:
-        layer: nn.Module = self._bare
+        layer: Any = self._bare
         if slots is not None:
             layer = self.wrapped
-            layer.set_batch(TokenBatch.of(slots, given.device))  # type: ignore[operator]
+            layer.set_batch(TokenBatch.of(slots, given.device))
         result: Tensor = layer(given) if given.dtype == torch.int64 else self._processor(layer, given)
         return result

@@ -171,8 +171,8 @@ def assert_same_bits(
             raise Violation(anomaly, difference, case, place)
 
 
-def assert_equal(case: Spec, output: Tensor, right: Tensor, place: Place, anomaly: str) -> None:
-    """The same numbers in the same places, whatever the dimensions before the last."""
+def assert_equal(case: Spec, output: Tensor, right: Tensor, place: Place, anomaly: str, *, after: str = "") -> None:
+    """The same numbers in the same places, whatever the dimensions before the last; ``after`` what, if it matters."""
     __tracebackhide__ = True
     if output.numel() != right.numel():
         difference = Difference(Aspect.SHAPE, tuple(output.shape), tuple(right.shape))
@@ -181,7 +181,7 @@ def assert_equal(case: Spec, output: Tensor, right: Tensor, place: Place, anomal
     wrong = (flat != right.double()).nonzero()
     if len(wrong):
         where = tuple(wrong[0].tolist())
-        difference = Difference(Aspect.VALUE, float(flat[where]), float(right[where]), element=where)
+        difference = Difference(Aspect.VALUE, float(flat[where]), float(right[where]), element=where, after=after)
         raise Violation(anomaly, difference, case, place)
 
 

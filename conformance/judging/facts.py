@@ -170,6 +170,11 @@ class Sighting:
     def __str__(self) -> str:
         return ": ".join(filter(None, (str(self.place), str(self.fact))))
 
+    @property
+    def after_a_reset(self) -> bool:
+        """Whether slots were reset before."""
+        return isinstance(self.fact, Difference) and self.fact.after == AFTER_A_RESET
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data; what says nothing is left out."""
         data: dict[str, Any] = {"kind": type(self.fact).__name__, **_said(self.fact)}

@@ -91,14 +91,34 @@ def _added(wrong: PartDifference, pair: FilePair | None, others: int) -> Added:
     return Added(wrong.part, at, actual, expected, pair.key_b if pair else "", others)
 
 
-def require_same(case: ModelCase, before: Readings, after: Readings, rank: int, when: str) -> None:
+def require_apart(
+    case: ModelCase, towers: Sequence[str], base: Readings, together: Readings, apart: Readings | Refusal
+) -> None:
+    """Raises a `Violation` where a module computes something else once the parts of the model have other tokens.
+
+    Raises:
+        NotExercised: no module of ``towers`` has an adapter.
+    """
+    adapted = next((name for name in towers if differ({name: base[name]}, together)), None)
+    if adapted is None:
+        raise NotExercised("no adapter of a tower is served")
+    how = "in a batch of images and text"
+    if isinstance(apart, Refusal):
+        said = Raised(apart.kind, apart.message[:400], apart.site)
+        raise Violation("others-tokens", said, case, Place(module=adapted, setting=how))
+    require_same(case, together, apart, 0, how, "others-tokens")
+
+
+def require_same(
+    case: ModelCase, before: Readings, after: Readings, rank: int, when: str, anomaly: str = "base-changed"
+) -> None:
     """Raises a `Violation` where something that had to stay as it was did not."""
     for name, parts in before.items():
         for part, right in parts.items():
             seen = after.get(name, {}).get(part)
             if not same(right, seen):
                 place = Place(rank=rank, module=name, setting=when)
-                raise Violation("base-changed", _other_than(part, right, seen), case, place)
+                raise Violation(anomaly, _other_than(part, right, seen), case, place)
 
 
 def _other_than(part: str, right: Tensor, seen: Tensor | None) -> Difference:

@@ -78,12 +78,14 @@ def in_part(subject: Subject, case: ModelCase, judge: Callable[[ModelCase], None
 
 
 def served_part(subject: Subject, case: ModelCase) -> ModelCase | None:
-    """A case of the targets of which everything is served where it is alone; None if that is all of them, or none."""
+    """A case of the targets of which everything is served where it is alone; None if that is all of them, or none.
+
+    Nor of those whose own weights PEFT saves beside, as of embeddings, for which a whole file may be refused.
+    """
     programs = programs_of(subject, case)
-    known, asked = programs.chain.taken, (programs.server, programs.settings)
+    file, known, asked = programs.chain.file, programs.chain.taken, (programs.server, programs.settings)
     if asked not in known:
         (known[asked],) = on_all(subject, replace(case, tp_size=1, fully_sharded=False), programs.taken)
-    taken = known[asked]
-    left = [pair for pair in programs.chain.file.pairs if pair not in taken]
-    kept = case.adapter.without(tuple(name for pair in left for name in (pair.module, pair.parameter)))
+    left = [name for pair in file.pairs if pair not in known[asked] for name in (pair.module, pair.parameter)]
+    kept = case.adapter.without((*left, *file.saved_beside))
     return replace(case, adapter=kept) if kept != case.adapter and kept.modules + kept.parameters else None

@@ -27,7 +27,9 @@ def script_of(failure: StoredFailure, case: ExpertsCase, dialect: Dialect) -> Sc
         raise CannotWrite("vLLM's mixtures of experts are not driven: on a CPU its wheel lacks an operator of theirs")
     tensors = tensors_of(case)
     bare, warms_up = failure.anomaly == "base-changed", failure.clause == "RANK-6"
-    expected: object = dense(case, tensors, adapted=not (bare or warms_up)).tolist()
+    former = None if warms_up else tensors.former
+    resets = former is not None and failure.sighting.after_a_reset
+    expected: object = dense(case, tensors, adapted=not (bare or warms_up or resets)).tolist()
     deployment = Deployment(case.max_loras, case.max_rank, case.fully_sharded, (), tensors.routed.hidden.dtype)
     wrapping = dialect.wrap(deployment, "wrap_experts")
     if failure.anomaly in _OF_THE_RANK:
@@ -35,11 +37,15 @@ def script_of(failure: StoredFailure, case: ExpertsCase, dialect: Dialect) -> Sc
         asked = f"outputs = warmup_rank_of(lora, max_lora_rank={8 * case.max_rank}, default={case.max_rank})"
         lines = [*_built(case, dialect), *wrapping, asked]
     else:
-        lines = [*_built(case, dialect), *_weights(tensors)]
+        lines = [*_built(case, dialect), *_weights(tensors), *_asked(tensors)]
+        forward = f"{'layer' if bare else 'lora'}(x, weights, ids)"
         if not bare:
             loads = _dummies(case) if warms_up else _adapters(case, tensors)
-            lines += [*wrapping, *loads, *dialect.select(deployment, case.token_slots)]
-        lines += _run(tensors, "layer" if bare else "lora")
+            selected = dialect.select(deployment, case.token_slots)
+            before = [] if former is None else [line for spec in case.adapters for line in _loaded(spec.slot, former)]
+            lines += [*wrapping, *before, *selected, *([forward] if before else []), *loads]
+            lines += [forward, *(f"lora.reset_lora({spec.slot})" for spec in case.adapters)] if resets else []
+        lines += [f"outputs = {forward}.tolist()"]
     return Script(
         lines=lines,
         returns="outputs",
@@ -97,10 +103,9 @@ def _expert(name: str, expert: ExpertAdapter) -> list[str]:
     return [*lines, f"{name} = ExpertAdapter({one_line(tuple(upper))}, {down})"]
 
 
-def _run(tensors: ExpertsTensors, layer: str) -> list[str]:
+def _asked(tensors: ExpertsTensors) -> list[str]:
     return [
         f"x = {tensor_text(tensors.routed.hidden)}",
         f"ids = torch.tensor({one_line(tensors.routed.ids)})  # of each token's experts",
         f"weights = {tensor_text(tensors.routed.weights)}",
-        f"outputs = {layer}(x, weights, ids).tolist()",
     ]

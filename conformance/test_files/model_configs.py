@@ -108,9 +108,10 @@ def _differing(content: Mapping[str, Any], default: Mapping[str, Any]) -> dict[s
 
 def _default(model_type: str) -> Mapping[str, Any]:
     try:
-        return dict(transformers().AutoConfig.for_model(model_type).to_dict())
+        default: Mapping[str, Any] = transformers().AutoConfig.for_model(model_type).to_dict()
     except ValueError:  # of a type that is known inside of others only
         return {}
+    return default
 
 
 def _said(config: Mapping[str, Any]) -> dict[str, Any]:

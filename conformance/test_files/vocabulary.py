@@ -34,9 +34,9 @@ def script_of(failure: StoredFailure, case: VocabularyCase, dialect: Dialect) ->
     """
     if dialect.impl == "vllm" and case.added:
         raise CannotWrite("vLLM's loaders load no id that was added")
-    form = _Form(failure.anomaly, case, tensors_of(case), dialect)
+    form = _Form(failure.anomaly, case, tensors_of(case), dialect, case.reused and failure.sighting.after_a_reset)
     return Script(
-        lines=[*form.built(), *([] if form.bare else form.adapted(failure.clause)), *form.run()],
+        lines=[*form.built(), *([form.asked, *form.outputs()] if form.bare else form.adapted(failure.clause))],
         returns="outputs",
         verdict=compared([form.expected().tolist()] * case.tp_size, case.tp_size),
         definitions=form.definitions(),
@@ -52,6 +52,7 @@ class _Form:
     case: VocabularyCase
     tensors: VocabularyTensors
     dialect: Dialect
+    resets: bool
 
     @property
     def embeds(self) -> bool:
@@ -72,7 +73,7 @@ class _Form:
         return self._batched(torch.tensor(self.case.ids) if self.embeds else self.tensors.hidden)
 
     def expected(self) -> Tensor:
-        right = self._batched(dense(self.case, self.tensors, adapted=not self.bare))
+        right = self._batched(dense(self.case, self.tensors, adapted=not (self.bare or self.resets)))
         return self.given if self.anomaly == "input-written" else right
 
     def _batched(self, tensor: Tensor) -> Tensor:
@@ -106,7 +107,7 @@ class _Form:
         return lines if self.embeds or self.configured else [*lines, f"processor: Any = {self._processor()}"]
 
     def adapted(self, clause: str) -> list[str]:
-        """``lora``, with its adapters and the tokens' slots."""
+        """From ``lora``, with its adapters and the tokens' slots, to ``outputs``."""
         case = self.case
         most = 8 if self.dialect.impl == "vllm" else case.max_rank
         deployment = Deployment(case.max_loras, most, case.fully_sharded, (), torch_dtype(case.dtype))
@@ -120,17 +121,34 @@ class _Form:
                 f"lora: Any = LogitsProcessorWithLoRA({given})",
                 f"lora.create_lora_weights({deployment.max_loras}, config)",
             ]
-        for (slot, _), adapter in zip(case.adapters, self.tensors.adapters, strict=True):
-            lines += self.dialect.load(slot, adapter)
-        return [*lines, *self.dialect.select(deployment, case.token_slots)]
+        selected = self.dialect.select(deployment, case.token_slots)
+        loads = [
+            line
+            for (slot, _), adapter in zip(case.adapters, self.tensors.adapters, strict=True)
+            for line in self.dialect.load(slot, adapter)
+        ]
+        if self.tensors.former is None:
+            return [*lines, *loads, *selected, self.asked, *self.outputs()]
+        for slot, _ in case.adapters:
+            lines += self.dialect.load(slot, self.tensors.former)
+        resets = [self.forward, *(f"lora.reset_lora({slot})" for slot, _ in case.adapters)] if self.resets else []
+        return [*lines, *selected, self.asked, self.forward, *loads, *resets, *self.outputs()]
 
-    def run(self) -> list[str]:
-        """From ``x`` to ``outputs``."""
-        layer = "layer" if self.bare else "lora"
-        forward = f"{layer}(x)" if self.embeds else f"processor({layer}, x)"
+    @property
+    def asked(self) -> str:
+        """``x``."""
+        return f"x = {f'torch.tensor({one_line(self.given)})' if self.embeds else tensor_text(self.given)}"
+
+    @property
+    def forward(self) -> str:
+        """What is done with ``x``."""
         if self.configured:
-            forward = f"{'PROCESSOR' if self.bare else 'lora'}(layer, x{', layer.bias' if self.case.bias else ''})"
-        asked = f"x = {f'torch.tensor({one_line(self.given)})' if self.embeds else tensor_text(self.given)}"
+            return f"{'PROCESSOR' if self.bare else 'lora'}(layer, x{', layer.bias' if self.case.bias else ''})"
+        layer = "layer" if self.bare else "lora"
+        return f"{layer}(x)" if self.embeds else f"processor({layer}, x)"
+
+    def outputs(self) -> list[str]:
+        """From ``x`` to ``outputs``."""
         if self.anomaly == "input-written":
-            return [asked, forward, "outputs = x.tolist()"]
-        return [asked, f"outputs = {forward}.tolist()"]
+            return [self.forward, "outputs = x.tolist()"]
+        return [f"outputs = {self.forward}.tolist()"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from conformance.implementations.experts import ExpertWeights, Routed
+from conformance.values.vocabulary import poison
 from lora_compat.adapters import SubAdapter
 from lora_compat.expert_parts import ExpertAdapter, ExpertsAdapter
 from strategies.experts import ExpertsAdapterSpec, ExpertsCase
@@ -17,16 +19,22 @@ SCALING = 2.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExpertsTensors:
-    """The unsharded tensors of a case: float64 weights and adapters, and the input in float32."""
+    """The unsharded tensors of a case: float64 weights and adapters, and the input in float32.
+
+    ``former`` is what slots held before, if anything.
+    """
 
     weights: tuple[ExpertWeights, ...]
     adapters: tuple[ExpertsAdapter, ...]
     routed: Routed
+    former: ExpertsAdapter | None
 
     def to(self, device: str) -> ExpertsTensors:
         """The same on ``device``."""
         weights = tuple(one.to(device) for one in self.weights)
-        return ExpertsTensors(weights, tuple(moved(one, device) for one in self.adapters), self.routed.to(device))
+        adapters = tuple(moved(one, device) for one in self.adapters)
+        former = None if self.former is None else moved(self.former, device)
+        return ExpertsTensors(weights, adapters, self.routed.to(device), former)
 
 
 def moved(adapter: ExpertsAdapter, device: str) -> ExpertsAdapter:
@@ -49,14 +57,14 @@ def tensors_of(case: ExpertsCase) -> ExpertsTensors:
     def signs(*shape: int) -> Tensor:
         return torch.randint(0, 2, shape, generator=generator).double() * 2 - 1
 
-    def part(spec: ExpertsAdapterSpec, rows: int, columns: int) -> SubAdapter:
-        return SubAdapter(signs(spec.rank, columns).float(), signs(rows, spec.rank).float())
+    def expert(spec: ExpertsAdapterSpec, values: Callable[..., Tensor] = signs) -> ExpertAdapter:
+        def part(rows: int, columns: int) -> SubAdapter:
+            return SubAdapter(values(spec.rank, columns).float(), values(rows, spec.rank).float())
 
-    def expert(spec: ExpertsAdapterSpec) -> ExpertAdapter:
         gate, up, down = spec.parts
-        halves = (part(spec, inner, hidden) if gate else None, part(spec, inner, hidden) if up else None)
+        halves = (part(inner, hidden) if gate else None, part(inner, hidden) if up else None)
         return ExpertAdapter(
-            (part(spec, 2 * inner, hidden),) if spec.fused else halves, part(spec, hidden, inner) if down else None
+            (part(2 * inner, hidden),) if spec.fused else halves, part(hidden, inner) if down else None
         )
 
     weights = tuple(
@@ -68,4 +76,9 @@ def tensors_of(case: ExpertsCase) -> ExpertsTensors:
     )
     ids = torch.tensor(case.routing)
     factors = 2.0 ** torch.randint(-1, 2, ids.shape, generator=generator)
-    return ExpertsTensors(weights, adapters, Routed(signs(len(case.tokens), hidden).float(), ids, factors))
+    routed = Routed(signs(len(case.tokens), hidden).float(), ids, factors)
+    former = ExpertsAdapterSpec(rank=case.max_rank)
+    before = (
+        ExpertsAdapter(tuple(expert(former, poison) for _ in range(case.experts)), SCALING) if case.reused else None
+    )
+    return ExpertsTensors(weights, adapters, routed, before)

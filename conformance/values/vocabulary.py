@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,13 +13,19 @@ from lora_compat.adapters import LayerAdapter, SubAdapter
 from strategies.vocabulary import VocabularyCase, VocabularyLayer
 
 
+def poison(*shape: int) -> Tensor:
+    """Nothing but NaN, float64."""
+    return torch.full(shape, torch.nan, dtype=torch.float64)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class VocabularyTensors:
-    """The unsharded tensors of a case, float64."""
+    """The unsharded tensors of a case, float64; ``former`` is what slots held before, if anything."""
 
     weights: VocabularyWeights
     adapters: tuple[LayerAdapter, ...]
     hidden: Tensor
+    former: LayerAdapter | None
 
 
 def tensors_of(case: VocabularyCase) -> VocabularyTensors:
@@ -31,15 +38,15 @@ def tensors_of(case: VocabularyCase) -> VocabularyTensors:
     def signs(*shape: int) -> Tensor:
         return torch.randint(0, 2, shape, generator=generator).double() * 2 - 1
 
-    embeds = case.layer is VocabularyLayer.EMBEDDING
-    adapters = []
-    for _, rank in case.adapters:
-        ids = case.original if case.for_original else case.vocabulary
-        a, b = (signs(rank, ids), signs(case.width, rank)) if embeds else (signs(rank, case.width), signs(ids, rank))
-        adapters.append(LayerAdapter((SubAdapter(a, b),), scaling=2.0))
+    own = case.original if case.for_original else case.vocabulary
+
+    def adapter(rank: int, values: Callable[..., Tensor] = signs) -> LayerAdapter:
+        columns, rows = (own, case.width) if case.layer is VocabularyLayer.EMBEDDING else (case.width, own)
+        return LayerAdapter((SubAdapter(values(rank, columns), values(rows, rank)),), scaling=2.0)
+
+    adapters = tuple(adapter(rank) for _, rank in case.adapters)
     bias = draw(case.vocabulary) if case.bias else None
-    return VocabularyTensors(
-        VocabularyWeights(draw(case.vocabulary, case.width), bias),
-        tuple(adapters),
-        draw(len(case.tokens), case.width),
-    )
+    weights = VocabularyWeights(draw(case.vocabulary, case.width), bias)
+    hidden = draw(len(case.tokens), case.width)
+    former = adapter(case.max_rank, poison) if case.reused else None
+    return VocabularyTensors(weights, adapters, hidden, former)

@@ -3,7 +3,7 @@
 Clef generates nothing: its joint head embeds options with the LM head's weight, which it looks up by
 `VocabParallelEmbedding.forward(self.language_model.lm_head, ids)`. LoRA on the LM head is on the logits processor,
 which is never asked. Clef-Omni likewise.
-Clause MODEL-2. Releases: 0.33.0.
+Clause MODEL-1. Releases: 0.33.0.
 """
 
 # ruff: noqa: E402

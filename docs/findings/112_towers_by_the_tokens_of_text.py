@@ -5,7 +5,7 @@ parts: LoRA wraps the encoder's layers with the decoder's token mapping. A batch
 an encoder has a row for each frame. On a CPU the first layer ends in an error of sizes; on a GPU the kernels go over
 three of the rows (`LoRAKernelMeta`, which is asked here), and the other frames get no adapter.
 BAGEL, ERNIE 4.5 VL and Inkling have no `get_mm_mapping` either; there it is the rows of images.
-Clause MATH-3. Releases: 0.33.0.
+Clause MODEL-10. Releases: 0.33.0.
 """
 
 # ruff: noqa: E402

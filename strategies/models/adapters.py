@@ -24,6 +24,7 @@ EMBEDDING = "embed_tokens"  # as PEFT knows embeddings whose weight it saves
 _POWERS = (1, 2, 4, 8)  # of which every quotient is exact
 _SCALINGS = (1.0, 2.0, 4.0, 0.5)
 _SQUARES = (1, 4)  # ranks whose root is exact
+SAVED_HEADS = ("score", "classifier")  # as transformers calls heads that classify, which PEFT saves whole
 ANY_NUMBER = "#"  # in an end of a name, that of the layer
 _NUMBER = re.compile(r"\.\d+(?=\.)")
 
@@ -83,7 +84,7 @@ class ModelAdapter(Spec):
         def kept(targets: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(one for one in targets if not any(_ends(name, one) for name in names))
 
-        return replace(self, modules=kept(self.modules), parameters=kept(self.parameters))
+        return replace(self, modules=kept(self.modules), parameters=kept(self.parameters), saved=kept(self.saved))
 
 
 def _pattern(end: str) -> str:

@@ -14,7 +14,15 @@ from strategies.cases import Dtype
 from strategies.choices import numbers, sampled
 from strategies.codec import Spec
 from strategies.existing import NothingFits
-from strategies.models.adapters import EMBEDDING, FEATURES, SAVED_EMBEDDING, ModelAdapter, Targetable, model_adapters
+from strategies.models.adapters import (
+    EMBEDDING,
+    FEATURES,
+    SAVED_EMBEDDING,
+    SAVED_HEADS,
+    ModelAdapter,
+    Targetable,
+    model_adapters,
+)
 from strategies.models.configs import ConfigChoices
 
 TP_SIZES = (1, 1, 2, 2, 4)
@@ -62,20 +70,40 @@ class ModelDraws:
         return ((), *((one,) for one in self.options))
 
     def whole(self) -> list[ModelCase]:
-        """The plainest configuration with everything adapted, then those with one boolean turned over."""
+        """The plainest configuration with everything adapted, then those with one boolean turned over.
+
+        And experts whose number 4 ranks do not divide.
+        """
         turned = (ConfigChoices(switches=(one,)) for one in self.switches)
         offers = ((config, self.offer(config)) for config in turned)
-        return self._plainest() + [
-            ModelCase(self.path, config, ModelAdapter(modules), dtype=self.dtypes[0])
-            for config, offer in offers
-            if offer and (modules := tuple(one for one in offer.modules if one not in offer.tied))
+        return [
+            *self._plainest(),
+            *(
+                ModelCase(self.path, config, ModelAdapter(modules), dtype=self.dtypes[0])
+                for config, offer in offers
+                if offer and (modules := tuple(one for one in offer.modules if one not in offer.tied))
+            ),
+            *self._uneven_experts(),
         ]
+
+    def _uneven_experts(self) -> Iterator[ModelCase]:
+        config = ConfigChoices(experts=6)
+        offer = self.offer(config)
+        if offer is None:
+            return
+        modules, parameters = (
+            tuple(one for one in ends if one.startswith("experts.") and one not in offer.around)
+            for ends in (offer.modules, offer.parameters)
+        )
+        if modules or parameters:  # of a rank that ranks divide
+            adapter = ModelAdapter(modules, parameters, rank=4, alpha=4.0)
+            yield ModelCase(self.path, config, adapter, dtype=self.dtypes[0])
 
     def _plainest(self) -> list[ModelCase]:
         """The plainest configuration with everything adapted, without and with what is no module's weight.
 
-        The language model by itself follows, and each of the latter, as of stacked experts one parameter is not found
-        alone in a larger file.
+        The language model by itself follows, each of the latter, as of stacked experts one parameter is not found
+        alone in a larger file, and a head that classifies, which the adapter holds whole.
         """
         offer = self.offer(ConfigChoices())
         if offer is None:
@@ -85,7 +113,8 @@ class ModelDraws:
         parameters = tuple(one for one in offer.parameters if one not in offer.around)
         single = (ModelAdapter(parameters=(one,)) for one in offer.parameters)
         alone = [ModelAdapter(offer.alone)] if offer.alone else []
-        adapters = dict.fromkeys((ModelAdapter(modules), ModelAdapter(plain, parameters), *alone, *single))
+        heads = [ModelAdapter(plain[:1], saved=(one,)) for one in offer.saved if one in SAVED_HEADS]
+        adapters = dict.fromkeys((ModelAdapter(modules), ModelAdapter(plain, parameters), *alone, *single, *heads))
         return [
             ModelCase(self.path, adapter=one, dtype=self.dtypes[0], options=options)
             for options in self.deployments

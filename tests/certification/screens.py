@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 
-from conformance.regressions.fresh import run_module
-from tests.suite import ROOT, SECONDS, outside_of_pytest
+from tests.suite import SECONDS, run
 
 SUBJECTS = "tests.certification.subjects"
 
@@ -16,7 +15,7 @@ def lora_compat(*arguments: str) -> tuple[int, str]:
     with tempfile.TemporaryDirectory() as directory:
         given = arguments[0] != "certify" or "--write-regressions" in arguments
         elsewhere = [] if given else ["--write-regressions", directory]
-        done = run_module(["conformance.cli", *arguments, *elsewhere], ROOT, outside_of_pytest(), SECONDS)
+        done = run(["conformance.cli", *arguments, *elsewhere])
     assert done.code is not None, f"no end within {SECONDS} s"
     return done.code, masked(done.output)
 

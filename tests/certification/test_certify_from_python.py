@@ -11,10 +11,9 @@ import pytest
 import lora_compat
 from conformance.certification.api import CertificationFailed, NotCertifiable, certify
 from conformance.regressions.fresh import Ended, run_module
-from tests.certification.screens import ROOT
 from tests.certification.subjects.foreign import ForeignLinear
 from tests.certification.subjects.plain import PlainLinear
-from tests.suite import SECONDS, outside_of_pytest
+from tests.suite import ROOT, SECONDS, outside_of_pytest
 
 PASTED = """
 import lora_compat

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from conformance.certification.api import NotCertified, certify
-from conformance.regressions.fresh import run_module
 from tests.certification.screens import SUBJECTS, lora_compat, masked
-from tests.suite import ROOT, SECONDS, outside_of_pytest
+from tests.suite import run
 
 SCALED = f"{SUBJECTS}.scaled:ScaledLinear"
 IMPL = "tests.certification.additive:Additive"
@@ -60,7 +59,7 @@ def test_the_error_has_the_whole_screen_with_every_file_that_was_written(failed:
 def test_each_written_test_fails_for_the_reason_it_was_written_for(directory: Path) -> None:
     (path, *_) = sorted(directory.glob("test_math_1_*.py"))
     command = ["pytest", str(path), "-q", "-c", "/dev/null", "-p", "no:cacheprovider"]
-    done = run_module(command, ROOT, outside_of_pytest(), SECONDS)
+    done = run(command)
     assert done.code == 1, done.output
     assert path.stem.rpartition("_")[0].removeprefix("test_math_1_").replace("_", "-") in done.stdout
 

@@ -8,7 +8,7 @@ from benchmarks.zoo.__main__ import page
 from benchmarks.zoo.findings import shown_by
 from conformance.judging.facts import Aspect, Difference, Raised, Unwrapped
 from conformance.subjects.zoo_index import RECIPES
-from tests.certification.screens import ROOT
+from tests.suite import ROOT
 
 FOLDER = ROOT / "docs" / "results" / "zoo-0.33.0"
 PAGE = FOLDER.with_name("zoo-0.33.0.md").read_text(encoding="utf-8")

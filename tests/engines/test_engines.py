@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import just
 
+from conformance.engines import serving
 from conformance.engines.distributed import DistributedEngine
 from conformance.engines.ranks import CollectiveMismatch, Engine, RankFailed, RankGroup, RankHung, RankLost
 from conformance.engines.serving import ForeignDevice, ProcessGroup
@@ -137,6 +140,31 @@ def test_a_rank_whose_process_dies_is_named_and_the_pool_is_rebuilt() -> None:
         engine.run(3, program)
     assert engine.run(3, lambda group: group.rank) == [0, 1, 2]
     engine.close()
+
+
+def test_an_interrupt_from_the_keyboard_passes_ranks_by_which_end_when_they_are_told_to() -> None:
+    engine = DistributedEngine("gloo")
+    ranks = engine.run(2, lambda group: os.getpid())
+    processes = engine._pools[2]._processes
+    for rank in ranks:
+        os.kill(rank, signal.SIGINT)
+    assert engine.run(2, lambda group: os.getpid()) == ranks
+    engine.close()
+    assert [process.exitcode for process in processes] == [0, 0]
+
+
+def test_a_rank_destroys_its_process_group_when_serving_fails_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    def serve(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(serving, "serve", serve)
+    monkeypatch.setattr(serving, "signal", SimpleNamespace(signal=lambda *_: done.append("deaf"), SIGINT=0, SIG_IGN=0))
+    monkeypatch.setattr(serving, "dist", SimpleNamespace(destroy_process_group=lambda: done.append("destroyed")))
+    with pytest.raises(MemoryError):
+        serving.be_a_rank(0, 2, cast(Connection, None))
+    assert done == ["deaf", "destroyed"]
 
 
 def test_a_process_that_never_comes_back_is_named_and_the_pool_is_rebuilt() -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from conformance.regressions.fresh import run_module
-from tests.suite import ROOT, SECONDS, outside_of_pytest, run_suite, shown
+from tests import forks
+from tests.suite import launcher, run, run_suite, shown
 
 
 def test_a_job_of_two_ranks_judges_the_cases_of_its_size() -> None:
@@ -28,8 +26,7 @@ def test_a_rank_that_dies_is_named_with_its_case_and_ends_the_run() -> None:
 
 
 def test_a_rank_that_hangs_is_named_and_the_job_ends() -> None:
-    job = str(Path(__file__).with_name("hanging_job.py"))
-    result = run_module(["torch.distributed.run", "--nproc-per-node", "2", job], ROOT, outside_of_pytest(), SECONDS)
+    result = run([*launcher(2), *forks.PYTHON, "tests.engines.hanging_job"])
     assert "ranks [1] of 2 neither ended nor reached a collective within 0.5 s; rank 0 waits in all_reduce" in (
         result.stdout
     ), result.stderr

@@ -21,6 +21,34 @@ def slots_of_experts_overlap(original):
     return lambda self, slot, expert: slot * max(1, len(self.experts) - 1) + expert
 
 
+@plant(LoRAExperts, "set_lora", origin="absent experts", clauses="MATH-16", anomalies="stale-slot")
+def experts_without_an_adapter_are_left(original):
+    """What the former adapter had for an expert that the new one lacks, or lacks a part of, stays."""
+
+    def set_lora(self, slot, adapter):
+        before = [saved.clone() for saved in self.saved(slot)]
+        places = self._slots(slot)
+        original(self, slot, adapter)
+        each = len(before) // len(places)
+        for index, (slots, place) in enumerate(places):
+            if not slots.lora_b[place].any():
+                slots.restore(place, before[index * each : (index + 1) * each])
+
+    return set_lora
+
+
+@plant(LoRAExperts, "reset_lora", origin="slots of experts", clauses="MATH-16", anomalies="stale-slot")
+def a_reset_empties_the_first_expert(original):
+    """A slot that is reset is emptied for the first expert and its first product alone."""
+
+    def reset_lora(self, slot):
+        self._require(slot)
+        slots, place = self._slots(slot)[0]
+        slots.reset(place)
+
+    return reset_lora
+
+
 @plant(LoRAExperts, "_places", origin="top-k routing", clauses="MATH-16", anomalies="expert-skipped")
 def only_the_first_expert_of_a_token(original):
     """A token's adapter serves the first of its experts."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from strategies.models.configs import ConfigChoices
-from tests.models.planted import around, part, planted
+from tests.models.planted import EXPERTS, around, part, planted
 
 
 @planted("MODEL-1", "key-vanished", "o_proj")
@@ -99,3 +99,8 @@ def every_rank_takes_the_first_ones_columns(monkey: pytest.MonkeyPatch) -> None:
         return a[:, :size]
 
     around(monkey, part("layers", "RowParallelLinearWithLoRA"), "slice_lora_a", first)
+
+
+@planted("MODEL-7", "other-rank", target="qwen3_moe", adapter={"parameters": EXPERTS, "rank": 2}, tp_size=2)
+def every_rank_takes_the_first_ones_experts(monkey: pytest.MonkeyPatch) -> None:
+    monkey.setattr(part("layers", "FusedMoEWithLoRA"), "ep_rank", 0)

@@ -57,12 +57,16 @@ def test_a_small_model_loads(name: str) -> None:
 
 
 @pytest.mark.parametrize("interleaved", [True, False])
+@pytest.mark.parametrize(
+    ("target", "recipe"),
+    [("VoxtralForConditionalGeneration", "voxtral"), ("PixtralForConditionalGeneration",) * 2],
+)
 def test_a_checkpoint_in_mistrals_format_is_loaded_as_transformers_has_its_rows(
-    interleaved: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subject: Subject
+    target: str, recipe: str, interleaved: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subject: Subject
 ) -> None:
     if not interleaved:
-        monkeypatch.setitem(RECIPES["voxtral"], "interleaved", "nothing")  # type: ignore[misc]
-    case = ModelCase(target="VoxtralForConditionalGeneration")
+        monkeypatch.setitem(RECIPES[recipe], "interleaved", {})  # type: ignore[misc]
+    case = ModelCase(target=target)
     model = model_of(case, content_of(case))
     save(model, tmp_path, content_of(case))
     served = server_of(subject).load(tmp_path, ModelSettings(), RankGroup(0, 1, lambda rank, issued, tensor: [tensor]))

@@ -29,6 +29,9 @@ WHOLE_EXPERTS = ExpertsCase(
     experts=2, tp_size=2, expert_parallel=True, adapters=(ExpertsAdapterSpec(experts=(True, False)),)
 )
 SHARDED_EXPERTS = replace(WHOLE_EXPERTS, fully_sharded=True, max_rank=3)
+REUSED_EXPERTS = ExpertsCase(
+    experts=2, adapters=(ExpertsAdapterSpec(experts=(True, False)),), routing=((1,),), reused=True
+)
 CUT_EXPERTS = ExpertsCase(intermediate_size=2, tp_size=2, fully_sharded=True, max_rank=3, seed=8)
 FUSED_EXPERTS = ExpertsCase(
     experts=2,
@@ -101,13 +104,16 @@ CASES: tuple[tuple[str, str, Spec], ...] = (
     ("MATH-14", "unexplained", SCALED_IDS),
     ("MATH-14", "input-written", VocabularyCase(original=5, tp_size=2, ids=(4,))),
     ("MATH-14", "base-changed", VocabularyCase(two_dimensions=True, dtype=Dtype.BFLOAT16)),
+    ("MATH-14", "stale-slot", VocabularyCase(reused=True)),
     ("MATH-15", "unexplained", SCALED_LOGITS),
+    ("MATH-15", "stale-slot", replace(SCALED_LOGITS, reused=True)),
     ("MATH-15", "base-changed", replace(SCALED_LOGITS, bias=True)),
     ("MATH-15", "adapter-leak", VocabularyCase(LM_HEAD, original=5, tp_size=2, tokens=(-1, 0), ids=(0, 0))),
     ("MATH-16", "unexplained", ExpertsCase(seed=3)),
     ("MATH-16", "unexplained", FUSED_EXPERTS),
     ("MATH-16", "base-changed", WHOLE_EXPERTS),
     ("MATH-16", "unexplained", WHOLE_EXPERTS),
+    ("MATH-16", "stale-slot", REUSED_EXPERTS),
     ("MATH-16", "raised", CUT_EXPERTS),
     ("RANK-6", "rank-indivisible", CUT_EXPERTS),
     ("RANK-6", "adapter-leak", ExpertsCase()),

@@ -19,7 +19,9 @@ from conformance.test_files.literals import INTEGERS, tensor_text
 from conformance.test_files.lora_compat_dialect import LoraCompat
 from conformance.test_files.vllm_dialect import Vllm
 from conformance.test_files.writer import DIALECTS, file_name, proved, write, write_all
+from lora_compat.embeddings import LoRAEmbedding
 from lora_compat.errors import LoRAError
+from lora_compat.expert_adapters import LoRAExperts
 from lora_compat.wrapper import LoRALinear
 from strategies.cases import Case, Dtype, LayerSpec, Quantization, Regime
 from strategies.codec import Spec
@@ -39,6 +41,8 @@ from tests.regressions_writer.examples import (
     DUMMIES,
     FUSED_EXPERTS,
     IN_THREE_D,
+    LM_HEAD,
+    REUSED_EXPERTS,
     SCALED_IDS,
     SCALED_LOGITS,
     SHARDED_EXPERTS,
@@ -71,6 +75,8 @@ PLANTED = {
         Case(quantization=Quantization.FP8_CHANNEL, seed=1),
     ),
     "ids-are-masked-in-place": ("MATH-14", "input-written", VocabularyCase(original=5, tp_size=2, ids=(4,))),
+    "a-smaller-adapter-leaves-the-rest": ("MATH-14", "stale-slot", VocabularyCase(reused=True)),
+    "experts-without-an-adapter-are-left": ("MATH-16", "stale-slot", REUSED_EXPERTS),
     "the-contribution-is-not-scaled": ("MATH-14", "unexplained", SCALED_IDS),
     "the-scale-is-dropped": ("MATH-15", "unexplained", SCALED_LOGITS),
     "down-is-not-scaled": ("MATH-16", "unexplained", ExpertsCase(seed=3)),
@@ -227,11 +233,22 @@ def test_what_has_no_form_as_a_file_is_said_so() -> None:
         text_of("COMM-2", "collective-mismatch", Case(), LoraCompat())
 
 
-def test_a_slot_that_keeps_its_adapter_through_a_reset_is_shown_with_the_reset() -> None:
+@pytest.mark.parametrize(
+    ("clause", "case", "cls"),
+    [
+        ("MATH-5", Case(), LoRALinear),
+        ("MATH-14", VocabularyCase(reused=True), LoRAEmbedding),
+        ("MATH-15", VocabularyCase(LM_HEAD, reused=True), LoRALinear),
+        ("MATH-16", ExpertsCase(reused=True, seed=3), LoRAExperts),
+    ],
+)
+def test_a_slot_that_keeps_its_adapter_through_a_reset_is_shown_with_the_reset(
+    clause: str, case: Spec, cls: type
+) -> None:
     fact = Difference(Aspect.VALUE, math.nan, 1.0, 0, (0, 0), after=AFTER_A_RESET)
-    text = text_of("MATH-5", "stale-slot", Case(), LoraCompat(), Sighting(fact, Place(rank=0)))
+    text = text_of(clause, "stale-slot", case, LoraCompat(), Sighting(fact, Place(rank=0)))
     run_test(text)
-    with patch.object(LoRALinear, "reset_lora", lambda self, slot: None), pytest.raises(AssertionError):
+    with patch.object(cls, "reset_lora", lambda self, slot: None), pytest.raises(AssertionError):
         run_test(text)
 
 

@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import subprocess
-import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from syrupy.assertion import SnapshotAssertion
 from conformance.certification.baseline import Baseline
 from conformance.judging.verdicts import ClauseResult
 from conformance.suite.screen import WIDTH, Ending, Known, conclusion
+from tests import forks
 from tests.suite import ROOT, outside_of_pytest, run_suite, shown
 
 BROKEN = "tests.implementations.broken"
@@ -89,12 +89,12 @@ def test_a_worker_that_dies_is_an_error_on_the_screen(snapshot: SnapshotAssertio
 
 
 def test_whoever_interrupts_sees_what_was_found_so_far(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "conformance/test_dense_math.py", "-p", "no:cacheprovider"]
+    command = [*forks.PYTHON, "pytest", "conformance/test_dense_math.py", "-p", "no:cacheprovider"]
     command += ["--impl", f"{BROKEN}:DropsTheBias", "--max-examples", "60", "--write-regressions", str(tmp_path)]
     with subprocess.Popen(
         command,
         cwd=ROOT,
-        env=outside_of_pytest(),
+        env=outside_of_pytest() | {forks.SERVER: forks.address()},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+import lora_compat
 from lora_compat import vocabulary
 from lora_compat.delta import NO_TOKENS
 from lora_compat.embeddings import InterceptedEmbedding, LoRAEmbedding
@@ -131,6 +132,36 @@ def a_row_follows_its_first_id(original):
             self.lora_a = own
 
     return add_to
+
+
+@plant(LoRAEmbedding, "set_lora", origin="stale ranks of a larger adapter", clauses="MATH-14", anomalies="stale-slot")
+def a_smaller_adapter_leaves_the_rest(original):
+    """What the former adapter had beyond the new one's rank stays."""
+
+    def set_lora(self, slot, adapter):
+        before = self.lora_a[slot].clone(), self.lora_b[slot].clone()
+        original(self, slot, adapter)
+        for buffer, kept in zip((self.lora_a, self.lora_b), before, strict=True):
+            buffer[slot, :, adapter.parts[0].rank :] = kept[:, adapter.parts[0].rank :]
+
+    return set_lora
+
+
+@plant(LoRAEmbedding, "reset_lora", origin="a reset of the scaling", clauses="MATH-14", anomalies="stale-slot")
+def a_reset_leaves_the_scaling_and_b(original):
+    """A slot that is reset loses its A for the first id alone."""
+
+    def reset_lora(self, slot):
+        self._require(slot)
+        self.lora_a[slot, :1] = 0
+
+    return reset_lora
+
+
+@plant(lora_compat, "wrap_embedding", origin="D10, vllm #42757", clauses="MATH-14", anomalies="delta-dropped")
+def wrapped_whenever_asked(original):
+    """An embedding that has a wrapper gets another one, with slots of its own."""
+    return lambda layer, config, name="": LoRAEmbedding(layer, config, name=name)
 
 
 @plant(InterceptedEmbedding, "__call__", origin="stacked slots", clauses="MATH-14", anomalies="adapter-leak")

@@ -76,6 +76,10 @@ class PeftExperts(ExpertsServer):
                 lora_a[index, : len(a)], lora_b[:, : len(a), index] = a, b
         return lora_a.reshape(-1, columns), lora_b.reshape(rows, -1)
 
+    def reset(self, slot: int) -> None:
+        assert self._host is not None
+        self._host.delete(slot_name(slot))
+
     def run(self, slots: tuple[int, ...], routed: Routed) -> Tensor:
         assert self._host is not None
         self._host.select([slot_name(slot) for slot in slots])

@@ -51,6 +51,10 @@ class PeftVocabulary(VocabularyServer):
         config = lora_config(part.rank, adapter.scaling, target_modules=[LAYER])
         self._host.add(slot_name(slot), config, {f"{LAYER}.{a}": part.lora_a, f"{LAYER}.{b}": part.lora_b})
 
+    def reset(self, slot: int) -> None:
+        assert self._host is not None
+        self._host.delete(slot_name(slot))
+
     def run(self, slots: tuple[int, ...] | None, given: Tensor) -> Tensor:
         with torch.no_grad():
             if slots is None or self._host is None:

@@ -84,8 +84,11 @@ class ReferenceModel(ServedModel):
     def names(self) -> tuple[str, ...]:
         return self._host.names()
 
-    def read(self, number: int | None) -> dict[str, Parts]:
-        return self._host.read(self._view(number))
+    def towers(self) -> tuple[str, ...]:
+        return self._host.towers()
+
+    def read(self, number: int | None, *, apart: bool = False) -> dict[str, Parts]:
+        return self._host.read(self._view(number))  # tokens are mapped for every forward
 
     def logits(self, number: int | None, tokens: Tensor) -> Tensor:
         return self._host.logits(self._view(number), tokens)
@@ -124,7 +127,7 @@ class ReferenceView(AdaptersView):
             return nullcontext()
         return stack.merged(self._manager.slots.index(self._number))
 
-    def serve(self, tokens: int) -> None:
+    def serve(self, tokens: int, *, tower: bool = False) -> None:
         self._manager.map_tokens([self._number] * tokens)
 
 

@@ -62,6 +62,9 @@ class SglangVocabulary(VocabularyServer):
         with self._layers.ranked(self._group):
             self._lora().load(slot, tensors, part.rank, adapter.scaling)
 
+    def reset(self, slot: int) -> None:
+        self._lora().reset(slot)
+
     def run(self, slots: tuple[int, ...] | None, given: Tensor) -> Tensor:
         with self._layers.ranked(self._group):
             layer = self._base

@@ -75,6 +75,9 @@ class VllmVocabulary(VocabularyServer):
         with self._layers.ranked(self._group):
             self._lora().set_lora(slot, part.lora_a, part.lora_b * adapter.scaling)
 
+    def reset(self, slot: int) -> None:
+        self._lora().reset_lora(slot)
+
     def run(self, slots: tuple[int, ...] | None, given: Tensor) -> Tensor:
         with self._layers.ranked(self._group):
             if slots is not None:

@@ -41,7 +41,7 @@ def _sizes(case: ExpertsCase) -> Iterator[ExpertsCase]:
     for inner in sorted({unit, 2 * unit, case.intermediate_size - unit}):
         if 0 < inner < case.intermediate_size:
             yield replace(case, intermediate_size=inner)
-    yield from by_default(case, "hidden_size")
+    yield from by_default(case, "hidden_size", "reused")
     unused = sorted(set(range(case.experts)) - {expert for chosen in case.routing for expert in chosen})
     for gone in (unused[: len(unused) // shared * shared], unused[:shared], unused[-shared:]):
         if gone and len(gone) < case.experts:

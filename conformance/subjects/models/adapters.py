@@ -6,8 +6,8 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from conformance.subjects.models.features import asked, prepare
 from conformance.subjects.models.keys import KEY, PREFIX
 from conformance.subjects.outcomes import NotApplicable
 from conformance.values.models import fill_factor, fill_weight
-from strategies.models.adapters import ModelAdapter
+from strategies.models.adapters import SAVED_HEADS, ModelAdapter
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -30,11 +30,12 @@ TENSORS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 @dataclass(frozen=True, slots=True)
 class FilePair:
-    """Two tensors of an adapter file, and what they add.
+    """Two tensors of an adapter file, and what they add; or weight and bias of a head that the file holds whole.
 
     ``module`` is the name in the file, ``parameter`` that of the parameter in transformers' model; ``delta``, of the
-    parameter's shape and float32, is scaling · B · A, computed from the file's tensors. ``role`` says what the module
-    is for, see `role_of`, and ``alone`` what its name is in the language model alone, see `name_alone`.
+    parameter's shape and float32, is scaling · B · A, computed from the file's tensors, of a head what makes the
+    base's weight the file's. ``role`` says what the module is for, see `role_of`, and ``alone`` what its name is in
+    the language model alone, see `name_alone`. A head has the rank 0.
     """
 
     module: str
@@ -61,6 +62,16 @@ class AdapterFile:
     others: tuple[str, ...]
     rank: int = 1  # the largest that its configuration speaks of
 
+    @property
+    def saved_beside(self) -> tuple[str, ...]:
+        """The modules of the keys that are of no pair."""
+        return tuple(key.removeprefix(PREFIX).rpartition(".")[0].removesuffix(".base_layer") for key in self.others)
+
+    @property
+    def of_experts(self) -> bool:
+        """Whether any pair is of routed experts, stacked or each by itself."""
+        return any(".experts." in f".{pair.parameter}" for pair in self.pairs)
+
     def keys_by_module(self) -> list[tuple[str, ...]]:
         """The keys of each module; PEFT writes stacked experts of one module as each other's base layer."""
         found: dict[str, tuple[str, ...]] = {}
@@ -68,6 +79,12 @@ class AdapterFile:
             module = pair.module.split(".base_layer")[0]
             found[module] = (*found.get(module, ()), *pair.keys)
         return list(found.values())
+
+    def alone(self, keys: Sequence[str]) -> set[str]:
+        """What the smallest file with these has: a head is in none of PEFT's without A and B of something else."""
+        plain = next((pair.keys for pair in self.pairs if pair.rank), ())
+        whole = any(pair.key_a in keys and not pair.rank for pair in self.pairs)
+        return {*keys, *(plain if whole else ())}
 
 
 def adapted(model: nn.Module, adapter: ModelAdapter, seed: int) -> PeftModel:
@@ -143,8 +160,28 @@ def read_adapter(directory: Path, wrapped: PeftModel) -> AdapterFile:
         role, rank = role_of(parameter, decoder), layer.r["default"]
         alone = name_alone(module, model, decoder)
         pairs.append(FilePair(module, keys["A"], keys["B"], rank, scaling, parameter, delta, role, alone))
+    heads = _heads(others, tensors, wrapped)
+    pairs += [replace(one, role=role_of(one.parameter, decoder)) for one in heads]
+    others = [key for key in others if not any(key in one.keys for one in heads)]
     ranks = (config["r"], *(config.get("rank_pattern") or {}).values())
     return AdapterFile(tuple(pairs), tuple(others), max(ranks))
+
+
+def _heads(keys: Sequence[str], tensors: Mapping[str, Tensor], wrapped: PeftModel) -> list[FilePair]:
+    """Weights of heads that the file holds whole, with their biases where it has these."""
+    found = []
+    for key in (one for one in keys if one.endswith(".weight")):
+        module = key.removeprefix(PREFIX).removesuffix(".weight")
+        head = next((one for one in SAVED_HEADS if one in module.split(".")), "")
+        outer = module[: module.find(head) + len(head)] if head else ""
+        saved: Any = wrapped.get_submodule(PREFIX + outer) if head else None
+        if hasattr(saved, "original_module"):
+            inside = saved.original_module.get_submodule(module[len(outer) + 1 :])
+            bias = f"{key.removesuffix('.weight')}.bias"
+            keys_of = key, bias if bias in tensors else key
+            delta = tensors[key].float() - inside.weight.detach().float()
+            found.append(FilePair(module, *keys_of, 0, 1.0, f"{module}.weight", delta))
+    return found
 
 
 def _parameter_of(module: str, layer: Any) -> str:

@@ -10,13 +10,13 @@ import transformers
 from conformance.subjects.models.sizes import subconfigs
 
 
-class KeptConfig(transformers.PreTrainedConfig):  # type: ignore[no-untyped-call]
+class KeptConfig(transformers.PreTrainedConfig):  # type: ignore[misc]
     """What a config.json says; those in it that name a type are of its class, and records in lists have attributes."""
 
     def __post_init__(self, **given: Any) -> None:
         inner = {name: _configuration(given[name]) for name in subconfigs(given) if "model_type" in given[name]}
         values = {name: _with_attributes(value) for name, value in {**given, **inner}.items()}
-        super().__post_init__(**values)  # type: ignore[no-untyped-call]
+        super().__post_init__(**values)
 
 
 class _Record(dict[str, Any]):

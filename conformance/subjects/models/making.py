@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import re
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from conformance.subjects.models.counterparts import imported
 from conformance.subjects.models.heads import write_heads
+from conformance.subjects.models.mistral_names import write_params
 from conformance.subjects.models.recipes import Recipe, recipe_of
 from conformance.subjects.models.skeletons import skeleton
 from conformance.subjects.models.traits import language_model
@@ -88,6 +90,8 @@ def complete(directory: Path, content: Mapping[str, Any]) -> None:
     if "folder" in recipe:
         (directory / recipe["folder"]).mkdir(exist_ok=True)
         (directory / recipe["folder"] / "model.safetensors").hardlink_to(directory / "model.safetensors")
+    if recipe.get("params"):
+        write_params(directory, content)
     write_heads(directory, content, language_model(content)[1].get("hidden_size", 0))
     _write(path, _merged(saved, content))
 
@@ -95,7 +99,7 @@ def complete(directory: Path, content: Mapping[str, Any]) -> None:
 def _rewrite(directory: Path, recipe: Recipe, content: Mapping[str, Any]) -> None:
     """Gives saved tensors the names, the orientation and the order of rows that they have in published files."""
     names, transposed = recipe.get("names", {}), recipe.get("transposed", "")
-    interleaved = recipe.get("interleaved", "")
+    interleaved = recipe.get("interleaved", {})
     for path in directory.glob("*.safetensors") if names or transposed else ():
         tensors = load_file(path)
         for pattern, name in names.items():
@@ -103,9 +107,10 @@ def _rewrite(directory: Path, recipe: Recipe, content: Mapping[str, Any]) -> Non
         for name in tensors if transposed else ():
             if re.search(transposed, name):
                 tensors[name] = tensors[name].mT.contiguous()
-        for name in tensors if interleaved else ():
-            if re.search(interleaved, name):
-                tensors[name] = _interleaved(tensors[name], content["text_config"]["head_dim"])
+        for pattern, size in interleaved.items():
+            head_dim: Any = functools.reduce(lambda place, part: place.get(part, {}), size.split("."), content)
+            for name in (one for one in tensors if re.search(pattern, one)):
+                tensors[name] = _interleaved(tensors[name], head_dim)
         save_file(tensors, path, {"format": "pt"})
 
 

@@ -12,11 +12,11 @@ from typing import Any
 from torch import nn
 
 from conformance.subjects.models.decoders import decoder_of, text_config
-from strategies.models.adapters import ANY_NUMBER, Targetable
+from strategies.models.adapters import ANY_NUMBER, SAVED_HEADS, Targetable
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NUMBER = re.compile(r"\.(\d+)(?=\.)")
-_WHOLE = ("lm_head", "embed_tokens", "norm", "score")
+_WHOLE = (*SAVED_HEADS, "lm_head", "embed_tokens", "norm")
 
 
 @cache

@@ -20,10 +20,8 @@ NOT_BUILDABLE = {
     "OlmoHybridForCausalLM": "its checkpoints have three convolutions, and vLLM 0.33.0 does not tell the loader of "
     "the one that they make which it is handed: no checkpoint loads, adapters or not",
     "OpenPanguVLForConditionalGeneration": "vLLM asks its processor, whose files are not made, while it is built",
-    "PixtralForConditionalGeneration": "its checkpoint has Mistral's own format, with params.json and its tokenizer",
     "Qwen3ASRForcedAlignerForTokenClassification": "transformers has no Qwen3 ASR with a head that classifies",
     "Step5ForCausalLM": _SECOND_RUNNER,
-    "TeleChat2ForCausalLM": "its checkpoints have keys and values in one tensor, as no class of transformers has them",
 }
 
 # Tables of vLLM's registry whose models are none of their own, and why.

@@ -73,7 +73,7 @@ class Programs:
         found: list[FilePair] = []
         for number, keys in enumerate(self.chain.file.keys_by_module()):
             only = self.chain.root / f"taken-{number}"
-            self._cut(only, set(keys))
+            self._cut(only, self.chain.file.alone(keys))
             if attempt(partial(model.add, 1, only)) is None:
                 shows = differ(base, model.read(1))
                 found += [pair for pair in self.chain.file.pairs if shows and pair.key_a in keys]
@@ -81,14 +81,22 @@ class Programs:
         return found
 
     def written(self, writings: Sequence[Writing], group: RankGroup) -> list[tuple[Readings, Readings | Refusal]]:
-        """Readings of the base and with the adapter, as PEFT wrote it and in each other way."""
+        """Readings of the base and with the adapter, as PEFT wrote it and in each other way.
+
+        A model that took one way is asked for the next; one that did not may have taken a part of it.
+        """
         ways = [(self.chain.adapter, self.settings.fused_experts)]
         ways += [(one.directory, one.fused_experts) for one in writings]
         seen: list[tuple[Readings, Readings | Refusal]] = []
+        loaded: dict[bool, tuple[ServedModel, Readings]] = {}
         for directory, fused in ways:
-            model, base = self._loaded(group, replace(self.settings, fused_experts=fused))
+            if fused not in loaded:
+                loaded[fused] = self._loaded(group, replace(self.settings, fused_experts=fused))
+            model, base = loaded[fused]
             refusal = attempt(partial(model.add, 1, directory))
             seen.append((base, refusal or model.read(1)))
+            if refusal or attempt(partial(model.remove, 1)):
+                del loaded[fused]
         return seen
 
     def switched_on(self, group: RankGroup) -> Seen:
@@ -115,6 +123,16 @@ class Programs:
         model.remove(1)
         model.add(1, self.chain.adapter)
         return first, beside, model.read(1)
+
+    def apart(self, group: RankGroup) -> tuple[tuple[str, ...], Readings, Readings, Readings | Refusal] | Refusal:
+        """The modules of towers, and readings of the base, with the adapter, and likewise in a batch that has text."""
+        model, base = self._loaded(group)
+        refusal = attempt(partial(model.add, 1, self.chain.adapter))
+        if refusal:
+            return refusal
+        together, read = model.read(1), []
+        broken = attempt(lambda: read.append(model.read(1, apart=True)))
+        return model.towers(), base, together, broken or read[0]
 
     def logits(self, tokens: Tensor, group: RankGroup) -> tuple[Tensor, Tensor] | Refusal:
         """The logits of one sequence without LoRA and with the adapter, or why it was not loaded; in float64."""
@@ -163,7 +181,7 @@ class Programs:
         looked_at = dict.fromkeys(keys for alike in places.values() for keys in (alike[0], alike[-1]))
         for number, keys in enumerate(looked_at):
             only, without = (self.chain.root / f"{name}-{number}" for name in ("only", "without"))
-            self._cut(only, set(keys))
+            self._cut(only, self.chain.file.alone(keys))
             self._cut(without, every - set(keys))
             yield keys, only, without if len(modules) > 1 else None
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypedDict
 
+from conformance.subjects.models.mistral_names import SIDE_BY_SIDE, WITH_IMAGES, WITH_SOUNDS
+
 # Architectures of vLLM that transformers has under another name.
 BUILT_AS = {
     "BertSpladeSparseEmbeddingModel": "BertForMaskedLM",
@@ -20,6 +22,7 @@ BUILT_AS = {
     "OpsColQwen3Model": "Qwen3VLModel",
     "PanguEmbeddedForCausalLM": "LlamaForCausalLM",
     "PhiMoEForCausalLM": "PhimoeForCausalLM",
+    "PixtralForConditionalGeneration": "Mistral3ForConditionalGeneration",
     "Rnj1ForCausalLM": "Gemma3ForCausalLM",
     "SolarForCausalLM": "LlamaForCausalLM",
 }
@@ -55,37 +58,16 @@ _GLM_ROPE = {"text_config.rope_parameters.mrope_section": [8, 12, 12],
              "text_config.rope_parameters.partial_rotary_factor": 0.5}  # fmt: skip
 
 
-_MISTRAL_NAMES = {  # of files in Mistral's own format
-    r"^(model\.)?multi_modal_projector\.linear_1": "mm_whisper_embeddings.audio_language_projection.0",
-    r"^(model\.)?multi_modal_projector\.linear_2": "mm_whisper_embeddings.audio_language_projection.2",
-    r"^(model\.)?audio_tower\.conv1\.": "mm_whisper_embeddings.whisper_encoder.conv_layers.0.",
-    r"^(model\.)?audio_tower\.conv2\.": "mm_whisper_embeddings.whisper_encoder.conv_layers.1.",
-    r"^(model\.)?audio_tower\.layer": "mm_whisper_embeddings.whisper_encoder.transformer.layer",
-    r"^(model\.)?audio_tower\.": "mm_whisper_embeddings.whisper_encoder.",
-    r"transformer\.layer_norm\.": "transformer.norm.",
-    r"^(model\.)?language_model\.(model\.)*": "",
-    r"^lm_head\.": "output.",
-    r"^embed_tokens\.": "mm_whisper_embeddings.tok_embeddings.",
-    r"self_attn\.([qkvo])_proj\.": r"attention.w\1.",
-    r"self_attn\.out_proj\.": "attention.wo.",
-    r"(self_attn_layer_norm|input_layernorm)\.": "attention_norm.",
-    r"(final_layer_norm|post_attention_layernorm)\.": "ffn_norm.",
-    r"(?<=\d\.)fc(?=\d\.)": "feed_forward.w",
-    r"mlp\.gate_proj\.": "feed_forward.w1.",
-    r"mlp\.down_proj\.": "feed_forward.w2.",
-    r"mlp\.up_proj\.": "feed_forward.w3.",
-}
-
-
 class Recipe(TypedDict, total=False):
     """What one model type needs, or one architecture in addition; each is by dotted name.
 
     ``types`` are model types of configurations that its default leaves out. ``before`` is put into the type's default
     configuration, as published files have it, and is made small with it; ``after`` into the small one, as it is.
     ``names`` are patterns of tensors' names that transformers saves otherwise than published files have them,
-    ``transposed`` is the pattern of those that it saves transposed, ``interleaved`` of those, by their published
-    names, whose halves of a head are side by side in published files, ``folder`` where these have them. ``dtypes`` are
-    the only ones vLLM's class takes.
+    ``transposed`` is the pattern of those that it saves transposed, ``interleaved`` are patterns of those, by their
+    published names, whose halves of a head are side by side in published files, with the head's size by dotted name,
+    ``folder`` where these have them, ``params`` whether they are Mistral's, with params.json. ``dtypes`` are the only
+    ones vLLM's class takes.
     """
 
     types: Mapping[str, str]
@@ -93,8 +75,9 @@ class Recipe(TypedDict, total=False):
     after: Mapping[str, object]
     names: Mapping[str, str]
     transposed: str
-    interleaved: str
+    interleaved: Mapping[str, str]
     folder: str
+    params: bool
     dtypes: tuple[str, ...]
 
 
@@ -119,6 +102,7 @@ RECIPES: Mapping[str, Recipe] = {
         "before": {"dim_model_base": 256, "scale_depth": 1.4, "scale_emb": 12, "num_experts": 0},
     },
     "OpsColQwen3Model": {"before": {"dims": 16, **_TIED}},
+    "PixtralForConditionalGeneration": {"names": WITH_IMAGES, "interleaved": SIDE_BY_SIDE, "params": True},
     "SolarForCausalLM": {
         "before": {"bskcn_1": [12, 20], "bskcn_2": [20, 32], "bskcn_3": [16, 24], "bskcn_4": [28, 40],
                    "bskcn_tv": [0.9, 0.8]},
@@ -237,7 +221,7 @@ RECIPES: Mapping[str, Recipe] = {
                           "audio_config.global_log_mel_max": 1.5},
                 "after": {"audio_config.window_size": 400, "audio_config.intermediate_size": 256,
                           "text_config.architectures": ["MistralForCausalLM"]},
-                "names": _MISTRAL_NAMES, "interleaved": r"^layers\.\d+\.attention\.w[qk]\.weight$"},
+                "names": WITH_SOUNDS, "interleaved": SIDE_BY_SIDE},
     "xlm-roberta": {"before": {"position_embedding_type": "absolute"}},
 }  # fmt: skip
 

@@ -58,6 +58,14 @@ _QWEN3_VL_NAMES = {
     r"^language_model\.model\.": "vlm.model.language_model.",
     r"^language_model\.lm_head\.": "vlm.lm_head.",
 }
+_TELECHAT_NAMES = {
+    r"^model\.norm\.": "transformer.ln_f.",
+    r"^model\.layers\.": "transformer.h.",
+    r"^model\.": "transformer.",
+    "self_attn": "self_attention",
+    "embed_tokens": "word_embeddings",
+    "o_proj": "dense",
+}
 
 REMOTE_CODE: Mapping[str, RemoteCode] = {
     **WITH_TOWERS,
@@ -106,5 +114,12 @@ REMOTE_CODE: Mapping[str, RemoteCode] = {
     "Qwen2ForRewardModel": RemoteCode("qwen2"),
     "SarvamMLAForCausalLM": RemoteCode("sarvam_mla", {**_MIXTURE, **_LATENT, "q_lora_rank": None}),
     "SarvamMoEForCausalLM": RemoteCode("sarvam_moe", _MIXTURE),
+    "TeleChat2ForCausalLM": RemoteCode(
+        "telechat",
+        {"n_layer": 30, "n_head": 32, "ffn_hidden_size": 12288, "layer_norm_epsilon": 1e-5},
+        _TELECHAT_NAMES,
+        packed={r".*\.self_attn\.qkv_proj": ("query", "key_value:")},
+        without=("num_key_value_heads", "head_dim"),
+    ),
     "VoyageQwen3BidirectionalEmbedModel": RemoteCode("qwen3", {"embedding_size": 1024, "num_labels": 1024}),
 }

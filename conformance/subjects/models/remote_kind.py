@@ -13,7 +13,8 @@ class RemoteCode:
 
     ``published`` is its config.json without what `COMMON` has, ``names`` are patterns of vLLM's names that
     checkpoints have otherwise, ``experts`` what they call an expert's gate, up and down projection. ``packed`` are
-    patterns of layers that vLLM's class packs, and declares otherwise or not at all, with their members in files;
+    patterns of layers that vLLM's class packs, and declares otherwise or not at all, with their members in files, the
+    last as ``member:`` where it has all the rows that are left; ``without`` are names of `COMMON` that it has not;
     ``decoder`` is where the language model is among towers; ``kept`` says that vLLM's own class of the configuration
     does not write what it reads, so that what is published is kept instead. ``small`` is put into the small
     configuration, by dotted name, where sizes depend on each other.
@@ -27,12 +28,14 @@ class RemoteCode:
     decoder: str = ""
     kept: bool = False
     small: Mapping[str, object] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
 
     @property
     def content(self) -> dict[str, Any]:
         """The whole config.json; what is common is the language model's, which may have a configuration of its own."""
         own = any(name in self.published for name in ("llm_config", "text_config", "language_config"))
         common = {"tie_word_embeddings": False} if own else COMMON
+        common = {name: value for name, value in common.items() if name not in self.without}
         return {**common, **self.published, "model_type": self.model_type}
 
 

@@ -33,6 +33,12 @@ def traits(target: ModelTarget) -> ModelTraits:
     )
 
 
+def has_towers(content: Mapping[str, Any]) -> bool:
+    """Whether a model of that config.json sees or hears."""
+    inside = any(is_tower(name) or has_towers(content[name]) for name in subconfigs(content))
+    return inside or bool(content.get("is_encoder_decoder"))
+
+
 def language_model(content: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     """The configuration of the language model, with its dotted name; empty if it is the whole."""
     for name in subconfigs(content):

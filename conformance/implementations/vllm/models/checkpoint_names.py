@@ -44,7 +44,8 @@ def tensors_taken(
     ``renamed`` are patterns of vLLM's names whose tensors checkpoints call otherwise, and how, or by nothing where
     they have none; ``experts`` what they call an expert's gate, up and down projection; ``packed`` are patterns of
     layers with their members, which come before what the class declares, the second as ``member:rows`` where the
-    layer does not say of how many. The names are held against the loader: it has to fill every parameter from them.
+    layer does not say of how many, the last as ``member:`` where it has all that are left. The names are held against
+    the loader: it has to fill every parameter from them.
 
     Raises:
         NamesUnknown: it does not.
@@ -108,9 +109,11 @@ def _parts(members: Sequence[str], sizes: Sequence[int] | None, parameter: Tenso
     """Members and their rows, where a layer is packed of several."""
     if sizes is not None and len(sizes) == len(members):
         return list(zip(members, sizes, strict=True))
-    last, _, rows = members[-1].partition(":")
+    last, rest, rows = members[-1].partition(":")
     if rows:
         return [(members[0], len(parameter) - int(rows)), (last, int(rows))]
+    if rest and sizes is not None:
+        return [*zip(members[:-1], sizes, strict=False), (last, sum(sizes[len(members) - 1 :]))]
     return [(one, len(parameter) // len(members)) for one in members] if sizes is None and parameter.ndim else []
 
 

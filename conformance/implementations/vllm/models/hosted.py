@@ -57,6 +57,9 @@ class VllmHost(HostedModel):
     def names(self) -> tuple[str, ...]:
         return self._reader.names
 
+    def towers(self) -> tuple[str, ...]:
+        return self._reader.towers
+
     def read(self, view: AdaptersView | None) -> dict[str, Parts]:
         with self.ranked(), torch.no_grad(), tables.unchanged("reading"):
             return self._reader.read(view, self.group)

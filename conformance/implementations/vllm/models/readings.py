@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -29,6 +30,9 @@ class Reader:
         self._names = tuple(name for name, _ in model.named_modules())
         if hasattr(model, "compute_logits") and not getattr(model, "is_pooling_model", False):
             self._names = (*self._names, LOGITS)
+        places = tuple(_towers(model))
+        self.towers = tuple(name for name in self._names if f"{name}.".startswith(places))
+        self._tower = False  # whether the module that is read is in one
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -41,6 +45,7 @@ class Reader:
 
     def _read(self, name: str, group: RankGroup) -> Parts:
         """The module's output, if it has one here, and its own tensors."""
+        self._tower = name in self.towers
         if name == LOGITS:
             return self._output(name, OUTPUT, self._logits) or {}
         module, lora = self._find(name)
@@ -54,12 +59,16 @@ class Reader:
             output = self._output(name, ROWS, lambda: self._embedding(module, base))
             return own if output is None else output
         elif is_head(base):
-            return {}  # its weight is read through the logits
+            return self._head(own)
         elif EXPERTS[0] in own and self._device.type == "cuda":
             output = self._run(name, lambda: self._experts(name, base, group))
             if output is not None:
                 return own | output
         return own | {key: tensor.cpu() for key, tensor in self._view.weights(name, lora, own).items()}
+
+    def _head(self, own: Parts) -> Parts:
+        """Its weight is read through the logits, where there are any; a class without may look its rows up."""
+        return {} if LOGITS in self._names else own
 
     def _output(self, name: str, part: str, run: Callable[[], Tensor]) -> dict[str, Tensor] | None:
         return self._run(name, lambda: {part: run()})
@@ -78,15 +87,18 @@ class Reader:
 
     def _linear(self, module: Any, base: Any, group: RankGroup) -> Tensor:
         if not isinstance(base, runtime().linear.LinearBase):
-            self._view.serve(base.in_features)
+            self._serve(base.in_features)
             return _first(module(torch.eye(base.in_features, dtype=base.weight.dtype, device=self._device)))
         output = torch.cat([self._served(module, some) for some in unit_vectors(base, self._dtype).split(MAX_TOKENS)])
         if getattr(base, "reduce_results", True) or base.tp_size == 1:
             return output
         return group.all_reduce(output)  # the model adds the ranks' parts up later, in whatever part of each they are
 
+    def _serve(self, tokens: int) -> None:
+        self._view.serve(tokens, tower=self._tower)
+
     def _served(self, module: Any, given: Tensor) -> Tensor:
-        self._view.serve(len(given))
+        self._serve(len(given))
         return _first(module(given.to(self._device)))
 
     def _embedding(self, module: Any, base: Any) -> Tensor:
@@ -94,16 +106,16 @@ class Reader:
         return torch.cat([self._looked_up(module, some) for some in ids.split(MAX_TOKENS)])
 
     def _looked_up(self, module: Any, ids: Tensor) -> Tensor:
-        self._view.serve(len(ids))
+        self._serve(len(ids))
         return _first(module(ids))
 
     def _experts(self, name: str, base: Any, group: RankGroup) -> dict[str, Tensor]:
         with self._view.merged(name):
-            return expert_outputs(base, self._view.serve, group)
+            return expert_outputs(base, self._serve, group)
 
     def _logits(self) -> Tensor:
         given = torch.eye(self._hidden_size, dtype=self._dtype, device=self._device)
-        self._view.serve(len(given))
+        self._serve(len(given))
         with _handed_to_head(self._model, given):
             return _first(self._model.compute_logits(given))
 
@@ -116,6 +128,13 @@ class Reader:
                 module, lora = inner, module
             module = getattr(module, part)
         return module, lora if self._view.base_of(module) is None else module
+
+
+def _towers(model: nn.Module) -> Iterator[str]:
+    """Where the parts are, each with a point behind, that a class marks as those of images and sounds."""
+    for name, module in model.named_modules():
+        for part in getattr(module, "_tower_model_names", ()):
+            yield f"{name}.{part}." if name else f"{part}."
 
 
 @contextmanager
@@ -160,8 +179,13 @@ def own_tensors(module: Any) -> list[tuple[str, Tensor]]:
         return [
             (name, tensor.detach())
             for name, tensor in held
-            if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel() and not tensor.is_meta
+            if _is_tensor(tensor.__class__) and tensor.is_floating_point() and tensor.numel() and not tensor.is_meta
         ]
+
+
+@cache
+def _is_tensor(kind: type) -> bool:
+    return issubclass(kind, Tensor)
 
 
 def _multiplies(module: Any) -> bool:

@@ -27,11 +27,14 @@ from conformance.implementations.vllm.models.slots import expert_weights, linear
 from conformance.implementations.vllm.runtime import runtime
 
 _DUMMY = 1_000_000
+_TOKENS_OF_OTHERS = 2  # fewer than any module has inputs
 _NO_LORA = ("does not support LoRA", "LoRA is not supported", "not supported for LoRA")
 
 
 class VllmModels(ModelServer):
     """Loads what `vllm serve` would."""
+
+    expert_parallel = "enable_expert_parallel"
 
     def prepare(self) -> None:
         engine.prepare()
@@ -91,14 +94,17 @@ class VllmModel(ServedModel):
     def names(self) -> tuple[str, ...]:
         return self._host.names()
 
-    def read(self, number: int | None) -> dict[str, Parts]:
-        return self._host.read(self._view(number))
+    def towers(self) -> tuple[str, ...]:
+        return self._host.towers()
+
+    def read(self, number: int | None, *, apart: bool = False) -> dict[str, Parts]:
+        return self._host.read(self._view(number, apart=apart))
 
     def logits(self, number: int | None, tokens: Tensor) -> Tensor:
         return self._host.logits(self._view(number), tokens)
 
-    def _view(self, number: int | None) -> VllmView | None:
-        return None if self._worker is None else VllmView(self._worker, number, self._host.group)
+    def _view(self, number: int | None, *, apart: bool = False) -> VllmView | None:
+        return None if self._worker is None else VllmView(self._worker, number, self._host.group, apart=apart)
 
     def _request(self, number: int, directory: Path) -> Any:
         request = importlib.import_module("vllm.lora.request").LoRARequest
@@ -108,8 +114,9 @@ class VllmModel(ServedModel):
 class VllmView(AdaptersView):
     """vLLM's LoRA layers, with one adapter or none."""
 
-    def __init__(self, worker: Any, number: int | None, group: RankGroup) -> None:
-        self._worker, self._number, self._group = worker, number, group
+    def __init__(self, worker: Any, number: int | None, group: RankGroup, *, apart: bool = False) -> None:
+        self._worker, self._number, self._group, self._apart = worker, number, group, apart
+        self._served: tuple[int, bool] | None = None  # by the last call; nobody else's comes in between
         with_towers = getattr(worker, "supports_tower_connector_lora", bool)()
         self._parts = ("LANGUAGE", "TOWER", "CONNECTOR") if with_towers else ("",)
 
@@ -124,9 +131,13 @@ class VllmView(AdaptersView):
         linear = isinstance(lora.base_layer, runtime().linear.LinearBase)
         return {"weight": linear_weight(lora, self._group)} if linear else {}
 
-    def serve(self, tokens: int) -> None:
+    def serve(self, tokens: int, *, tower: bool = False) -> None:
+        if self._served == (tokens, tower):
+            return
+        self._served = tokens, tower
         layers = importlib.import_module("vllm.lora.layers")
-        ids = (self._number or 0,) * tokens
         for part in self._parts:  # each has token maps of its own
+            others = self._apart and (part in ("", "LANGUAGE")) is tower
+            ids = (0,) * _TOKENS_OF_OTHERS if others else (self._number or 0,) * tokens
             kind = {"type": getattr(layers.LoRAMappingType, part)} if part else {}
             self._worker.set_active_adapters(set(), layers.LoRAMapping(ids, ids, is_prefill=False, **kind))
