@@ -119,12 +119,14 @@ def hunt(
     change: Callable[[Case], Case] = lambda case: case,
     errors: bool = False,
     targeted: bool = False,
+    named: bool = True,
 ) -> Catch | None:
     """The first case of ``test`` that fails while ``patch`` is alive; None where ``cases`` show nothing.
 
     As in the suite, a case counts only if what its clause presumes is served. ``change`` alters every case drawn. With
     ``errors``, for a bug that makes a rank hang or the base layer fail, the suite's verdict `error` is a catch.
-    ``targeted`` has Hypothesis look for cases whose error comes near to its bound.
+    ``targeted`` has Hypothesis look for cases whose error comes near to its bound. Unless it is to be ``named``, which
+    may take longer than the hunt, a catch has no anomaly.
     """
     drawn = 0
     started = time.perf_counter()
@@ -141,7 +143,7 @@ def hunt(
                 if isinstance(found, HarnessError):
                     raise
                 run.require_blame(found)
-                anomaly = found.anomaly
+                anomaly = found.anomaly if named else ""
             except HarnessError:
                 if not errors:
                     raise

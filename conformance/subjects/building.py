@@ -116,6 +116,10 @@ class NoneWrapper(BareWrapper):
 
     quant_method = None
 
+    def __init__(self, base_layer: torch.nn.Module) -> None:
+        super().__init__(base_layer)
+        self.quant_method = None
+
 
 class ForwardingWrapper(BareWrapper):
     """Hands unknown attributes on to what it wraps."""

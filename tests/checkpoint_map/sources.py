@@ -64,6 +64,7 @@ def made_by_peft(directory: Path, *, transposed: bool = False, **options: Any) -
         from peft import LoraConfig, get_peft_model  # three seconds
 
         wrapped: Any = get_peft_model(source, LoraConfig(**{"r": 2, "lora_alpha": 4, **options}))
+    wrapped.create_or_update_model_card = lambda output_dir: None  # a third of the time
     generator = torch.Generator().manual_seed(1)
     for name, parameter in wrapped.named_parameters():
         if "lora_" in name:

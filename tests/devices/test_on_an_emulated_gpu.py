@@ -9,7 +9,7 @@ FAULTY = "tests.devices.faulty"
 
 
 def test_no_clause_mixes_devices() -> None:
-    result = run_suite(*EMULATED, "--max-examples", "3")
+    result = run_suite(*EMULATED, "--max-examples", "2")
     assert result.code == 0, shown(result)
 
 

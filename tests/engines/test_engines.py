@@ -229,7 +229,7 @@ def test_every_exact_case_gives_the_same_bits_on_threads_and_on_processes() -> N
     def program(rank: RankSession) -> list[torch.Tensor]:
         return flatten(rank.build().wrap().load().run())
 
-    @settings(max_examples=60, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=30, database=None, deadline=None, suppress_health_check=list(HealthCheck))
     @given(cases(tp_sizes=(2, 4, 8), regimes=(Regime.EXACT,)))
     def agree(case: Case) -> None:
         threads, processes = (subject.observe(case, program) for subject in subjects)

@@ -41,7 +41,7 @@ def assert_shared(two: tuple[Checkout, Checkout], *where: str) -> None:
     """One case is enough for the second checkout."""
     one, other = two
     arguments = ("--impl", RARE, *where)
-    code, found = one.suite(*arguments, "--max-examples", "40", "--conformance-seed", "5")
+    code, found = one.suite(*arguments, "--max-examples", "10", "--conformance-seed", "5")
     assert code == 1, found
     assert RARE_CASE in found
     code, tried = other.suite(*arguments, "--max-examples", "1", "--conformance-seed", "7")

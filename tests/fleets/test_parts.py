@@ -41,7 +41,7 @@ def test_two_checkouts_share_a_run_and_the_results_are_those_of_the_whole(
 ) -> None:
     select = "conformance/test_dense_math.py"
     # Seed 0 draws the rare shape.
-    arguments = ("--impl", RARE, "--max-examples", "60", "-k", "one_adapter_gives or MATH-2")
+    arguments = ("--impl", RARE, "--max-examples", "20", "-k", "one_adapter_gives or MATH-2")
     whole = tmp_path / "whole.json"
     files = [tmp_path / "1.json", tmp_path / "2.json"]
     code, screen = two[0].suite(*arguments, "--shards", "2", "--results", str(whole), select=select)

@@ -42,8 +42,8 @@ def test_the_reference_serves_forwards_of_every_kind(forward: Forward) -> None:
         served[case.subclass.forward] += 1
 
     source = cases(forwards=(forward,), min_depth=1, tp_sizes=(1, 2), layouts=tuple(Layout))
-    draw_cases(source, judge, examples=40, seed=1, phases=(Phase.generate,))
-    assert served[forward] > 10
+    draw_cases(source, judge, examples=20, seed=1, phases=(Phase.generate,))
+    assert served[forward] > 5
 
 
 def wrapped(forward: Callable[[nn.Module, Tensor], Tensor], slots: tuple[int, ...] = SLOTS) -> nn.Module:

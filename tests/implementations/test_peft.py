@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +19,7 @@ from conformance.implementations.discovery import implementation_named
 from conformance.implementations.peft import PeftImplementation
 from conformance.implementations.peft.fitting import PEFT_HAS_NO, as_peft_serves_it
 from conformance.implementations.torch_fitting import as_torch_has_it
+from conformance.regressions.fresh import run_module
 from conformance.subjects.subject import Subject
 from conformance.suite.budget import Budget
 from conformance.suite.checking import ClauseRun
@@ -30,7 +29,7 @@ from strategies.drawing import cases
 from strategies.program_drawing import frames
 from strategies.programs import Program
 from strategies.validity import is_valid
-from tests.suite import ROOT
+from tests.suite import ROOT, SECONDS, outside_of_pytest
 
 BASELINE = ROOT / "baselines" / "peft-0.21.2.json"
 JUDGED = ("WRAP-4", "WRAP-7", "MATH-2", "MATH-3", "MATH-14", "MATH-16", "MATH-18", "LIFE-1")
@@ -106,9 +105,8 @@ def test_what_a_clause_fails_of_is_listed(clause: str, subject: Subject) -> None
 
 @pytest.fixture(scope="module")
 def results() -> dict[str, dict[str, str]]:
-    command = [sys.executable, str(FINDINGS.parent / "run_all.py"), "peft", "--json"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert run.returncode == 0, run.stderr
+    run = run_module(["docs.findings.run_all", "peft", "--json"], ROOT, outside_of_pytest(), SECONDS)
+    assert run.code == 0, run.stderr
     return {one["script"]: one for one in map(json.loads, run.stdout.splitlines())}
 
 

@@ -34,7 +34,7 @@ def subject() -> Iterator[Subject]:
     torch.set_grad_enabled(gradients)
 
 
-@pytest.mark.parametrize("runs", [5, pytest.param(10, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("runs", [3, pytest.param(10, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_every_run_of_the_default_profile_notices_and_most_within_thirty_cases(
     mutant: Mutant, runs: int, subject: Subject

@@ -149,6 +149,7 @@ def made(directory: Path, *, tied: bool = True, fused: bool = False, seed: int =
         from peft import LoraConfig, get_peft_model  # three seconds
 
         wrapped: Any = get_peft_model(trained, LoraConfig(**{"r": 2, "lora_alpha": 4, **options}))
+    wrapped.create_or_update_model_card = lambda output_dir: None  # a third of the time
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in wrapped.named_parameters():
         if "lora_" in name:

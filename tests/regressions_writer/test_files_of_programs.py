@@ -44,7 +44,7 @@ TREES = models(tp_sizes=(1,), linears=(1, 3), others=(0, 0))
 EVERY_KIND = programs(frames(trees=TREES, disk=(False,)), kinds=tuple(StepKind), steps=(0, 10))
 CALLS = ("add", "activate", "deactivate", "remove", "pin", "map_tokens")
 BUGS = {mutant.name: mutant for mutant in MUTANTS}
-COUNT = 40
+COUNT = 30
 
 
 @cache

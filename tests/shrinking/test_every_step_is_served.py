@@ -23,10 +23,11 @@ def one_thread() -> Iterator[None]:
         yield
 
 
+@pytest.mark.parametrize("cases", [2, pytest.param(4, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("test", SIMPLIFIED, ids=lambda test: f"{test.clause}-{test.name}")
-def test_the_reference_serves_every_step(test: ClauseTest) -> None:
+def test_the_reference_serves_every_step(test: ClauseTest, cases: int) -> None:
     judged: Counter[str] = Counter()
-    assert list(faults((test,), cases=3, most=8, seed=0, judged=judged)) == []
+    assert list(faults((test,), cases=cases, most=8, seed=0, judged=judged)) == []
 
 
 def test_a_step_that_makes_a_layer_parallel_breaks_no_clause_about_those_that_are_not() -> None:
