@@ -20,6 +20,12 @@ _LANGUAGE = {
     r"(mlp|feed_forward)\.down_proj\.": "feed_forward.w2.",
     r"(mlp|feed_forward)\.up_proj\.": "feed_forward.w3.",
 }
+OF_STREAMS: Mapping[str, str] = {
+    r"^(model\.)?audio_tower\.embedder\.": "audio_tower.",
+    r"^(model\.)?audio_tower\.norm\.": "audio_tower.layer_norm.",
+    r"ada_rms_norm\.linear1\.": "ada_rms_norm_t_cond.0.",
+    r"ada_rms_norm\.linear2\.": "ada_rms_norm_t_cond.2.",
+}  # and then as the others
 WITH_SOUNDS: Mapping[str, str] = {
     r"^(model\.)?multi_modal_projector\.linear_1": "mm_whisper_embeddings.audio_language_projection.0",
     r"^(model\.)?multi_modal_projector\.linear_2": "mm_whisper_embeddings.audio_language_projection.2",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypedDict
 
-from conformance.subjects.models.mistral_names import SIDE_BY_SIDE, WITH_IMAGES, WITH_SOUNDS
+from conformance.subjects.models.mistral_names import OF_STREAMS, SIDE_BY_SIDE, WITH_IMAGES, WITH_SOUNDS
 
 # Architectures of vLLM that transformers has under another name.
 BUILT_AS = {
@@ -23,6 +23,7 @@ BUILT_AS = {
     "PanguEmbeddedForCausalLM": "LlamaForCausalLM",
     "PhiMoEForCausalLM": "PhimoeForCausalLM",
     "PixtralForConditionalGeneration": "Mistral3ForConditionalGeneration",
+    "VoxtralRealtimeGeneration": "VoxtralRealtimeForConditionalGeneration",
     "Rnj1ForCausalLM": "Gemma3ForCausalLM",
     "SolarForCausalLM": "LlamaForCausalLM",
 }
@@ -215,6 +216,17 @@ RECIPES: Mapping[str, Recipe] = {
         "dtypes": ("bfloat16",),
     },
     "qwen4_exp_text": {"before": _INDEXER, "dtypes": ("bfloat16",)},
+    "voxtral_realtime": {
+        "before": {"text_config.ada_rms_norm_t_cond": True, "text_config.ada_rms_norm_t_cond_dim": 32},
+        "after": {"audio_config.window_size": 400, "audio_config.hop_length": 160, "audio_config.pos_embed": "rope",
+                  "audio_config.sampling_rate": 16000, "audio_config.global_log_mel_max": 1.5,
+                  "audio_config.is_causal": True, "audio_config.block_pool_size": 4, "audio_config.sliding_window": 32,
+                  "audio_config.downsample_factor": 4, "audio_config.scale_embedding": False,
+                  "audio_config.max_source_positions": 64, "audio_config.encoder_head_dim": 16,
+                  "audio_config.intermediate_size": 96, "text_config.architectures": ["MistralForCausalLM"]},
+        "names": {**OF_STREAMS, **WITH_SOUNDS},
+        "interleaved": SIDE_BY_SIDE,
+    },
     "vibevoice_asr": {
         "before": {f"{which}_tokenizer_encoder_config.{name}": value
                    for which in ("acoustic", "semantic")

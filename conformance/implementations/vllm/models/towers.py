@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 _SIGLIP = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_hidden_layers": 2,
@@ -38,6 +39,12 @@ class _Tokenizer:
     """Has a number for whatever is asked."""
 
     @property
+    def instruct(self) -> Any:
+        """Of Mistral's, which has what encodes sounds."""
+        config = SimpleNamespace(get_num_delay_tokens=lambda: 1)
+        return SimpleNamespace(audio_encoder=SimpleNamespace(audio_config=config))
+
+    @property
     def vocab(self) -> Any:
         return self
 
@@ -66,9 +73,14 @@ _INSTEAD: Mapping[str, Mapping[str, Callable[[Any], Any]]] = {
     "isaac": {"cached_tokenizer_from_config": _tokenizer},
     "molmo": {"VisionBackboneConfig": _with(_MOLMO)},
     "nano_nemotron_vl": {"cached_tokenizer_from_config": _tokenizer, "RadioConfig": _small_radio},
+    "voxtral": {"cached_tokenizer_from_config": _tokenizer},
     "phi4mm": {"SiglipVisionConfig": _with(_SIGLIP)},
 }
-_WITH = {"deepseek_ocr": ("deepencoder",), "unlimited_ocr": ("deepencoder", "deepseek_ocr")}
+_WITH = {
+    "voxtral_realtime": ("voxtral",),
+    "deepseek_ocr": ("deepencoder",),
+    "unlimited_ocr": ("deepencoder", "deepseek_ocr"),
+}
 
 
 @cache
