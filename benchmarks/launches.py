@@ -55,7 +55,7 @@ def chosen(point: Point, batch: TokenBatch) -> tuple[ShrinkLaunch, ExpandLaunch]
 
 
 def others(point: Point, batch: TokenBatch) -> tuple[list[ShrinkLaunch], list[ExpandLaunch]]:
-    """Everything that the library might launch."""
+    """Everything that the costs choose from; tiles of one token are not chosen by cost."""
     programs = multiprocessors(torch.device("cuda", 0))
     columns, groups = len(point.slices) * point.rank, batch.group_sizes
     shrinks = dict.fromkeys(shrink_launches(groups, columns, point.k, wide=False, programs=programs))

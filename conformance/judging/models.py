@@ -25,7 +25,7 @@ from conformance.subjects.models.chains import Chain
 from conformance.subjects.models.features import tells
 from conformance.subjects.models.observing import Readings, Refusal
 from conformance.subjects.models.programs import differ
-from conformance.subjects.outcomes import NotExercised
+from conformance.subjects.outcomes import NotApplicable, NotExercised
 from strategies.models.cases import ModelCase
 
 _NO_ERROR = torch.zeros(())
@@ -97,11 +97,11 @@ def require_apart(
     """Raises a `Violation` where a module computes something else once the parts of the model have other tokens.
 
     Raises:
-        NotExercised: no module of ``towers`` has an adapter.
+        NotApplicable: no module of ``towers`` has an adapter.
     """
     adapted = next((name for name in towers if differ({name: base[name]}, together)), None)
     if adapted is None:
-        raise NotExercised("no adapter of a tower is served")
+        raise NotApplicable("no adapter of a tower is served")
     how = "in a batch of images and text"
     if isinstance(apart, Refusal):
         said = Raised(apart.kind, apart.message[:400], apart.site)

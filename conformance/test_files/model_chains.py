@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from conformance.implementations.dtypes import torch_dtype
+from conformance.subjects.models.features import asked
 from conformance.test_files.model_configs import ConfigText, constant
 from strategies.cases import Dtype
-from strategies.models.adapters import ModelAdapter
+from strategies.models.adapters import SAVED_EMBEDDING, ModelAdapter
 from strategies.models.cases import ModelCase
 
 _HOMES = {
@@ -22,7 +23,7 @@ _HOMES = {
     "vllm.distributed": "parallel_state",
     "vllm.engine.arg_utils": "EngineArgs",
     "vllm.lora": "model_manager",
-    "vllm.lora.layers": "BaseLayerWithLoRA LoRAMapping",
+    "vllm.lora.layers": "BaseLayerWithLoRA LoRAMapping LoRAMappingType",
     "vllm.lora.request": "LoRARequest",
     "vllm.lora.worker_manager": "LRUCacheWorkerLoRAManager",
     "vllm.model_executor.layers.fused_moe.config": "FusedMoEConfig",
@@ -94,6 +95,7 @@ room = SimpleNamespace(mm_max_items_per_prompt=tokens, mm_max_toks_per_item=toke
 room.get_encoder_budget = lambda: 64
 vars(model_manager)["MultiModalBudget"] = lambda *given: room
 """.strip("\n")
+_NEW_TOKEN = "base.get_input_embeddings().weight.data[-1] += 1  # of a new token"
 _WITHOUT_AMX = 'vars(torch.cpu)["_is_amx_tile_supported"] = lambda: False  # not in the wheel'
 
 
@@ -131,6 +133,7 @@ def adapter_options(adapter: ModelAdapter) -> dict[str, Any]:
     given |= {"target_parameters": list(adapter.parameters)} if adapter.parameters else {}
     given |= {"layers_to_transform": list(adapter.layers)} if adapter.layers else {}
     given |= {"rank_pattern": adapter.rank_pattern} if adapter.ranks else {}
+    given |= asked(adapter.feature)
     return given | ({"alpha_pattern": adapter.alpha_pattern} if adapter.alphas else {})
 
 
@@ -156,6 +159,7 @@ def made(engine: Engine, *, merged: bool, cut: bool) -> list[str]:
         f"base: Any = {config.model}({config.cls}(**CONFIG)){typed}",
         f"fill(base, {weight})",
         *config.saving("base", 'f"{folder}/base"'),
+        *([_NEW_TOKEN] if engine.case.adapter.feature == SAVED_EMBEDDING else []),
         "adapted: Any = get_peft_model(base, LoraConfig(**ADAPTER))",
         *([f'fill(adapted, {of_a}, "lora_")'] if of_a == of_b else factors),
         'adapted.save_pretrained(f"{folder}/adapter")',

@@ -19,6 +19,7 @@ from conformance.test_files.literals import one_line
 from conformance.test_files.model_chains import ADDED
 from conformance.test_files.model_configs import config_text
 from conformance.test_files.model_histories import reloaded, started, switched_on, written
+from conformance.test_files.model_parts import apart, featured
 from conformance.test_files.model_scenes import (
     Told,
     added_or_refused,
@@ -153,4 +154,6 @@ _BY_CLAUSE: dict[str, Callable[[Told], Script]] = {
     "MODEL-5": reloaded,
     "MODEL-6": started,
     "MODEL-7": _merged,
+    "MODEL-9": featured,
+    "MODEL-10": apart,
 }

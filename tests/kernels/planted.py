@@ -7,14 +7,11 @@ import triton.language as tl
 
 
 @triton.jit
-def all_but_the_last_share(  # type: ignore[no-untyped-def]
-    hidden, stride_hs, stride_hr, mask, r, rank,
-    SPLIT: tl.constexpr,
-):  # fmt: skip
+def all_but_the_last_share(pointers, stride, mask, SPLIT: tl.constexpr):  # type: ignore[no-untyped-def]
     """`sum_of_shares` without the last one."""
-    total = tl.load(hidden + r[None, :] * stride_hr, mask=mask & (r < rank)[None, :], other=0.0)
+    total = tl.load(pointers, mask=mask, other=0.0)
     for share in tl.static_range(SPLIT - 2):
-        total += tl.load(hidden + r[None, :] * stride_hr + (share + 1) * stride_hs, mask=mask, other=0.0)
+        total += tl.load(pointers + (share + 1) * stride, mask=mask, other=0.0)
     return total
 
 

@@ -10,12 +10,14 @@ import torch
 from kernel_cases import CANARY, DEVICE, ON_GPU, KernelCase, bits, dense_expand, dense_shrink, operands, token_scaling
 from planted import all_but_the_last_share, place_one_column_on, two_thirds
 
-from lora_compat.kernels import NO_ADAPTER, TokenBatch, triton_expand, triton_ops
+from lora_compat.kernels import NO_ADAPTER, TokenBatch, triton_expand, triton_ops, triton_single
 from lora_compat.kernels.launch import (
     EXPAND_TILES,
     MIN_SHARE,
     SHARES,
     SHRINK_TILES,
+    SINGLE_EXPAND,
+    SINGLE_TILE,
     WALKED,
     ExpandLaunch,
     ShrinkLaunch,
@@ -46,6 +48,25 @@ def test_groups_of_a_few_tokens_get_small_tiles_beside_a_large_group() -> None:
     crowd = TokenBatch.of([0] * 40 + [slot for slot in range(1, 60) for _ in range(3)])
     assert shrink_launch(crowd, 3, 8, 5120, torch.bfloat16).block_m == 16
     assert expand_launch(crowd, (4096, 1024, 1024), 8, torch.bfloat16).block_m == 16
+
+
+def test_tokens_that_hardly_share_a_slot_are_multiplied_one_by_one() -> None:
+    decoding = TokenBatch.of([0, 1, 1, 2, NO_ADAPTER, 3])
+    assert shrink_launch(decoding, 1, 16, 4096, torch.bfloat16).block_m == 1
+    blocks = {rank: expand_launch(decoding, (4096,), rank, torch.bfloat16).block_m for rank in (8, 16, 64, 256, 257)}
+    assert blocks == {8: 1, 16: 16, 64: 1, 256: 1, 257: 16}
+    crowd = TokenBatch.of([0] * 9 + list(range(1, 60)))
+    assert shrink_launch(crowd, 1, 16, 4096, torch.bfloat16).block_m == 16
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 200])
+@pytest.mark.parametrize("k_size", [1, 64, 1030, 5120, 28672, 65536])
+def test_a_tile_of_one_token_holds_its_share_of_k_in_registers(tokens: int, k_size: int) -> None:
+    launch = shrink_launch(TokenBatch.of(range(tokens)), 3, 16, k_size, torch.bfloat16)
+    assert launch.block_m == 1
+    assert launch.block_n * launch.block_k <= SINGLE_TILE
+    assert launch.block_k * launch.split >= k_size
+    assert launch.split in SHARES
 
 
 @pytest.mark.parametrize("rank", [1, 16, 100, 256, 257, 1024])
@@ -94,7 +115,7 @@ def representative(tiles: list[Any]) -> list[Any]:
     return [tiles[0], *between, tiles[-1]]
 
 
-@pytest.mark.parametrize(("block_m", "block_n"), representative(list(SHRINK_TILES)))
+@pytest.mark.parametrize(("block_m", "block_n"), [(1, 4), *representative(list(SHRINK_TILES))])
 def test_every_shrink_tile_gives_the_dense_product(block_m: int, block_n: int) -> None:
     case = small_case(rank=11, dtype=torch.bfloat16, columns=(16, 8, 8))
     tensors = operands(case, "signed")
@@ -112,6 +133,7 @@ def test_every_shrink_tile_gives_the_dense_product(block_m: int, block_n: int) -
             for one in representative([(block_r - 5, (*tile, block_r)) for tile in tiles])
         ),
         (130, WALKED),
+        *((block_r - 5, (1, *tile, 0, block_r)) for block_r, tile in SINGLE_EXPAND.items()),
     ],
 )
 def test_every_expand_tile_adds_the_dense_product_and_writes_nothing_else(
@@ -119,7 +141,8 @@ def test_every_expand_tile_adds_the_dense_product_and_writes_nothing_else(
 ) -> None:
     block_m, block_n, num_warps, num_stages, block_r = tile
     case = small_case(rank, torch.bfloat16, (block_n + 24, 8))
-    assert expand_is_right(case, ExpandLaunch(block_m, block_n, block_r, 2 * block_n, num_warps, num_stages))
+    chunk = block_n if block_m == 1 else 2 * block_n
+    assert expand_is_right(case, ExpandLaunch(block_m, block_n, block_r, chunk, num_warps, num_stages))
 
 
 WIDE = replace(small_case(11, torch.bfloat16, (88, 8)), k=700)  # hidden values of more than eight bits
@@ -143,6 +166,20 @@ def test_a_bug_planted_in_either_expand_kernel_is_caught(
 @pytest.mark.parametrize("num_stages", [0, 3], ids=["by hand", "staged"])
 def test_either_expand_kernel_is_right_of_what_shows_those_bugs(num_stages: int) -> None:
     assert expand_is_right(WIDE, ExpandLaunch(16, 64, 16, 128, 4, num_stages))
+
+
+@pytest.mark.skipif(ON_GPU, reason="a compiled kernel keeps the functions that it was compiled with")
+def test_a_share_forgotten_for_a_single_token_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    case, launch = small_case(11, torch.bfloat16, (40, 8)), ExpandLaunch(1, 32, 16, 32, 4, 0)
+    assert expand_is_right(case, launch)
+    monkeypatch.setattr(triton_single, "sum_of_shares", all_but_the_last_share)
+    assert not expand_is_right(case, launch)
+
+
+@pytest.mark.parametrize("rank", [8, 24])
+@pytest.mark.parametrize("columns", [(16, 16), (24, 8)], ids=["aligned", "not aligned"])
+def test_ranks_that_are_multiples_of_eight_alone_give_the_dense_product(rank: int, columns: tuple[int, ...]) -> None:
+    assert expand_is_right(small_case(rank, torch.bfloat16, columns), ExpandLaunch(16, 64, 32, 64, 4, 0))
 
 
 def test_calls_in_a_row_read_what_the_call_before_wrote() -> None:

@@ -8,7 +8,7 @@ from conformance.certification.clause_tests import bodies_of
 from conformance.judging.verdicts import Violation
 from conformance.subjects.outcomes import NotExercised
 from conformance.subjects.subject import Subject
-from tests.models import planted_beside_language, planted_in_forwards, planted_in_names  # noqa: F401 - register theirs
+from tests.models import planted_beside_language, planted_in_forwards, planted_in_names  # noqa: F401 - register their bugs
 from tests.models.planted import PLANTED
 
 pytestmark = pytest.mark.vllm

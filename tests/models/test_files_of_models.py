@@ -21,9 +21,9 @@ from conformance.test_files.layout import CannotWrite
 from conformance.test_files.lora_compat_dialect import LoraCompat
 from conformance.test_files.vllm_dialect import Vllm
 from conformance.test_files.writer import MOST_OF_A_MODEL, write
-from strategies.models.adapters import ModelAdapter
+from strategies.models.adapters import SAVED_EMBEDDING, ModelAdapter
 from strategies.models.cases import ModelCase
-from tests.models import planted_in_names  # noqa: F401 - registers its bugs
+from tests.models import planted_beside_language, planted_in_names  # noqa: F401 - register their bugs
 from tests.models.planted import PLANTED, Planted
 from tests.suite import ROOT
 
@@ -36,6 +36,7 @@ SHOWN = (
     *("every_adapter_into_the_first_slot", "a_removed_adapter_comes_back_halved", "loading_writes_to_the_directory"),
     *("no_dummy_for_the_warm_up", "lora_refused_where_it_is_declared"),  # MODEL-6
     *("every_rank_takes_the_first_ones_rows", "every_rank_takes_the_first_ones_columns"),  # MODEL-7
+    *("a_feature_is_refused_without_its_name", "towers_go_by_the_tokens_of_text"),  # MODEL-9, MODEL-10
 )
 FOUND = {  # in vLLM itself
     "46": ("MODEL-1", ModelCase("mixtral", adapter=ModelAdapter((), ("mlp.gate.weight",)))),
@@ -44,6 +45,8 @@ FOUND = {  # in vLLM itself
     "48 on disk": ("MODEL-3", ModelCase("mixtral", adapter=ModelAdapter((), ("experts.gate_up_proj",)))),
     "49": ("MODEL-7", ModelCase("falcon_h1", adapter=ModelAdapter(("in_proj",)), tp_size=2)),
     "50": ("MODEL-2", ModelCase("llama4_text", adapter=ModelAdapter(("q_proj",)))),
+    "76": ("MODEL-9", ModelCase(adapter=ModelAdapter(("o_proj", "embed_tokens"), feature=SAVED_EMBEDDING))),
+    "112": ("MODEL-10", ModelCase("WhisperForConditionalGeneration", adapter=ModelAdapter(("encoder.layers.#.fc1",)))),
 }
 IDENTITY = {"implementation": "vllm", "torch": torch.__version__}
 
@@ -96,7 +99,7 @@ def test_the_file_is_red_with_the_planted_bug_and_green_without_it(
     texts.append(text)
     with pytest.MonkeyPatch.context() as planting:
         bug.plant(planting)
-        with pytest.raises((AssertionError, KeyError, NotImplementedError, ValueError)):
+        with pytest.raises((AssertionError, KeyError, NotImplementedError, RuntimeError, ValueError)):
             run_text(text, planting)
     with pytest.MonkeyPatch.context() as clean:
         run_text(text, clean)
@@ -109,7 +112,7 @@ def test_the_file_of_a_finding_is_red_on_vllm(
     text = written(subject, *FOUND[finding])
     assert_stands_alone(text)
     texts.append(text)
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, RuntimeError)):
         run_text(text, monkeypatch)
 
 

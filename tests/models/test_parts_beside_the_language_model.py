@@ -21,7 +21,7 @@ from strategies.models.adapters import ModelAdapter
 from strategies.models.cases import ModelCase, ModelDraws
 from strategies.models.configs import ConfigChoices, config_choices
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("subject")]  # which says that this is a CPU
 
 CLASSIFIER = ModelCase(
     target="Qwen3ForSequenceClassification", adapter=ModelAdapter(modules=("o_proj",), saved=("score",))

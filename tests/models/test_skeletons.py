@@ -18,7 +18,7 @@ from strategies.models.adapters import ModelAdapter
 from strategies.models.cases import ModelCase
 from strategies.models.configs import ConfigChoices
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("subject")]  # which says that this is a CPU
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,9 @@ pytestmark = pytest.mark.vllm
         ("IsaacForConditionalGeneration", {"vision_embedding.1", "vision_embedding.3", "k_proj"}),
         ("MiniCPMV", {"kv_proj", "model.layers.#.self_attn.q_proj", "encoder.layers.#.self_attn.q_proj"}),
         ("MolmoForCausalLM", {"att_proj", "ff_proj", "blocks.#.ff_out", "transformer.ff_out", "image_projector.w1"}),
+        ("TeleChat2ForCausalLM", {"query", "key_value", "dense", "gate_proj"}),
+        ("Molmo2ForConditionalGeneration", {"att_proj", "ff_out", "wk", "image_projector.w1"}),
+        ("NemotronH_Nano_VL_V2", {"qkv", "mlp1.1", "in_proj", "q_proj"}),
         ("Phi4MMForCausalLM", {"qkv_proj", "gate_up_proj", "v_proj", "speech.0", "vision.2"}),
     ],
 )

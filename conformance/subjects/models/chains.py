@@ -183,6 +183,6 @@ def _check_merge(
     for name, tensor in after.items():
         if name not in right:
             raise NotApplicable("PEFT merges no layer inside of a module of which it adapts a parameter too")
-        saved = any(name.rpartition(".")[0].endswith(one) for one in case.adapter.saved)
+        saved = any(one in name.split(".") for one in case.adapter.saved)
         if not saved and not torch.equal(tensor.float(), right[name]):
             raise HarnessError(f"PEFT's merge of {name} is not W + scaling · B · A of the saved tensors")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 _SECOND_RUNNER = "vLLM serves it with its V2 model runner alone, which needs Triton, and a CPU has none"
-_OWN_CONFIG = "vLLM reads the configuration of the code published with the weights; transformers' class renames it"
 
 # Architectures that stand beside no checkpoint of their own, and why.
 NOT_BUILDABLE = {
@@ -11,12 +10,7 @@ NOT_BUILDABLE = {
     "InklingForCausalLM": "vLLM reads a configuration and names on disk that transformers' text model has not",
     "InternS2MobiusForConditionalGeneration": "transformers has no model whose layers share their experts",
     "LongcatFlashNgramForCausalLM": _SECOND_RUNNER,
-    "Molmo2ForConditionalGeneration": _OWN_CONFIG,
     "NanbeigeForCausalLM": "transformers has no implementation of it, which vLLM would ask for",
-    "NemotronH_Nano_Omni_Reasoning_V3": _OWN_CONFIG,
-    "NemotronH_Nano_VL_V2": _OWN_CONFIG,
-    "NemotronH_Omni_Reasoning_V3": _OWN_CONFIG,
-    "NemotronH_Super_Omni_Reasoning_V3": _OWN_CONFIG,
     "OlmoHybridForCausalLM": "its checkpoints have three convolutions, and vLLM 0.33.0 does not tell the loader of "
     "the one that they make which it is handed: no checkpoint loads, adapters or not",
     "OpenPanguVLForConditionalGeneration": "vLLM asks its processor, whose files are not made, while it is built",

@@ -83,7 +83,12 @@ class Recipe(TypedDict, total=False):
 
 _MAPPINGS = ("types", "before", "after", "names")
 
+_OMNI = (
+    *("NemotronH_Nano_VL_V2", "NemotronH_Nano_Omni_Reasoning_V3"),
+    *("NemotronH_Super_Omni_Reasoning_V3", "NemotronH_Omni_Reasoning_V3"),
+)
 RECIPES: Mapping[str, Recipe] = {
+    **{name: Recipe(dtypes=("float32",)) for name in _OMNI},  # its towers have the language model's own
     "BertSpladeSparseEmbeddingModel": {"before": {"tie_word_embeddings": False}},
     "ClefFlashForJointSchema": {"before": {"joint_head_config": _SCHEMA_HEAD}},
     "ClefOmniForJointSchema": {"before": {"joint_head_config": _SCHEMA_HEAD}},

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from conformance.subjects.models.remote_kind import CHATGLM, COMMON, LLAMA, WHISPER, RemoteCode
+from conformance.subjects.models.remote_molmo import MOLMO
 
 # Language models.
 _QWEN2: Mapping[str, Any] = {"model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18944,
@@ -62,24 +63,6 @@ _MINICPMV: Mapping[str, Any] = {
     "slice_mode": True, "batch_vision_input": True, "vision_config": _SIGLIP,
 }  # fmt: skip
 _MINICPMO: Mapping[str, Any] = {**_MINICPMV, "audio_config": WHISPER, "audio_pool_step": 2, "audio_chunk_length": 1.0}
-_MOLMO: Mapping[str, Any] = {
-    "embedding_size": 152064, "qkv_bias": True, "attention_layer_norm": False, "layer_norm_type": "rms",
-    "layer_norm_eps": 1e-6, "norm_after": False, "weight_tying": False,
-}  # fmt: skip
-_MOLMO_NAMES = {
-    r"^model\.wte\.(new_)?embedding\.weight": r"model.transformer.wte.\1embedding",
-    r"^model\.layers\.": "model.transformer.blocks.",
-    r"^model\.norm\.": "model.transformer.ln_f.",
-    r"^lm_head\.": "model.transformer.ff_out.",
-    r"self_attn\.qkv_proj": "att_proj",
-    r"self_attn\.o_proj": "attn_out",
-    r"(blocks.*)mlp\.gate_up_proj": r"\1ff_proj",
-    r"(blocks.*)mlp\.down_proj": r"\1ff_out",
-    r"input_layernorm": "attn_norm",
-    r"post_attention_layernorm": "ff_norm",
-    r"image_projector\.down_proj": "image_projector.w2",
-    r"^vision_backbone\.": "model.vision_backbone.",
-}
 _DEEPSEEK_OCR: Mapping[str, Any] = {
     "language_config": _DEEPSEEK, "tile_tag": "2D", "global_view_pos": "head",
     "projector_config": {"model_type": "mlp_projector", "projector_type": "linear", "input_dim": 2048,
@@ -117,8 +100,29 @@ _NEMOTRON_VL_NAMES = {
     r"^vision_model\.vision_model\.": "vision_model.",
 }
 _SMALL_NEMOTRON_VL = {"force_image_size": 28, "llm_config.architectures": ["LlamaBidirectionalModel"]}
+_NEMOTRON_H: Mapping[str, Any] = {
+    "patch_size": 16, "force_image_size": 512, "downsample_ratio": 0.5, "ps_version": "v2", "template": "nemotron",
+    "image_tag_type": "internvl", "vit_hidden_size": 1280, "projector_hidden_size": 20480,
+    "norm_mean": [0.5, 0.5, 0.5], "norm_std": [0.5, 0.5, 0.5], "img_context_token_id": 131072,
+    "vision_config": {"model_type": "radio_of_timm", "patch_size": 16,
+                      "args": {"model": "vit_huge_patch16_224", "cpe_max_size": 64}},
+    "llm_config": {"model_type": "nemotron_h", "layers_block_type": ["linear_attention", "mlp", "full_attention"]},
+}  # fmt: skip
+_NEMOTRON_H_NAMES = {
+    r"^vision_model.*\.ls[12]$": "",
+    r"^vision_model\.model\.encoder\.layers\.": "vision_model.radio_model.model.blocks.",
+    r"^vision_model\.model\.": "vision_model.radio_model.model.",
+    r"^language_model\.model\.": "language_model.backbone.",
+    r"(^language_model.*)embed_tokens": r"\1embeddings",
+    r"mixer\.A$": "mixer.A_log",
+}
+_SMALL_NEMOTRON_H = {
+    "patch_size": 16, "vision_config.patch_size": 16, "force_image_size": 32,
+    "llm_config.architectures": ["NemotronHForCausalLM"], "llm_config.dtype": "float32",
+}  # fmt: skip
 
 WITH_TOWERS: Mapping[str, RemoteCode] = {
+    **MOLMO,
     "BagelForConditionalGeneration": RemoteCode("bagel", _BAGEL, decoder="language_model.model", kept=True),
     "DeepseekOCRForCausalLM": RemoteCode(
         "deepseek_vl_v2", _DEEPSEEK_OCR, _OCR_NAMES, packed=_CLIP_QKV, kept=True, small=_SMALL_OCR
@@ -156,17 +160,15 @@ WITH_TOWERS: Mapping[str, RemoteCode] = {
     ),
     "MiniCPMO": RemoteCode("minicpmo", _MINICPMO, decoder="llm.model", small={"hidden_size": 128}),
     "MiniCPMV": RemoteCode("minicpmv", _MINICPMV, decoder="llm.model", small={"hidden_size": 128}),
-    "MolmoForCausalLM": RemoteCode(
-        "molmo",
-        _MOLMO,
-        _MOLMO_NAMES,
-        packed={
-            r"model\.embed_tokens": ("wte.embedding", "wte.new_embedding:128"),
-            r".*\.merged_linear": ("w1", "w3"),
-        },
-        decoder="model.transformer",
-        small={"embedding_size": 128},
-    ),
+    **{
+        name: RemoteCode(
+            name, _NEMOTRON_H, _NEMOTRON_H_NAMES, decoder="language_model.backbone", kept=True, small=_SMALL_NEMOTRON_H
+        )
+        for name in (
+            *("NemotronH_Nano_VL_V2", "NemotronH_Nano_Omni_Reasoning_V3"),
+            *("NemotronH_Super_Omni_Reasoning_V3", "NemotronH_Omni_Reasoning_V3"),
+        )
+    },
     "NVLM_D": RemoteCode(
         "NVLM_D",
         {**_INTERN_VL, "vision_config": _NVLM_VIT},

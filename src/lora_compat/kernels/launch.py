@@ -9,6 +9,7 @@ shrink tile        `SHRINK_TILES`              `shrink_cost`
 expand tile        `EXPAND_TILES`              `expand_cost`
 columns at once    whole tiles                 `tiles_per_program`, `expand_cost`
 ``block_r``        16 to 256                   rank
+tile of one token  `SINGLE_EXPAND`             `one_by_one`, `single_shrink_launch`
 =================  ==========================  ==============================================
 
 A cost is in bytes: what one multiprocessor could have read meanwhile. The numbers in it were fitted to 7,700 launches
@@ -32,6 +33,10 @@ MIN_SHARE = 128  # of K
 SHRINK_TILES = tuple((m, n) for m in (16, 32, 64, 128) for n in (16, 32, 64, 128, 256) if m * n <= 128 * 128)
 DEPTHS = (64, 128, 256)  # of K at once
 SHRINK_STAGES = 4
+LINE = 64  # of K, a line of the cache in 16 bits: what tiles of one token split K by
+SINGLE_TILE = 16_384  # elements of A that a program of one token holds in registers
+# (columns, warps) by block_r, for one token; a thread for each of the rank adds up its shares. Others: tensor cores.
+SINGLE_EXPAND = {8: (128, 4), 64: (32, 2), 128: (32, 4), 256: (32, 4)}
 SHARED_MEMORY = 200_000  # bytes of a multiprocessor that the stages of shrink may take
 # (tokens, columns, warps, stages) by block_r; no stages: the next tile is read by hand, the first before the wait.
 NARROW = ((16, 64, 4, 0), (16, 128, 4, 0), (32, 64, 4, 0), (32, 128, 4, 0), (64, 64, 4, 0), (64, 128, 4, 0))
@@ -91,8 +96,25 @@ def shrink_launch(batch: TokenBatch, slices: int, rank: int, k_size: int, dtype:
 def _shrink_launch(
     groups: tuple[int, ...], slices: int, rank: int, k_size: int, wide: bool, programs: int
 ) -> ShrinkLaunch:
+    if one_by_one(groups) and k_size <= 4 * SINGLE_TILE:
+        return single_shrink_launch(groups, slices * rank, k_size, programs)
     launches = shrink_launches(groups, slices * rank, k_size, wide, programs)
     return min(launches, key=lambda launch: shrink_cost(launch, groups, slices, rank, k_size, programs))
+
+
+def one_by_one(groups: tuple[int, ...]) -> bool:
+    """Whether tokens share slots so little that each is multiplied by itself."""
+    most = max(groups, default=1)
+    return most <= 2 or (most <= 8 and 2 * sum(groups) <= 3 * len(groups))
+
+
+def single_shrink_launch(groups: tuple[int, ...], columns: int, k_size: int, programs: int) -> ShrinkLaunch:
+    """For one token a tile: shares of at most 512 of K, as far as 16 go, and a program for each multiprocessor."""
+    lines = -(-k_size // LINE)
+    split = next((share for share in SHARES if -(-lines // share) * LINE <= 512), SHARES[-1])
+    block_k = power_of_two(-(-lines // split) * LINE, LINE, SINGLE_TILE)
+    tall = (n for n in (16, 8) if n * block_k <= SINGLE_TILE and sum(groups) * -(-columns // n) * split >= programs)
+    return ShrinkLaunch(1, next(tall, 4), block_k, split, 4, 1)
 
 
 def shrink_launches(
@@ -156,6 +178,10 @@ def expand_launch(
 def _expand_launch(
     groups: tuple[int, ...], slice_sizes: tuple[int, ...], rank: int, dtype: torch.dtype, split: int, programs: int
 ) -> ExpandLaunch:
+    block_r = power_of_two(rank, 8, 512)
+    if one_by_one(groups) and block_r in SINGLE_EXPAND:
+        columns, num_warps = SINGLE_EXPAND[block_r]
+        return ExpandLaunch(1, columns, block_r, columns, num_warps, 0)
     launches = expand_launches(groups, slice_sizes, rank, dtype, programs)
     return min(launches, key=lambda launch: expand_cost(launch, groups, slice_sizes, rank, split, programs))
 

@@ -12,21 +12,8 @@ from torch import Tensor
 from lora_compat.kernels.batch import TokenBatch
 from lora_compat.kernels.launch import ExpandLaunch, expand_launch
 from lora_compat.kernels.triton_dot import dot_thirds, thirds
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def sum_of_shares(  # type: ignore[no-untyped-def]
-    hidden, stride_hs, stride_hr, mask, r, rank,
-    SPLIT: tl.constexpr,
-):  # fmt: skip
-    """``[BLOCK_M, BLOCK_R]``: the partial sums of the shares of K, always added in the same order."""
-    pointers = hidden + r[None, :] * stride_hr
-    mask = mask & (r < rank)[None, :]
-    total = tl.load(pointers, mask=mask, other=0.0)
-    for _ in tl.static_range(SPLIT - 1):
-        pointers += stride_hs
-        total += tl.load(pointers, mask=mask, other=0.0)
-    return total
+from lora_compat.kernels.triton_memory import sum_of_shares
+from lora_compat.kernels.triton_single import expand_single_kernel
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -52,6 +39,12 @@ def place_of(  # type: ignore[no-untyped-def]
     return slot, token, slice_index, first, end
 
 
+@triton.jit
+def eights(value):  # type: ignore[no-untyped-def]
+    """``value``, a multiple of 8, as one that the compiler knows to be: else it would read one element at a time."""
+    return value // 8 * 8
+
+
 @triton.jit  # type: ignore[untyped-decorator]
 def expand_kernel(  # type: ignore[no-untyped-def]
     partial, lora_b, scaling, output, tile_slots, tile_tokens, chunks,
@@ -59,13 +52,15 @@ def expand_kernel(  # type: ignore[no-untyped-def]
     stride_hs, stride_ht, stride_hl, stride_hr, stride_bs, stride_bn, stride_br,
     stride_s, stride_ot, stride_on,
     SPLIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr,
-    RANK_FITS: tl.constexpr, ALIGNED: tl.constexpr, PDL: tl.constexpr,
+    RANK_FITS: tl.constexpr, ALIGNED: tl.constexpr, EIGHTS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """``output[t, n] += Σ_r (scaling[slot(t)] · Σ_s partial[s, t, l(n), r]) · B[slot(t), n, r]``.
 
     partial is ``[split, tokens, slices, rank]`` float32, B ``[slots, columns, rank]``, scaling ``[slots]``, output
     ``[tokens, columns]``, all of any strides. Any rank: what ``BLOCK_R`` does not hold is read again for every tile.
     """
+    if EIGHTS:  # the compiler knows of multiples of 16 by itself
+        rank, stride_bn, stride_ht, stride_hl = eights(rank), eights(stride_bn), eights(stride_ht), eights(stride_hl)
     slot, token, slice_index, first, end = place_of(tile_slots, tile_tokens, chunks, chunks_total, BLOCK_M, ALIGNED)
     has_token = (token >= 0)[:, None]
     r = tl.arange(0, BLOCK_R).to(tl.int64)
@@ -82,7 +77,8 @@ def expand_kernel(  # type: ignore[no-untyped-def]
     if PDL:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
-    hidden = factor * sum_of_shares(hidden_rows, stride_hs, stride_hr, has_token, r, rank, SPLIT)
+    has_hidden = has_token & (r < rank)[None, :]
+    hidden = factor * sum_of_shares(hidden_rows + r[None, :] * stride_hr, stride_hs, has_hidden, SPLIT)
     high, middle, low = thirds(hidden, weights.dtype)
 
     for _ in tl.range(first, end, BLOCK_N, num_stages=1):
@@ -95,7 +91,9 @@ def expand_kernel(  # type: ignore[no-untyped-def]
             for more in tl.range(BLOCK_R, rank, BLOCK_R, num_stages=1):
                 inside = (more + r < rank)[:, None] & (here < end)
                 more_weights = tl.load(weight_rows + more * stride_br + here * stride_bn, mask=inside, other=0.0)
-                hidden = factor * sum_of_shares(hidden_rows, stride_hs, stride_hr, has_token, more + r, rank, SPLIT)
+                has_hidden = has_token & (more + r < rank)[None, :]
+                hidden_here = hidden_rows + (more + r)[None, :] * stride_hr
+                hidden = factor * sum_of_shares(hidden_here, stride_hs, has_hidden, SPLIT)
                 more_high, more_middle, more_low = thirds(hidden, weights.dtype)
                 total = dot_thirds(more_high, more_middle, more_low, more_weights, total)
         tl.store(output_rows + here * stride_on, total, mask=has_token & (here < end))
@@ -108,9 +106,11 @@ def expand_staged_kernel(  # type: ignore[no-untyped-def]
     stride_hs, stride_ht, stride_hl, stride_hr, stride_bs, stride_bn, stride_br,
     stride_s, stride_ot, stride_on,
     SPLIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr,
-    STAGES: tl.constexpr, ALIGNED: tl.constexpr, PDL: tl.constexpr,
+    STAGES: tl.constexpr, ALIGNED: tl.constexpr, EIGHTS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """`expand_kernel` for a rank that ``BLOCK_R`` holds: Triton keeps ``STAGES`` tiles of B and y on their way."""
+    if EIGHTS:  # the compiler knows of multiples of 16 by itself
+        rank, stride_bn, stride_ht, stride_hl = eights(rank), eights(stride_bn), eights(stride_ht), eights(stride_hl)
     slot, token, slice_index, first, end = place_of(tile_slots, tile_tokens, chunks, chunks_total, BLOCK_M, ALIGNED)
     has_token = (token >= 0)[:, None]
     r = tl.arange(0, BLOCK_R).to(tl.int64)
@@ -122,7 +122,8 @@ def expand_staged_kernel(  # type: ignore[no-untyped-def]
     if PDL:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
-    hidden = factor * sum_of_shares(hidden_rows, stride_hs, stride_hr, has_token, r, rank, SPLIT)
+    has_hidden = has_token & (r < rank)[None, :]
+    hidden = factor * sum_of_shares(hidden_rows + r[None, :] * stride_hr, stride_hs, has_hidden, SPLIT)
     high, middle, low = thirds(hidden, lora_b.dtype.element_ty)
     for start in tl.range(first, end, BLOCK_N, num_stages=STAGES):
         n = (start + tl.arange(0, BLOCK_N)).to(tl.int64)[None, :]
@@ -165,17 +166,19 @@ def launch_expand(
     chunks = column_chunks(slice_sizes, launch.chunk, output.device)
     grid = (len(tiles.slots) * len(chunks),)
     if grid[0]:
-        fits = rank <= launch.block_r
-        kernel, how = (
-            (expand_staged_kernel, {"STAGES": launch.num_stages}) if launch.num_stages else
-            (expand_kernel, {"RANK_FITS": fits})
-        )  # fmt: skip
-        options = {"launch_pdl": True} if dependent else {}
+        how: dict[str, object] = {"launch_pdl": True} if dependent else {}
+        kernel = expand_single_kernel
+        if launch.block_m > 1:
+            kernel = expand_staged_kernel if launch.num_stages else expand_kernel
+            how |= {"STAGES": launch.num_stages} if launch.num_stages else {"RANK_FITS": rank <= launch.block_r}
+            strides = (*partial.stride()[1:3], lora_b.stride(1))
+            how["BLOCK_M"] = launch.block_m
+            how["ALIGNED"] = all(size % 16 == 0 for size in slice_sizes)
+            how["EIGHTS"] = rank % 16 == 8 and all(stride % 8 == 0 for stride in strides)
         kernel[grid](
             partial, lora_b, scaling, output, tiles.slots, tiles.tokens, chunks,
             len(chunks), rank,
             *partial.stride(), *lora_b.stride(), *scaling.stride(), *output.stride(),
-            SPLIT=len(partial), BLOCK_M=launch.block_m, BLOCK_N=launch.block_n, BLOCK_R=launch.block_r,
-            ALIGNED=all(size % 16 == 0 for size in slice_sizes),
-            PDL=dependent, num_warps=launch.num_warps, **how, **options,
+            SPLIT=len(partial), BLOCK_N=launch.block_n, BLOCK_R=launch.block_r,
+            PDL=dependent, num_warps=launch.num_warps, **how,
         )  # fmt: skip

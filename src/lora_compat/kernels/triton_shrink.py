@@ -8,19 +8,12 @@ import triton.language as tl
 from torch import Tensor
 
 from lora_compat.kernels.batch import TokenBatch
-from lora_compat.kernels.launch import ShrinkLaunch, shrink_launch
+from lora_compat.kernels.launch import LINE, ShrinkLaunch, shrink_launch
 from lora_compat.kernels.triton_dot import dot
+from lora_compat.kernels.triton_memory import prefetch
+from lora_compat.kernels.triton_single import shrink_single_kernel
 
 LINE_BYTES = 128
-
-
-@triton.jit
-def prefetch(pointers):  # type: ignore[no-untyped-def]
-    """Brings the lines of these addresses to L2 and reads nothing: who writes them later is still seen."""
-    addresses = pointers.to(tl.int64, bitcast=True)
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [addresses], dtype=tl.int32, is_pure=False, pack=1
-    )
 
 
 @triton.jit(do_not_specialize=["split", "column_tiles"])  # type: ignore[untyped-decorator]
@@ -99,16 +92,21 @@ def launch_shrink(
     make = torch.zeros if zeroed else torch.empty  # nobody writes a row of a token without an adapter
     partial = make(launch.split, len(batch), slices, rank, dtype=torch.float32, device=x.device)
     column_tiles = triton.cdiv(columns, launch.block_n)
-    k_share = triton.cdiv(triton.cdiv(k_size, launch.block_k), launch.split) * launch.block_k
+    unit = LINE if launch.block_m == 1 else launch.block_k
+    k_share = triton.cdiv(triton.cdiv(k_size, unit), launch.split) * unit
     grid = (len(tiles.slots) * column_tiles * launch.split,)
     if grid[0]:
-        options = {"launch_pdl": True} if dependent else {}
-        shrink_kernel[grid](
+        how: dict[str, object] = {"launch_pdl": True} if dependent else {}
+        kernel = shrink_single_kernel
+        if launch.block_m > 1:
+            kernel = shrink_kernel
+            how["BLOCK_M"] = launch.block_m
+        kernel[grid](
             x, lora_a, partial, tiles.slots, tiles.tokens,
             len(batch), columns, rank, k_size, k_share, launch.split, column_tiles,
             *x.stride(), *lora_a.stride(),
-            BLOCK_M=launch.block_m, BLOCK_N=launch.block_n, BLOCK_K=launch.block_k,
+            BLOCK_N=launch.block_n, BLOCK_K=launch.block_k,
             LINE=LINE_BYTES // x.element_size(), PDL=dependent,
-            num_warps=launch.num_warps, num_stages=launch.num_stages, **options,
+            num_warps=launch.num_warps, num_stages=launch.num_stages, **how,
         )  # fmt: skip
     return partial

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -52,7 +52,7 @@ def tensors_taken(
         Whatever vLLM does for a configuration that it does not take.
     """
     with torch.device("cpu"), bare_model(directory, torch.float32, alone(), lora=True) as (model, _), torch.no_grad():
-        found = []
+        found, absent = [], []
         utils = importlib.import_module("vllm.model_executor.utils")
         declared = {rf"(.*\.)?{re.escape(last)}": own for last, own in utils.get_packed_modules_mapping(model).items()}
         of_layers = {**packed, **declared}
@@ -63,7 +63,8 @@ def tensors_taken(
                 for pattern, instead in renamed.items():
                     called = re.sub(pattern, instead, called)
                 found += [replace(one, name=called)] if called else []
-        _require_filled(model, found)
+                absent += [] if called else [one.name]
+        _require_filled(model, found, absent)
         return tuple(found)
 
 
@@ -91,7 +92,7 @@ def _tensors_of(
         return
     own = getattr(module, "org_vocab_size", len(parameter) if parameter.ndim else 0)
     shape = (own, *parameter.shape[1:]) if parameter.ndim else ()
-    convolves = leaf == "weight" and "Conv" in type(module).__name__ and len(shape) > 2
+    convolves = leaf == "weight" and ("Conv" in type(module).__name__ or "conv" in last) and len(shape) > 2
     called = _joined(parent, members[0] if len(members) == 1 else last, leaf)
     yield CheckpointTensor(called, shape, is_embedding(module), convolves)
 
@@ -121,7 +122,7 @@ def _joined(*parts: str) -> str:
     return ".".join(part for part in parts if part)
 
 
-def _require_filled(model: Any, tensors: Sequence[CheckpointTensor]) -> None:
+def _require_filled(model: Any, tensors: Sequence[CheckpointTensor], absent: Collection[str]) -> None:
     for parameter in model.parameters():
         if parameter.is_floating_point():
             parameter.fill_(torch.nan)
@@ -129,6 +130,6 @@ def _require_filled(model: Any, tensors: Sequence[CheckpointTensor]) -> None:
         model.load_weights((one.name, torch.zeros(one.shape)) for one in tensors)
     except (KeyError, ValueError, AssertionError, RuntimeError, AttributeError) as error:
         raise NamesUnknown(f"its loader broke off: {type(error).__name__}: {str(error).splitlines()[:1]}") from error
-    empty = [name for name, parameter in model.named_parameters() if parameter.isnan().any()]
+    empty = [name for name, parameter in model.named_parameters() if name not in absent and parameter.isnan().any()]
     if empty:
         raise NamesUnknown(f"its loader leaves {', '.join(empty)} empty")

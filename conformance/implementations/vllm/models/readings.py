@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -66,8 +70,8 @@ class Reader:
         return own | {key: tensor.cpu() for key, tensor in self._view.weights(name, lora, own).items()}
 
     def _head(self, own: Parts) -> Parts:
-        """Its weight is read through the logits, where there are any; a class without may look its rows up."""
-        return {} if LOGITS in self._names else own
+        """Its weight is read through the logits, where there are any; a class without may have another use for it."""
+        return own if LOGITS not in self._names and _uses_its_head(self._model.__class__) else {}
 
     def _output(self, name: str, part: str, run: Callable[[], Tensor]) -> dict[str, Tensor] | None:
         return self._run(name, lambda: {part: run()})
@@ -134,6 +138,14 @@ def _towers(model: nn.Module) -> Iterator[str]:
     for name, module in model.named_modules():
         for part in getattr(module, "_tower_model_names", ()):
             yield f"{name}.{part}." if name else f"{part}."
+
+
+@cache
+def _uses_its_head(cls: type) -> bool:
+    """Whether the code of a class takes its LM head anywhere: most that pool are handed one by a base, and do not."""
+    own = (base for base in cls.__mro__ if base.__module__.startswith("vllm."))
+    trees = (ast.parse(textwrap.dedent(inspect.getsource(base))) for base in own)
+    return any(isinstance(node, ast.Attribute) and node.attr == "lm_head" for tree in trees for node in ast.walk(tree))
 
 
 @contextmanager

@@ -117,7 +117,9 @@ class VllmView(AdaptersView):
     def __init__(self, worker: Any, number: int | None, group: RankGroup, *, apart: bool = False) -> None:
         self._worker, self._number, self._group, self._apart = worker, number, group, apart
         with_towers = getattr(worker, "supports_tower_connector_lora", bool)()
-        self._parts = ("LANGUAGE", "TOWER", "CONNECTOR") if with_towers else ("",)
+        self._parts = ("LANGUAGE", "TOWER") if with_towers else ("",)
+        if with_towers and worker._adapter_manager.mm_mapping.connector:  # who has none is not told of its tokens
+            self._parts = (*self._parts, "CONNECTOR")
 
     def base_of(self, module: nn.Module) -> nn.Module | None:
         return module.base_layer if isinstance(module, runtime().lora_layers.BaseLayerWithLoRA) else None

@@ -23,6 +23,17 @@ def _with(sizes: Mapping[str, Any]) -> Callable[[Any], Any]:
     return lambda made: lambda *given, **named: made(*given, **{**named, **sizes})
 
 
+def _small_radio(made: Any) -> Any:
+    """Its sizes are those of the name of a model of timm's."""
+
+    def small(**named: Any) -> Any:
+        config = made(**named)
+        config.update({"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_hidden_layers": 2})
+        return config
+
+    return small
+
+
 class _Tokenizer:
     """Has a number for whatever is asked."""
 
@@ -54,6 +65,7 @@ _INSTEAD: Mapping[str, Mapping[str, Callable[[Any], Any]]] = {
     },
     "isaac": {"cached_tokenizer_from_config": _tokenizer},
     "molmo": {"VisionBackboneConfig": _with(_MOLMO)},
+    "nano_nemotron_vl": {"cached_tokenizer_from_config": _tokenizer, "RadioConfig": _small_radio},
     "phi4mm": {"SiglipVisionConfig": _with(_SIGLIP)},
 }
 _WITH = {"deepseek_ocr": ("deepencoder",), "unlimited_ocr": ("deepencoder", "deepseek_ocr")}
