@@ -32,7 +32,7 @@ from conformance.judging.served_models import (
     require_served,
 )
 from conformance.judging.verdicts import Violation
-from conformance.oracles.logits import right_logits
+from conformance.oracles.logits import exact_logits
 from conformance.subjects.models.checkpoints import content_of
 from conformance.subjects.models.observing import Readings, Refusal, server_of
 from conformance.subjects.models.programs import Programs
@@ -227,9 +227,10 @@ def require_right_logits(subject: Subject, case: ModelCase) -> None:
     """Raises where every module is served rightly, and the model as a whole is not."""
     __tracebackhide__ = True
     programs = programs_of(subject, case)
-    right = right_logits(case, programs.chain)
-    (seen,) = on_all(subject, case, partial(programs.logits, right.tokens))
+    exact = exact_logits(case, programs.chain)
+    (seen,) = on_all(subject, case, partial(programs.logits, exact.tokens))
     require_loaded(programs.chain, [seen])
+    right = exact.with_bounds(case, programs.chain)
     assert not isinstance(seen, Refusal)
     try:
         require_logits(case, right, *seen)

@@ -62,7 +62,21 @@ class RightLogits:
         return RightLogits(self.tokens[:count], self.base.first(count), self.adapted.first(count))
 
 
-def right_logits(case: ModelCase, chain: Chain) -> RightLogits:
+@dataclass(frozen=True, slots=True)
+class ExactLogits:
+    """The logits of PEFT's own model in float64, ``[tokens, vocabulary]``, without and with the adapter."""
+
+    tokens: Tensor
+    base: Tensor
+    adapted: Tensor
+
+    def with_bounds(self, case: ModelCase, chain: Chain) -> RightLogits:
+        """The same with what rounding comes to, which only who has logits to compare has to know."""
+        base, adapted = _run(case, chain, self.tokens, double=False)
+        return RightLogits(self.tokens, Logits(self.base, base), Logits(self.adapted, adapted))
+
+
+def exact_logits(case: ModelCase, chain: Chain) -> ExactLogits:
     """What PEFT's own model gives.
 
     Raises:
@@ -71,9 +85,7 @@ def right_logits(case: ModelCase, chain: Chain) -> RightLogits:
     if not resolved(case.target).implementation:
         raise NotApplicable("transformers has no implementation of it")
     tokens = tokens_of(case)
-    base, adapted = _run(case, chain, tokens, double=True)
-    rounded_base, rounded = _run(case, chain, tokens, double=False)
-    return RightLogits(tokens, Logits(base, rounded_base), Logits(adapted, rounded))
+    return ExactLogits(tokens, *_run(case, chain, tokens, double=True))
 
 
 def tokens_of(case: ModelCase) -> Tensor:

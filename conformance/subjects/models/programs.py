@@ -81,14 +81,22 @@ class Programs:
         return found
 
     def written(self, writings: Sequence[Writing], group: RankGroup) -> list[tuple[Readings, Readings | Refusal]]:
-        """Readings of the base and with the adapter, as PEFT wrote it and in each other way."""
+        """Readings of the base and with the adapter, as PEFT wrote it and in each other way.
+
+        A model that took one way is asked for the next; one that did not may have taken a part of it.
+        """
         ways = [(self.chain.adapter, self.settings.fused_experts)]
         ways += [(one.directory, one.fused_experts) for one in writings]
         seen: list[tuple[Readings, Readings | Refusal]] = []
+        loaded: dict[bool, tuple[ServedModel, Readings]] = {}
         for directory, fused in ways:
-            model, base = self._loaded(group, replace(self.settings, fused_experts=fused))
+            if fused not in loaded:
+                loaded[fused] = self._loaded(group, replace(self.settings, fused_experts=fused))
+            model, base = loaded[fused]
             refusal = attempt(partial(model.add, 1, directory))
             seen.append((base, refusal or model.read(1)))
+            if refusal or attempt(partial(model.remove, 1)):
+                del loaded[fused]
         return seen
 
     def switched_on(self, group: RankGroup) -> Seen:

@@ -190,8 +190,13 @@ def own_tensors(module: Any) -> list[tuple[str, Tensor]]:
         return [
             (name, tensor.detach())
             for name, tensor in held
-            if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel() and not tensor.is_meta
+            if _is_tensor(tensor.__class__) and tensor.is_floating_point() and tensor.numel() and not tensor.is_meta
         ]
+
+
+@cache
+def _is_tensor(kind: type) -> bool:
+    return issubclass(kind, Tensor)
 
 
 def _multiplies(module: Any) -> bool:

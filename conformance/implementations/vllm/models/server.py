@@ -116,6 +116,7 @@ class VllmView(AdaptersView):
 
     def __init__(self, worker: Any, number: int | None, group: RankGroup, *, apart: bool = False) -> None:
         self._worker, self._number, self._group, self._apart = worker, number, group, apart
+        self._served: tuple[int, bool] | None = None  # by the last call; nobody else's comes in between
         with_towers = getattr(worker, "supports_tower_connector_lora", bool)()
         self._parts = ("LANGUAGE", "TOWER") if with_towers else ("",)
         if with_towers and worker._adapter_manager.mm_mapping.connector:  # who has none is not told of its tokens
@@ -133,6 +134,9 @@ class VllmView(AdaptersView):
         return {"weight": linear_weight(lora, self._group)} if linear else {}
 
     def serve(self, tokens: int, *, tower: bool = False) -> None:
+        if self._served == (tokens, tower):
+            return
+        self._served = tokens, tower
         layers = importlib.import_module("vllm.lora.layers")
         for part in self._parts:  # each has token maps of its own
             others = self._apart and (part in ("", "LANGUAGE")) is tower
