@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 SERVER = "TESTS_FORKS"  # tells a process where `tests.forked` finds the server
 IMPORTED = ("conformance.conftest", "conformance.cli", "strategies.drawing", "jinja2", "_hypothesis_pytestplugin")
 PYTHON = (sys.executable, "-S", str(Path(__file__).with_name("forked.py")))  # for those that start it themselves
-SECONDS = 60.0
+SECONDS = 300.0  # a server that does not come is no test that hangs; a busy machine takes a minute
 
 
 @contextmanager
@@ -44,11 +44,16 @@ def address() -> str:
         listening.bind(os.path.join(folder.name, "tests"))
         listening.listen()
         listening.settimeout(SECONDS)
-        asked = ["tests.forks", folder.name]
-        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "src")}
-        threading.Thread(target=fresh.run_module, args=(asked, ROOT, environment, None), daemon=True).start()
+        threading.Thread(target=_wait, args=(folder.name,), daemon=True).start()
         _kept.extend((folder, listening.accept()[0]))
     return os.path.join(folder.name, "asked")
+
+
+def _wait(folder: str) -> None:
+    """Until the server ends."""
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "src")}
+    with suppress(fresh.ServerGone):  # that of `fresh` may end first
+        fresh.run_module(["tests.forks", folder], ROOT, environment, None)
 
 
 def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
