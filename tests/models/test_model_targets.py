@@ -132,7 +132,7 @@ def test_what_transformers_warns_of_while_it_imports_a_class_is_not_printed(monk
             warnings.warn(f"{name} is deprecated", FutureWarning, stacklevel=2)
             return name
 
-    monkeypatch.setattr(counterparts, "transformers", Deprecating())
+    monkeypatch.setattr(counterparts, "transformers", Deprecating)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert counterparts.imported("AnyForCausalLM") == "AnyForCausalLM"
