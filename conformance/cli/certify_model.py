@@ -50,5 +50,5 @@ def run(arguments: argparse.Namespace) -> int:
     given += ["--resume", arguments.resume] if arguments.resume is not None else []
     given += ["--as-met"] if arguments.as_met else []
     asked = [one_of("--clause", clause, MODEL_CLAUSES) for clause in arguments.clause]
-    given += ["-k", " or ".join(asked)] if asked else []
+    given += ["-m", " or ".join(f"clause(id='{clause}')" for clause in asked)] if asked else []
     return exit_code([*pytest_arguments(arguments), *given, "-n", str(arguments.workers)])

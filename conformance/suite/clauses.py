@@ -18,7 +18,7 @@ def check(clause: str, strategy: Source) -> Callable[[Body], Callable[..., None]
     entry = CONTRACT[clause]
 
     def decorate(body: Body) -> Callable[..., None]:
-        @pytest.mark.clause(clause)
+        @pytest.mark.clause(clause, id=clause)  # by which -m tells MODEL-1 from MODEL-10
         def test(clause_run: Checking, record_property: Callable[[str, object], None], shard: int) -> None:
             __tracebackhide__ = True
             result = clause_run.check(clause, body.__name__, strategy, body)

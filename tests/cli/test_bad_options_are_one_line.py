@@ -68,7 +68,7 @@ def test_the_clauses_that_are_asked_of_a_model_are_those_that_pytest_selects(mon
     asked: list[str] = []
     monkeypatch.setattr(pytest, "main", lambda arguments: asked.extend(arguments) or 0)
     assert main(["certify-model", "llama", "--clause", "MODEL-2", "--clause", "MODEL-3"]) == Exit.OK
-    assert asked[asked.index("-k") + 1] == "MODEL-2 or MODEL-3"
+    assert asked[asked.index("-m") + 1] == "clause(id='MODEL-2') or clause(id='MODEL-3')"
     asked.clear()
     main(["certify-model", "llama"])
-    assert "-k" not in asked
+    assert "-m" not in asked
