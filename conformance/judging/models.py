@@ -24,7 +24,7 @@ from conformance.subjects.models.adapters import FilePair
 from conformance.subjects.models.chains import Chain
 from conformance.subjects.models.features import tells
 from conformance.subjects.models.observing import Readings, Refusal
-from conformance.subjects.models.programs import differ
+from conformance.subjects.models.programs import alike, differ
 from conformance.subjects.outcomes import NotApplicable, NotExercised
 from strategies.models.cases import ModelCase
 
@@ -44,7 +44,7 @@ def differences(base: Readings, want: Readings, got: Readings, rank: int) -> lis
 
 
 def same(right: Tensor, seen: Tensor | None) -> bool:
-    """Whether two tensors are equal bit for bit, what is no number in either aside; noted as an exact comparison."""
+    """Whether two tensors are equal bit for bit, no numbers in the same places; noted as an exact comparison."""
     if seen is None or seen.shape != right.shape:
         return False
     if torch.equal(seen, right):
@@ -52,7 +52,7 @@ def same(right: Tensor, seen: Tensor | None) -> bool:
         return True
     error = (seen.double() - right.double()).abs().nan_to_num(0.0)
     note(error, torch.zeros_like(error), None)
-    return torch.equal(seen.nan_to_num(1.0), right.nan_to_num(1.0))
+    return alike(seen, right)
 
 
 def _delta(base: Readings, name: str, part: str, seen: Tensor | None) -> Tensor:
@@ -126,7 +126,8 @@ def _other_than(part: str, right: Tensor, seen: Tensor | None) -> Difference:
     if seen is None or seen.shape != right.shape:
         shapes = tuple(seen.shape) if seen is not None else (), tuple(right.shape)
         return Difference(Aspect.SHAPE, *shapes, name=part)
-    at = tuple((seen.nan_to_num(1.0) != right.nan_to_num(1.0)).nonzero()[0].tolist())
+    wrong = (seen != right) & ~(seen.isnan() & right.isnan())
+    at = tuple(wrong.nonzero()[0].tolist())
     return Difference(Aspect.BITS, float(seen[at]), float(right[at]), element=at, name=part)
 
 

@@ -4,7 +4,7 @@ The head's tokens are those to sample of, one for each request; prompt logprobs 
 prompt, and nobody maps those. Here the first token of the second request gets the adapter of the first one; of a
 prompt with another number of tokens than there are requests it is an error on a CPU, and on a GPU the tokens that
 are more get no adapter. `_get_prompt_logprobs_dict` of the model runner is called as it is.
-Clause MATH-3. Releases: 0.33.0. Upstream: #51594.
+Clause MATH-3. Releases: 0.33.0.
 """
 
 # ruff: noqa: E402

@@ -3,7 +3,7 @@
 The class of NVIDIA's GPUs declares LoRA, and `fused_wkv_wgate` packed of wkv and wgate; a compressor and that of the
 indexer are projected by `torch.mm` with the wrapped layer's weight. So is wo_a, by a fused kernel that no CPU runs;
 DeepSeek V4.1 likewise. The attention's own method is called here, with `torch.mm` in float32 as no CPU has it.
-Clause WRAP-7. Releases: 0.33.0. Upstream: #57166, of V4.1.
+Clause WRAP-7. Releases: 0.33.0.
 """
 
 # ruff: noqa: E402

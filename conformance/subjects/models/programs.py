@@ -199,13 +199,14 @@ def _start(model: ServedModel) -> None:
 def differ(one: Readings, other: Readings) -> bool:
     """Whether any part of any module differs; what is no number in both, as memory that nobody wrote, does not."""
     return any(
-        part in other[name] and not _alike(tensor, other[name][part])
+        part in other[name] and not alike(tensor, other[name][part])
         for name, parts in one.items()
         for part, tensor in parts.items()
     )
 
 
-def _alike(one: Tensor, other: Tensor) -> bool:
+def alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same shape and numbers, and none in the same places."""
     if torch.equal(one, other):
         return True
     return one.shape == other.shape and torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True)
