@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from conformance.judging.facts import AFTER_A_RESET, Place
 from conformance.oracles.vocabulary import dense
 from conformance.subjects.linear import cast_adapter
 from conformance.subjects.outcomes import NotApplicable, NotExercised
+from conformance.subjects.reused_slots import served
 from conformance.subjects.subject import Subject
 from conformance.suite.clauses import check
 from conformance.values.vocabulary import VocabularyTensors, tensors_of
@@ -87,22 +89,14 @@ def _seen(subject: Subject, case: VocabularyCase, tensors: VocabularyTensors, se
         mine = given.to(subject.device, copy=True)
         bare = server.run(None, mine).to("cpu", copy=True)
 
-        def load(slot: int, adapter: LayerAdapter) -> None:
-            server.load(slot, cast_adapter(adapter, torch_dtype(case.dtype), subject.device))
+        def cast(adapter: LayerAdapter) -> LayerAdapter:
+            return cast_adapter(adapter, torch_dtype(case.dtype), subject.device)
 
-        if tensors.former is not None:
-            for slot, _ in case.adapters:
-                load(slot, tensors.former)
-            server.run(case.token_slots, mine)  # something may be kept of what was served
-        for (slot, _), adapter in zip(case.adapters, tensors.adapters, strict=True):
-            load(slot, adapter)
-        output = server.run(case.token_slots, mine).to("cpu", copy=True)
-        if tensors.former is None:
-            return Served(bare, output, bare, mine.cpu())
-        for slot, _ in case.adapters:
-            server.reset(slot)
-        emptied = server.run(case.token_slots, mine).cpu()
-        return Served(bare, output, emptied, mine.cpu())
+        former = None if tensors.former is None else cast(tensors.former)
+        slots = [slot for slot, _ in case.adapters]
+        run = partial(server.run, case.token_slots, mine)
+        output, emptied = served(server, run, slots, [*map(cast, tensors.adapters)], former)
+        return Served(bare, output, bare if emptied is None else emptied, mine.cpu())
 
     with raising(case):
         return subject.engine.run(case.tp_size, program)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -18,6 +19,7 @@ from conformance.judging.facts import AFTER_A_RESET, Aspect, Difference, Place
 from conformance.judging.verdicts import Violation
 from conformance.oracles.experts import dense
 from conformance.subjects.outcomes import NotApplicable, NotExercised
+from conformance.subjects.reused_slots import served
 from conformance.subjects.subject import Subject
 from conformance.suite.clauses import check
 from conformance.values.experts import ExpertsTensors, tensors_of
@@ -65,18 +67,10 @@ def _served(subject: Subject, case: ExpertsCase) -> list[Served]:
 
     def program(server: ExpertsServer, tensors: ExpertsTensors) -> Served:
         bare = server.bare(tensors.routed).to("cpu", copy=True)
-        if tensors.former is not None:
-            for spec in case.adapters:
-                server.load(spec.slot, tensors.former)
-            server.run(case.token_slots, tensors.routed)  # something may be kept of what was served
-        for spec, adapter in zip(case.adapters, tensors.adapters, strict=True):
-            server.load(spec.slot, adapter)
-        output = server.run(case.token_slots, tensors.routed).to("cpu", copy=True)
-        if tensors.former is None:
-            return Served(bare, output, bare)
-        for spec in case.adapters:
-            server.reset(spec.slot)
-        return Served(bare, output, server.run(case.token_slots, tensors.routed).cpu())
+        slots = [spec.slot for spec in case.adapters]
+        run = partial(server.run, case.token_slots, tensors.routed)
+        output, emptied = served(server, run, slots, tensors.adapters, tensors.former)
+        return Served(bare, output, bare if emptied is None else emptied)
 
     return observed(subject, case, program)
 

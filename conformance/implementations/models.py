@@ -88,7 +88,6 @@ class ServedModel(ABC):
 
         Towers have other rows then than the language model, and a module is mapped rightly if it goes by its own.
 
-
         A linear layer's `OUTPUT` is its forward on the unit vectors, so each row is what one input adds; `ROWS` of an
         embedding are those of every id; the module called `LOGITS` has the head's, of the unit vectors. A module whose
         forward cannot run here has the weight instead that its slots amount to. Everything else a module holds is
