@@ -76,7 +76,7 @@ class ServedModel(ABC):
 
     @abstractmethod
     def names(self) -> tuple[str, ...]:
-        """The modules that hold tensors, by the names that they have without adapters."""
+        """All modules, by the names that they have without adapters."""
 
     @abstractmethod
     def towers(self) -> tuple[str, ...]:
