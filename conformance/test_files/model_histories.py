@@ -31,11 +31,19 @@ def read(layer: Any) -> list[list[float]]:
     return (output[0] if isinstance(output, tuple) else output).tolist()
 """.strip("\n")
 _PICKLING = ['torch.save(tensors, str(file).replace(".safetensors", ".bin"))', "Path(file).unlink()"]
-_HELD = """
-def held(layer: Any) -> list[list[float]]:
-    slots = zip(layer.lora_a_stacked, layer.lora_b_stacked, strict=True)
-    return torch.cat([b[0, 0] @ a[0, 0] for a, b in slots]).tolist()
+_READ = """
+def read(worker: Any, layer: Any, *numbers: int) -> list[list[float]]:
+    ids = tuple(islice(cycle(numbers), layer.input_size))
+    worker.set_active_adapters(set(), LoRAMapping(ids, ids, is_prefill=False))
+    output = layer(torch.eye(layer.input_size))
+    return (output[0] if isinstance(output, tuple) else output).tolist()
 """.strip("\n")
+_IN_TURN = [
+    "turns = list(zip(first, second, base, second, strict=True))",
+    "right = [row[number % 4] for number, row in enumerate(turns)]",
+    "assert read(worker, layer, 1, 2, 0, 2) == right  # a batch of both and of none",
+]
+_IN_PLACE = 'worker.add_adapter(LoRARequest("one", 1, f"{folder}/other", load_inplace=True))'
 _ONE, _TWO = (f'worker.add_adapter(LoRARequest("{name}", {number}, ' for name, number in (("one", 1), ("two", 2)))
 _ADAPTER, _OTHER = 'f"{folder}/adapter"))', 'f"{folder}/other"))'
 
@@ -151,23 +159,29 @@ def reloaded(told: Told) -> Script:
         return scripted(told, lines)
     if told.case.tp_size > 1 or told.fused or not isinstance(told.fact, Difference):
         raise CannotWrite("slots that change have a form as a single file on one rank only; replay the case")
-    half = [key for pair in chains().of(told.case).file.pairs[::2] for key in pair.keys]
+    if told.fact.name != OUTPUT or told.case.options:
+        raise CannotWrite("a batch of several adapters has a form as a single file for linear layers; replay the case")
+    several, keys = told.case.deployment.slots > 1, chains().of(told.case).file.keys_by_module()[::2]
     lines = [
         *_copied(),
-        "save_file({key: tensors[key] for key in OTHER}, file)",
+        'save_file({key: -tensors[key] if "_B." in key else tensors[key] for key in OTHER}, file)',
         served,
-        _ONE + _ADAPTER,
         f'layer = model.get_submodule("{told.place.module}")',
-        "first = held(layer)",
+        "base = read(worker, layer, 0)",
+        _ONE + _ADAPTER,
+        "first = read(worker, layer, 1)",
         _TWO + _OTHER,
-        "assert held(layer) == first  # after another one was loaded",
-        "worker.remove_adapter(2)",
+        "second = read(worker, layer, 2)",
+        *(_IN_TURN if several else [_ONE + _ADAPTER, "assert read(worker, layer, 1) == first  # after another one"]),
+        _IN_PLACE,
+        "assert read(worker, layer, 1) == second",
         "worker.remove_adapter(1)",
         _ONE + _ADAPTER,
-        "assert held(layer) == first  # loaded again",
+        "assert read(worker, layer, 1) == first  # loaded again",
     ]
-    other = f"OTHER = {one_line(tuple(half))}  # a part of the same tensors"
-    return scripted(replace(told, engine={"max_loras": 2}), lines, definitions=[other, _HELD])
+    other = f"OTHER = {one_line(tuple(key for one in keys for key in one))}  # of these, with B negated"
+    plain = told if not several else replace(told, engine={"max_loras": told.case.deployment.slots})
+    return scripted(plain, lines, definitions=[other, _READ])
 
 
 def started(told: Told) -> Script:

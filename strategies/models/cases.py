@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import reject
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
@@ -24,6 +24,7 @@ from strategies.models.adapters import (
     model_adapters,
 )
 from strategies.models.configs import ConfigChoices
+from strategies.models.deployments import DEPLOYMENTS, WIDE, Deployment
 
 TP_SIZES = (1, 1, 2, 2, 4)
 
@@ -33,7 +34,7 @@ class ModelCase(Spec):
     """One model with one adapter.
 
     ``target`` is what is certified, by the name it was given; ``config`` says how small its configuration is, and how
-    it differs from the type's own. ``options`` are those of the deployment that are switched on. Every tensor is a
+    it differs from the type's own. ``options`` are those of the deployment that are given. Every tensor is a
     pure function of ``seed`` and its name.
     """
 
@@ -45,6 +46,7 @@ class ModelCase(Spec):
     dtype: Dtype = Dtype.FLOAT32
     seed: int = 0
     options: tuple[str, ...] = ()
+    deployment: Deployment = Deployment()  # noqa: RUF009 - frozen
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,8 @@ class ModelDraws:
 
     ``configs`` draws its small configurations, ``offer`` says what PEFT can target in one, None where transformers
     does not take it; both are functions of the type alone. ``options`` are what the class that serves it declares
-    that a deployment may switch on, ``switches`` the booleans of its configuration that can be turned over.
+    that a deployment may switch on, ``switches`` the booleans of its configuration that can be turned over; ``groups``
+    says that its experts can be in groups.
     """
 
     path: str
@@ -63,6 +66,7 @@ class ModelDraws:
     dtypes: tuple[Dtype, ...] = (Dtype.FLOAT32, Dtype.FLOAT32, Dtype.FLOAT32, Dtype.BFLOAT16)
     options: tuple[str, ...] = ()
     switches: tuple[tuple[str, bool], ...] = ()
+    groups: bool = False
 
     @property
     def deployments(self) -> tuple[tuple[str, ...], ...]:
@@ -72,7 +76,7 @@ class ModelDraws:
     def whole(self) -> list[ModelCase]:
         """The plainest configuration with everything adapted, then those with one boolean turned over.
 
-        And experts whose number 4 ranks do not divide.
+        And experts whose number 4 ranks do not divide or that are in groups, and everything where there is more room.
         """
         turned = (ConfigChoices(switches=(one,)) for one in self.switches)
         offers = ((config, self.offer(config)) for config in turned)
@@ -83,11 +87,12 @@ class ModelDraws:
                 for config, offer in offers
                 if offer and (modules := tuple(one for one in offer.modules if one not in offer.tied))
             ),
-            *self._uneven_experts(),
+            *self._experts(ConfigChoices(experts=6)),
+            *(self._experts(ConfigChoices(groups=2)) if self.groups else ()),
+            *(replace(case, deployment=WIDE) for case in self._plainest()[:1]),
         ]
 
-    def _uneven_experts(self) -> Iterator[ModelCase]:
-        config = ConfigChoices(experts=6)
+    def _experts(self, config: ConfigChoices) -> Iterator[ModelCase]:
         offer = self.offer(config)
         if offer is None:
             return
@@ -205,4 +210,5 @@ def model_cases(
         dtype=draw(sampled(target.dtypes, "dtype")),
         seed=draw(numbers(2**16, "seed")),
         options=draw(sampled(target.deployments, "options")) if target.options else (),
+        deployment=draw(sampled(DEPLOYMENTS, "deployment")),
     )
