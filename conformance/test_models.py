@@ -42,7 +42,8 @@ from conformance.subjects.models.writings import writings
 from conformance.subjects.outcomes import FileRefused, NotApplicable, NotExercised
 from conformance.subjects.subject import Subject
 from conformance.suite.clauses import check
-from strategies.models.cases import ModelCase, featured_cases, model_cases
+from strategies.models.cases import ModelCase, featured_cases, model_cases, restricted_cases
+from strategies.models.deployments import PLAIN
 
 
 @check("MODEL-1", model_cases(tp_sizes=(1, 1, 2)))
@@ -231,3 +232,16 @@ def require_own_tokens(subject: Subject, case: ModelCase) -> None:
     require_loaded(programs.chain, [seen])
     assert not isinstance(seen, Refusal)
     require_apart(case, *seen)
+
+
+@check("MODEL-11", restricted_cases())
+def test_what_lora_is_restricted_to_is_served_and_the_rest_refused(subject: Subject, case: ModelCase) -> None:
+    if not case.deployment.modules:
+        raise NotApplicable("LoRA is not restricted to some modules")
+    presume_served(subject, replace(case, deployment=PLAIN), "MODEL-11")
+    try:
+        require_served(subject, case, f"with LoRA on {', '.join(case.deployment.modules)} alone")
+    except Violation as found:
+        if found.anomaly == VANISHED and len(case.adapter.modules) == 1:
+            raise NotExercised("the class knows the module by another name") from found
+        raise

@@ -170,6 +170,25 @@ def featured_cases(draw: DrawFn) -> ModelCase:
 
 
 @composite
+def restricted_cases(draw: DrawFn) -> ModelCase:
+    """The target's plainest model where LoRA is restricted to one module, and an adapter of it, beside another or not.
+
+    Raises:
+        NothingFits: no model is being certified, or PEFT can target fewer than two modules in it.
+    """
+    target = _targeted()
+    offer = target.offer(ConfigChoices())
+    modules = [one for one in (offer.alone or offer.modules) if one not in offer.tied] if offer else []
+    if len(modules) < 2:
+        raise NothingFits("PEFT can target no two modules in this model")
+    served = draw(sampled(tuple(modules), "served"))
+    others = tuple((one,) for one in modules if one != served)
+    beside = draw(sampled(((), *others, *others), "beside"))
+    adapter, restricted = ModelAdapter((served, *beside)), Deployment(modules=(served.rpartition(".")[2],))
+    return ModelCase(target.path, adapter=adapter, dtype=target.dtypes[0], deployment=restricted)
+
+
+@composite
 def model_cases(
     draw: DrawFn,
     *,

@@ -65,9 +65,12 @@ class VllmManager(ModelManager):
     def replace(self, adapter_id: int, adapter: Adapter | Path) -> None:
         """By the worker's own code, around this manager."""
         workers: Any = importlib.import_module("vllm.lora.worker_manager").LRUCacheWorkerLoRAManager
-        load = self._from_disk if isinstance(adapter, Path) else self._in_memory
+        if isinstance(adapter, Path):
+            anew = self._from_disk(adapter_id, adapter)
+        else:
+            anew = self._in_memory(adapter_id, adapter)
         worker = object.__new__(workers)
-        worker._adapter_manager, worker._load_adapter = self.manager, lambda request: load(adapter_id, adapter)
+        worker._adapter_manager, worker._load_adapter = self.manager, lambda request: anew
         request = importlib.import_module("vllm.lora.request").LoRARequest
         worker.add_adapter(request(str(adapter_id), adapter_id, "anew", load_inplace=True))
 
