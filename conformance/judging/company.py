@@ -9,6 +9,9 @@ from conformance.subjects.models.observing import Refusal
 from conformance.subjects.subject import Subject
 from strategies.models.cases import ModelCase
 
+BESIDE, AFTER = "in a batch of two adapters and of none", "after another one had its slot"
+INSTEAD, AGAIN = "loaded in the place of another one", "loaded again after it was removed"
+
 
 def require_untouched(subject: Subject, case: ModelCase) -> None:
     """Raises where loading changed files, or what an adapter gives depends on others or on what was there before."""
@@ -20,10 +23,9 @@ def require_untouched(subject: Subject, case: ModelCase) -> None:
         raise Violation("file-changed", "the adapter's directory is not what it was before it was loaded", case)
     require_loaded(programs.chain, seen)
     several = case.deployment.slots > 1
-    beside = "in a batch of two adapters and of none" if several else "after another one had its slot"
     for rank, one in enumerate(one for one in seen if not isinstance(one, Refusal)):
         if one.beside is not None:
-            require_same(case, *one.beside, rank, beside, "wrong-slot" if several else "stale-slot")
+            require_same(case, *one.beside, rank, *((BESIDE, "wrong-slot") if several else (AFTER, "stale-slot")))
         if one.instead is not None:
-            require_same(case, *one.instead, rank, "loaded in the place of another one", "stale-slot")
-        require_same(case, one.first, one.again, rank, "loaded again after it was removed")
+            require_same(case, *one.instead, rank, INSTEAD, "stale-slot")
+        require_same(case, one.first, one.again, rank, AGAIN)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from safetensors.torch import load_file
 
 from conformance.implementations.models import OUTPUT
+from conformance.judging.company import AFTER, AGAIN, BESIDE, INSTEAD
 from conformance.judging.facts import Difference, Raised
 from conformance.subjects.models.adapters import TENSORS
 from conformance.subjects.models.chains import Chain
@@ -38,14 +39,28 @@ def read(worker: Any, layer: Any, *numbers: int) -> list[list[float]]:
     output = layer(torch.eye(layer.input_size))
     return (output[0] if isinstance(output, tuple) else output).tolist()
 """.strip("\n")
-_IN_TURN = [
-    "turns = list(zip(first, second, base, second, strict=True))",
-    "right = [row[number % 4] for number, row in enumerate(turns)]",
-    "assert read(worker, layer, 1, 2, 0, 2) == right  # a batch of both and of none",
-]
-_IN_PLACE = 'worker.add_adapter(LoRARequest("one", 1, f"{folder}/other", load_inplace=True))'
 _ONE, _TWO = (f'worker.add_adapter(LoRARequest("{name}", {number}, ' for name, number in (("one", 1), ("two", 2)))
 _ADAPTER, _OTHER = 'f"{folder}/adapter"))', 'f"{folder}/other"))'
+_IN_PLACE = 'worker.add_adapter(LoRARequest("one", 1, f"{folder}/other", load_inplace=True))'
+_BACK = ["first = read(worker, layer, 1)", _TWO + _OTHER]
+_SHOWN = {
+    BESIDE: [
+        *(_ONE + _ADAPTER, _TWO + _OTHER),
+        "first, second, base = (read(worker, layer, number) for number in (1, 2, 0))",
+        "turns = list(zip(first, second, base, second, strict=True))",
+        "right = [row[number % 4] for number, row in enumerate(turns)]",
+        "assert read(worker, layer, 1, 2, 0, 2) == right  # a batch of both and of none",
+    ],
+    AFTER: [_ONE + _ADAPTER, *_BACK, _ONE + _ADAPTER, "assert read(worker, layer, 1) == first  # back again"],
+    INSTEAD: [
+        *(_ONE + _ADAPTER, _TWO + _OTHER, "second = read(worker, layer, 2)", _IN_PLACE),
+        "assert read(worker, layer, 1) == second",
+    ],
+    AGAIN: [
+        *(_ONE + _ADAPTER, *_BACK, _IN_PLACE, "worker.remove_adapter(1)", _ONE + _ADAPTER),
+        "assert read(worker, layer, 1) == first  # loaded again",
+    ],
+}
 
 
 def written(told: Told) -> Script:
@@ -159,28 +174,20 @@ def reloaded(told: Told) -> Script:
         return scripted(told, lines)
     if told.case.tp_size > 1 or told.fused or not isinstance(told.fact, Difference):
         raise CannotWrite("slots that change have a form as a single file on one rank only; replay the case")
-    if told.fact.name != OUTPUT or told.case.options:
-        raise CannotWrite("a batch of several adapters has a form as a single file for linear layers; replay the case")
-    several, keys = told.case.deployment.slots > 1, chains().of(told.case).file.keys_by_module()[::2]
+    shown = _SHOWN.get(told.place.setting)
+    if shown is None or told.fact.name != OUTPUT or told.case.options:
+        raise CannotWrite("adapters in company have a form as a single file for linear layers; replay the case")
+    keys = [key for keys in chains().of(told.case).file.keys_by_module()[::2] for key in keys]
     lines = [
         *_copied(),
         'save_file({key: -tensors[key] if "_B." in key else tensors[key] for key in OTHER}, file)',
         served,
         f'layer = model.get_submodule("{told.place.module}")',
-        "base = read(worker, layer, 0)",
-        _ONE + _ADAPTER,
-        "first = read(worker, layer, 1)",
-        _TWO + _OTHER,
-        "second = read(worker, layer, 2)",
-        *(_IN_TURN if several else [_ONE + _ADAPTER, "assert read(worker, layer, 1) == first  # after another one"]),
-        _IN_PLACE,
-        "assert read(worker, layer, 1) == second",
-        "worker.remove_adapter(1)",
-        _ONE + _ADAPTER,
-        "assert read(worker, layer, 1) == first  # loaded again",
+        *shown,
     ]
-    other = f"OTHER = {one_line(tuple(key for one in keys for key in one))}  # of these, with B negated"
-    plain = told if not several else replace(told, engine={"max_loras": told.case.deployment.slots})
+    slots = told.case.deployment.slots
+    plain = replace(told, engine={"max_loras": slots}) if slots > 1 else told
+    other = f"OTHER = {one_line(tuple(keys))}  # of these, with B negated"
     return scripted(plain, lines, definitions=[other, _READ])
 
 

@@ -101,8 +101,9 @@ class ModelDraws:
             tuple(one for one in ends if one.startswith("experts.") and one not in offer.around)
             for ends in (offer.modules, offer.parameters)
         )
-        if modules or parameters:  # of a rank that ranks divide
-            adapter = ModelAdapter(modules, parameters, rank=4, alpha=4.0)
+        if modules or parameters:  # of a rank that ranks divide, and one with an alpha of its own
+            first = (*parameters, *modules)[0]
+            adapter = ModelAdapter(modules, parameters, rank=4, alpha=4.0, alphas=((first, 16.0),))
             yield ModelCase(self.path, config, adapter, dtype=self.dtypes[0])
 
     def _plainest(self) -> list[ModelCase]:
