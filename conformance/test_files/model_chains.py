@@ -17,7 +17,6 @@ from strategies.models.deployments import PLAIN, given
 
 _HOMES = {
     "peft": "LoraConfig get_peft_model",
-    "itertools": "cycle islice",
     "safetensors.torch": "load_file save_file",
     "tempfile": "mkdtemp",
     "zlib": "crc32",

@@ -34,7 +34,7 @@ def read(layer: Any) -> list[list[float]]:
 _PICKLING = ['torch.save(tensors, str(file).replace(".safetensors", ".bin"))', "Path(file).unlink()"]
 _READ = """
 def read(worker: Any, layer: Any, *numbers: int) -> list[list[float]]:
-    ids = tuple(islice(cycle(numbers), layer.input_size))
+    ids = (numbers * layer.input_size)[: layer.input_size]
     worker.set_active_adapters(set(), LoRAMapping(ids, ids, is_prefill=False))
     output = layer(torch.eye(layer.input_size))
     return (output[0] if isinstance(output, tuple) else output).tolist()
@@ -177,18 +177,20 @@ def reloaded(told: Told) -> Script:
     shown = _SHOWN.get(told.place.setting)
     if shown is None or told.fact.name != OUTPUT or told.case.options:
         raise CannotWrite("adapters in company have a form as a single file for linear layers; replay the case")
-    keys = [key for keys in chains().of(told.case).file.keys_by_module()[::2] for key in keys]
+    keys = chains().of(told.case).file.keys_by_module()
+    half = f"OTHER = {one_line(tuple(key for one in keys[::2] for key in one))}  # of these modules"
+    lacking = [half] if told.place.setting == INSTEAD and len(keys) > 1 else []
+    kept = " for key, one in tensors.items()" + (" if key in OTHER" if lacking else "")
     lines = [
         *_copied(),
-        'save_file({key: -tensors[key] if "_B." in key else tensors[key] for key in OTHER}, file)',
+        f'save_file({{key: -one if "_B." in key else one{kept}}}, file)',
         served,
         f'layer = model.get_submodule("{told.place.module}")',
         *shown,
     ]
     slots = told.case.deployment.slots
     plain = replace(told, engine={"max_loras": slots}) if slots > 1 else told
-    other = f"OTHER = {one_line(tuple(keys))}  # of these, with B negated"
-    return scripted(plain, lines, definitions=[other, _READ])
+    return scripted(plain, lines, definitions=[*lacking, _READ])
 
 
 def started(told: Told) -> Script:
