@@ -14,7 +14,7 @@ from conformance.subjects.models.chains import Chain
 from conformance.subjects.models.observing import chains
 from conformance.subjects.models.writings import ON_DISK, PICKLED, Piece, pieces
 from conformance.test_files.layout import CannotWrite
-from conformance.test_files.literals import indented, one_line
+from conformance.test_files.literals import indented
 from conformance.test_files.model_chains import OPENED
 from conformance.test_files.model_configs import constant
 from conformance.test_files.model_scenes import Told, added_or_refused, scripted, targets_of
@@ -177,10 +177,10 @@ def reloaded(told: Told) -> Script:
     shown = _SHOWN.get(told.place.setting)
     if shown is None or told.fact.name != OUTPUT or told.case.options:
         raise CannotWrite("adapters in company have a form as a single file for linear layers; replay the case")
-    keys = chains().of(told.case).file.keys_by_module()
-    half = f"OTHER = {one_line(tuple(key for one in keys[::2] for key in one))}  # of these modules"
-    lacking = [half] if told.place.setting == INSTEAD and len(keys) > 1 else []
-    kept = " for key, one in tensors.items()" + (" if key in OTHER" if lacking else "")
+    name = f".{told.place.module.rpartition('.')[2]}."
+    lost = chains().of(told.case).file.keys_by_module()[1::2] if told.place.setting == INSTEAD else []
+    lacks = any(name in keys[0] for keys in lost)
+    kept = " for key, one in tensors.items()" + (f' if "{name}" not in key' if lacks else "")
     lines = [
         *_copied(),
         f'save_file({{key: -one if "_B." in key else one{kept}}}, file)',
@@ -190,7 +190,7 @@ def reloaded(told: Told) -> Script:
     ]
     slots = told.case.deployment.slots
     plain = replace(told, engine={"max_loras": slots}) if slots > 1 else told
-    return scripted(plain, lines, definitions=[*lacking, _READ])
+    return scripted(plain, lines, definitions=[_READ])
 
 
 def started(told: Told) -> Script:
