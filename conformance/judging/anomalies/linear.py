@@ -18,6 +18,7 @@ from conformance.judging.anomalies.mistakes import (
     scaled,
     scaling_mistakes,
     without_adapters,
+    without_roots,
 )
 from conformance.judging.anomalies.partial_sums import summed_over_ranks, sums_partials
 from conformance.judging.anomalies.rank_mistakes import PerRank, rank_mistakes
@@ -69,6 +70,9 @@ def _mistakes(
         # Before the scalings, which a forward that multiplies by 2 resembles: shrinking takes away a forward that is
         # not to blame.
         yield "delta-outside-forward", _outside(bypassed, oracle(without_adapters(tensors), plain), expected)
+    # Where √r is the scaling, or its inverse, a root that was left out gives what the next two give; they show without
+    # roots, too.
+    yield "scale-wrong", oracle(without_roots(case, tensors))
     # A scaling of 2 (or a half) makes these coincide; a doubled contribution is found without any scaling, too.
     yield "scale-twice", oracle(scaled(tensors, lambda s: s * s))
     yield "scale-dropped", oracle(scaled(tensors, lambda s: 1.0))
