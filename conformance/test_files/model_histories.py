@@ -45,8 +45,8 @@ _IN_PLACE = 'worker.add_adapter(LoRARequest("one", 1, f"{folder}/other", load_in
 _BACK = ["first = read(worker, layer, 1)", _TWO + _OTHER]
 _SHOWN = {
     BESIDE: [
-        *(_ONE + _ADAPTER, _TWO + _OTHER),
-        "first, second, base = (read(worker, layer, number) for number in (1, 2, 0))",
+        *(_ONE + _ADAPTER, *_BACK),
+        "second, base = (read(worker, layer, number) for number in (2, 0))",
         "turns = list(zip(first, second, base, second, strict=True))",
         "right = [row[number % 4] for number, row in enumerate(turns)]",
         "assert read(worker, layer, 1, 2, 0, 2) == right  # a batch of both and of none",

@@ -77,20 +77,21 @@ class ModelDraws:
     def whole(self) -> list[ModelCase]:
         """The plainest configuration with everything adapted, then those with one boolean turned over.
 
-        And experts whose number 4 ranks do not divide or that are in groups, and everything where there is more room.
+        In the last of these there is room for more. And experts whose number 4 ranks do not divide, or in groups.
         """
-        turned = (ConfigChoices(switches=(one,)) for one in self.switches)
-        offers = ((config, self.offer(config)) for config in turned)
+        offers = ((one, self.offer(one)) for one in (ConfigChoices(switches=(each,)) for each in self.switches))
+        plainest = self._plainest()
+        turned = [
+            ModelCase(self.path, config, ModelAdapter(modules), dtype=self.dtypes[0])
+            for config, offer in offers
+            if offer and (modules := tuple(one for one in offer.modules if one not in offer.tied))
+        ]
         return [
-            *self._plainest(),
-            *(
-                ModelCase(self.path, config, ModelAdapter(modules), dtype=self.dtypes[0])
-                for config, offer in offers
-                if offer and (modules := tuple(one for one in offer.modules if one not in offer.tied))
-            ),
+            *plainest,
+            *turned[:-1],
+            *(replace(one, deployment=WIDE) for one in (turned or plainest)[-1:]),
             *self._experts(ConfigChoices(experts=6)),
             *(self._experts(ConfigChoices(groups=2)) if self.groups else ()),
-            *(replace(case, deployment=WIDE) for case in self._plainest()[:1]),
         ]
 
     def _experts(self, config: ConfigChoices) -> Iterator[ModelCase]:
