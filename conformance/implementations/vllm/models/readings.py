@@ -60,13 +60,13 @@ class Reader:
     def _everywhere(self, name: str, group: RankGroup) -> Parts:
         """A module as it is by its first name, and its output for whoever holds it by another one."""
         parts = self._read(name, group)
-        held = {}
+        held: dict[str, Tensor] = {}
         for alias in self._aliases.get(name, ()):
             self._readable[alias] = self._readable.get(name, True)
             passed_over = self._find(alias)[0] is not self._find(name)[0]
             other = self._read(alias, group) if passed_over else parts
             held[HELD + alias] = other.get(OUTPUT, other.get("weight", torch.zeros(())))
-        return parts | held
+        return {**parts, **held}
 
     def _read(self, name: str, group: RankGroup) -> Parts:
         """The module's output, if it has one here, and its own tensors."""
