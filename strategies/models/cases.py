@@ -26,6 +26,7 @@ from strategies.models.adapters import (
 from strategies.models.configs import ConfigChoices, Switch
 
 TP_SIZES = (1, 1, 2, 2, 4)
+_PLACES = 60  # a multiple of any number of sizes to draw from
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -200,14 +201,17 @@ def model_cases(
     served = tuple(size for size in tp_sizes or target.tp_sizes if size in target.tp_sizes)
     if not served:
         raise NothingFits("the model runs on one rank only")
-    tp_size = draw(sampled(served, "tp size"))
+    adapter = draw(model_adapters(offer, targets=targets, all_linear=all_linear, saved=saved))
+    dtype, seed = draw(sampled(target.dtypes, "dtype")), draw(numbers(2**16, "seed"))
+    options = draw(sampled(target.deployments, "options"))
+    tp_size, fully_sharded = served[draw(numbers(_PLACES, "tp size")) % len(served)], draw(numbers(2, "fully sharded"))
     return ModelCase(
         target=target.path,
         config=config,
-        adapter=draw(model_adapters(offer, targets=targets, all_linear=all_linear, saved=saved)),
+        adapter=adapter,
         tp_size=tp_size,
-        fully_sharded=tp_size > 1 and draw(sampled((False, True), "fully sharded")),
-        dtype=draw(sampled(target.dtypes, "dtype")),
-        seed=draw(numbers(2**16, "seed")),
-        options=draw(sampled(target.deployments, "options")) if target.options else (),
+        fully_sharded=tp_size > 1 and fully_sharded == 1,
+        dtype=dtype,
+        seed=seed,
+        options=options,
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -35,3 +37,16 @@ def test_a_death_is_an_error_of_its_model_and_the_next_one_is_run(deed: Deed, sa
     assert ask(apart, "harmless", lambda: None).verdict is Verdict.PASS
     assert ask(apart, "deadly", lambda: None, "MODEL-2").verdict is Verdict.PASS
     apart.stop()
+
+
+@pytest.mark.parametrize("deed", [lambda: None, lambda: os._exit(3)], ids=["it passes", "it dies"])
+def test_temporary_files_go_with_the_process_of_a_model(deed: Deed, tmp_path: Path) -> None:
+    def leave() -> None:
+        folder = tempfile.mkdtemp(prefix="left-")
+        (tmp_path / "where").write_text(folder)
+        deed()
+
+    apart = Apart(seconds=600.0)
+    ask(apart, "model", leave)
+    apart.stop()
+    assert not Path((tmp_path / "where").read_text()).exists()
