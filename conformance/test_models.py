@@ -246,4 +246,6 @@ def test_what_lora_is_restricted_to_is_served_and_the_rest_refused(subject: Subj
             raise
         if len(case.adapter.modules) == 1:
             raise NotExercised("the class knows the module by another name") from found
-        raise Violation(VANISHED, found.fact, case, replace(found.sighting.place, role="")) from None  # one cause, wherever
+        raise Violation(
+            VANISHED, found.fact, case, replace(found.sighting.place, role="")
+        ) from None  # one cause, wherever

@@ -23,7 +23,7 @@ from strategies.models.adapters import (
     Targetable,
     model_adapters,
 )
-from strategies.models.configs import ConfigChoices
+from strategies.models.configs import ConfigChoices, Switch
 from strategies.models.deployments import DEPLOYMENTS, WIDE, Deployment
 
 TP_SIZES = (1, 1, 2, 2, 4)
@@ -56,8 +56,8 @@ class ModelDraws:
 
     ``configs`` draws its small configurations, ``offer`` says what PEFT can target in one, None where transformers
     does not take it; both are functions of the type alone. ``options`` are what the class that serves it declares
-    that a deployment may switch on, ``switches`` the booleans of its configuration that can be turned over; ``groups``
-    says that its experts can be in groups.
+    that a deployment may switch on, ``switches`` the options of its configuration that decide what modules there are;
+    ``groups`` says that its experts can be in groups.
     """
 
     path: str
@@ -66,7 +66,7 @@ class ModelDraws:
     tp_sizes: tuple[int, ...] = TP_SIZES
     dtypes: tuple[Dtype, ...] = (Dtype.FLOAT32, Dtype.FLOAT32, Dtype.FLOAT32, Dtype.BFLOAT16)
     options: tuple[str, ...] = ()
-    switches: tuple[tuple[str, bool], ...] = ()
+    switches: tuple[Switch, ...] = ()
     groups: bool = False
 
     @property
@@ -75,24 +75,30 @@ class ModelDraws:
         return ((), *((one,) for one in self.options))
 
     def whole(self) -> list[ModelCase]:
-        """The plainest configuration with everything adapted, then those with one boolean turned over.
+        """The plainest configuration with everything adapted, then those with one option changed.
 
         In the last of these there is room for more. And experts whose number 4 ranks do not divide, or in groups.
         """
-        offers = ((one, self.offer(one)) for one in (ConfigChoices(switches=(each,)) for each in self.switches))
         plainest = self._plainest()
-        turned = [
+        changed = [
             ModelCase(self.path, config, ModelAdapter(modules), dtype=self.dtypes[0])
-            for config, offer in offers
-            if offer and (modules := tuple(one for one in offer.modules if one not in offer.tied))
+            for config, offer in self._changed()
+            if (modules := tuple(one for one in offer.modules if one not in offer.tied))
         ]
         return [
             *plainest,
-            *turned[:-1],
-            *(replace(one, deployment=WIDE) for one in (turned or plainest)[-1:]),
+            *changed[:-1],
+            *(replace(one, deployment=WIDE) for one in (changed or plainest)[-1:]),
             *self._experts(ConfigChoices(experts=6)),
             *(self._experts(ConfigChoices(groups=2)) if self.groups else ()),
         ]
+
+    def _changed(self) -> Iterator[tuple[ConfigChoices, Targetable]]:
+        """One option changed, of one layer of each type, or of two where the option asks for more than one."""
+        for one in self.switches:
+            configs = (ConfigChoices(layers=layers, switches=(one,)) for layers in (1, 2))
+            offers = ((config, self.offer(config)) for config in configs)
+            yield from next(([(config, offer)] for config, offer in offers if offer is not None), [])
 
     def _experts(self, config: ConfigChoices) -> Iterator[ModelCase]:
         offer = self.offer(config)
