@@ -30,6 +30,7 @@ from conformance.judging.served_models import (
     presume_served,
     programs_of,
     require_loaded,
+    require_restricted,
     require_served,
 )
 from conformance.judging.verdicts import Violation
@@ -43,7 +44,6 @@ from conformance.subjects.outcomes import FileRefused, NotApplicable, NotExercis
 from conformance.subjects.subject import Subject
 from conformance.suite.clauses import check
 from strategies.models.cases import ModelCase, featured_cases, model_cases, restricted_cases
-from strategies.models.deployments import PLAIN
 
 
 @check("MODEL-1", model_cases(tp_sizes=(1, 1, 2)))
@@ -238,14 +238,4 @@ def require_own_tokens(subject: Subject, case: ModelCase) -> None:
 def test_what_lora_is_restricted_to_is_served_and_the_rest_refused(subject: Subject, case: ModelCase) -> None:
     if not case.deployment.modules:
         raise NotApplicable("LoRA is not restricted to some modules")
-    presume_served(subject, replace(case, deployment=PLAIN), "MODEL-11")
-    try:
-        require_served(subject, case, f"with LoRA on {', '.join(case.deployment.modules)} alone")
-    except Violation as found:
-        if found.anomaly != VANISHED:
-            raise
-        if len(case.adapter.modules) == 1:
-            raise NotExercised("the class knows the module by another name") from found
-        raise Violation(
-            VANISHED, found.fact, case, replace(found.sighting.place, role="")
-        ) from None  # one cause, wherever
+    require_restricted(subject, case)
