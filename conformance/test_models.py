@@ -184,7 +184,8 @@ def started(subject: Subject, case: ModelCase, programs: Programs) -> list[Refus
 
 @check("MODEL-7", model_cases(tp_sizes=(2, 4), saved=False))
 def test_the_result_does_not_depend_on_the_ranks(subject: Subject, case: ModelCase) -> None:
-    in_part(subject, replace(case, tp_size=max(2, case.tp_size)), partial(require_same_on_all_ranks, subject))
+    several = replace(case, tp_size=max(2, case.tp_size))
+    in_part(subject, several, partial(require_same_on_all_ranks, subject), everywhere=True)
 
 
 @check("MODEL-8", model_cases(tp_sizes=(1,), saved=False))

@@ -15,7 +15,7 @@ from weakref import finalize
 import torch
 from torch import Tensor, nn
 
-from conformance.subjects.models.adapters import AdapterFile, FilePair, adapted, read_adapter, save_adapter
+from conformance.subjects.models.adapters import AdapterFile, adapted, read_adapter, save_adapter
 from conformance.subjects.models.checkpoints import content_of, model_of, save, untied
 from conformance.subjects.models.making import uninitialized
 from conformance.subjects.outcomes import HarnessError, NotApplicable
@@ -37,7 +37,7 @@ class Ends:
 class Chain:
     """Three directories, what is in the adapter's, and what was found out about them that others ask for again.
 
-    ``right`` is what each rank reads of the merged checkpoint, ``taken`` which pairs are served alone. An adapter with
+    ``right`` is what each rank reads of the merged checkpoint, ``taken`` what is served alone. An adapter with
     a feature is not merged.
     """
 
@@ -45,7 +45,7 @@ class Chain:
     file: AdapterFile
     ends: Ends | None = None
     right: dict[Any, dict[int, Any]] = field(default_factory=dict, compare=False, repr=False)
-    taken: dict[Any, list[FilePair]] = field(default_factory=dict, compare=False, repr=False)
+    taken: dict[Any, dict[str, bool]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def base(self) -> Path:

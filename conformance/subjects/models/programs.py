@@ -13,7 +13,7 @@ from torch import Tensor
 
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.models import HELD, OUTPUT, ModelServer, ModelSettings, ServedModel
-from conformance.subjects.models.adapters import FilePair, cut
+from conformance.subjects.models.adapters import cut
 from conformance.subjects.models.chains import Chain
 from conformance.subjects.models.company import Company, in_company
 from conformance.subjects.models.observing import Readings, Refusal, attempt, right_readings
@@ -68,17 +68,20 @@ class Programs:
             model.remove(1)
         return base, right, refusal, found
 
-    def taken(self, group: RankGroup) -> list[FilePair]:
-        """The pairs of the file that are served where the tensors of their module are alone: loaded, and seen."""
+    def taken(self, group: RankGroup) -> dict[str, bool]:
+        """The tensors of the file that are served where those of their module are alone: loaded, and seen.
+
+        Each with whether it is seen by every name that the module is held by.
+        """
         model, base = self._loaded(group)
-        found: list[FilePair] = []
+        found: dict[str, bool] = {}
         for number, keys in enumerate(self.chain.file.keys_by_module()):
             only = self.chain.root / f"taken-{number}"
             self._cut(only, self.chain.file.alone(keys))
             if attempt(partial(model.add, 1, only)) is None:
                 seen = model.read(1)
-                shows = differ(base, seen) and not passed_over(seen)
-                found += [pair for pair in self.chain.file.pairs if shows and pair.key_a in keys]
+                if differ(base, seen):
+                    found |= dict.fromkeys(keys, not passed_over(seen))
                 model.remove(1)
         return found
 
