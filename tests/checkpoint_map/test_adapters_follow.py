@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lora_compat.checkpoint_map import CheckpointMap, NotMovedError, TensorInfo, added, load_factors
+from lora_compat.checkpoint_map.expert_stacks import stacks_of
 from lora_compat.errors import AdapterFormatError, LoRAError, UnknownModulesError
 from tests.checkpoint_map.loaders import HIDDEN, INNER, VOCABULARY, Model, info, learned
 from tests.checkpoint_map.sources import LINEAR, differences, made_by_peft, pair, written
@@ -117,6 +118,60 @@ def test_a_name_that_the_model_and_the_checkpoint_have_under_prefixes_of_their_o
     given = load_factors(written(tmp_path, {"layers.0.q": pair(4, 3)}), found)
     assert [delta.tensor for delta in given.deltas] == [of_checkpoint]
     assert list(given.factors) == [of_model]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "scaling"), [("model.text.layers.0.q", 4.0), ("layers.0.q", 4.0), ("language.layers.0.q", 1.0)]
+)
+def test_patterns_are_matched_with_the_names_in_the_file(pattern: str, scaling: float, tmp_path: Path) -> None:
+    """As PEFT does, which knows no names of checkpoints."""
+    directory = written(tmp_path, {"model.text.layers.0.q": pair(4, 3)}, alpha_pattern={pattern: 8})
+    (delta,) = load_factors(directory, towers("language.")).deltas
+    assert delta.scaling == scaling
+
+
+def test_patterns_of_parameters_are_matched_with_the_parameters_names(tmp_path: Path) -> None:
+    options = {"target_parameters": ["q.weight"], "alpha_pattern": {"q.weight": 8}}
+    (delta,) = load_factors(written(tmp_path, {"layers.0.q": pair(4, 3)}, **options), towers("")).deltas
+    assert delta.scaling == 4.0
+
+
+def numbered_experts(first: str) -> CheckpointMap:
+    """A model whose experts have other names than in its checkpoint, of w1 and w3 the one on top that is ``first``."""
+    held = {"mlp.experts.w13": torch.zeros(2, 6, 4), "mlp.experts.w2": torch.zeros(2, 4, 3)}
+
+    def load(weights: Any) -> None:
+        for name, one in weights:
+            expert, which = int(name.split(".")[2]), name.split(".")[3]
+            place = held["mlp.experts.w2"][expert] if which == "w2" else held["mlp.experts.w13"][expert]
+            (place if which == "w2" else place[:3] if which == first else place[3:]).copy_(one)
+
+    shapes = {
+        f"moe.experts.{expert}.{which}.weight": info(*((4, 3) if which == "w2" else (3, 4)), dtype=torch.float32)
+        for expert in range(2)
+        for which in ("w1", "w2", "w3")
+    }
+    return CheckpointMap.learn(shapes, load, held)
+
+
+@pytest.mark.parametrize("first", ["w1", "w3"])
+@pytest.mark.parametrize("module", ["moe.experts", "mlp.experts", "model.mlp.experts"])
+def test_numbered_projections_are_gate_down_and_up_under_either_name(module: str, first: str, tmp_path: Path) -> None:
+    found = numbered_experts(first)
+    (a, b), (more_a, more_b) = pair(6, 4, 4), pair(4, 3, 4)
+    pairs = {f"{module}.base_layer": (a, b), module: (more_a, more_b)}
+    targets = ["experts.gate_up_proj", "experts.down_proj"]
+    given = load_factors(written(tmp_path, pairs, target_parameters=targets), found).factors
+    gate_up = torch.einsum("ore,eri->eoi", b.view(6, 2, 2), a.view(2, 2, 4)).double()
+    right = gate_up if first == "w1" else torch.cat([gate_up[:, 3:], gate_up[:, :3]], 1)
+    assert torch.equal(added((2, 6, 4), given["mlp.experts.w13"]), right)
+    down = torch.einsum("ore,eri->eoi", more_b.view(4, 2, 2), more_a.view(2, 2, 3)).double()
+    assert torch.equal(added((2, 4, 3), given["mlp.experts.w2"]), down)
+
+
+def test_projections_of_which_one_is_called_otherwise_are_no_stack() -> None:
+    shapes = {f"experts.0.{which}.weight": info(3, 4) for which in ("w1", "w2", "v1")}
+    assert stacks_of(shapes, ["gate_up_proj"]) == {}
 
 
 def test_a_name_that_could_be_of_two_towers_is_refused(tmp_path: Path) -> None:

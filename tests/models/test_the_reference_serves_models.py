@@ -44,11 +44,14 @@ CASES = {
     "a language model beside a tower": ModelCase(
         target="LlavaForConditionalGeneration", adapter=ModelAdapter(modules=("gate_proj",))
     ),
+    "a head that classifies, saved whole": ModelCase(
+        target="Qwen3ForSequenceClassification", adapter=ModelAdapter(modules=("q_proj",), saved=("score",))
+    ),
     "a head that its class always ties": ModelCase(target="lfm2", adapter=ModelAdapter(modules=("embed_tokens",))),
 }
 REFUSED = {
     "a weight that attention has absorbed": ("deepseek_v3", ModelAdapter(modules=("kv_b_proj",)), "NotServedError"),
-    "a module saved whole": ("llama", ModelAdapter(modules=("q_proj",), saved=("lm_head",)), "UnservedFeatureError"),
+    "a module saved whole": ("llama", ModelAdapter(modules=("q_proj",), saved=("lm_head",)), "AdapterShapeError"),
 }
 
 

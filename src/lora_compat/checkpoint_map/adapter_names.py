@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from lora_compat.checkpoint_map.expert_stacks import ExpertStack
 from lora_compat.checkpoint_map.maps import CheckpointMap, ParameterMap
 from lora_compat.errors import AdapterFormatError, AmbiguousAdapterError, UnknownModulesError
 
@@ -46,13 +47,17 @@ class AdapterNames:
     """
 
     def __init__(
-        self, maps: Sequence[CheckpointMap], modules: Iterable[str], source: str, stacks: Iterable[str] = ()
+        self,
+        maps: Sequence[CheckpointMap],
+        modules: Iterable[str],
+        source: str,
+        stacks: Mapping[str, ExpertStack] | None = None,
     ) -> None:
         """Names of the adapter may have another prefix than the checkpoint's, all of them the same.
 
         Args:
             maps: of all ranks, as one that holds only padding of a parameter does not say what it is.
-            stacks: parameters that experts are to PEFT.
+            stacks: parameters that experts are to PEFT; their module goes by the served model's name, too.
 
         Raises:
             UnknownModulesError: some modules are nothing in the map.
@@ -61,11 +66,12 @@ class AdapterNames:
         found = maps[0]
         self._maps, self._map, self._source = maps, found, source
         self._leaves: dict[str, list[str]] = {}
-        for name in (*(one for one, info in found.shapes.items() if len(info.shape) > 1), *stacks):
+        for name in (one for one, info in found.shapes.items() if len(info.shape) > 1):
             self._leaves.setdefault(name.rpartition(".")[0], []).append(name)
+        self._stacked(stacks or {})
         own = {name.removesuffix(".weight") for name in found.parameters if name.endswith(".weight")}
         self._known = sorted(own | set(self._leaves))
-        self._prefix = self._prefix_of(sorted({_plain(module) for module in modules}))
+        self._prefix = self._prefix_of(sorted({plain(module) for module in modules}))
 
     def find(self, module: str) -> Named:
         """What ``module`` is, which the constructor has found to be something.
@@ -73,7 +79,7 @@ class AdapterNames:
         Raises:
             AdapterFormatError: it is fused of tensors in an order that cannot be told.
         """
-        name = self._prefix.of(_plain(module))
+        name = self._prefix.of(plain(module))
         assert name is not None
         if f"{name}.weight" in self._map.shapes:
             return Named(name, (f"{name}.weight",))
@@ -81,14 +87,17 @@ class AdapterNames:
             return Named(name, tuple(self._leaves[name]))
         return Named(name, self._members(name), True)
 
-    def tensor_of(self, module: str) -> str | None:
-        """The checkpoint tensor that is the weight of a module, also of one that has no adapter; None if none is."""
-        for way in dict.fromkeys((self._prefix, Prefix(), *self._ways(_plain(module)))):
-            name = way.of(_plain(module))
-            if f"{name}.weight" in self._map.shapes:
-                return f"{name}.weight"
-            if f"{name}.weight" in self._map.parameters and len(self._of_model(f"{name}.weight").tensors) == 1:
-                return self._of_model(f"{name}.weight").tensors[0]
+    def tensor_of(self, module: str, parameter: str = "weight") -> str | None:
+        """The checkpoint tensor that a parameter of a module holds, also of one without an adapter; None if none is.
+
+        One that no rank holds as it was does not count: the model may hold another under its name, as tied heads do.
+        """
+        for way in dict.fromkeys((self._prefix, Prefix(), *self._ways(plain(module)))):
+            name = f"{way.of(plain(module))}.{parameter}"
+            if name in self._map.shapes and not all(name in one.unmoved for one in self._maps):
+                return name
+            if name in self._map.parameters and len(self._of_model(name).tensors) == 1:
+                return self._of_model(name).tensors[0]
         return None
 
     def _prefix_of(self, modules: Sequence[str]) -> Prefix:
@@ -125,6 +134,19 @@ class AdapterNames:
                 break
         return ways
 
+    def _stacked(self, stacks: Mapping[str, ExpertStack]) -> None:
+        """Has the modules of stacks known by their names in the checkpoint, and in the model that serves."""
+        first = {stack.members[0][0]: name for name, stack in stacks.items()}
+        modules = {name: {name.rpartition(".")[0]} for name in stacks}
+        for held, parameter in ((held, one) for found in self._maps for held, one in found.parameters.items()):
+            for name in {first[piece.tensor] for piece in parameter.pieces if piece.tensor in first}:
+                last = name.split(".")[-2]
+                before, there, _ = f".{held}".rpartition(f".{last}.")
+                modules[name] |= {f"{before}.{last}"[1:]} if there else set()
+        for name, some in modules.items():
+            for module in some:
+                self._leaves.setdefault(module, []).append(name)
+
     def _of_model(self, parameter: str) -> ParameterMap:
         """A parameter on the rank that holds the most of it."""
         return max((one.parameters[parameter] for one in self._maps), key=lambda one: len(one.tensors))
@@ -148,7 +170,7 @@ class AdapterNames:
         return parameter.tensors
 
 
-def _plain(module: str) -> str:
+def plain(module: str) -> str:
     """A module without the wrappers that PEFT nests around one with several parameters."""
     return module.replace(_NESTED, "")
 
