@@ -19,6 +19,7 @@ Parts = Mapping[str, Tensor]  # of a module: "output" of its forward, and its ow
 
 
 OUTPUT, ROWS, LOGITS = "output", "rows", "logits"
+TOKENS_OF_OTHERS = 2  # of another part of a model in one batch: fewer than any module has inputs
 HELD = "output as "  # how the part is called that is a module's output by another of its names, which follows
 EXPERTS = ("w13_weight", "w2_weight")  # of a mixture: gate and up, down
 
@@ -197,7 +198,12 @@ class HostedModel(ABC):
 
 
 class ModelLibrary(ABC):
-    """Where a library's models come from, for an implementation that brings LoRA of its own."""
+    """Where a library's models come from, for an implementation that brings LoRA of its own.
+
+    ``expert_parallel`` is as `ModelServer`'s.
+    """
+
+    expert_parallel = ""
 
     @abstractmethod
     def prepare(self) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.models import (
+    TOKENS_OF_OTHERS,
     AdaptersView,
     BaseModelError,
     ModelServer,
@@ -22,20 +23,19 @@ from conformance.implementations.models import (
 )
 from conformance.implementations.vllm.cuda import forget_addresses
 from conformance.implementations.vllm.models import engine
-from conformance.implementations.vllm.models.hosted import VllmHost, loading
+from conformance.implementations.vllm.models.hosted import EXPERT_PARALLEL, VllmHost, loading
 from conformance.implementations.vllm.models.rotary_tables import tables
 from conformance.implementations.vllm.models.slots import expert_weights, linear_weight
 from conformance.implementations.vllm.runtime import runtime
 
 _DUMMY = 1_000_000
-_TOKENS_OF_OTHERS = 2  # fewer than any module has inputs
 _NO_LORA = ("does not support LoRA", "LoRA is not supported", "not supported for LoRA")
 
 
 class VllmModels(ModelServer):
     """Loads what `vllm serve` would."""
 
-    expert_parallel = "enable_expert_parallel"
+    expert_parallel = EXPERT_PARALLEL
     in_turn = "expert_placement_strategy=round_robin"
 
     def prepare(self) -> None:
@@ -150,6 +150,6 @@ class VllmView(AdaptersView):
         for part in self._parts:  # each has token maps of its own
             others = self._apart and (part in ("", "LANGUAGE")) is tower
             turns = cycle(number or 0 for number in self._numbers)
-            ids = (0,) * _TOKENS_OF_OTHERS if others else tuple(islice(turns, tokens))
+            ids = (0,) * TOKENS_OF_OTHERS if others else tuple(islice(turns, tokens))
             kind = {"type": getattr(layers.LoRAMappingType, part)} if part else {}
             self._worker.set_active_adapters(set(), layers.LoRAMapping(ids, ids, is_prefill=False, **kind))
