@@ -67,8 +67,7 @@ class Living(Serving):
     frames = frames(adapters=(2, 3), spare=(1, 0))
     remove = OneOf(lambda machine: machine.registered, (REMOVE,))
     prepare = OneOf(lambda machine: machine.everybody, (ADD, ACTIVATE))
-    pin = OneOf(lambda machine: machine.active if machine.frame.evict else set(), (PIN,))
-    replace = OneOf(lambda machine: machine.registered if machine.frame.evict else set(), (REPLACE,))
+    stay = OneOf(lambda machine: machine.active if machine.frame.evict else set(), (PIN, REPLACE))
 
 
 class Meeting(Serving):
