@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from conformance.engines.ranks import RankGroup
+from conformance.judging.anomalies.models import VANISHED
 from conformance.judging.models import require_merged
 from conformance.judging.verdicts import Violation
 from conformance.subjects.models.chains import Chain
@@ -15,6 +16,7 @@ from conformance.subjects.models.programs import Programs
 from conformance.subjects.outcomes import FileRefused, NotExercised, SubjectRaised
 from conformance.subjects.subject import Subject
 from strategies.models.cases import ModelCase
+from strategies.models.deployments import PLAIN
 
 T = TypeVar("T")
 
@@ -56,6 +58,23 @@ def presume_served(subject: Subject, case: ModelCase, clause: str) -> None:
         require_served(subject, case)
     except Violation as found:
         raise NotExercised(f"wrong without what {clause} is about already [{found.anomaly}]") from found
+
+
+def require_restricted(subject: Subject, case: ModelCase) -> None:
+    """Raises where LoRA is restricted to some modules, and an adapter of others is neither refused nor served whole.
+
+    One cause, whichever modules these are.
+    """
+    __tracebackhide__ = True
+    presume_served(subject, replace(case, deployment=PLAIN), "MODEL-11")
+    try:
+        require_served(subject, case, f"with LoRA on {', '.join(case.deployment.modules)} alone")
+    except Violation as found:
+        if found.anomaly != VANISHED:
+            raise
+        if len(case.adapter.modules) == 1:
+            raise NotExercised("the class knows the module by another name") from found
+        raise Violation(VANISHED, found.fact, case, replace(found.sighting.place, role="")) from None
 
 
 def require_loaded(chain: Chain, seen: Sequence[object]) -> None:

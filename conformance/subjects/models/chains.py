@@ -20,6 +20,7 @@ from conformance.subjects.models.checkpoints import content_of, model_of, save, 
 from conformance.subjects.models.making import uninitialized
 from conformance.subjects.outcomes import HarnessError, NotApplicable
 from strategies.models.cases import ModelCase
+from strategies.models.deployments import PLAIN
 
 _KEPT = 32  # chains; those that every clause begins with, and of a case on other ranks, are asked for again
 
@@ -88,7 +89,7 @@ class Chains:
             NotApplicable: PEFT makes no such adapter.
             HarnessError: transformers or PEFT cannot make it, or PEFT's merge is not W + scaling · B · A.
         """
-        key = replace(case, tp_size=1, fully_sharded=False, options=())
+        key = replace(case, tp_size=1, fully_sharded=False, options=(), deployment=PLAIN)
         if key not in self._chains:
             self._made += 1
             self._chains[key] = self._made_of(key)

@@ -15,6 +15,7 @@ from conformance.engines.ranks import RankGroup
 from conformance.implementations.models import HELD, OUTPUT, ModelServer, ModelSettings, ServedModel
 from conformance.subjects.models.adapters import cut
 from conformance.subjects.models.chains import Chain
+from conformance.subjects.models.company import Company, in_company
 from conformance.subjects.models.observing import Readings, Refusal, attempt, right_readings
 from conformance.subjects.models.writings import Writing
 from conformance.subjects.outcomes import NotExercised
@@ -112,21 +113,14 @@ class Programs:
         model.remove(1)
         return bare, before, model.read(None)
 
-    def reloaded(self, group: RankGroup) -> Seen | Refusal:
-        """Readings with the adapter, with half of it loaded as another one beside it, and loaded again by itself."""
-        half = self.chain.root / "half"
-        self._cut(half, {key for pair in self.chain.file.pairs[::2] for key in pair.keys})
-        model, _ = self._loaded(group)
-        refusal = attempt(partial(model.add, 1, self.chain.adapter))
-        if refusal:
-            return refusal
-        first = model.read(1)
-        attempt(partial(model.add, 2, half))
-        beside = model.read(1)
-        model.remove(2)
-        model.remove(1)
-        model.add(1, self.chain.adapter)
-        return first, beside, model.read(1)
+    def in_company(self, group: RankGroup) -> Company | Refusal:
+        """The adapter, and another one of every second of its modules, with B of the other sign."""
+        other = self.chain.root / "other"
+        if not other.exists():
+            keys = {key for keys in self.chain.file.keys_by_module()[::2] for key in keys}
+            cut(self.chain.adapter, other, keys, turned=True)
+        model, base = self._loaded(group)
+        return in_company(model, base, self.chain.adapter, other, slots=self.settings.max_loras)
 
     def apart(self, group: RankGroup) -> tuple[tuple[str, ...], Readings, Readings, Readings | Refusal] | Refusal:
         """The modules of towers, and readings of the base, with the adapter, and likewise in a batch that has text."""
