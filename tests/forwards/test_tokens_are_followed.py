@@ -42,8 +42,9 @@ def test_the_reference_serves_forwards_of_every_kind_or_says_that_nobody_can(for
         try:
             assert_merged_equivalence(subject, case, needs_signal=False)
         except SubjectRefused as refusal:
-            assert forward.mixes_tokens and "TokenOrderError" in refusal.reason
-            return
+            if forward.mixes_tokens and "TokenOrderError" in refusal.reason:
+                return
+            raise
         served[case.subclass.forward] += 1
 
     source = cases(forwards=(forward,), min_depth=1, tp_sizes=(1, 2), layouts=tuple(Layout))
