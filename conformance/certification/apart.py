@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import gc
 import multiprocessing
+import shutil
 import signal
 import tempfile
 from collections.abc import Callable
@@ -41,7 +42,7 @@ class Process:
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the last reference
         self._folder = tempfile.TemporaryDirectory(prefix="lora-compat-")
         self._pipe, theirs = context.Pipe()
-        given = theirs, make, seconds, self._log, self._folder.name
+        given = theirs, self._pipe, make, seconds, self._log, self._folder.name
         self._process: Any = context.Process(target=_work, args=given, daemon=True)
         self._process.start()
         theirs.close()
@@ -78,7 +79,8 @@ class Process:
         return f"{f'a case hung: {hung}' if hung else f'the process {how}'}{f', in {where[:300]}' if where else ''}"
 
 
-def _work(pipe: Connection, make: MakeRun, seconds: float, log: IO[str], folder: str) -> None:
+def _work(pipe: Connection, others: Connection, make: MakeRun, seconds: float, log: IO[str], folder: str) -> None:
+    others.close()  # or the parent's end would still be open when the parent is gone
     tempfile.tempdir = folder
     faulthandler.disable()  # or enabling it leaves the handlers of libraries that were imported since in place
     faulthandler.enable(log)
@@ -86,7 +88,8 @@ def _work(pipe: Connection, make: MakeRun, seconds: float, log: IO[str], folder:
     while True:
         try:
             clause, name, budget = pipe.recv()
-        except EOFError:
+        except EOFError:  # the parent is gone, and removes nothing
+            shutil.rmtree(folder, ignore_errors=True)
             return
         test = next(one for one in checks_of(clause) if one.body.__name__ == name)
         watch = partial(faulthandler.dump_traceback_later, seconds, exit=True, file=log)

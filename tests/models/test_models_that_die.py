@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
+import select
+import signal
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -50,3 +54,21 @@ def test_temporary_files_go_with_the_process_of_a_model(deed: Deed, tmp_path: Pa
     ask(apart, "model", leave)
     apart.stop()
     assert not Path((tmp_path / "where").read_text()).exists()
+
+
+def test_the_process_of_a_model_ends_when_whoever_asks_is_killed(tmp_path: Path) -> None:
+    def leave() -> None:
+        (tmp_path / "where").write_text(f"{os.getpid()} {tempfile.mkdtemp()}")
+
+    def ask_and_die() -> None:
+        ask(Apart(seconds=600.0), "model", leave)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    asking = multiprocessing.get_context("fork").Process(target=ask_and_die)
+    asking.start()
+    asking.join()
+    process, folder = (tmp_path / "where").read_text().split()
+    with suppress(ProcessLookupError):  # it has ended already
+        ended, _, _ = select.select([os.pidfd_open(int(process))], [], [], 300.0)
+        assert ended, "it waits for questions that nobody asks"
+    assert not Path(folder).exists()
