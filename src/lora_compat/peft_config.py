@@ -22,6 +22,9 @@ _UNSERVED: dict[str, tuple[object, ...]] = {
     "trainable_token_indices": ([],),
     "use_qalora": (False,),
     "use_bdlora": (False, {}),
+    "kasa_config": ({},),
+    "arrow_config": ({},),
+    "monteclora_config": ({},),
 }
 # Initialisations that leave the base model as it is; others (PiSSA, OLoRA, LoftQ, …) change it when PEFT loads them.
 _HARMLESS_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
@@ -72,6 +75,18 @@ class PeftConfig:
         """``alpha / r``, or ``alpha / √r`` for rank-stabilised LoRA, with this module's own alpha and rank (M9)."""
         alpha, rank = _first_match(self.alpha_pattern, module, self.lora_alpha), self.rank_of(module)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+
+def names_in(data: Mapping[str, Any], key: str) -> list[str]:
+    """A list of names; none where there is nothing.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    found = data.get(key) or []
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise ValueError(f"{key} is {found!r}, a list of names is needed")
+    return found
 
 
 def _refuse_unserved(data: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lora_compat.checkpoint_map import CheckpointMap, NotMovedError, TensorInfo, added, load_factors
+from lora_compat.checkpoint_map.expert_stacks import stacks_of
 from lora_compat.errors import AdapterFormatError, LoRAError, UnknownModulesError
 from tests.checkpoint_map.loaders import HIDDEN, INNER, VOCABULARY, Model, info, learned
 from tests.checkpoint_map.sources import LINEAR, differences, made_by_peft, pair, written
@@ -119,9 +120,103 @@ def test_a_name_that_the_model_and_the_checkpoint_have_under_prefixes_of_their_o
     assert list(given.factors) == [of_model]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "scaling"), [("model.text.layers.0.q", 4.0), ("layers.0.q", 4.0), ("language.layers.0.q", 1.0)]
+)
+def test_patterns_are_matched_with_the_names_in_the_file(pattern: str, scaling: float, tmp_path: Path) -> None:
+    """As PEFT does, which knows no names of checkpoints."""
+    directory = written(tmp_path, {"model.text.layers.0.q": pair(4, 3)}, alpha_pattern={pattern: 8})
+    (delta,) = load_factors(directory, towers("language.")).deltas
+    assert delta.scaling == scaling
+
+
+def test_patterns_of_parameters_are_matched_with_the_parameters_names(tmp_path: Path) -> None:
+    options = {"target_parameters": ["q.weight"], "alpha_pattern": {"q.weight": 8}}
+    (delta,) = load_factors(written(tmp_path, {"layers.0.q": pair(4, 3)}, **options), towers("")).deltas
+    assert delta.scaling == 4.0
+
+
+def numbered_experts(first: str) -> CheckpointMap:
+    """A model whose experts have other names than in its checkpoint, of w1 and w3 the one on top that is ``first``."""
+    held = {"layers.0.mlp.experts.w13": torch.zeros(2, 6, 4), "layers.0.mlp.experts.w2": torch.zeros(2, 4, 3)}
+
+    def load(weights: Any) -> None:
+        for name, one in weights:
+            expert, which = int(name.split(".")[4]), name.split(".")[5]
+            place = held[f"layers.0.mlp.experts.{'w2' if which == 'w2' else 'w13'}"][expert]
+            (place if which == "w2" else place[:3] if which == first else place[3:]).copy_(one)
+
+    shapes = {
+        f"layers.0.moe.experts.{expert}.{which}.weight": info(
+            *((4, 3) if which == "w2" else (3, 4)), dtype=torch.float32
+        )
+        for expert in range(2)
+        for which in ("w1", "w2", "w3")
+    }
+    return CheckpointMap.learn(shapes, load, held)
+
+
+@pytest.mark.parametrize("first", ["w1", "w3"])
+@pytest.mark.parametrize("module", ["layers.0.moe.experts", "layers.0.mlp.experts", "layers.0.feed.forward.experts"])
+def test_numbered_projections_are_gate_down_and_up_under_either_name(module: str, first: str, tmp_path: Path) -> None:
+    found = numbered_experts(first)
+    (a, b), (more_a, more_b) = pair(6, 4, 4), pair(4, 3, 4)
+    pairs = {f"{module}.base_layer": (a, b), module: (more_a, more_b)}
+    targets = ["experts.gate_up_proj", "experts.down_proj"]
+    given = load_factors(written(tmp_path, pairs, target_parameters=targets), found).factors
+    gate_up = torch.einsum("ore,eri->eoi", b.view(6, 2, 2), a.view(2, 2, 4)).double()
+    right = gate_up if first == "w1" else torch.cat([gate_up[:, 3:], gate_up[:, :3]], 1)
+    assert torch.equal(added((2, 6, 4), given["layers.0.mlp.experts.w13"]), right)
+    down = torch.einsum("ore,eri->eoi", more_b.view(4, 2, 2), more_a.view(2, 2, 3)).double()
+    assert torch.equal(added((2, 4, 3), given["layers.0.mlp.experts.w2"]), down)
+
+
+def test_projections_of_which_one_is_called_otherwise_are_no_stack() -> None:
+    shapes = {f"experts.0.{which}.weight": info(3, 4) for which in ("w1", "w2", "v1")}
+    assert stacks_of(shapes, ["gate_up_proj"]) == {}
+
+
 def test_a_name_that_could_be_of_two_towers_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AdapterFormatError, match=r"could be 'text\.layers\.0\.q' or 'vision\.layers\.0\.q'"):
         load_factors(written(tmp_path, {"layers.0.q": pair(4, 3)}), towers("text.", "vision."))
+
+
+PARTS = {
+    "text.model.layers.0.q.weight": info(4, 3),
+    "vision.tower.layers.0.q.weight": info(4, 3),
+    "text.model.embed.weight": info(5, 3),
+    "text.head.weight": info(5, 3),
+}
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        {"model.text.layers.0.q": "text.model.layers.0.q.weight"},
+        {"model.vision.layers.0.q": "vision.tower.layers.0.q.weight"},
+        {
+            "model.text.layers.0.q": "text.model.layers.0.q.weight",
+            "model.vision.layers.0.q": "vision.tower.layers.0.q.weight",
+            "head": "text.head.weight",
+        },
+        {"model.text.embed": "text.model.embed.weight", "head": "text.head.weight"},
+    ],
+)
+def test_parts_of_a_model_have_prefixes_of_their_own(modules: dict[str, str], tmp_path: Path) -> None:
+    directory = written(tmp_path, {one: pair(4 if one.endswith("q") else 5, 3) for one in modules})
+    deltas = load_factors(directory, copied(**PARTS)).deltas
+    assert {one.module: one.tensor for one in deltas} == modules
+
+
+@pytest.mark.parametrize(
+    ("module", "error"),
+    [("layers.0.q", AdapterFormatError), ("model.audio.layers.0.q", AdapterFormatError),
+     ("model.audio.embed", UnknownModulesError), ("text.layers.1.q", UnknownModulesError)],
+)  # fmt: skip
+def test_a_part_that_no_word_tells_is_refused(module: str, error: type[LoRAError], tmp_path: Path) -> None:
+    pairs = {module: pair(4, 3), "head": pair(5, 3)}
+    with pytest.raises(error, match=module):
+        load_factors(written(tmp_path, pairs), copied(**PARTS))
 
 
 def test_another_layer_is_not_another_prefix(tmp_path: Path) -> None:

@@ -19,6 +19,6 @@ def measured(text: str) -> str:
 
 @pytest.mark.vllm
 def test_the_first_command_ends_as_it_shows() -> None:
-    result = run_suite("-n", "2", "--certify-model", "llama", "--max-examples", "4", detail="-q")
+    result = run_suite("-n", "2", "--certify-model", "llama", "--max-examples", "2", detail="-q")
     assert result.code == 0, shown(result)
     assert measured(SCREEN.strip()) in measured(shown(result)), shown(result)

@@ -152,7 +152,7 @@ def made(directory: Path, *, tied: bool = True, fused: bool = False, seed: int =
     wrapped.create_or_update_model_card = lambda output_dir: None  # a third of the time
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in wrapped.named_parameters():
-        if "lora_" in name:
+        if "lora_" in name or "modules_to_save" in name:
             parameter.data = torch.randint(-1, 2, parameter.shape, generator=generator).float()
     wrapped.save_pretrained(directory / "adapter")
     save(wrapped.merge_and_unload(), directory / "merged")

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lora_compat.checkpoint_map import Factor
+from lora_compat.checkpoint_map import Factor, adapter_loading
 from lora_compat.checkpoint_map.expert_stacks import ExpertStack
 from lora_compat.embeddings import InterceptedEmbedding
 from lora_compat.mapped import layout, wrapping
@@ -18,6 +18,7 @@ from tests.mapped.models import EXPERTS
 
 EXPERT = {"target_modules": [f"experts.{n}.{name}" for n in range(EXPERTS) for name in ("gate_proj", "up_proj")]}
 FUSED = {"target_modules": [], "target_parameters": ["experts.gate_up_proj", "experts.down_proj"], "fused": True}
+WHOLE = {"target_modules": ["q"], "modules_to_save": ["block.gate"]}
 QK = {"target_modules": ["q", "k"], "alpha_pattern": {"k": 8}}
 
 
@@ -83,6 +84,16 @@ def _slots_in_order(call: Any) -> Any:
     return calling
 
 
+def _halved(held_whole: Any) -> Any:
+    """What a module that is saved whole adds is halved."""
+
+    def half(*args: Any) -> Any:
+        delta = held_whole(*args)
+        return None if delta is None else replace(delta, scaling=0.5)
+
+    return half
+
+
 PLANTED: dict[str, Planted] = {
     "one tensor of a packed layer": Planted(layout, "joined", _first_only, QK),
     "one scaling for all tensors": Planted(layout, "joined", _one_scaling, QK),
@@ -105,5 +116,9 @@ PLANTED: dict[str, Planted] = {
         {"target_modules": ["embed"]},
     ),
     "experts' rows in the order of slots": Planted(TokenWise, "__call__", _slots_in_order, EXPERT),
+    "half of a module saved whole": Planted(adapter_loading, "held_whole", _halved, WHOLE),
+    "a module saved whole is passed over": Planted(
+        adapter_loading, "held_whole", lambda held_whole: lambda *args: None, WHOLE
+    ),
     "experts that stay merged": Planted(StackedWeights, "merged", _left_merged, EXPERT),
 }  # fmt: skip

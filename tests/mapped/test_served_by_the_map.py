@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ TARGETS: dict[str, dict[str, Any]] = {
         "fused": True,
     },
     "scalings of their own": {"target_modules": ["q", "k"], "alpha_pattern": {"k": 8}, "rank_pattern": {"k": 1}},
+    "a module saved whole": {"target_modules": ["q"], "modules_to_save": ["block.gate"]},
     "everything": {
         "target_modules": ["embed", "q", "k", "v", "o", "gate_up", "down", "short", "block.gate", *EVERY_EXPERT],
         "use_rslora": True,
@@ -184,6 +186,47 @@ def test_an_embedding_that_the_file_repeats_has_to_be_the_models(pickled: bool, 
                 managed.add(1, where / "adapter")
         else:
             assert managed.add(1, where / "adapter")
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "saved", "said"),
+    [
+        ("norm.weight", (HIDDEN,), (), "norm.weight .4,. is no LoRA weight, and no weight that the base model has"),
+        ("block.gate.weight", (EXPERTS, HIDDEN), (), "block.gate.weight is .* it was trained. Merge"),
+        ("embed.weight", (IDS, HIDDEN), ("embed",), r"it was trained \(modules_to_save=\['embed'\]\). Merge"),
+        ("down.weight", (HIDDEN, INNER), ("down",), "'down': expected a rank .* max_lora_rank=2, which a module that"),
+        ("o.bias", (HIDDEN,), ("o",), "o.bias .4,. is no LoRA weight, and no weight that the base model has"),
+    ],
+)
+def test_what_is_saved_whole_and_cannot_be_served_is_refused_by_name(
+    key: str, shape: tuple[int, ...], saved: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    where = made(tmp_path, target_modules=["q"])
+    file, config = (where / "adapter" / one for one in ("adapter_model.safetensors", "adapter_config.json"))
+    save_file(load_file(file) | {f"base_model.model.{key}": torch.full(shape, 7.0)}, file)
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"modules_to_save": list(saved)}))
+    found = maps(where / "base")[0]
+    managed = LoRAManager(loaded(where / "base"), LoRAConfig(max_lora_rank=2), checkpoint=found)
+    with pytest.raises(lora_compat.LoRAError, match=said):
+        managed.add(1, where / "adapter")
+    assert managed.registered == ()
+
+
+def test_a_head_that_the_checkpoint_has_and_the_model_ties_is_compared_with_what_it_holds(tmp_path: Path) -> None:
+    where = made(tmp_path, target_modules=["q"])
+    base, file = (where / one for one in ("base/model.safetensors", "adapter/adapter_model.safetensors"))
+    embedding = load_file(base)["embed.weight"]
+    save_file(load_file(base) | {"head.weight": embedding.clone()}, base)
+    model = loaded(where / "base")
+    load = model.load_weights
+    model.load_weights = lambda weights: load(one for one in weights if one[0] != "head.weight")  # type: ignore[method-assign]
+    managed = manager(model, [CheckpointMap.of(model, shapes_in(where / "base"))])
+    pairs = load_file(file)
+    save_file(pairs | {"base_model.model.head.weight": embedding + 1}, file)
+    with pytest.raises(lora_compat.LoRAError, match=r"head.weight is no LoRA weight, .* trained"):
+        managed.add(1, where / "adapter")
+    save_file(pairs | {"base_model.model.head.weight": embedding}, file)
+    assert managed.add(1, where / "adapter")
 
 
 def test_experts_whose_names_do_not_say_how_they_are_fused_are_refused(tmp_path: Path) -> None:

@@ -109,12 +109,27 @@ def test_a_directory_is_made_small_with_what_its_own_file_says(tmp_path: Path) -
     assert "torch_dtype" not in content
 
 
+def test_layers_before_those_with_experts_are_kept_however_their_number_is_called() -> None:
+    config = {"num_hidden_layers": 28, "moe_layer_start_index": 1}
+    assert kept_layers(config, 1) == (0, 1)
+    assert with_layers(config, (0, 1)) == {"num_hidden_layers": 2, "moe_layer_start_index": 1}
+
+
 def test_a_boolean_that_is_turned_over_is_turned_over_in_the_model() -> None:
     target = target_of("llama")
     content = small_config(target, ConfigChoices(switches=(("attention_bias", True),)))
     with torch.device("meta"):
         model: Any = made(target, content)
     assert model.model.layers[0].self_attn.q_proj.bias is not None
+
+
+def test_a_model_inside_of_another_one_is_of_the_type_that_was_chosen_and_small() -> None:
+    content = small_config(target_of("llava"), ConfigChoices(switches=(("text_config.model_type", "qwen2"),)))
+    inside = content["text_config"]
+    assert (inside["model_type"], inside["hidden_size"], inside["num_hidden_layers"]) == ("qwen2", 64, 1)
+    assert content["tie_word_embeddings"] == inside["tie_word_embeddings"]
+    with torch.device("meta"):
+        assert type(made(target_of("llava"), content).model.language_model).__name__ == "Qwen2Model"
 
 
 def test_what_transformers_leaves_out_of_a_saved_file_is_put_back(tmp_path: Path) -> None:

@@ -39,16 +39,24 @@ CASES = {
     "a router that is a plain layer": ModelCase(
         target="qwen3_moe", config=SIZES, adapter=ModelAdapter(modules=(), parameters=("gate.weight",))
     ),
+    "experts under another name than in the checkpoint": ModelCase(
+        target="mixtral", config=SIZES, adapter=ModelAdapter(modules=(), parameters=EXPERTS, rank=2, alpha=4.0)
+    ),
+    "a tower and the language model together": ModelCase(
+        target="Qwen2VLForConditionalGeneration", adapter=ModelAdapter(modules=("qkv", "gate_proj"))
+    ),
     "an embedding": ModelCase(adapter=ModelAdapter(modules=("embed_tokens",))),
     "a tied head": ModelCase(target="gemma3_text", adapter=ModelAdapter(modules=("embed_tokens",))),
     "a language model beside a tower": ModelCase(
         target="LlavaForConditionalGeneration", adapter=ModelAdapter(modules=("gate_proj",))
     ),
+    "a head that classifies, saved whole": ModelCase(
+        target="Qwen3ForSequenceClassification", adapter=ModelAdapter(modules=("q_proj",), saved=("score",))
+    ),
     "a head that its class always ties": ModelCase(target="lfm2", adapter=ModelAdapter(modules=("embed_tokens",))),
 }
 REFUSED = {
     "a weight that attention has absorbed": ("deepseek_v3", ModelAdapter(modules=("kv_b_proj",)), "NotServedError"),
-    "a module saved whole": ("llama", ModelAdapter(modules=("q_proj",), saved=("lm_head",)), "UnservedFeatureError"),
 }
 
 
@@ -79,6 +87,21 @@ def test_what_it_cannot_serve_it_refuses_by_name(name: str, subject: Subject) ->
     (body,) = bodies_of("MODEL-2")
     with pytest.raises(FileRefused, match=kind):
         body(subject, ModelCase(target=target, adapter=adapter))
+
+
+def test_a_tower_goes_by_its_own_tokens(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    (body,) = bodies_of("MODEL-10")
+    case = ModelCase(target="Qwen2VLForConditionalGeneration", adapter=ModelAdapter(modules=("qkv", "gate_proj")))
+    body(subject, case)
+    monkeypatch.setattr("conformance.implementations.reference.models.ReferenceModel._outermost", lambda self: ())
+    with pytest.raises(Violation, match="others-tokens"):
+        body(subject, case)
+
+
+def test_ranks_may_have_whole_experts(subject: Subject) -> None:
+    (body,) = bodies_of("MODEL-7")
+    adapter = ModelAdapter(modules=(), parameters=EXPERTS, rank=4, alpha=4.0)
+    body(subject, ModelCase(target="mixtral", config=SIZES, adapter=adapter, tp_size=2))
 
 
 SAVED = ModelCase(adapter=ModelAdapter(modules=("o_proj", "embed_tokens"), feature=SAVED_EMBEDDING))

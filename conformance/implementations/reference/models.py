@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.models import (
+    TOKENS_OF_OTHERS,
     AdaptersView,
     HostedModel,
     ModelLibrary,
@@ -25,6 +27,7 @@ from lora_compat import LoRAConfig, LoRALinear, LoRAManager
 from lora_compat.family import Family
 from lora_compat.mapped import StackedWeights
 from lora_compat.slot_layer import SlotLayer
+from lora_compat.token_maps import REST
 
 _WARM_UP_TOKENS = 8
 
@@ -33,7 +36,7 @@ class ReferenceModels(ModelServer):
     """Nothing is asked of a class: whatever its loader moves can have adapters."""
 
     def __init__(self, library: ModelLibrary) -> None:
-        self._library = library
+        self._library, self.expert_parallel = library, library.expert_parallel
 
     def prepare(self) -> None:
         self._library.prepare()
@@ -64,13 +67,31 @@ class ReferenceModel(ServedModel):
             fully_sharded_loras=self._settings.fully_sharded,
         )
         with self._host.ranked():
-            self.manager = LoRAManager(self._host.model, config, checkpoint=maps[self._group.rank], ranks=maps)
+            self.manager = LoRAManager(
+                self._host.model,
+                config,
+                target_modules=self._settings.restricted or None,
+                max_adapters=self._settings.max_loras + self._settings.spare,
+                checkpoint=maps[self._group.rank],
+                ranks=maps,
+                towers=self._outermost(),
+            )
+
+    def _outermost(self) -> tuple[str, ...]:
+        """Those towers that are in no other."""
+        names = self._host.towers()
+        return tuple(name for name in names if not name.startswith(tuple(f"{other}." for other in names)))
 
     def add(self, number: int, directory: Path) -> None:
         assert self.manager is not None
         with self._host.ranked():
             self.manager.add(number, directory)
             self.manager.activate(number)
+
+    def replace(self, number: int, directory: Path) -> None:
+        assert self.manager is not None
+        with self._host.ranked():
+            self.manager.replace(number, directory)
 
     def remove(self, number: int) -> None:
         assert self.manager is not None
@@ -87,21 +108,25 @@ class ReferenceModel(ServedModel):
     def towers(self) -> tuple[str, ...]:
         return self._host.towers()
 
-    def read(self, number: int | None, *, apart: bool = False) -> dict[str, Parts]:
-        return self._host.read(self._view(number))  # tokens are mapped for every forward
+    def read(self, *numbers: int | None, apart: bool = False) -> dict[str, Parts]:
+        return self._host.read(self._view(*numbers, apart=apart))
 
     def logits(self, number: int | None, tokens: Tensor) -> Tensor:
         return self._host.logits(self._view(number), tokens)
 
-    def _view(self, number: int | None) -> ReferenceView | None:
-        return None if self.manager is None else ReferenceView(self.manager, number)
+    def _view(self, *numbers: int | None, apart: bool = False) -> ReferenceView | None:
+        if self.manager is None:
+            return None
+        return ReferenceView(self.manager, *numbers, parts=(*self._outermost(), REST), apart=apart)
 
 
 class ReferenceView(AdaptersView):
-    """The reference's layers, with one adapter or none."""
+    """The reference's layers, with the adapters that the tokens of a batch have in turn, or none."""
 
-    def __init__(self, manager: LoRAManager, number: int | None) -> None:
-        self._manager, self._number = manager, number
+    def __init__(self, manager: LoRAManager, *numbers: int | None, parts: Sequence[str], apart: bool) -> None:
+        self._manager, self._numbers, self._parts, self._apart = manager, numbers, parts, apart
+        self._number = numbers[0]
+        self._served: tuple[int, bool] | None = None  # by the last call; nobody else's comes in between
 
     def base_of(self, module: nn.Module) -> nn.Module | None:
         return module.base_layer if isinstance(module, LoRALinear) else None
@@ -128,7 +153,13 @@ class ReferenceView(AdaptersView):
         return stack.merged(self._manager.slots.index(self._number))
 
     def serve(self, tokens: int, *, tower: bool = False) -> None:
-        self._manager.map_tokens([self._number] * tokens)
+        if self._served == (tokens, tower):
+            return
+        self._served = tokens, tower
+        for part in self._parts:
+            others = self._apart and (part == REST) is tower
+            ids = [None] * TOKENS_OF_OTHERS if others else list(islice(cycle(self._numbers), tokens))
+            self._manager.map_tokens(ids, tower=part)
 
 
 def weight_of(layer: SlotLayer, base: Tensor, slot: int) -> Tensor:

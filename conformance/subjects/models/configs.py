@@ -15,6 +15,8 @@ from conformance.subjects.models.types import ModelTarget
 from strategies.models.configs import ConfigChoices
 
 TOWER = ConfigChoices(head_dim=16, hidden=64, intermediate=96)
+_OF_TYPE = ".model_type"
+_TIED = "tie_word_embeddings"
 _SAID_BY_OTHERS = ("head_dim", "num_key_value_heads")  # where they are None, which some classes cannot take
 _NOT_OF_A_MODEL = (
     "transformers_version",
@@ -37,15 +39,18 @@ def small_config(target: ModelTarget, choices: ConfigChoices) -> dict[str, Any]:
     """
     config = target.config_class(**target.published()).to_dict()  # which fills in what a published file leaves out
     recipe = recipe_of(target.model_type, target.architecture)
-    types = recipe.get("types", {}).items()
+    others = {name.removesuffix(_OF_TYPE): one for name, one in choices.switches if name.endswith(_OF_TYPE)}
+    types = {**recipe.get("types", {}), **others}.items()
     _put(config, {name: transformers().AutoConfig.for_model(one).to_dict() for name, one in types})
+    if "text_config" in others:  # the ends are tied as in the language model that there is
+        config[_TIED] = config["text_config"].get(_TIED, config.get(_TIED))
     _put(config, recipe.get("before", {}))
     small = _shrunk(config, choices, choices)
     _renumber_tokens(small, choices.vocabulary)
     _put(small, recipe.get("after", {}) if target.implementation else REMOTE_CODE[target.architecture].small)
     for name, value in choices.switches:
         _put(small, {name: value})
-        if name == "tie_word_embeddings":  # says so for the whole, and for the language model in it
+        if name == _TIED:  # says so for the whole, and for the language model in it
             _put(small, {f"{one}.{name}": value for one in subconfigs(small) if name in small[one]})
     return {**small, "model_type": target.model_type, "architectures": [target.architecture]}
 

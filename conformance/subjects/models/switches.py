@@ -2,7 +2,8 @@
 
 Found by trying, ``python -m benchmarks.model_types --question switches``: turned over, transformers makes a model with
 other parameters, or ties its ends otherwise, and vLLM 0.33.0 loads it. Options that are no booleans follow, each with
-a small value that is not the type's own, as published files have one; and those of code published with weights.
+a small value that is not the type's own, as published files have one; and those of code published with weights. A
+model inside of another one may be of another type.
 """
 
 from __future__ import annotations
@@ -154,7 +155,10 @@ OPTIONS: Mapping[str, tuple[Switch, ...]] = {
     "granitemoe_swa": (("shared_intermediate_size", 48),),
     "granitemoehybrid": (("num_local_experts", 0),),
     "granitemoeshared": (("shared_intermediate_size", 48),),
+    "internvl": (("text_config.model_type", "gpt_oss"), ("text_config.model_type", "qwen3_moe")),
     "k2_horizon": (("mova_num_experts", 0),),
+    "llava": (("vision_config.model_type", "pixtral"), ("text_config.model_type", "qwen2")),
+    "llava_next": (("text_config.model_type", "granite"),),
     "nemotron_h": (("moe_latent_size", 48),),
     "opt": (("word_embed_proj_dim", 32),),
     "param2moe": (("first_k_dense_replace", 1),),

@@ -14,9 +14,9 @@ from lora_compat.checkpoint_map.adapter_tensors import Fitting
 from lora_compat.checkpoint_map.expert_stacks import ExpertStack, stacks_of
 from lora_compat.checkpoint_map.factors import Factor, TensorDelta, factors_of
 from lora_compat.checkpoint_map.maps import CheckpointMap
-from lora_compat.checkpoint_map.repeated import require_repeated
+from lora_compat.checkpoint_map.repeated import held_whole
 from lora_compat.errors import LoRAError
-from lora_compat.peft_config import PeftConfig
+from lora_compat.peft_config import PeftConfig, names_in
 from lora_compat.peft_loading import LoRAPair, is_lora, pairs_in, read_config, read_tensors, refusal
 
 
@@ -77,20 +77,20 @@ def load_factors(
 def _read(
     directory: Path, maps: Sequence[CheckpointMap], found: CheckpointMap, parameters: Mapping[str, Tensor] | None
 ) -> list[TensorDelta]:
-    """What every tensor of the file adds; those of the base model are what it has."""
+    """What every tensor of the file adds; those of the base model add what they differ in."""
     data, tensors = read_config(directory), read_tensors(directory)
-    config = PeftConfig.of(data, served=("target_parameters",))
-    targets = [str(one).rpartition(".")[2] for one in data.get("target_parameters") or ()]
-    stacks = stacks_of(found.shapes, dict.fromkeys(targets))
+    config = PeftConfig.of(data, served=("target_parameters", *(() if parameters is None else ("modules_to_save",))))
+    targets, saved = names_in(data, "target_parameters"), names_in(data, "modules_to_save")
+    stacks = stacks_of(found.shapes, dict.fromkeys(one.rpartition(".")[2] for one in targets))
     shapes = {**found.shapes, **{name: one.info for name, one in stacks.items()}}
-    fitting = Fitting(shapes, config, fan_in_fan_out=bool(data.get("fan_in_fan_out")))
-    repeated = {} if parameters is None else {key: one for key, one in tensors.items() if not is_lora(key)}
-    pairs = pairs_in({key: one for key, one in tensors.items() if key not in repeated})
+    turned = bool(data.get("fan_in_fan_out"))
+    fitting = Fitting(shapes, config, fan_in_fan_out=turned, parameters=targets)
+    others = {} if parameters is None else {key: one for key, one in tensors.items() if not is_lora(key)}
+    pairs = pairs_in({key: one for key, one in tensors.items() if key not in others})
     names = AdapterNames(maps, pairs, str(directory), stacks)
     deltas = _deltas(pairs, names, fitting, stacks)
-    for key, one in repeated.items():
-        require_repeated(key, one, names, found, parameters or {})
-    return deltas
+    wholes = [held_whole(key, one, names, maps, parameters or {}, saved) for key, one in others.items()]
+    return _once_each([*deltas, *(one for one in wholes if one is not None)])
 
 
 def _deltas(
@@ -102,9 +102,13 @@ def _deltas(
     for module, pair in pairs.items():
         together.setdefault(names.find(module), {})[module] = pair
     fitted = [delta for named, some in together.items() for delta in fitting.deltas(named, some)]
-    deltas = [
+    return [
         one for delta in fitted for one in (stacks[delta.tensor].deltas(delta) if delta.tensor in stacks else [delta])
     ]
+
+
+def _once_each(deltas: list[TensorDelta]) -> list[TensorDelta]:
+    """Raises `ValueError` where two modules of the file are the same weights."""
     taken: dict[tuple[str, bool], str] = {}
     for delta in deltas:
         other = taken.setdefault((delta.tensor, delta.looked_up), delta.module)

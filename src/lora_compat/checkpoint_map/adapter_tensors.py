@@ -8,7 +8,7 @@ from itertools import permutations
 
 from torch import Tensor
 
-from lora_compat.checkpoint_map.adapter_names import Named
+from lora_compat.checkpoint_map.adapter_names import Named, plain
 from lora_compat.checkpoint_map.factors import TensorDelta
 from lora_compat.checkpoint_map.shapes import TensorInfo
 from lora_compat.peft_config import CONFIG_FILE, PeftConfig
@@ -30,10 +30,19 @@ class Fitting:
     PEFT's linear layers add B · A, its `Conv1D` (``fan_in_fan_out``) and its embeddings the transpose of that. Of a
     stack of experts ``[experts, m, n]`` older PEFT, and newer for modules that are called transposed, has A of ``m``
     and B of ``n``, and otherwise A of ``n`` and B of ``m``. In A the experts are outside of the ranks, in B inside.
+    PEFT's patterns are matched with its own names, as in the file: of modules, or of ``parameters`` that it targets.
     """
 
-    def __init__(self, shapes: Mapping[str, TensorInfo], config: PeftConfig, *, fan_in_fan_out: bool) -> None:
+    def __init__(
+        self,
+        shapes: Mapping[str, TensorInfo],
+        config: PeftConfig,
+        *,
+        fan_in_fan_out: bool,
+        parameters: Sequence[str] = (),
+    ) -> None:
         self._shapes, self._config, self._fan_in_fan_out = shapes, config, fan_in_fan_out
+        self._parameters = parameters
 
     def deltas(self, named: Named, pairs: Mapping[str, LoRAPair]) -> list[TensorDelta]:
         """What the pairs of one module add, by their names in the file: several are of several tensors.
@@ -92,7 +101,7 @@ class Fitting:
         return found
 
     def _delta(self, module: str, pair: LoRAPair, fit: Fit) -> TensorDelta:
-        name = fit.tensor.removesuffix(".weight")  # what PEFT's patterns are matched with
+        name = self._in_peft(module, fit.tensor)
         self._require_rank(module, pair, name, fit.stack)
         lora_a = pair.lora_a.reshape(fit.stack, -1, pair.lora_a.shape[1])
         lora_b = pair.lora_b.reshape(pair.lora_b.shape[0], -1, fit.stack).permute(2, 0, 1)
@@ -104,18 +113,26 @@ class Fitting:
         rows = [self._shapes[tensor].rows for tensor in named.tensors]
         columns = self._shapes[named.tensors[0]].columns
         lora_a, lora_b = (pair.lora_b.t(), pair.lora_a.t()) if pair.looked_up else (pair.lora_a, pair.lora_b)
-        self._require_rank(module, pair, named.name, 1)
+        name = self._in_peft(module, "weight")
+        self._require_rank(module, pair, name, 1)
         if (lora_b.shape[0], lora_a.shape[1]) != (sum(rows), columns):
             raise ValueError(
                 f"module {module!r}: the model's weight is {', '.join(named.tensors)}, {sum(rows)} rows of {columns}; "
                 f"LoRA B has {lora_b.shape[0]} rows and LoRA A {lora_a.shape[1]} columns"
             )
-        scaling = self._config.scaling_of(named.name)
+        scaling = self._config.scaling_of(name)
         parts: Sequence[Tensor] = lora_b.split(rows)
         return [
             TensorDelta(tensor, module, lora_a[None], part[None], scaling, pair.looked_up)
             for tensor, part in zip(named.tensors, parts, strict=True)
         ]
+
+    def _in_peft(self, module: str, tensor: str) -> str:
+        """What PEFT calls a module that has an adapter, or the parameter of it."""
+        last = tensor.rpartition(".")[2]
+        parameter = f"{plain(module)}.{last}"
+        targeted = any(f".{parameter}".endswith(f".{one}") for one in self._parameters)
+        return parameter if targeted or last != "weight" else plain(module)
 
     def _require_rank(self, module: str, pair: LoRAPair, name: str, stack: int) -> None:
         rank = self._config.rank_of(name) * stack

@@ -12,6 +12,8 @@ from lora_compat.checkpoint_map.shapes import TensorInfo
 
 _OF_EXPERT = re.compile(r"(?P<module>.+)\.(?P<expert>\d+)\.(?P<projection>[^.]+)\.weight")
 Projections = dict[str, dict[int, str]]
+# The other names that a checkpoint has for an expert's projections, all three of them; loaders call shards by these.
+_NUMBERED = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,9 @@ class ExpertStack:
 def stacks_of(shapes: Mapping[str, TensorInfo], parameters: Iterable[str]) -> dict[str, ExpertStack]:
     """By name the stacks that ``parameters``, the last parts of names, can be of a checkpoint.
 
-    ``down_proj`` is that of each expert. ``gate_up_proj`` is ``gate_proj`` and ``up_proj``, in the order of its name;
-    projections that are called otherwise say nothing of their order, so they are none.
+    ``down_proj`` is that of each expert. ``gate_up_proj`` is ``gate_proj`` and ``up_proj``, in the order of its name,
+    or ``w1`` and ``w3``, which are the same where there is a ``w2``, too; projections that are called otherwise say
+    nothing of their order, so they are none.
     """
     modules: dict[str, Projections] = {}
     for name, info in shapes.items():
@@ -42,7 +45,8 @@ def stacks_of(shapes: Mapping[str, TensorInfo], parameters: Iterable[str]) -> di
             projection = modules.setdefault(match["module"], {}).setdefault(match["projection"], {})
             projection[int(match["expert"])] = name
     found = {}
-    for module, projections in modules.items():
+    for module, named in modules.items():
+        projections = {_NUMBERED[one]: some for one, some in named.items()} if set(named) == set(_NUMBERED) else named
         for parameter in parameters:
             members = [projections[one] for one in _members(parameter, list(projections))]
             stack = _stack(members, shapes) if members else None

@@ -19,7 +19,7 @@ class TensorDelta:
 
     ``lora_a [stack, rank, columns]``, ``lora_b [stack, rows, rank]``; a tensor of two dimensions is a stack of one.
     ``module`` is its name in the file. ``looked_up``: it is an embedding's, and no business of an LM head that has
-    the same weight.
+    the same weight. ``whole``: the file has the module whole, and this is what it differs in.
     """
 
     tensor: str
@@ -28,6 +28,7 @@ class TensorDelta:
     lora_b: Tensor
     scaling: float
     looked_up: bool = False
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -66,6 +66,7 @@ class MappedLayout:
         rank = delta.lora_a.shape[1]
         if rank > self.config.max_lora_rank:
             expected = f"a rank of at most max_lora_rank={self.config.max_lora_rank}"
+            expected += ", which a module that is saved whole takes as many of as it has rows" if delta.whole else ""
             raise AdapterShapeError(delta.module, "LoRA A", expected=expected, received=rank)
         places = {self.model.same.get(name, name): None for one in self.maps for name, _ in one.places(delta.tensor)}
         for parameter in places:

@@ -32,6 +32,7 @@ from conformance.implementations.vllm.models.rotary_tables import tables
 from lora_compat.checkpoint_map import CheckpointMap, TensorInfo, shapes_in
 
 _MAPS_KEPT = 32
+EXPERT_PARALLEL = "enable_expert_parallel"  # of vLLM's arguments
 _UTILS = "vllm.model_executor.model_loader.utils"
 
 
@@ -100,6 +101,8 @@ def _require_ends(model: nn.Module, model_config: Any) -> None:
 class VllmModelLibrary(ModelLibrary):
     """vLLM's models for an implementation with LoRA layers of its own."""
 
+    expert_parallel = EXPERT_PARALLEL
+
     def prepare(self) -> None:
         engine.prepare()
 
@@ -112,7 +115,7 @@ class VllmModelLibrary(ModelLibrary):
                 raise BaseModelError(f"{type(error).__name__}: {error}") from error
 
     def maps(self, directory: Path, settings: ModelSettings, size: int) -> Sequence[CheckpointMap]:
-        return learned(directory, settings.dtype, size)
+        return learned(directory, settings.dtype, size, settings.options)
 
 
 @contextmanager
@@ -124,7 +127,9 @@ def loading(group: RankGroup) -> Iterator[None]:
 
 
 @lru_cache(maxsize=_MAPS_KEPT)
-def learned(directory: Path, dtype: torch.dtype, size: int) -> tuple[CheckpointMap, ...]:
+def learned(
+    directory: Path, dtype: torch.dtype, size: int, options: tuple[str, ...] = ()
+) -> tuple[CheckpointMap, ...]:
     """The maps of all ranks, what is made of the weights after loading included.
 
     Each is learned on a model of its own, which needs no other rank: loaders cut what they are handed by themselves.
@@ -133,7 +138,7 @@ def learned(directory: Path, dtype: torch.dtype, size: int) -> tuple[CheckpointM
     found = []
     for rank in range(size):
         alone = RankGroup(rank, size, lambda rank, issued, tensor: [tensor] * size)
-        with bare_model(directory, dtype, alone, lora=True) as (model, config), _without_tying():
+        with bare_model(directory, dtype, alone, lora=True, options=options) as (model, config), _without_tying():
             load = _Loading(model, config)
             load((name, torch.zeros(one.shape, dtype=one.dtype)) for name, one in shapes.items())
             found.append(_learned(model, shapes, load))
