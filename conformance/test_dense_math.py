@@ -67,8 +67,8 @@ def test_every_token_of_a_mixed_batch_gets_its_own_adapter(subject: Subject, cas
         rank.tensors = replace(rank.tensors, gate=rank.tensors.gate[order])
         return flatten(rank.run(slots, rank.input()[order]))
 
-    if case.regime is Regime.ROUNDED:
-        return  # another order may round another way; the equivalence above holds for any order
+    if case.regime is Regime.ROUNDED or case.subclass.forward.mixes_tokens:
+        return  # another order may round, or mix, another way; the equivalence above holds for any order
     by_token = [right.by_token for right in expected_of(subject, case)]
     for before, after, counts in zip(outputs, observed(subject, case, permuted), by_token, strict=True):
         moved = [one[order] if here else one for one, here in zip(before, counts, strict=True)]

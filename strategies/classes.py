@@ -19,7 +19,8 @@ UNCHANGED = (Forward.INHERITED,)
 OVERRIDDEN = tuple(forward for forward in Forward if forward is not Forward.INHERITED)
 # What a forward may do to a partial sum and still leave the sum over the ranks meaningful.
 _LINEAR = (Forward.INHERITED, Forward.PASS_THROUGH, Forward.SCALED, Forward.CAST, Forward.SPLIT,
-           Forward.BARE_TENSOR, Forward.TUPLE, Forward.TWICE, Forward.PERMUTED, Forward.SCALED_INPUT)  # fmt: skip
+           Forward.BARE_TENSOR, Forward.TUPLE, Forward.TWICE, Forward.PERMUTED, Forward.SCALED_INPUT,
+           Forward.LARGEST_OF_TWO, Forward.LARGEST_SO_FAR)  # fmt: skip
 
 
 def possible_forwards(layer: LayerSpec, forwards: tuple[Forward, ...] = FORWARDS) -> tuple[Forward, ...]:

@@ -31,12 +31,22 @@ class Forward(Named):
     MASKED = "masked"  # tokens whose first input is below -1 are dropped, and are zeros after
     SCALED_INPUT = "scaled_input"  # twice the input
     NORMALIZED = "normalized"  # the input divided by a power of two, each token by its own
+    LARGEST_OF_TWO = "largest_of_two"  # of each token and the one before it, element by element
+    LARGEST_SO_FAR = "largest_so_far"  # of each token and all that come after it, the last token first
     OWN = "own"  # whatever an existing class does; never drawn
 
     @property
     def multiplies_itself(self) -> bool:
         """Whether the forward reads ``self.weight`` instead of calling the quant method."""
         return self in _MULTIPLYING
+
+    @property
+    def mixes_tokens(self) -> bool:
+        """Whether a row of what is multiplied is made of several tokens.
+
+        Right is the adapter of the token whose output it becomes; who cannot tell that may refuse batches of several.
+        """
+        return self in (Forward.LARGEST_OF_TWO, Forward.LARGEST_SO_FAR)
 
     @property
     def needs_whole_tokens(self) -> bool:

@@ -158,6 +158,7 @@ _PRODUCTS = {
         "    output = child(input_)",
     ],
 }
+_FLAT = "flat = input_.reshape(-1, input_.shape[-1])"
 _AROUND = {
     Forward.TOKEN_CHUNKS: (
         "half = (input_.shape[0] + 1) // 2",
@@ -171,6 +172,12 @@ _AROUND = {
         ("input_[keep]",),
         "torch.zeros(*input_.shape[:-1], {0}.shape[-1], dtype={0}.dtype, device={0}.device)"
         ".masked_scatter(keep[..., None], {0})",
+    ),
+    Forward.LARGEST_OF_TWO: (_FLAT, ("torch.maximum(flat.roll(1, 0), flat).view(input_.shape)",), "{}"),
+    Forward.LARGEST_SO_FAR: (
+        _FLAT,
+        ("flat.flip(0).cummax(0).values.view(input_.shape)",),
+        "{0}.reshape(-1, {0}.shape[-1]).flip(0).view({0}.shape)",
     ),
     Forward.SCALED_INPUT: ("", ("input_ * 2",), "{}"),
     Forward.NORMALIZED: (

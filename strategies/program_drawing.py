@@ -10,12 +10,13 @@ from hypothesis.strategies import DrawFn, SearchStrategy, composite
 from strategies.adapters import SCALINGS, token_maps
 from strategies.cases import AdapterSpec
 from strategies.choices import mostly, numbers, sampled, sequences
-from strategies.programs import Misfit, ModelAdapterSpec, Program, Step, StepKind
+from strategies.programs import Companion, Misfit, ModelAdapterSpec, Program, Step, StepKind
 from strategies.tree_drawing import models
 from strategies.trees import ModelSpec, ModuleSpec
 
 RANKS = (1, 2, 3, 4, 8, 16, 65, 128)
 ROOTED_RANKS = (1, 4, 16)  # √r is a power of two, so the scaling of rank-stabilised adapters is exact
+COMPANIED = (*((),) * 9, *((one,) for one in Companion), tuple(Companion))
 PLAIN = models(plain=True, aliases=(False,))
 
 
@@ -31,6 +32,7 @@ def frames(
     max_loras: tuple[int, ...] = (1, 2),
     spare: tuple[int, ...] = (0, 1),
     max_ranks: tuple[int, ...] = (16,),
+    companions: tuple[tuple[Companion, ...], ...] = ((),),
 ) -> Program:
     """Programs without steps; shrinks to one adapter of one layer.
 
@@ -43,6 +45,7 @@ def frames(
         max_loras: how many adapters may be active.
         spare: how many more may be registered.
         max_ranks: the largest rank; no adapter has a larger one.
+        companions: layers of other kinds in the model, where adapters come from memory.
     """
     model = draw(trees)
     # Many adapters, with a slot for each; or more slots than adapters; or ranks that no small model has.
@@ -66,6 +69,7 @@ def frames(
         fully_sharded=sharded,
         evict=evicts,
         from_disk=from_disk,
+        companions=() if from_disk else draw(sampled(companions, "companions")),
         seed=draw(numbers(2**16, "seed")),
     )
 

@@ -25,6 +25,14 @@ class StepKind(Named):
     USE_FAILING = "use_failing"  # use, but the load of a layer in the middle raises
 
 
+class Companion(Named):
+    """A layer of another kind in the model, which every adapter adapts."""
+
+    EMBEDDING = "embedding"
+    LM_HEAD = "lm_head"
+    EXPERTS = "experts"
+
+
 class Misfit(Named):
     """What is wrong with an adapter's last tensors."""
 
@@ -63,8 +71,8 @@ class ModelAdapterSpec(Spec):
 class Program(Spec):
     """A model, adapters, batches of tokens (indices of adapters, -1 for none), and what happens to them.
 
-    After the last step the first batch is run. With ``from_disk`` adapters arrive as PEFT directories. All values are
-    exact.
+    After the last step the first batch is run. With ``from_disk`` adapters arrive as PEFT directories. The model meets
+    its ``companions`` before its own modules. All values are exact.
 
     Raises:
         ImpossibleCase: a scaling is no power of two.
@@ -80,6 +88,7 @@ class Program(Spec):
     fully_sharded: bool = False
     evict: bool = True
     from_disk: bool = False
+    companions: tuple[Companion, ...] = ()
     dtype: Dtype = Dtype.FLOAT32
     seed: int = 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,14 +95,23 @@ class ReferenceExperts(ExpertsServer):
         self._config = LoRAConfig(case.max_loras, case.max_rank, case.fully_sharded)
 
     @property
+    def layer(self) -> lora_compat.FusedMoE:
+        """The layer without adapters."""
+        return self._layer
+
+    def through(self, layer: Any, routed: Routed) -> Tensor:
+        """What ``layer``, this one or what took its place in a model, makes of the input."""
+        output: Tensor = layer(routed.hidden, routed.weights, routed.ids)
+        return output
+
+    @property
     def wrapped(self) -> lora_compat.LoRAExperts:
         """The LoRA layer; one for the layer, however often it is asked for."""
         self._wrapped = lora_compat.wrap_experts(self._layer, self._config)
         return self._wrapped
 
     def bare(self, routed: Routed) -> Tensor:
-        output: Tensor = self._layer(routed.hidden, routed.weights, routed.ids)
-        return output
+        return self.through(self._layer, routed)
 
     def load(self, slot: int, adapter: ExpertsAdapter) -> None:
         self.wrapped.set_lora(slot, adapter)
@@ -111,8 +121,7 @@ class ReferenceExperts(ExpertsServer):
 
     def run(self, slots: tuple[int, ...], routed: Routed) -> Tensor:
         self.wrapped.set_batch(TokenBatch.of(slots, routed.hidden.device))
-        output: Tensor = self.wrapped(routed.hidden, routed.weights, routed.ids)
-        return output
+        return self.through(self.wrapped, routed)
 
     def warmup_rank(self, *, default: int, max_lora_rank: int) -> int:
         return lora_compat.warmup_rank_of(self.wrapped, max_lora_rank=max_lora_rank, default=default)

@@ -117,6 +117,11 @@ class Implementation(ABC):
         """
         return DTYPES
 
+    @property
+    def companions(self) -> bool:
+        """Whether its `manager` serves what its `vocabulary` and `experts` make, too."""
+        return False
+
     def fitted(self, spec: Spec) -> Spec:
         """The nearest to ``spec`` that asks for nothing it has no notion of; judged in its place."""
         return spec

@@ -80,6 +80,16 @@ class ReferenceVocabulary(VocabularyServer):
         self._config = config
 
     @property
+    def layer(self) -> torch.nn.Module:
+        """The layer without adapters."""
+        return self._bare
+
+    def through(self, layer: Any, given: Tensor) -> Tensor:
+        """What ``layer``, this one or what took its place in a model, makes of ids or hidden states."""
+        result: Tensor = layer(given) if given.dtype == torch.int64 else self._processor(layer, given)
+        return result
+
+    @property
     def wrapped(self) -> Any:
         """The LoRA layer; one for the layer, however often it is asked for."""
         wrap = lora_compat.wrap_layer if isinstance(self._bare, ParallelLMHead) else lora_compat.wrap_embedding
@@ -97,5 +107,4 @@ class ReferenceVocabulary(VocabularyServer):
         if slots is not None:
             layer = self.wrapped
             layer.set_batch(TokenBatch.of(slots, given.device))
-        result: Tensor = layer(given) if given.dtype == torch.int64 else self._processor(layer, given)
-        return result
+        return self.through(layer, given)

@@ -20,7 +20,8 @@ from strategies.cases import AdapterSpec, Case, Dtype, Layout, Quantization
 from strategies.forwards import Forward
 
 # A forward that does something else to each token may leave the first as it is.
-_BY_TOKEN = (Forward.EXTRA_ARGUMENT, Forward.MASKED, Forward.NON_LINEAR, Forward.NORMALIZED)
+_BY_TOKEN = (Forward.EXTRA_ARGUMENT, Forward.MASKED, Forward.NON_LINEAR, Forward.NORMALIZED,
+             Forward.LARGEST_OF_TWO, Forward.LARGEST_SO_FAR)  # fmt: skip
 
 
 def alone(case: Case) -> list[Case]:

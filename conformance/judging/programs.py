@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from conformance.judging.anomalies import UNEXPLAINED
 from conformance.judging.anomalies.linear import explain
 from conformance.judging.anomalies.partial_sums import together
-from conformance.judging.assertions import first_difference, raising
+from conformance.judging.assertions import assert_equal, first_difference, raising
 from conformance.judging.facts import Aspect, Difference, Place, Raised
 from conformance.judging.verdicts import Violation
 from conformance.oracles.programs import ProgramOracle
@@ -71,6 +73,9 @@ def assert_layer_served(
     """One run of one layer, on all ranks, gives each token what its adapter gives it in a fresh engine."""
     __tracebackhide__ = True
     index, name = outputs[0].index, outputs[0].name
+    if index >= len(values.cases):
+        assert_companion_served(values, place, outputs, tokens)
+        return
     case = values.cases[index]
     actual, expected = together(case, [output.tensors for output in outputs], values.expected(subject, index, tokens))
     for rank, (tensors, right) in enumerate(zip(actual, expected, strict=True)):
@@ -79,6 +84,37 @@ def assert_layer_served(
             fact = replace(difference, after=f"; adapters {[t + 1 for t in tokens]} (0: none)")
             anomaly = _mistake(subject, values, outputs, tokens)
             raise Violation(anomaly, fact, values.program, replace(place, rank=rank, module=name))
+
+
+def assert_companion_served(
+    values: ProgramOracle, place: Place, outputs: tuple[LayerOutput, ...], tokens: tuple[int, ...]
+) -> None:
+    """One run of a layer of another kind, which gives the same on all ranks, serves each token its adapter."""
+    __tracebackhide__ = True
+    index = outputs[0].index - len(values.cases)
+    right = values.of_companion(index, tokens)
+    every = {
+        number: values.of_companion(index, (number,) * len(tokens))
+        for number in range(-1, len(values.program.adapters))
+    }
+    for rank, output in enumerate(outputs):
+        seen = output.tensors[0].double()
+        anomaly = UNEXPLAINED
+        if seen.shape == right.shape:
+            anomaly = stale_or_dropped(seen, right, every)
+        where = replace(place, rank=rank, module=output.name)
+        assert_equal(
+            values.program, seen, right, where, anomaly, after=f"; adapters {[t + 1 for t in tokens]} (0: none)"
+        )
+
+
+def stale_or_dropped(seen: Tensor, right: Tensor, every: Mapping[int, Tensor]) -> str:
+    """Whether each wrong token has no adapter's part, or another adapter's."""
+    wrong = [token for token in range(len(right)) if not torch.equal(seen[token], right[token])]
+    served = [[number for number, rows in every.items() if torch.equal(seen[token], rows[token])] for token in wrong]
+    if not all(served):
+        return UNEXPLAINED
+    return "delta-dropped" if all(numbers[0] < 0 for numbers in served) else "stale-slot"
 
 
 def _mistake(

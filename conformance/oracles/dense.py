@@ -51,6 +51,10 @@ def _multiplied(forward: Forward, x: Tensor) -> Tensor:
     """What a class's own forward makes of its input before the product."""
     if forward is Forward.SCALED_INPUT:
         return x * 2
+    if forward is Forward.LARGEST_OF_TWO:
+        return torch.maximum(x.roll(1, 0), x)
+    if forward is Forward.LARGEST_SO_FAR:
+        return x.flip(0).cummax(0).values.flip(0)
     if forward is Forward.NORMALIZED:
         return x / 2.0 ** torch.frexp(x.abs().amax(dim=-1, keepdim=True)).exponent
     return x

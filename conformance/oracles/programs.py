@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from torch import Tensor
+
+from conformance.oracles import experts, vocabulary
 from conformance.oracles.linear import Expected, expected_of
 from conformance.subjects.subject import Subject
+from conformance.values.experts import ExpertsTensors
 from conformance.values.programs import ProgramValues
+from conformance.values.vocabulary import VocabularyTensors
+from strategies.experts import ExpertsCase
 
 
 @dataclass(slots=True)
@@ -22,6 +28,15 @@ class ProgramOracle(ProgramValues):
             _by_token({number: ranks[rank] for number, ranks in runs.items()}, tokens)
             for rank in range(self.program.model.tp_size)
         ]
+
+    def of_companion(self, index: int, tokens: tuple[int, ...]) -> Tensor:
+        """What companion ``index`` must return on every rank."""
+        one = self.companions[index]
+        if isinstance(one.case, ExpertsCase):
+            assert isinstance(one.tensors, ExpertsTensors)
+            return experts.dense(replace(one.case, tokens=tokens), one.tensors)
+        assert isinstance(one.tensors, VocabularyTensors)
+        return vocabulary.dense(replace(one.case, tokens=tokens), one.tensors)
 
     def _of_adapter(self, subject: Subject, index: int, number: int) -> list[Expected]:
         key = index, number

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis.stateful import rule
 
 from conformance.search.program_machines import OneOf, ProgramMachine
-from strategies.program_drawing import frames
+from strategies.program_drawing import COMPANIED, frames
 from strategies.programs import Misfit, StepKind
 from strategies.tree_drawing import models
 
@@ -64,7 +64,7 @@ class Keeping(Coming):
 class Living(Serving):
     """Everything that may happen to adapters that fit."""
 
-    frames = frames(adapters=(2, 3), spare=(1, 0))
+    frames = frames(adapters=(2, 3), spare=(1, 0), companions=COMPANIED)
     remove = OneOf(lambda machine: machine.registered, (REMOVE,))
     prepare = OneOf(lambda machine: machine.everybody, (ADD, ACTIVATE))
     stay = OneOf(lambda machine: machine.active if machine.frame.evict else set(), (PIN, REPLACE))
@@ -73,7 +73,7 @@ class Living(Serving):
 class Meeting(Serving):
     """The last adapter does not fit, and is met in between."""
 
-    frames = frames(misfits=tuple(Misfit)[1:], adapters=(2, 3), evict=(True, True, False))
+    frames = frames(misfits=tuple(Misfit)[1:], adapters=(2, 3), evict=(True, True, False), companions=COMPANIED)
 
     @rule()
     def meet_the_misfit(self) -> None:
@@ -92,6 +92,7 @@ class Breaking(Serving):
         adapters=(2, 3),
         evict=(True, True, False),
         disk=(False,),
+        companions=COMPANIED,
     )
     break_off = OneOf(lambda machine: machine.waiting if machine.active else set(), (StepKind.USE_FAILING,))
 

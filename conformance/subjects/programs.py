@@ -18,6 +18,7 @@ from conformance.implementations.protocol import Implementation
 from conformance.subjects.adapter_files import write_adapter
 from conformance.subjects.building import call, flatten
 from conformance.subjects.calls import Call, calls_of
+from conformance.subjects.companions import CompanionServer, companion_on
 from conformance.subjects.outcomes import NotApplicable, NotWrapped
 from conformance.subjects.records import LayerOutput, Problem, Record
 from conformance.subjects.subject import Subject
@@ -58,6 +59,7 @@ class ModelSession:
     model: nn.Module = field(init=False)
     manager: ModelManager = field(init=False)
     _mapped: tuple[int, ...] = ()
+    _companions: list[CompanionServer] = field(default_factory=list)
 
     @property
     def program(self) -> Program:
@@ -65,7 +67,11 @@ class ModelSession:
 
     def build(self) -> ModelSession:
         """Builds and loads the model."""
-        self.model = build_tree(self.values, self.implementation.layers, self.group).to(self.device)
+        self._companions = [
+            companion_on(self.implementation, one, self.group, self.device) for one in self.values.companions
+        ]
+        hung = {one.values.name: one.server.layer for one in self._companions}
+        self.model = build_tree(self.values, self.implementation.layers, self.group, hung).to(self.device)
         return self
 
     def wrap(self, targets: tuple[str, ...] | None = None) -> ModelSession:
@@ -154,6 +160,10 @@ class ModelSession:
             tokens.append(tuple(number if number in active else -1 for number in own))
             for name in module.names:
                 outputs.append(LayerOutput(index, name, tuple(self.run_layer(name, index))))
+        for index, companion in enumerate(self._companions, len(program.model.linears)):
+            tokens.append(tuple(number if number in active else -1 for number in self._mapped))
+            with library.ranked(self.group):
+                outputs.append(LayerOutput(index, companion.values.name, (companion.run(self.model),)))
         return tuple(tokens), tuple(outputs)
 
     def run_layer(self, name: str, index: int) -> list[Tensor]:

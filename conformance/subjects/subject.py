@@ -38,6 +38,8 @@ class Subject:
         What the implementation has no notion of is left out.
         """
         case = self.implementation.fitted(case)
+        if isinstance(case, Program) and not self.implementation.companions:
+            case = replace(case, companions=())
         if isinstance(case, Case) and case.device != self.device:
             case = replace(case, device=self.device)
         served = self.implementation.dtypes(self.device)

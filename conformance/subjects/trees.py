@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
@@ -70,9 +72,13 @@ class ModelTree(nn.Module):
         owner.add_module(last, module)
 
 
-def build_tree(values: ProgramValues, library: LayerLibrary, group: RankGroup) -> ModelTree:
-    """This rank's model, built and loaded; it is not wrapped yet."""
+def build_tree(
+    values: ProgramValues, library: LayerLibrary, group: RankGroup, others: Mapping[str, nn.Module] | None = None
+) -> ModelTree:
+    """This rank's model, built and loaded; it is not wrapped yet. A walk meets ``others`` first."""
     model = ModelTree()
+    for name, other in (others or {}).items():
+        model.hang(name, other)
     linears = iter(zip(values.cases, values.tensors, strict=True))
     for module in values.program.model.modules:
         if module.kind is ModuleKind.LINEAR:

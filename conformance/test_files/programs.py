@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from conformance.judging.anomalies.partial_sums import sums_partials
 from conformance.regressions.entries import StoredFailure
@@ -10,10 +11,12 @@ from conformance.subjects.adapter_files import peft_config
 from conformance.test_files.construction import DECLARED, built, class_name, class_source
 from conformance.test_files.dialects import Dialect
 from conformance.test_files.endings import Ending
+from conformance.test_files.layout import CannotWrite
 from conformance.test_files.literals import one_line, tensor_text
 from conformance.test_files.plays import ADDS, Play, play_of
 from conformance.test_files.scenes import layer_reduces
 from conformance.test_files.script import Script, compared
+from conformance.values.companions import companions_of
 from strategies.programs import Program
 
 _SAVED = """
@@ -35,7 +38,10 @@ def script_of(failure: StoredFailure, program: Program, dialect: Dialect) -> Scr
     Raises:
         CannotWrite: the program has no such form.
     """
-    play = play_of(failure.clause, failure.anomaly, failure.sighting.place, program)
+    place = failure.sighting.place
+    if place.module in [one.name for one in companions_of(program)]:
+        raise CannotWrite(f"{place.module} in a program has no form yet; replay the case")
+    play = play_of(failure.clause, failure.anomaly, place, replace(program, companions=()))  # it fails without them
     imports, classes, names = _classes(play, dialect)
     ending = Ending(play, dialect)
     calls, ranks = ending.lines(), program.model.tp_size

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from torch import nn
 
 from conformance.implementations.dtypes import torch_dtype
+from conformance.values.companions import CompanionValues, companions_of
 from conformance.values.linear import CaseTensors, values_of
 from lora_compat.model_adapters import Adapter, ModuleAdapter
 from strategies.cases import AdapterSpec, Case
@@ -49,15 +50,19 @@ class ProgramValues:
     program: Program
     cases: list[Case] = field(init=False)
     tensors: list[CaseTensors] = field(init=False)
+    companions: list[CompanionValues] = field(init=False)
 
     def __post_init__(self) -> None:
         self.cases = [layer_case(self.program, index) for index in range(len(self.program.model.linears))]
         self.tensors = [values_of(case) for case in self.cases]
+        self.companions = companions_of(self.program)
 
     def adapter(self, number: int) -> Adapter:
         """The adapter as it is handed over: tensors of its own, one misfit among them if it is to have one."""
         spec = self.program.adapters[number]
         modules: dict[str, ModuleAdapter] = {}
+        for companion in self.companions:
+            modules |= companion.adapter(number)
         for index in spec.adapted:
             loaded = self.tensors[index].adapters[number]
             for name, part in zip(self._names(index, spec), loaded.parts, strict=True):

@@ -14,6 +14,7 @@ import lora_compat
 from benchmarks.power.hunting import reference_subject
 from conformance.judging.assertions import assert_merged_equivalence
 from conformance.search.drawing import draw_cases
+from conformance.subjects.outcomes import SubjectRefused
 from lora_compat.adapters import LayerAdapter, SubAdapter
 from lora_compat.errors import LoRAError, TokenOrderError
 from lora_compat.kernels import TokenBatch
@@ -34,11 +35,16 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("forward", [one for one in Forward if one is not Forward.OWN], ids=lambda one: one.value)
-def test_the_reference_serves_forwards_of_every_kind(forward: Forward) -> None:
+def test_the_reference_serves_forwards_of_every_kind_or_says_that_nobody_can(forward: Forward) -> None:
     subject, served = reference_subject(), Counter[Forward]()
 
     def judge(case: Case) -> None:
-        assert_merged_equivalence(subject, case, needs_signal=False)
+        try:
+            assert_merged_equivalence(subject, case, needs_signal=False)
+        except SubjectRefused as refusal:
+            if forward.mixes_tokens and "TokenOrderError" in refusal.reason:
+                return
+            raise
         served[case.subclass.forward] += 1
 
     source = cases(forwards=(forward,), min_depth=1, tp_sizes=(1, 2), layouts=tuple(Layout))

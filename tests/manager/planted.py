@@ -8,6 +8,8 @@ from typing import Any
 from unittest.mock import patch
 
 from lora_compat import model_wrapping, served_model
+from lora_compat.embeddings import LoRAEmbedding
+from lora_compat.expert_adapters import LoRAExperts
 from lora_compat.lru import Places
 from lora_compat.manager import LoRAManager
 from lora_compat.model_slots import ModelSlots
@@ -81,6 +83,42 @@ def _load_for_good(self: ModelSlots, slot: int, adapter: Any) -> None:
 def failed_load_is_not_undone(load: Any) -> Any:
     """A load that fails half-way has overwritten some layers of the adapter that should have left."""
     return _load_for_good
+
+
+@plant(
+    LoRAExperts,
+    "restore",
+    origin="M3, its other half",
+    clauses="LIFE-3",
+    anomalies="stale-slot delta-dropped unexplained",
+)
+def a_mixture_is_put_back_for_its_first_product_alone(restore: Any) -> Any:
+    """A load that fails half-way leaves all of a mixture's slots but the first as it wrote them."""
+
+    def restoring(self: LoRAExperts, slot: int, saved: Any) -> None:
+        slots, place = self._slots(slot)[0]
+        slots.restore(place, saved[:3])
+
+    return restoring
+
+
+@plant(LoRAEmbedding, "restore", origin="M3, its other half", clauses="LIFE-3", anomalies="stale-slot delta-dropped")
+def an_embedding_is_not_put_back(restore: Any) -> Any:
+    """A load that fails half-way leaves an embedding as it wrote it."""
+    return lambda self, slot, saved: None
+
+
+@plant(
+    LoRAExperts, "set_batch", origin="M1, vllm #47724", clauses="LIFE-3 LIFE-1", anomalies="stale-slot delta-dropped"
+)
+def a_mixture_keeps_its_first_map(set_batch: Any) -> Any:
+    """A mixture is told once which slots serve its tokens."""
+
+    def once(self: LoRAExperts, batch: Any) -> None:
+        if not self.batch.active:
+            set_batch(self, batch)
+
+    return once
 
 
 @plant(LoRAManager, "activate", origin="vllm 0.33.0, the LRU manager", clauses="LIFE-3", anomalies="state-lost")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lora_compat import delta
+from lora_compat import delta, token_identity
 from lora_compat.delta import LoRADelta
 from lora_compat.kernels import TokenBatch
 from lora_compat.wrapper import LoRALinear
@@ -150,3 +150,32 @@ def the_first_call_uses_up_the_adapter(original):
         return output
 
     return add_to
+
+
+@plant(
+    token_identity,
+    "_strangers",
+    origin="tokens mixed before the product",
+    clauses="MATH-2",
+    anomalies="wrong-slot adapter-leak delta-dropped",
+)
+def what_is_made_of_two_tokens_is_the_first_ones(original):
+    """A row that is made of two tokens is served the adapter of whichever a function was given first."""
+    return lambda one, other: False
+
+
+@plant(
+    delta,
+    "tokens_of",
+    origin="tokens mixed before the product",
+    clauses="MATH-2",
+    anomalies="wrong-slot adapter-leak delta-dropped",
+)
+def rows_that_nobody_can_follow_are_in_place(original):
+    """Where nobody knows whose tokens rows are, they are taken to be the batch's, in its order."""
+
+    def tokens_of(x):
+        found = original(x)
+        return list(range(x.shape[:-1].numel())) if found is None else found
+
+    return tokens_of

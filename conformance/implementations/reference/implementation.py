@@ -59,6 +59,11 @@ class ReferenceImplementation(Implementation):
         self.layers = layers or LoraCompatLayers()
 
     @property
+    def companions(self) -> bool:
+        """On its own layers, whose mixtures and embeddings it has."""
+        return isinstance(self.layers, LoraCompatLayers)
+
+    @property
     def models(self) -> ModelServer | None:
         """Who loads checkpoints: where the base layers are of a library with models."""
         return ReferenceModels(self.layers.models) if self.layers.models else None

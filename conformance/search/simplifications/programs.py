@@ -65,6 +65,8 @@ def _plainer_step(step: Step) -> Iterator[Step]:
 
 def _trees(program: Program) -> Iterator[Program]:
     model = program.model
+    yield from by_default(program, "companions")
+    yield from (replace(program, companions=companions) for companions in one_less(program.companions))
     if model.tp_size > 1:
         yield replace(program, model=replace(model, tp_size=1), fully_sharded=False)
     yield from (replace(program, model=plainer) for plainer in by_default(model, "tower"))
