@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 
 import torch
 
@@ -15,6 +16,7 @@ from conformance.judging.facts import Place, Raised
 from conformance.judging.logits import require_logits
 from conformance.judging.model_facts import Lost
 from conformance.judging.models import (
+    IN_THE_PLACE,
     reaches,
     require_apart,
     require_feature,
@@ -167,9 +169,11 @@ def require_untouched(subject: Subject, case: ModelCase) -> None:
     if programs.chain.fingerprint() != before:
         raise Violation("file-changed", "the adapter's directory is not what it was before it was loaded", case)
     require_loaded(programs.chain, seen)
-    for rank, (first, beside, again) in enumerate(one for one in seen if not isinstance(one, Refusal)):
+    for rank, (first, beside, again, halves) in enumerate(one for one in seen if not isinstance(one, Refusal)):
         require_same(case, first, beside, rank, "after another adapter was loaded")
         require_same(case, first, again, rank, "loaded again after it was removed")
+        for alone, in_its_place in pairwise(halves):
+            require_same(case, alone, in_its_place, rank, IN_THE_PLACE)
 
 
 @check("MODEL-6", model_cases(saved=False))

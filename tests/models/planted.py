@@ -207,6 +207,11 @@ def every_adapter_into_the_first_slot(monkey: pytest.MonkeyPatch) -> None:
     around(monkey, cls, "reset_lora", lambda original, self, slot: original(self, 0))
 
 
+@planted("MODEL-5", "base-changed", "o_proj", "down_proj")
+def a_slot_keeps_what_its_next_adapter_lacks(monkey: pytest.MonkeyPatch) -> None:
+    around(monkey, part("layers", "RowParallelLinearWithLoRA"), "reset_lora", lambda original, self, slot: None)
+
+
 @planted("MODEL-5", "file-changed", "o_proj")
 def loading_writes_to_the_directory(monkey: pytest.MonkeyPatch) -> None:
     cls = part("peft_helper", "PEFTHelper")

@@ -109,11 +109,16 @@ class Programs:
         model.remove(1)
         return bare, before, model.read(None)
 
-    def reloaded(self, group: RankGroup) -> Seen | Refusal:
-        """Readings with the adapter, with half of it loaded as another one beside it, and loaded again by itself."""
-        half = self.chain.root / "half"
-        self._cut(half, {key for pair in self.chain.file.pairs[::2] for key in pair.keys})
+    def reloaded(self, group: RankGroup) -> tuple[Readings, Readings, Readings, list[Readings]] | Refusal:
+        """Readings with the adapter, with half of it loaded as another one beside it, and loaded again by itself.
+
+        The last are of that half, loaded first, and in the place of the whole; none if it is all of it, or refused.
+        """
+        half, pairs = self.chain.root / "half", self.chain.file.pairs
+        self._cut(half, {key for pair in pairs[::2] for key in pair.keys})
         model, _ = self._loaded(group)
+        halves: list[Readings] = [model.read(1)] if len(pairs) > 1 and not attempt(partial(model.add, 1, half)) else []
+        model.remove(1)
         refusal = attempt(partial(model.add, 1, self.chain.adapter))
         if refusal:
             return refusal
@@ -123,7 +128,12 @@ class Programs:
         model.remove(2)
         model.remove(1)
         model.add(1, self.chain.adapter)
-        return first, beside, model.read(1)
+        again = model.read(1)
+        if halves:
+            model.remove(1)
+            model.add(1, half)
+            halves.append(model.read(1))
+        return first, beside, again, halves
 
     def apart(self, group: RankGroup) -> tuple[tuple[str, ...], Readings, Readings, Readings | Refusal] | Refusal:
         """The modules of towers, and readings of the base, with the adapter, and likewise in a batch that has text."""
