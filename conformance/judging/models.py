@@ -28,7 +28,6 @@ from conformance.subjects.models.programs import alike, differ
 from conformance.subjects.outcomes import NotApplicable, NotExercised
 from strategies.models.cases import ModelCase
 
-IN_THE_PLACE = "loaded in the place of a larger one"
 _NO_ERROR = torch.zeros(())
 
 

@@ -200,16 +200,11 @@ def tokens_without_adapter_keep_the_last_one(monkey: pytest.MonkeyPatch) -> None
     around(monkey, part("model_manager", "LoRAModelManager"), "set_adapter_mapping", kept)
 
 
-@planted("MODEL-5", "base-changed", "o_proj", "down_proj")
+@planted("MODEL-5", "wrong-slot", "o_proj", "down_proj")
 def every_adapter_into_the_first_slot(monkey: pytest.MonkeyPatch) -> None:
     cls = part("layers", "RowParallelLinearWithLoRA")
     around(monkey, cls, "set_lora", lambda original, self, slot, a, b: original(self, 0, a, b))
     around(monkey, cls, "reset_lora", lambda original, self, slot: original(self, 0))
-
-
-@planted("MODEL-5", "base-changed", "o_proj", "down_proj")
-def a_slot_keeps_what_its_next_adapter_lacks(monkey: pytest.MonkeyPatch) -> None:
-    around(monkey, part("layers", "RowParallelLinearWithLoRA"), "reset_lora", lambda original, self, slot: None)
 
 
 @planted("MODEL-5", "file-changed", "o_proj")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,13 @@ class ReferenceModel(ServedModel):
         )
         with self._host.ranked():
             self.manager = LoRAManager(
-                self._host.model, config, checkpoint=maps[self._group.rank], ranks=maps, towers=self._outermost()
+                self._host.model,
+                config,
+                target_modules=self._settings.restricted or None,
+                max_adapters=self._settings.max_loras + self._settings.spare,
+                checkpoint=maps[self._group.rank],
+                ranks=maps,
+                towers=self._outermost(),
             )
 
     def _outermost(self) -> tuple[str, ...]:
@@ -80,6 +87,11 @@ class ReferenceModel(ServedModel):
         with self._host.ranked():
             self.manager.add(number, directory)
             self.manager.activate(number)
+
+    def replace(self, number: int, directory: Path) -> None:
+        assert self.manager is not None
+        with self._host.ranked():
+            self.manager.replace(number, directory)
 
     def remove(self, number: int) -> None:
         assert self.manager is not None
@@ -96,23 +108,24 @@ class ReferenceModel(ServedModel):
     def towers(self) -> tuple[str, ...]:
         return self._host.towers()
 
-    def read(self, number: int | None, *, apart: bool = False) -> dict[str, Parts]:
-        return self._host.read(self._view(number, apart=apart))
+    def read(self, *numbers: int | None, apart: bool = False) -> dict[str, Parts]:
+        return self._host.read(self._view(*numbers, apart=apart))
 
     def logits(self, number: int | None, tokens: Tensor) -> Tensor:
         return self._host.logits(self._view(number), tokens)
 
-    def _view(self, number: int | None, *, apart: bool = False) -> ReferenceView | None:
+    def _view(self, *numbers: int | None, apart: bool = False) -> ReferenceView | None:
         if self.manager is None:
             return None
-        return ReferenceView(self.manager, number, (*self._outermost(), REST), apart=apart)
+        return ReferenceView(self.manager, *numbers, parts=(*self._outermost(), REST), apart=apart)
 
 
 class ReferenceView(AdaptersView):
-    """The reference's layers, with one adapter or none."""
+    """The reference's layers, with the adapters that the tokens of a batch have in turn, or none."""
 
-    def __init__(self, manager: LoRAManager, number: int | None, parts: Sequence[str], *, apart: bool) -> None:
-        self._manager, self._number, self._parts, self._apart = manager, number, parts, apart
+    def __init__(self, manager: LoRAManager, *numbers: int | None, parts: Sequence[str], apart: bool) -> None:
+        self._manager, self._numbers, self._number, self._parts = manager, numbers, numbers[0], parts
+        self._apart = apart
         self._served: tuple[int, bool] | None = None  # by the last call; nobody else's comes in between
 
     def base_of(self, module: nn.Module) -> nn.Module | None:
@@ -143,9 +156,10 @@ class ReferenceView(AdaptersView):
         if self._served == (tokens, tower):
             return
         self._served = tokens, tower
+        turns = list(islice(cycle(self._numbers), tokens))
         for part in self._parts:
             others = self._apart and (part == REST) is tower
-            self._manager.map_tokens([None] * TOKENS_OF_OTHERS if others else [self._number] * tokens, tower=part)
+            self._manager.map_tokens([None] * TOKENS_OF_OTHERS if others else turns, tower=part)
 
 
 def weight_of(layer: SlotLayer, base: Tensor, slot: int) -> Tensor:
