@@ -200,10 +200,11 @@ class HostedModel(ABC):
 class ModelLibrary(ABC):
     """Where a library's models come from, for an implementation that brings LoRA of its own.
 
-    ``expert_parallel`` is as `ModelServer`'s.
+    ``expert_parallel`` and ``in_turn`` are as `ModelServer`'s.
     """
 
     expert_parallel = ""
+    in_turn = ""
 
     @abstractmethod
     def prepare(self) -> None:

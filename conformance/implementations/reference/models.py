@@ -36,7 +36,7 @@ class ReferenceModels(ModelServer):
     """Nothing is asked of a class: whatever its loader moves can have adapters."""
 
     def __init__(self, library: ModelLibrary) -> None:
-        self._library, self.expert_parallel = library, library.expert_parallel
+        self._library, self.expert_parallel, self.in_turn = library, library.expert_parallel, library.in_turn
 
     def prepare(self) -> None:
         self._library.prepare()
@@ -124,8 +124,8 @@ class ReferenceView(AdaptersView):
     """The reference's layers, with the adapters that the tokens of a batch have in turn, or none."""
 
     def __init__(self, manager: LoRAManager, *numbers: int | None, parts: Sequence[str], apart: bool) -> None:
-        self._manager, self._numbers, self._parts, self._apart = manager, numbers, parts, apart
-        self._number = numbers[0]
+        self._manager, self._numbers, self._number, self._parts = manager, numbers, numbers[0], parts
+        self._apart = apart
         self._served: tuple[int, bool] | None = None  # by the last call; nobody else's comes in between
 
     def base_of(self, module: nn.Module) -> nn.Module | None:
@@ -156,10 +156,10 @@ class ReferenceView(AdaptersView):
         if self._served == (tokens, tower):
             return
         self._served = tokens, tower
+        turns = list(islice(cycle(self._numbers), tokens))
         for part in self._parts:
             others = self._apart and (part == REST) is tower
-            ids = [None] * TOKENS_OF_OTHERS if others else list(islice(cycle(self._numbers), tokens))
-            self._manager.map_tokens(ids, tower=part)
+            self._manager.map_tokens([None] * TOKENS_OF_OTHERS if others else turns, tower=part)
 
 
 def weight_of(layer: SlotLayer, base: Tensor, slot: int) -> Tensor:

@@ -32,7 +32,7 @@ from conformance.implementations.vllm.models.rotary_tables import tables
 from lora_compat.checkpoint_map import CheckpointMap, TensorInfo, shapes_in
 
 _MAPS_KEPT = 32
-EXPERT_PARALLEL = "enable_expert_parallel"  # of vLLM's arguments
+EXPERT_PARALLEL, IN_TURN = "enable_expert_parallel", "expert_placement_strategy=round_robin"  # vLLM's arguments
 _UTILS = "vllm.model_executor.model_loader.utils"
 
 
@@ -101,7 +101,7 @@ def _require_ends(model: nn.Module, model_config: Any) -> None:
 class VllmModelLibrary(ModelLibrary):
     """vLLM's models for an implementation with LoRA layers of its own."""
 
-    expert_parallel = EXPERT_PARALLEL
+    expert_parallel, in_turn = EXPERT_PARALLEL, IN_TURN
 
     def prepare(self) -> None:
         engine.prepare()

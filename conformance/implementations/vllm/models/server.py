@@ -23,7 +23,7 @@ from conformance.implementations.models import (
 )
 from conformance.implementations.vllm.cuda import forget_addresses
 from conformance.implementations.vllm.models import engine
-from conformance.implementations.vllm.models.hosted import EXPERT_PARALLEL, VllmHost, loading
+from conformance.implementations.vllm.models.hosted import EXPERT_PARALLEL, IN_TURN, VllmHost, loading
 from conformance.implementations.vllm.models.rotary_tables import tables
 from conformance.implementations.vllm.models.slots import expert_weights, linear_weight
 from conformance.implementations.vllm.runtime import runtime
@@ -35,8 +35,7 @@ _NO_LORA = ("does not support LoRA", "LoRA is not supported", "not supported for
 class VllmModels(ModelServer):
     """Loads what `vllm serve` would."""
 
-    expert_parallel = EXPERT_PARALLEL
-    in_turn = "expert_placement_strategy=round_robin"
+    expert_parallel, in_turn = EXPERT_PARALLEL, IN_TURN
 
     def prepare(self) -> None:
         engine.prepare()
