@@ -68,14 +68,14 @@ def assert_serves_the_vocabulary(subject: Subject, case: VocabularyCase) -> None
         flat = one.output.reshape(right.shape)
         assert_equal(case, flat[without], one.bare.reshape(right.shape)[without], Place(rank=rank), "adapter-leak")
         assert_equal(case, one.emptied, plain, Place(rank=rank), "stale-slot", after=AFTER_A_RESET)
-    if torch.equal(right, plain) and not without:
+    if torch.equal(right, plain) and case.tokens and not without:
         raise NotExercised("the adapters change nothing")
 
 
 def _given(case: VocabularyCase, tensors: VocabularyTensors) -> Tensor:
     """Ids or hidden states, as they are handed in."""
     embeds = case.layer is VocabularyLayer.EMBEDDING
-    given = torch.tensor(case.ids) if embeds else tensors.hidden.to(torch_dtype(case.dtype))
+    given = torch.tensor(case.ids, dtype=torch.int64) if embeds else tensors.hidden.to(torch_dtype(case.dtype))
     return given.unsqueeze(0) if case.two_dimensions else given
 
 

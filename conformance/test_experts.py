@@ -94,7 +94,7 @@ def test_every_token_gets_its_adapter_in_each_of_its_experts(subject: Subject, c
     for rank, one in enumerate(seen):
         assert_equal(case, one.output, right, Place(rank=rank), name)
         assert_equal(case, one.emptied, plain, Place(rank=rank), "stale-slot", after=AFTER_A_RESET)
-    if torch.equal(right, plain) and -1 not in case.tokens:
+    if torch.equal(right, plain) and case.tokens and -1 not in case.tokens:
         raise NotExercised("the adapters change nothing")
 
 

@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import cattrs
+from cattrs.strategies import configure_union_passthrough
 
 FORMAT_VERSION = 1
 T = TypeVar("T")
 
 _converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
+configure_union_passthrough(bool | int | str | None, _converter)
 
 
 class CaseFormatError(ValueError):

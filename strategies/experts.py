@@ -56,6 +56,11 @@ class ExpertsCase(Spec):
         return tuple(self.adapters[index].slot if index >= 0 else -1 for index in self.tokens)
 
     @property
+    def top_k(self) -> int:
+        """How many experts a token is routed to."""
+        return len(self.routing[0]) if self.routing else 1
+
+    @property
     def shared_evenly(self) -> bool:
         """Whether the ranks can share the mixture: by whole experts, or by parts of each."""
         shared = self.experts if self.expert_parallel else self.intermediate_size
@@ -83,7 +88,7 @@ def _experts_cases(draw: DrawFn, tp_sizes: tuple[int, ...]) -> ExpertsCase:
     max_loras, slots = draw(_slots)
     max_rank = draw(sampled((4, 3, 1, 8), "largest rank"))
     adapters = tuple(draw(_adapter(index, slot, experts, max_rank)) for index, slot in enumerate(slots))
-    tokens = draw(batches((*range(len(slots)), *range(len(slots)), -1), few=8, many=(8, 15, 16, 17, 31, 32, 33)))
+    tokens = draw(batches((*range(len(slots)), *range(len(slots)), -1), few=8, many=_MANY, none=True))
     top_k = min(experts, draw(sampled((1, 2, 2), "top k")))
     choices = tuple(combinations(range(experts), top_k))
     return ExpertsCase(
@@ -119,6 +124,7 @@ def _adapter(draw: DrawFn, index: int, slot: int, experts: int, max_rank: int) -
 
 
 _EITHER = (False, True)
+_MANY = (8, 15, 16, 17, 31, 32, 33)
 _SELDOM = (False, False, True)
 _MOSTLY = (*(True,) * 11, False)
 # All three more often: what a lone one changes is often cancelled by a gate that is shut.

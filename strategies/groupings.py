@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cache
 from itertools import cycle, islice
 
+from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from strategies.choices import mostly, numbers, sequences
@@ -68,10 +69,17 @@ def grouped(count: int, choices: Tokens) -> SearchStrategy[Tokens]:
 
 
 @cache
-def batches(choices: Tokens, *, few: int, many: Tokens = MANY_TOKENS, what: str = "tokens") -> SearchStrategy[Tokens]:
-    """A few tokens of any choices, seldom ``many`` in any grouping; shrinks to one token of the first choice."""
+def batches(
+    choices: Tokens, *, few: int, many: Tokens = MANY_TOKENS, none: bool = False, what: str = "tokens"
+) -> SearchStrategy[Tokens]:
+    """A few tokens of any choices, seldom ``many`` in any grouping or, with ``none``, as often no token at all.
+
+    Shrinks to one token of the first choice.
+    """
     small = sequences(choices, min_size=1, max_size=few, what=what)
-    return mostly((0,), many, f"many {what}").flatmap(lambda count: grouped(count, choices) if count else small)
+    seldom = [grouped(count, choices) for count in many]
+    seldom += [st.just(())] * (len(many) if none else 0)
+    return mostly((small,), tuple(seldom), f"many {what}").flatmap(lambda batch: batch)
 
 
 def _lengths(count: int, parts: int, seed: int) -> list[int]:

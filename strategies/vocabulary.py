@@ -85,8 +85,8 @@ def _vocabulary_cases(draw: DrawFn, layer: VocabularyLayer, tp_sizes: tuple[int,
         sequences(tuple(range(1, MAX_RANK + 1)), min_size=len(slots), max_size=len(slots), what="adapter ranks")
     )
     # With an adapter, and with an id, more often than without: else a case in eight shows nothing.
-    tokens = draw(batches((*range(len(slots)), *range(len(slots)), -1), few=8))
-    rest = len(tokens) - 1
+    tokens = draw(batches((*range(len(slots)), *range(len(slots)), -1), few=8, none=True))
+    rest = max(0, len(tokens) - 1)
     # One below, the first beyond, and one far beyond: the padding of some rank, or nobody's.
     vocabulary = original + added
     ids = (
@@ -95,6 +95,7 @@ def _vocabulary_cases(draw: DrawFn, layer: VocabularyLayer, tp_sizes: tuple[int,
         *range(vocabulary),
         *((-1, vocabulary, vocabulary + 40) if embeds else ()),
     )
+    first = draw(numbers(vocabulary, "first id"))
     return VocabularyCase(
         layer=layer,
         original=original,
@@ -110,8 +111,8 @@ def _vocabulary_cases(draw: DrawFn, layer: VocabularyLayer, tp_sizes: tuple[int,
         adapters=tuple(zip(slots, ranks, strict=True)),
         for_original=embeds and added > 0 and draw(sampled(_EITHER, "for original")),
         tokens=tokens,
-        ids=(draw(numbers(vocabulary, "first id")), *draw(sequences(ids, min_size=rest, max_size=rest, what="ids"))),
-        two_dimensions=draw(sampled(_EITHER, "two dimensions")),
+        ids=(first, *draw(sequences(ids, min_size=rest, max_size=rest, what="ids")))[: len(tokens)],
+        two_dimensions=tokens != () and draw(sampled(_EITHER, "two dimensions")),
         reused=draw(sampled(_SELDOM, "reused slots")),
         dtype=draw(sampled((Dtype.FLOAT32, Dtype.BFLOAT16, Dtype.FLOAT16), "dtype")),
         seed=draw(numbers(64, "values")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import gc
 import multiprocessing
+import shutil
 import signal
 import tempfile
 from collections.abc import Callable
@@ -32,15 +33,17 @@ class Ended(Exception):
 class Process:
     """A fork that runs one clause after another of one target; it has whatever this process has imported.
 
-    A case that takes longer than ``seconds`` ends it.
+    A case that takes longer than ``seconds`` ends it. Its temporary files are in a folder that goes when it does.
     """
 
     def __init__(self, make: MakeRun, seconds: float) -> None:
         gc.freeze()  # what was imported: a million objects that every full collection of the fork would walk, and copy
         context = multiprocessing.get_context("fork")
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the last reference
+        self._folder = tempfile.TemporaryDirectory(prefix="lora-compat-")
         self._pipe, theirs = context.Pipe()
-        self._process: Any = context.Process(target=_work, args=(theirs, make, seconds, self._log), daemon=True)
+        given = theirs, self._pipe, make, seconds, self._log, self._folder.name
+        self._process: Any = context.Process(target=_work, args=given, daemon=True)
         self._process.start()
         theirs.close()
 
@@ -54,13 +57,17 @@ class Process:
             self._pipe.send(asked)
             return ClauseResult.from_dict(self._pipe.recv())
         except (EOFError, OSError):
-            self._process.join()
+            self._join()
             raise Ended(self._said()) from None
 
     def stop(self) -> None:
         """Ends it."""
         self._process.kill()
+        self._join()
+
+    def _join(self) -> None:
         self._process.join()
+        self._folder.cleanup()
 
     def _said(self) -> str:
         self._log.seek(0)
@@ -72,14 +79,17 @@ class Process:
         return f"{f'a case hung: {hung}' if hung else f'the process {how}'}{f', in {where[:300]}' if where else ''}"
 
 
-def _work(pipe: Connection, make: MakeRun, seconds: float, log: IO[str]) -> None:
+def _work(pipe: Connection, others: Connection, make: MakeRun, seconds: float, log: IO[str], folder: str) -> None:
+    others.close()  # or the parent's end would still be open when the parent is gone
+    tempfile.tempdir = folder
     faulthandler.disable()  # or enabling it leaves the handlers of libraries that were imported since in place
     faulthandler.enable(log)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
     while True:
         try:
             clause, name, budget = pipe.recv()
-        except EOFError:
+        except EOFError:  # the parent is gone, and removes nothing
+            shutil.rmtree(folder, ignore_errors=True)
             return
         test = next(one for one in checks_of(clause) if one.body.__name__ == name)
         watch = partial(faulthandler.dump_traceback_later, seconds, exit=True, file=log)

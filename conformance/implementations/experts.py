@@ -80,7 +80,7 @@ class ReferenceExperts(ExpertsServer):
         with lora_compat.tensor_parallel(group):
             self._layer = lora_compat.FusedMoE(
                 case.experts,
-                len(case.routing[0]),
+                case.top_k,
                 case.hidden_size,
                 case.intermediate_size,
                 torch.float32,

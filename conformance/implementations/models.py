@@ -19,6 +19,7 @@ Parts = Mapping[str, Tensor]  # of a module: "output" of its forward, and its ow
 
 
 OUTPUT, ROWS, LOGITS = "output", "rows", "logits"
+HELD = "output as "  # how the part is called that is a module's output by another of its names, which follows
 EXPERTS = ("w13_weight", "w2_weight")  # of a mixture: gate and up, down
 
 

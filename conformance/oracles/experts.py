@@ -37,4 +37,4 @@ def dense(case: ExpertsCase, tensors: ExpertsTensors, *, adapted: bool = True) -
             weights = merged(tensors.weights[expert], own)
             total = total + factor * (weights.down @ (torch.relu(weights.gate @ x) * (weights.up @ x)))
         rows.append(total)
-    return torch.stack(rows)
+    return torch.stack(rows) if rows else torch.zeros(0, case.hidden_size, dtype=torch.float64)

@@ -26,4 +26,5 @@ def dense(case: VocabularyCase, tensors: VocabularyTensors, *, adapted: bool = T
         else:
             bias = 0.0 if tensors.weights.bias is None else tensors.weights.bias
             rows.append(weight @ tensors.hidden[index] + bias)
-    return torch.stack(rows) * case.multiplier
+    width = case.width if case.layer is VocabularyLayer.EMBEDDING else case.vocabulary
+    return torch.stack(rows) * case.multiplier if rows else torch.zeros(0, width, dtype=torch.float64)

@@ -67,7 +67,10 @@ class ClauseRun:
         if without is not None:
             self._not_applicable(without)
             return self.result
-        seed = self.budget.seed_for(clause, name)
+        of_model = isinstance(
+            self.target, ModelDraws
+        )  # whose clauses are asked of the same chains, which are made once
+        seed = self.budget.seed_for(*(("MODEL", self.result.target) if of_model else (clause, name)))
         judge, sight = partial(self._judged, body), partial(self._sighted, clause, body)
         search = Search(source, judge, sight, examples=self.budget.examples, seed=seed)
         started = time.perf_counter()

@@ -7,9 +7,9 @@ from conformance.oracles.experts import dense
 from conformance.regressions.entries import StoredFailure
 from conformance.test_files.dialects import Dialect
 from conformance.test_files.layout import CannotWrite
-from conformance.test_files.literals import INDENT, Expression, call, one_line, rows, tensor_text
+from conformance.test_files.literals import INDENT, Expression, call, ids_text, one_line, rows, tensor_text
 from conformance.test_files.lora_compat_dialect import sub_adapter
-from conformance.test_files.script import Script, compared
+from conformance.test_files.script import Script, compared, shown, shown_of
 from conformance.values.experts import SCALING, ExpertsTensors, tensors_of
 from lora_compat.expert_parts import ExpertAdapter, ExpertsAdapter
 from strategies.experts import ExpertsCase
@@ -29,7 +29,7 @@ def script_of(failure: StoredFailure, case: ExpertsCase, dialect: Dialect) -> Sc
     bare, warms_up = failure.anomaly == "base-changed", failure.clause == "RANK-6"
     former = None if warms_up else tensors.former
     resets = former is not None and failure.sighting.after_a_reset
-    expected: object = dense(case, tensors, adapted=not (bare or warms_up or resets)).tolist()
+    expected = shown_of(dense(case, tensors, adapted=not (bare or warms_up or resets)), case.tokens)
     deployment = Deployment(case.max_loras, case.max_rank, case.fully_sharded, (), tensors.routed.hidden.dtype)
     wrapping = dialect.wrap(deployment, "wrap_experts")
     if failure.anomaly in _OF_THE_RANK:
@@ -45,7 +45,7 @@ def script_of(failure: StoredFailure, case: ExpertsCase, dialect: Dialect) -> Sc
             before = [] if former is None else [line for spec in case.adapters for line in _loaded(spec.slot, former)]
             lines += [*wrapping, *before, *selected, *([forward] if before else []), *loads]
             lines += [forward, *(f"lora.reset_lora({spec.slot})" for spec in case.adapters)] if resets else []
-        lines += [f"outputs = {forward}.tolist()"]
+        lines += [f"outputs = {shown(forward, case.tokens)}"]
     return Script(
         lines=lines,
         returns="outputs",
@@ -56,7 +56,7 @@ def script_of(failure: StoredFailure, case: ExpertsCase, dialect: Dialect) -> Sc
 
 
 def _built(case: ExpertsCase, dialect: Dialect) -> list[str]:
-    sizes = [case.experts, len(case.routing[0]), case.hidden_size, case.intermediate_size]
+    sizes = [case.experts, case.top_k, case.hidden_size, case.intermediate_size]
     given = [*map(str, sizes), 'activation="relu"', *(["expert_parallel=True"] if case.expert_parallel else [])]
     note, made = (
         "# Experts in all and for each token, hidden and intermediate size",
@@ -106,6 +106,6 @@ def _expert(name: str, expert: ExpertAdapter) -> list[str]:
 def _asked(tensors: ExpertsTensors) -> list[str]:
     return [
         f"x = {tensor_text(tensors.routed.hidden)}",
-        f"ids = torch.tensor({one_line(tensors.routed.ids)})  # of each token's experts",
+        f"ids = {ids_text(tensors.routed.ids)}  # of each token's experts",
         f"weights = {tensor_text(tensors.routed.weights)}",
     ]

@@ -130,6 +130,13 @@ def tensor_text(tensor: Tensor | None) -> str:
     return f"torch.tensor({rows(tensor)})"
 
 
+def ids_text(ids: Tensor) -> str:
+    """An expression that makes a tensor of integers, which may be none."""
+    if not ids.numel():
+        return f"torch.empty({one_line(tuple(ids.shape))}, dtype=torch.int64)"
+    return f"torch.tensor({one_line(ids)})"
+
+
 def indented(lines: Sequence[str]) -> list[str]:
     """One level deeper; a line may be several."""
     return [f"{INDENT}{line}" if line else line for line in "\n".join(lines).splitlines()]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from conformance.implementations.models import EXPERTS, LOGITS, OUTPUT, ROWS
+from conformance.implementations.models import EXPERTS, HELD, LOGITS, OUTPUT, ROWS
 from conformance.judging.anomalies.models import VANISHED
 from conformance.judging.facts import Raised
 from conformance.judging.model_facts import Added, Lost
@@ -87,6 +87,8 @@ def _merged(told: Told) -> Script:
         raise CannotWrite("an embedding's or a head's numbers have no form as a single file yet; replay the case")
     if told.case.tp_size > 1 and fact.part in EXPERTS:
         raise CannotWrite("experts on several ranks have no form as a single file yet; replay the case")
+    if fact.part.startswith(HELD):
+        return _held(told, fact.part.removeprefix(HELD))
     served = ['model, worker = served(f"{folder}/base")', 'other, _ = served(f"{folder}/merged")', *requested(told)]
     modules = "layer, right = (one.get_submodule(name) for one in (model, other))"
     named = [f'name = "{told.place.module}"', modules]
@@ -114,6 +116,26 @@ def _merged(told: Told) -> Script:
     pairs = "slots = zip(layer.lora_a_stacked, layer.lora_b_stacked, strict=True)"
     added = "added = torch.cat([b[0, 0] @ a[0, 0] for a, b in slots]).view_as(merged)"
     return _compared(told, fact.part, [*served, adding(told)], [*named, merged, pairs, added])
+
+
+def _held(told: Told, alias: str) -> Script:
+    """MODEL-2: who has the module by another name has the LoRA layer that is around it."""
+    if told.case.tp_size > 1:
+        raise CannotWrite("who holds a layer on several ranks has no form as a single file yet; replay the case")
+    holder, _, name = alias.rpartition(".")
+    lines = [
+        'model, worker = served(f"{folder}/base")',
+        *requested(told),
+        adding(told),
+        "holder = model",
+        f'for part in "{holder}".split("."):',
+        "    holder = getattr(holder, part)",
+        '    holder = getattr(holder, "base_layer", holder)',
+        f'layer = model.get_submodule("{told.place.module}")',
+        "assert isinstance(layer, BaseLayerWithLoRA)",
+        f"assert holder.{name} is layer  # or what it calls knows of no adapter",
+    ]
+    return scripted(told, lines)
 
 
 def _compared(told: Told, part: str, lines: list[str], added: list[str]) -> Script:

@@ -99,6 +99,16 @@ def compared(expected: Sequence[object], ranks: int, *, bound: float = 0.0, summ
     ]
 
 
+def shown(forward: str, tokens: Sequence[int]) -> str:
+    """What is compared of the tensor that ``forward`` gives: its numbers, or its shape where there is no token."""
+    return f"{forward}.tolist()" if tokens else f"list({forward}.shape)"
+
+
+def shown_of(right: Tensor, tokens: Sequence[int]) -> object:
+    """What `shown` has to be."""
+    return right.tolist() if tokens else list(right.shape)
+
+
 def handed(inputs: Sequence[Tensor]) -> list[str]:
     """``x``, given every rank's."""
     if all(one.tolist() == inputs[0].tolist() for one in inputs):

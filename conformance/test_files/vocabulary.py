@@ -13,8 +13,8 @@ from conformance.oracles.vocabulary import dense
 from conformance.regressions.entries import StoredFailure
 from conformance.test_files.dialects import Dialect
 from conformance.test_files.layout import CannotWrite
-from conformance.test_files.literals import INDENT, call, one_line, tensor_text
-from conformance.test_files.script import Script, compared
+from conformance.test_files.literals import INDENT, call, ids_text, tensor_text
+from conformance.test_files.script import Script, compared, shown, shown_of
 from conformance.values.vocabulary import VocabularyTensors, tensors_of
 from strategies.vocabulary import VocabularyCase, VocabularyLayer
 
@@ -38,7 +38,7 @@ def script_of(failure: StoredFailure, case: VocabularyCase, dialect: Dialect) ->
     return Script(
         lines=[*form.built(), *([form.asked, *form.outputs()] if form.bare else form.adapted(failure.clause))],
         returns="outputs",
-        verdict=compared([form.expected().tolist()] * case.tp_size, case.tp_size),
+        verdict=compared([shown_of(form.expected(), case.tokens)] * case.tp_size, case.tp_size),
         definitions=form.definitions(),
         ranks=case.tp_size,
         reduces=form.embeds,
@@ -70,7 +70,8 @@ class _Form:
 
     @property
     def given(self) -> Tensor:
-        return self._batched(torch.tensor(self.case.ids) if self.embeds else self.tensors.hidden)
+        ids = torch.tensor(self.case.ids, dtype=torch.int64)
+        return self._batched(ids if self.embeds else self.tensors.hidden)
 
     def expected(self) -> Tensor:
         right = self._batched(dense(self.case, self.tensors, adapted=not (self.bare or self.resets)))
@@ -137,7 +138,7 @@ class _Form:
     @property
     def asked(self) -> str:
         """``x``."""
-        return f"x = {f'torch.tensor({one_line(self.given)})' if self.embeds else tensor_text(self.given)}"
+        return f"x = {(ids_text if self.embeds else tensor_text)(self.given)}"
 
     @property
     def forward(self) -> str:
@@ -151,4 +152,4 @@ class _Form:
         """From ``x`` to ``outputs``."""
         if self.anomaly == "input-written":
             return [self.forward, "outputs = x.tolist()"]
-        return [f"outputs = {self.forward}.tolist()"]
+        return [f"outputs = {shown(self.forward, self.case.tokens)}"]

@@ -74,7 +74,7 @@ def tensors_of(case: ExpertsCase) -> ExpertsTensors:
         ExpertsAdapter(tuple(expert(spec) if here else None for here in spec.experts), SCALING)
         for spec in case.adapters
     )
-    ids = torch.tensor(case.routing)
+    ids = torch.tensor(case.routing, dtype=torch.int64).reshape(-1, case.top_k)
     factors = 2.0 ** torch.randint(-1, 2, ids.shape, generator=generator)
     routed = Routed(signs(len(case.tokens), hidden).float(), ids, factors)
     former = ExpertsAdapterSpec(rank=case.max_rank)

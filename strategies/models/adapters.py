@@ -161,7 +161,7 @@ def model_adapters(
     rank = draw(sampled(_SQUARES if rslora else _POWERS if patterned else RANKS, "rank"))
     scaling = draw(sampled(_SCALINGS, "scaling"))
     named = tuple(one for one in (*modules, *parameters) if one != ALL_LINEAR)
-    some_layer = offer.layers > 1 and kind != "all" and not parameters and draw(numbers(3, "layers")) == 2
+    some_layer = offer.layers > 1 and draw(numbers(3, "layers")) == 2 and kind != "all" and not parameters
     return ModelAdapter(
         modules=modules,
         parameters=parameters,
@@ -173,5 +173,5 @@ def model_adapters(
         alphas=tuple((one, draw(sampled((1.0, 4.0, 16.0), f"alpha of {one}"))) for one in named[-1:])
         if patterned
         else (),
-        saved=offer.saved[:1] if saved and offer.saved and draw(numbers(16, "saved")) == 15 else (),
+        saved=offer.saved[:1] if offer.saved and draw(numbers(16, "saved")) == 15 and saved else (),
     )

@@ -23,9 +23,10 @@ from strategies.models.adapters import (
     Targetable,
     model_adapters,
 )
-from strategies.models.configs import ConfigChoices
+from strategies.models.configs import ConfigChoices, Switch
 
 TP_SIZES = (1, 1, 2, 2, 4)
+_PLACES = 60  # a multiple of any number of sizes to draw from
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -53,7 +54,7 @@ class ModelDraws:
 
     ``configs`` draws its small configurations, ``offer`` says what PEFT can target in one, None where transformers
     does not take it; both are functions of the type alone. ``options`` are what the class that serves it declares
-    that a deployment may switch on, ``switches`` the booleans of its configuration that can be turned over.
+    that a deployment may switch on, ``switches`` the options of its configuration that decide what modules there are.
     """
 
     path: str
@@ -62,7 +63,7 @@ class ModelDraws:
     tp_sizes: tuple[int, ...] = TP_SIZES
     dtypes: tuple[Dtype, ...] = (Dtype.FLOAT32, Dtype.FLOAT32, Dtype.FLOAT32, Dtype.BFLOAT16)
     options: tuple[str, ...] = ()
-    switches: tuple[tuple[str, bool], ...] = ()
+    switches: tuple[Switch, ...] = ()
 
     @property
     def deployments(self) -> tuple[tuple[str, ...], ...]:
@@ -70,21 +71,26 @@ class ModelDraws:
         return ((), *((one,) for one in self.options))
 
     def whole(self) -> list[ModelCase]:
-        """The plainest configuration with everything adapted, then those with one boolean turned over.
+        """The plainest configuration with everything adapted, then those with one option changed.
 
         And experts whose number 4 ranks do not divide.
         """
-        turned = (ConfigChoices(switches=(one,)) for one in self.switches)
-        offers = ((config, self.offer(config)) for config in turned)
         return [
             *self._plainest(),
             *(
                 ModelCase(self.path, config, ModelAdapter(modules), dtype=self.dtypes[0])
-                for config, offer in offers
-                if offer and (modules := tuple(one for one in offer.modules if one not in offer.tied))
+                for config, offer in self._changed()
+                if (modules := tuple(one for one in offer.modules if one not in offer.tied))
             ),
             *self._uneven_experts(),
         ]
+
+    def _changed(self) -> Iterator[tuple[ConfigChoices, Targetable]]:
+        """One option changed, of one layer of each type, or of two where the option asks for more than one."""
+        for one in self.switches:
+            configs = (ConfigChoices(layers=layers, switches=(one,)) for layers in (1, 2))
+            offers = ((config, self.offer(config)) for config in configs)
+            yield from next(([(config, offer)] for config, offer in offers if offer is not None), [])
 
     def _uneven_experts(self) -> Iterator[ModelCase]:
         config = ConfigChoices(experts=6)
@@ -195,14 +201,17 @@ def model_cases(
     served = tuple(size for size in tp_sizes or target.tp_sizes if size in target.tp_sizes)
     if not served:
         raise NothingFits("the model runs on one rank only")
-    tp_size = draw(sampled(served, "tp size"))
+    adapter = draw(model_adapters(offer, targets=targets, all_linear=all_linear, saved=saved))
+    dtype, seed = draw(sampled(target.dtypes, "dtype")), draw(numbers(2**16, "seed"))
+    options = draw(sampled(target.deployments, "options"))
+    tp_size, fully_sharded = served[draw(numbers(_PLACES, "tp size")) % len(served)], draw(numbers(2, "fully sharded"))
     return ModelCase(
         target=target.path,
         config=config,
-        adapter=draw(model_adapters(offer, targets=targets, all_linear=all_linear, saved=saved)),
+        adapter=adapter,
         tp_size=tp_size,
-        fully_sharded=tp_size > 1 and draw(sampled((False, True), "fully sharded")),
-        dtype=draw(sampled(target.dtypes, "dtype")),
-        seed=draw(numbers(2**16, "seed")),
-        options=draw(sampled(target.deployments, "options")) if target.options else (),
+        fully_sharded=tp_size > 1 and fully_sharded == 1,
+        dtype=dtype,
+        seed=seed,
+        options=options,
     )

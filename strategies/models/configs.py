@@ -15,13 +15,16 @@ _HIDDEN = (64, 96, 128, 80, 48)
 _VOCABULARIES = (128, 100, 130, 192)
 _LAYERS = (1, 1, 1, 2, 3)
 
+Option = bool | int | str | None
+Switch = tuple[str, Option]
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ConfigChoices(Spec):
     """What a small configuration is drawn from; the plainest is the default.
 
     ``layers`` counts the layers of every layer type that the model has. Of ``experts`` each token gets ``top_k``.
-    ``switches`` are booleans of the configuration, by dotted name, that differ from the type's own default.
+    ``switches`` are options of the configuration, by dotted name, that differ from the type's own default.
     """
 
     layers: int = 1
@@ -34,7 +37,7 @@ class ConfigChoices(Spec):
     top_k: int = 2
     expert_intermediate: int = 48
     vocabulary: int = 128
-    switches: tuple[tuple[str, bool], ...] = ()
+    switches: tuple[Switch, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +46,14 @@ class ModelTraits:
 
     ``grouped`` says that fewer KV heads than heads are possible, ``free_heads`` that heads times head size need not be
     the hidden size, ``experts`` that it has any, ``even`` that the hidden size is cut into heads of another kind also.
-    ``switches`` are the booleans that can be turned over, each with the value that is not the type's own.
+    ``switches`` are the options that decide what modules there are, each with a value that is not the type's own.
     """
 
     grouped: bool = True
     free_heads: bool = True
     experts: bool = False
     even: bool = False
-    switches: tuple[tuple[str, bool], ...] = ()
+    switches: tuple[Switch, ...] = ()
 
 
 @composite
@@ -67,7 +70,7 @@ def config_choices(
 
     Args:
         traits: what the type leaves open.
-        switches: how many booleans are turned over at most.
+        switches: how many options are changed at most.
         layers: the numbers of layers of each layer type that are drawn from.
     """
     heads, head_dim = draw(sampled(_HEADS, "heads")), draw(sampled(_HEAD_DIMS, "head dim"))
@@ -94,8 +97,8 @@ def config_choices(
     )
 
 
-def _turned(draw: DrawFn, traits: ModelTraits, most: int) -> tuple[tuple[str, bool], ...]:
-    turned: dict[str, bool] = {}
+def _turned(draw: DrawFn, traits: ModelTraits, most: int) -> tuple[Switch, ...]:
+    turned: dict[str, Option] = {}
     for place in range(most if traits.switches else 0):
         if draw(numbers(3, f"switch {place}")) == 2:
             turned.update([draw(sampled(traits.switches, f"which switch {place}"))])

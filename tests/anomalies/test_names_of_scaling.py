@@ -20,6 +20,12 @@ NAMED = [
 ]
 
 
+def test_a_root_that_is_left_out_is_called_nothing_else() -> None:
+    test, patch = noticing(planted.rslora_as_lora)[-1], planted.rslora_as_lora.patch
+    seen = [hunt(test, reference_subject(), seed=seed, patch=patch) for seed in range(10)]
+    assert {caught.anomaly for caught in seen if caught is not None} == {"scale-wrong"}
+
+
 @pytest.mark.parametrize(("mutant", "name"), NAMED, ids=[mutant.name for mutant, _ in NAMED])
 def test_the_scaling_is_named(mutant: Mutant, name: str) -> None:
     # The clause's tests are of one layer, and of models; most bugs show in a few cases of one of them.

@@ -31,7 +31,8 @@ def experts_without_an_adapter_are_left(original):
         original(self, slot, adapter)
         each = len(before) // len(places)
         for index, (slots, place) in enumerate(places):
-            if not slots.lora_b[place].any():
+            b = slots.lora_b[place]
+            if b.numel() and not b.any():  # sharded, a rank may hold no rows of it
                 slots.restore(place, before[index * each : (index + 1) * each])
 
     return set_lora
@@ -121,6 +122,17 @@ def every_rank_has_the_first_columns_of_down(original):
         return {**plans, "w2_weight": replace(plans["w2_weight"], columns=first)}
 
     return plans_of
+
+
+@plant(LoRAExperts, "forward", origin="profiling runs", clauses="MATH-16", anomalies="raised")
+def the_largest_expert_is_asked_for(original):
+    """The largest of all pairs' experts is computed, of which there may be none."""
+
+    def forward(self, hidden, weights, ids):
+        assert ids.max() < self.base_layer.global_num_experts
+        return original(self, hidden, weights, ids)
+
+    return forward
 
 
 @plant(expert_adapters, "plans_of", origin="fully sharded experts", clauses="MATH-16", anomalies="shard-misplaced")

@@ -95,14 +95,7 @@ def victim_leaves_first(activate: Any) -> Any:
     return activating
 
 
-# Factors are powers of two: in one case it may look like a scaling applied twice, or not at all.
-@plant(
-    PeftConfig,
-    "scaling_of",
-    origin="M9, vllm #6909",
-    clauses="MATH-12",
-    anomalies="scale-wrong scale-twice scale-dropped",
-)
+@plant(PeftConfig, "scaling_of", origin="M9, vllm #6909", clauses="MATH-12", anomalies="scale-wrong")
 def rslora_as_lora(scaling_of: Any) -> Any:
     """Rank-stabilised adapters are scaled by alpha / r instead of alpha / √r."""
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from strategies.models.configs import ConfigChoices
-from tests.models.planted import around, planted
+from tests.models.planted import around, part, planted
 
 
 def of_models(module: str, name: str) -> Any:
@@ -107,3 +107,16 @@ def keys_turned_before_their_adapter_is_added(monkey: pytest.MonkeyPatch) -> Non
             return original(self, *given, **named)
 
     around(monkey, of_models("llama", "LlamaAttention"), "forward", early)
+
+
+@planted("MODEL-2", "weight-stolen", "o_proj", target="deepseek_v2")
+def a_layer_that_was_handed_on_before_it_was_wrapped(monkey: pytest.MonkeyPatch) -> None:
+    cls = part("model_manager", "LoRAModelManager")
+
+    def keep(original: Any, self: Any) -> None:
+        original(self)
+        for module in self.model.modules():
+            if type(module).__name__ == "MultiHeadLatentAttentionWrapper":
+                module.o_proj = module.o_proj.base_layer
+
+    around(monkey, cls, "_create_lora_modules", keep)

@@ -23,6 +23,7 @@ DUMMIES = Case(
     layer=replace(MERGED, bias=False), tp_size=2, fully_sharded=True, max_rank=32, packed=(1, 1), adapters=WHOLE
 )
 LM_HEAD = VocabularyLayer.LM_HEAD
+NO_TOKENS = VocabularyCase(LM_HEAD, original=2, tokens=(), ids=())
 SCALED_IDS = VocabularyCase(original=2, width=2, multiplier=2, ids=(1,), seed=1)
 SCALED_LOGITS = VocabularyCase(LM_HEAD, original=2, width=2, multiplier=2, seed=2)
 WHOLE_EXPERTS = ExpertsCase(
@@ -105,6 +106,9 @@ CASES: tuple[tuple[str, str, Spec], ...] = (
     ("MATH-14", "input-written", VocabularyCase(original=5, tp_size=2, ids=(4,))),
     ("MATH-14", "base-changed", VocabularyCase(two_dimensions=True, dtype=Dtype.BFLOAT16)),
     ("MATH-14", "stale-slot", VocabularyCase(reused=True)),
+    ("MATH-14", "base-forward-bypassed", VocabularyCase(tokens=(), ids=())),
+    ("MATH-15", "raised", NO_TOKENS),
+    ("MATH-16", "raised", ExpertsCase(tokens=(), routing=())),
     ("MATH-15", "unexplained", SCALED_LOGITS),
     ("MATH-15", "stale-slot", replace(SCALED_LOGITS, reused=True)),
     ("MATH-15", "base-changed", replace(SCALED_LOGITS, bias=True)),

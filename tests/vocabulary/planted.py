@@ -177,6 +177,28 @@ def tokens_without_get_slot_zero(original):
     return call
 
 
+@plant(LoRAEmbedding, "forward", origin="profiling runs", clauses="MATH-14", anomalies="raised")
+def the_first_id_is_asked_for(original):
+    """A batch of no ids is indexed at its first."""
+
+    def forward(self, ids):
+        return original(self, ids) if ids.flatten()[0] is not None else ids
+
+    return forward
+
+
+@plant(LoRAEmbedding, "forward", origin="profiling runs", clauses="MATH-14", anomalies="base-forward-bypassed")
+def no_ids_are_their_own_embeddings(original):
+    """A batch of no ids is handed back as it came."""
+    return lambda self, ids: original(self, ids) if ids.numel() else ids
+
+
+@plant(LogitsProcessor, "forward", origin="profiling runs", clauses="MATH-15", anomalies="base-forward-bypassed")
+def no_tokens_have_no_logits(original):
+    """A batch of no tokens is handed back as it came."""
+    return lambda self, head, hidden: original(self, head, hidden) if hidden.numel() else hidden
+
+
 @plant(vocabulary, "_places", origin="gathered logits", clauses="MATH-15", anomalies="padding-overlooked")
 def logits_in_the_order_of_the_ranks(original):
     """The ranks' logits are cut to the vocabulary where they lie, padding and all."""

@@ -63,7 +63,7 @@ class _Answers:
 
     def outputs(self, choose: Callable[[int, int], Deltas]) -> Tensor:
         """All tokens, with what ``choose`` says for token and place."""
-        places = range(len(self.case.routing[0]))
+        places = range(self.case.top_k)
         rows = [sum(self.pair(token, place, choose(token, place)) for place in places) for token in self.tokens]
         return torch.stack(rows)  # type: ignore[arg-type]
 
@@ -91,7 +91,7 @@ def _mistakes(answers: _Answers) -> Iterator[tuple[str, Tensor]]:
     Those that need ranks, a fused tensor or several adapters come before those that are easily met by chance: what
     needs less shrinks to cases without them.
     """
-    case, top_k, tokens = answers.case, len(answers.case.routing[0]), len(answers.case.tokens)
+    case, top_k, tokens = answers.case, answers.case.top_k, len(answers.case.tokens)
     for name, change in special_mistakes(case):
         yield name, _changed(answers, change)
     if top_k > 1:
@@ -130,7 +130,7 @@ def _overlapping(answers: _Answers, stride: int) -> Tables:
 
 def _by_pair(answers: _Answers, seen: Tensor) -> str | None:
     """Tokens that were served another adapter than their own, or none, in one of their experts or in all."""
-    places = range(len(answers.case.routing[0]))
+    places = range(answers.case.top_k)
     names = set()
     for token in answers.tokens:
         if torch.equal(seen[token], answers.right[token]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from conformance.judging.anomalies.mistakes import (
     scaled,
     scaling_mistakes,
     without_adapters,
+    without_roots,
 )
 from conformance.judging.anomalies.partial_sums import summed_over_ranks, sums_partials
 from conformance.judging.anomalies.rank_mistakes import PerRank, rank_mistakes
@@ -57,19 +59,7 @@ def _mistakes(
     case: Case, tensors: CaseTensors, actual: Outputs, expected: list[Expected], subject: Subject
 ) -> Iterator[tuple[str, list[tuple[Tensor, ...]] | None]]:
     """Each known mistake with what every rank would have returned."""
-
-    def oracle(
-        changed: CaseTensors | PerRank, other: Case = case, *, behind: bool = False
-    ) -> list[tuple[Tensor, ...]] | None:
-        def on_rank(group: RankGroup) -> Expected:
-            own = changed(group.rank) if callable(changed) else changed
-            return expected_on(other, own, subject.implementation.layers, group, behind_quantizer=behind)
-
-        try:
-            return _combined(case, subject.engine.run(case.tp_size, on_rank))
-        except Exception:
-            return None
-
+    oracle = partial(_returned, subject, case)
     yield "delta-dropped", [right.base for right in expected]
     if case.quantization in OF_ACTIVATIONS:
         yield "delta-behind-quantizer", oracle(tensors, behind=True)
@@ -80,6 +70,9 @@ def _mistakes(
         # Before the scalings, which a forward that multiplies by 2 resembles: shrinking takes away a forward that is
         # not to blame.
         yield "delta-outside-forward", _outside(bypassed, oracle(without_adapters(tensors), plain), expected)
+    # Where √r is the scaling, or its inverse, a root that was left out gives what the next two give; they show without
+    # roots, too.
+    yield "scale-wrong", oracle(without_roots(case, tensors))
     # A scaling of 2 (or a half) makes these coincide; a doubled contribution is found without any scaling, too.
     yield "scale-twice", oracle(scaled(tensors, lambda s: s * s))
     yield "scale-dropped", oracle(scaled(tensors, lambda s: 1.0))
@@ -99,19 +92,41 @@ def _mistakes(
         yield "slices-swapped", oracle(swapped)
     for name, per_rank in rank_mistakes(case, tensors):
         yield name, oracle(per_rank)
-    if len(actual) > 1:
-        deltas = [
-            tuple(value - base for value, base in zip(right.values, right.base, strict=True)) for right in expected
-        ]
-        for shift in range(1, len(actual)):
-            moved = [deltas[(rank + shift) % len(deltas)] for rank in range(len(deltas))]
-            yield "shard-misplaced", _added(expected, moved)
-        yield "shard-misplaced", _added(expected, deltas[::-1])
-        yield "shard-misplaced", _added(expected, [deltas[0]] * len(deltas))
+    for moved in _misplaced(expected) if len(actual) > 1 else ():
+        yield "shard-misplaced", moved
     for other in mixed_up(tensors):
         yield "slices-swapped", oracle(other)
     for other in cut_short(case, tensors):
         yield "delta-incomplete", oracle(other)
+
+
+def _returned(
+    subject: Subject,
+    case: Case,
+    changed: CaseTensors | PerRank,
+    other: Case | None = None,
+    *,
+    behind: bool = False,
+) -> list[tuple[Tensor, ...]] | None:
+    """What every rank would return with other tensors, or as another case; None where that cannot be."""
+
+    def on_rank(group: RankGroup) -> Expected:
+        own = changed(group.rank) if callable(changed) else changed
+        return expected_on(other or case, own, subject.implementation.layers, group, behind_quantizer=behind)
+
+    try:
+        return _combined(case, subject.engine.run(case.tp_size, on_rank))
+    except Exception:
+        return None
+
+
+def _misplaced(expected: list[Expected]) -> Iterator[list[tuple[Tensor, ...]] | None]:
+    """What ranks return that add each other's part of the adapter."""
+    deltas = [tuple(value - base for value, base in zip(right.values, right.base, strict=True)) for right in expected]
+    for shift in range(1, len(deltas)):
+        yield _added(expected, [*deltas[shift:], *deltas[:shift]])
+    yield _added(expected, deltas[::-1])
+    yield _added(expected, [deltas[0]] * len(deltas))
 
 
 def _outside(

@@ -43,6 +43,15 @@ def scaling_mistakes(case: Case, tensors: CaseTensors) -> Iterator[CaseTensors]:
             yield replace(tensors, adapters=changed)
 
 
+def without_roots(case: Case, tensors: CaseTensors) -> CaseTensors:
+    """Rank-stabilised adapters scaled by alpha / r instead of alpha / √r."""
+    adapters = tuple(
+        LayerAdapter(adapter.parts, adapter.scaling / spec.rank**0.5) if spec.rslora else adapter
+        for spec, adapter in zip(case.adapters, tensors.adapters, strict=True)
+    )
+    return replace(tensors, adapters=adapters)
+
+
 def without_adapters(tensors: CaseTensors) -> CaseTensors:
     """Adapters that add nothing."""
     return scaled(tensors, lambda scaling: 0.0)

@@ -79,7 +79,7 @@ def _tokens(case: ExpertsCase) -> Iterator[ExpertsCase]:
         if token > 0:
             yield from (replace(case, tokens=put(case.tokens, at, other)) for other in (0, -1))
         yield replace(case, routing=put(case.routing, at, tuple(range(len(chosen)))))
-    if len(case.routing[0]) > 1:
+    if case.top_k > 1:
         yield from (replace(case, routing=tuple(one[at : at + 1] for one in case.routing)) for at in (0, 1))
 
 

@@ -8,14 +8,15 @@ from typing import Any
 
 from conformance.subjects.models.sizes import LAYERS
 
-_FIRST_DENSE = ("first_k_dense_replace", "num_dense_layers")  # how many layers come before those with experts
+# How many layers come before those with experts.
+_FIRST_DENSE = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index")
 _DENSE = ("mlp_only_layers",)  # which layers have none
 
 
 def kept_layers(config: Mapping[str, Any], count: int) -> tuple[int, ...]:
     """The numbers of the layers that are kept: every kind of layer at least ``count`` times, where it is as often."""
     total = number_of_layers(config)
-    firsts = ([layer < config[name] for layer in range(total)] for name in _FIRST_DENSE if name in config)
+    firsts = ([layer < config[name] for layer in range(total)] for name in _first_dense(config))
     dense = [[layer in config[name] for layer in range(total)] for name in _DENSE if config.get(name)]
     lists = (*_per_layer(config).values(), *firsts, *dense)
     have: Counter[tuple[int, str]] = Counter()
@@ -42,8 +43,12 @@ def with_layers(config: Mapping[str, Any], kept: tuple[int, ...]) -> dict[str, A
             cut[name] = [places[layer] for layer in value if layer in places]
         elif isinstance(value, dict) and value and all(key.isdigit() for key in value):
             cut[name] = {str(places[int(layer)]): one for layer, one in value.items() if int(layer) in places}
-    cut.update({name: sum(layer < config[name] for layer in kept) for name in _FIRST_DENSE if name in config})
+    cut.update({name: sum(layer < config[name] for layer in kept) for name in _first_dense(config)})
     return cut
+
+
+def _first_dense(config: Mapping[str, Any]) -> list[str]:
+    return [name for name in _FIRST_DENSE if isinstance(config.get(name), int)]
 
 
 def number_of_layers(config: Mapping[str, Any]) -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from conformance.engines.ranks import RankGroup
-from conformance.implementations.models import ModelServer, ModelSettings, ServedModel
+from conformance.implementations.models import HELD, OUTPUT, ModelServer, ModelSettings, ServedModel
 from conformance.subjects.models.adapters import FilePair, cut
 from conformance.subjects.models.chains import Chain
 from conformance.subjects.models.observing import Readings, Refusal, attempt, right_readings
@@ -75,7 +75,8 @@ class Programs:
             only = self.chain.root / f"taken-{number}"
             self._cut(only, self.chain.file.alone(keys))
             if attempt(partial(model.add, 1, only)) is None:
-                shows = differ(base, model.read(1))
+                seen = model.read(1)
+                shows = differ(base, seen) and not passed_over(seen)
                 found += [pair for pair in self.chain.file.pairs if shows and pair.key_a in keys]
                 model.remove(1)
         return found
@@ -201,6 +202,15 @@ def differ(one: Readings, other: Readings) -> bool:
     return any(
         part in other[name] and not alike(tensor, other[name][part])
         for name, parts in one.items()
+        for part, tensor in parts.items()
+    )
+
+
+def passed_over(readings: Readings) -> bool:
+    """Whether a module that is held by several names computes something else by one of them."""
+    return any(
+        part.startswith(HELD) and OUTPUT in parts and not alike(parts[OUTPUT], tensor)
+        for parts in readings.values()
         for part, tensor in parts.items()
     )
 

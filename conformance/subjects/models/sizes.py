@@ -21,7 +21,7 @@ _OF_CHOICE = {
     "vocabulary": "vocab_size vocab_size_per_layer_input padded_vocab_size",
     # of the language model, whichever tower says it
     "text.hidden": "out_hidden_size text_hidden_size projection_dim output_dim projector_hidden_size "
-    "projector_output_dim lm_hidden_size llm_hidden_size thinker_hidden_size",
+    "projector_output_dim vision_output_dim lm_hidden_size llm_hidden_size thinker_hidden_size",
     "tower.hidden": "vision_hidden_size vit_hidden_size pixel_hidden_size "
     "encoder_hidden_size mm_hidden_size projector_input_dim audio_hidden_size mm_embed_dim output_proj_dims",
 }

@@ -1,12 +1,15 @@
-"""The booleans of each model type's configuration that can be turned over, alone.
+"""What decides which modules a model has: the booleans of each type's configuration that can be turned over, alone.
 
 Found by trying, ``python -m benchmarks.model_types --question switches``: turned over, transformers makes a model with
-other parameters, or ties its ends otherwise, and vLLM 0.33.0 loads it.
+other parameters, or ties its ends otherwise, and vLLM 0.33.0 loads it. Options that are no booleans follow, each with
+a small value that is not the type's own, as published files have one; and those of code published with weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+
+from strategies.models.configs import Switch
 
 SWITCHES: Mapping[str, tuple[str, ...]] = {
     "afmoe": ("attention_bias",),
@@ -141,4 +144,22 @@ SWITCHES: Mapping[str, tuple[str, ...]] = {
     "starcoder2": ("tie_word_embeddings", "use_bias"),
     "vaultgemma": ("tie_word_embeddings", "attention_bias"),
     "xlm-roberta": ("tie_word_embeddings",),
+}
+
+OPTIONS: Mapping[str, tuple[Switch, ...]] = {
+    "bailing_moe": (("first_k_dense_replace", 1),),
+    "bailing_moe_v2": (("first_k_dense_replace", 1),),
+    "deepseek_v2": (("q_lora_rank", None),),
+    "gemma4_text": (("num_kv_shared_layers", 1), ("hidden_size_per_layer_input", 0)),
+    "granitemoe_swa": (("shared_intermediate_size", 48),),
+    "granitemoehybrid": (("num_local_experts", 0),),
+    "granitemoeshared": (("shared_intermediate_size", 48),),
+    "k2_horizon": (("mova_num_experts", 0),),
+    "nemotron_h": (("moe_latent_size", 48),),
+    "opt": (("word_embed_proj_dim", 32),),
+    "param2moe": (("first_k_dense_replace", 1),),
+    "qwen2_moe": (("decoder_sparse_step", 2),),
+    "qwen3_moe": (("decoder_sparse_step", 2),),
+    "sarvam_mla": (("q_lora_rank", 24), ("first_k_dense_replace", 1)),
+    "sarvam_moe": (("first_k_dense_replace", 1),),
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 from conformance.subjects.models.configs import small_config
 from conformance.subjects.models.sizes import ROLES, is_tower, subconfigs
-from conformance.subjects.models.switches import SWITCHES
+from conformance.subjects.models.switches import OPTIONS, SWITCHES
 from conformance.subjects.models.types import ModelTarget
 from strategies.models.configs import ConfigChoices, ModelTraits
 
@@ -29,7 +29,10 @@ def traits(target: ModelTarget) -> ModelTraits:
         free_heads="head_dim" in text or "qk_rope_head_dim" in text,
         experts=any(ROLES.get(name) == "experts" and value for name, value in text.items()),
         even=any(name in text for name in ("expand", "mamba_expand")),
-        switches=tuple((name, not own[name]) for name in SWITCHES.get(target.model_type, ()) if name in own),
+        switches=(
+            *((name, not own[name]) for name in SWITCHES.get(target.model_type, ()) if name in own),
+            *OPTIONS.get(target.model_type, ()),
+        ),
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import gc
 import importlib
 import json
+import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -26,7 +28,7 @@ from conformance.implementations.vllm.runtime import runtime
 
 MAX_TOKENS = 4096
 _MAX_LENGTH = 64
-_CONFIGS_KEPT = 16
+_CONFIGS_KEPT = 64
 _made: dict[tuple[object, ...], Any] = {}  # configurations that no model was built with, by what they are made of
 
 
@@ -55,6 +57,7 @@ def groups() -> None:
     """Makes the world and all its groups, of this process alone; once."""
     state = runtime().parallel_state
     folder = tempfile.mkdtemp(prefix="lora-compat-rendezvous-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     state.init_distributed_environment(1, 0, f"file://{folder}/file", 0, backend="gloo")
     state._TP = None  # the stand-in, where single layers were run before
     state.initialize_model_parallel(1, 1)

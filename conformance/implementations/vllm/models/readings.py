@@ -14,7 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from conformance.engines.ranks import RankGroup
-from conformance.implementations.models import EXPERTS, LOGITS, OUTPUT, ROWS, AdaptersView, ForwardRaised, Parts
+from conformance.implementations.models import (
+    EXPERTS,
+    HELD,
+    LOGITS,
+    OUTPUT,
+    ROWS,
+    AdaptersView,
+    ForwardRaised,
+    Parts,
+)
+from conformance.implementations.vllm.models.aliases import other_names
 from conformance.implementations.vllm.models.engine import MAX_TOKENS
 from conformance.implementations.vllm.models.mixtures import expert_outputs
 from conformance.implementations.vllm.runtime import runtime
@@ -31,6 +41,7 @@ class Reader:
         self._device = torch.device(runtime().device)
         self._readable: dict[str, bool] = {}  # whether a module's forward runs here, found out on the bare model
         self._names = tuple(name for name, _ in model.named_modules())
+        self._aliases = other_names(model, _multiplies)
         if hasattr(model, "compute_logits") and not getattr(model, "is_pooling_model", False):
             self._names = (*self._names, LOGITS)
         places = tuple(_towers(model))
@@ -44,7 +55,18 @@ class Reader:
     def read(self, view: AdaptersView | None, group: RankGroup) -> dict[str, Parts]:
         """What every module computes; with a view, a forward that ran without one has to run."""
         self._view, self._adapted = view or AdaptersView(), view is not None
-        return {name: self._read(name, group) for name in self._names}
+        return {name: self._everywhere(name, group) for name in self._names}
+
+    def _everywhere(self, name: str, group: RankGroup) -> Parts:
+        """A module as it is by its first name, and its output for whoever holds it by another one."""
+        parts = self._read(name, group)
+        held: dict[str, Tensor] = {}
+        for alias in self._aliases.get(name, ()):
+            self._readable[alias] = self._readable.get(name, True)
+            passed_over = self._find(alias)[0] is not self._find(name)[0]
+            other = self._read(alias, group) if passed_over else parts
+            held[HELD + alias] = other.get(OUTPUT, other.get("weight", torch.zeros(())))
+        return {**parts, **held}
 
     def _read(self, name: str, group: RankGroup) -> Parts:
         """The module's output, if it has one here, and its own tensors."""

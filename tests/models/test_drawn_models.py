@@ -1,0 +1,58 @@
+"""Cases of whole models: one model and adapter for all clauses, shrinking to the plainest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+from hypothesis import Phase, find
+from hypothesis.strategies import SearchStrategy
+
+from conformance.certification.clause_tests import checks_of
+from conformance.contract import MODEL_CLAUSES
+from conformance.search.drawing import draw_cases
+from strategies.models.adapters import Targetable
+from strategies.models.cases import ModelCase, ModelDraws, model_cases, targeting_model
+from strategies.models.configs import ModelTraits, config_choices
+
+OFFER = Targetable(
+    ("q_proj", "o_proj", "gate_proj", "up_proj"), ("experts.gate_up_proj", "gate.weight"), layers=2, saved=("score",)
+)
+DRAWS = ModelDraws("drawn", config_choices(ModelTraits(experts=True)), lambda config: OFFER, options=("towers",))
+OF_FEATURES = ("MODEL-9",)  # which draws a dozen adapters of its own
+
+
+def drawn(strategy: SearchStrategy[ModelCase]) -> list[ModelCase]:
+    found: list[ModelCase] = []
+    with targeting_model(DRAWS):
+        draw_cases(strategy, found.append, examples=30, seed=1, phases=[Phase.generate])
+    return found
+
+
+@cache
+def chains_of(clause: str) -> list[ModelCase]:
+    """The cases of a clause, wherever they are served."""
+    (test,) = checks_of(clause)
+    assert isinstance(test.strategy, SearchStrategy)
+    return [
+        replace(case, tp_size=1, fully_sharded=False, adapter=replace(case.adapter, saved=()))
+        for case in drawn(test.strategy)
+    ]
+
+
+def test_all_clauses_are_asked_of_the_same_models_and_adapters() -> None:
+    first, *others = (chains_of(clause) for clause in MODEL_CLAUSES if clause not in OF_FEATURES)
+    assert len(set(first)) > 20
+    assert all(other == first for other in others)
+
+
+def test_a_case_is_served_on_each_number_of_ranks_that_a_clause_asks_for() -> None:
+    found = drawn(model_cases(tp_sizes=(2, 4)))
+    assert {(case.tp_size, case.fully_sharded) for case in found} == {(2, False), (2, True), (4, False), (4, True)}
+    assert not any(case.fully_sharded for case in drawn(model_cases(tp_sizes=(1,))))
+
+
+def test_they_shrink_to_one_target_on_one_rank() -> None:
+    with targeting_model(DRAWS):
+        found = find(model_cases(), lambda case: True)
+    assert found == ModelCase("drawn", adapter=replace(found.adapter, modules=("q_proj",), parameters=(), rank=1))
