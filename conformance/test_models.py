@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -11,6 +10,7 @@ import torch
 
 from conformance.implementations.models import EXPERTS
 from conformance.judging.anomalies.models import VANISHED
+from conformance.judging.company import require_untouched
 from conformance.judging.facts import Place, Raised
 from conformance.judging.logits import require_logits
 from conformance.judging.model_facts import Lost
@@ -23,25 +23,27 @@ from conformance.judging.models import (
     rows_added,
     unnamed,
 )
+from conformance.judging.ranks_of_models import require_same_on_all_ranks
 from conformance.judging.served_models import (
     in_part,
     on_all,
     presume_served,
     programs_of,
     require_loaded,
+    require_restricted,
     require_served,
 )
 from conformance.judging.verdicts import Violation
 from conformance.oracles.logits import exact_logits
 from conformance.subjects.models.checkpoints import content_of
-from conformance.subjects.models.observing import Readings, Refusal, server_of
+from conformance.subjects.models.observing import Readings, Refusal
 from conformance.subjects.models.programs import Programs
 from conformance.subjects.models.traits import has_towers
 from conformance.subjects.models.writings import writings
 from conformance.subjects.outcomes import FileRefused, NotApplicable, NotExercised
 from conformance.subjects.subject import Subject
 from conformance.suite.clauses import check
-from strategies.models.cases import ModelCase, featured_cases, model_cases
+from strategies.models.cases import ModelCase, featured_cases, model_cases, restricted_cases
 
 
 @check("MODEL-1", model_cases(tp_sizes=(1, 1, 2)))
@@ -158,20 +160,6 @@ def test_loading_leaves_everything_else_as_it_was(subject: Subject, case: ModelC
     in_part(subject, case, partial(require_untouched, subject))
 
 
-def require_untouched(subject: Subject, case: ModelCase) -> None:
-    """Raises where loading changed files, or what an adapter loaded before or after another one gives."""
-    __tracebackhide__ = True
-    programs = programs_of(subject, case)
-    before = programs.chain.fingerprint()
-    seen = on_all(subject, case, programs.reloaded)
-    if programs.chain.fingerprint() != before:
-        raise Violation("file-changed", "the adapter's directory is not what it was before it was loaded", case)
-    require_loaded(programs.chain, seen)
-    for rank, (first, beside, again) in enumerate(one for one in seen if not isinstance(one, Refusal)):
-        require_same(case, first, beside, rank, "after another adapter was loaded")
-        require_same(case, first, again, rank, "loaded again after it was removed")
-
-
 @check("MODEL-6", model_cases(saved=False))
 def test_a_class_that_declares_lora_support_starts_with_it(subject: Subject, case: ModelCase) -> None:
     for refusal in started(subject, case, programs_of(subject, case)):
@@ -196,26 +184,8 @@ def started(subject: Subject, case: ModelCase, programs: Programs) -> list[Refus
 
 @check("MODEL-7", model_cases(tp_sizes=(2, 4), saved=False))
 def test_the_result_does_not_depend_on_the_ranks(subject: Subject, case: ModelCase) -> None:
-    in_part(subject, replace(case, tp_size=max(2, case.tp_size)), partial(require_same_on_all_ranks, subject))
-
-
-def require_same_on_all_ranks(subject: Subject, case: ModelCase) -> None:
-    """Raises where an adapter that is served on one rank is not on several."""
-    __tracebackhide__ = True
-    presume_served(subject, replace(case, tp_size=1, fully_sharded=False), "MODEL-7")
-    option = server_of(subject).expert_parallel
-    if option and programs_of(subject, case).chain.file.of_experts:
-        with suppress(NotApplicable):  # where the base model is not served so
-            require_served(subject, of_whole_experts(case, option), option)
-    for fully_sharded in (False, True):
-        require_served(subject, replace(case, fully_sharded=fully_sharded), f"fully_sharded={fully_sharded}")
-
-
-def of_whole_experts(case: ModelCase, option: str) -> ModelCase:
-    """Where each rank has some of the experts, whole, in the place of a part of each; some have more, if they can."""
-    ranks = 4 if case.config.experts % 4 else case.tp_size
-    options = tuple(dict.fromkeys((*case.options, option)))
-    return replace(case, tp_size=ranks, fully_sharded=False, options=options)
+    several = replace(case, tp_size=max(2, case.tp_size))
+    in_part(subject, several, partial(require_same_on_all_ranks, subject), everywhere=True)
 
 
 @check("MODEL-8", model_cases(tp_sizes=(1,), saved=False))
@@ -263,3 +233,10 @@ def require_own_tokens(subject: Subject, case: ModelCase) -> None:
     require_loaded(programs.chain, [seen])
     assert not isinstance(seen, Refusal)
     require_apart(case, *seen)
+
+
+@check("MODEL-11", restricted_cases())
+def test_what_lora_is_restricted_to_is_served_and_the_rest_refused(subject: Subject, case: ModelCase) -> None:
+    if not case.deployment.modules:
+        raise NotApplicable("LoRA is not restricted to some modules")
+    require_restricted(subject, case)

@@ -20,6 +20,7 @@ class StepKind(Named):
     ACTIVATE = "activate"
     REMOVE = "remove"
     PIN = "pin"
+    REPLACE = "replace"  # use, loading anew what is there already
     RERUN = "rerun"  # run every layer without mapping anew
     USE_FAILING = "use_failing"  # use, but the load of a layer in the middle raises
 

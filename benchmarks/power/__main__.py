@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterable
 from functools import partial
+from importlib.util import find_spec
 from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from benchmarks.power.page import page
 from benchmarks.power.pairs import coverage
 from benchmarks.power.planted import PLANTED
 from benchmarks.power.plot import plot
+from benchmarks.power.seam import planted, seam_row
 from benchmarks.power.sight import sight_of, sight_rows
 from benchmarks.power.tasks import MEASURES, alarm_row, mutant_row, setting_row, single_threaded
 from conformance.suite.budget import PROFILES
@@ -42,7 +44,7 @@ from tests.mutants.peft_planted import PEFT_MUTANTS
 from tests.mutants.variants import VARIANTS
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
-PARTS = ("hunts", "names", "ideas", "alarms", "settings", "pairs", "sight", "peft")
+PARTS = ("hunts", "names", "ideas", "alarms", "settings", "pairs", "sight", "peft", "seam")
 
 
 def main() -> None:
@@ -102,7 +104,20 @@ def _part(part: str, pool: Pool, arguments: argparse.Namespace, before: Any) -> 
     if part == "peft":
         hunts = pool.imap(partial(peft_row, seeds=arguments.seeds), range(len(PEFT_MUTANTS)))
         return told(part, hunts, arguments.commit)
+    if part == "seam":
+        return _of_the_seam(pool, arguments, before)
     return coverage()
+
+
+def _of_the_seam(pool: Pool, arguments: argparse.Namespace, before: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each bug planted between adapter file and model; all stay as they were where there is no vLLM."""
+    if find_spec("vllm") is None:
+        print("seam: no vLLM here, kept as it was", file=sys.stderr)
+        return before
+    asked = [place for place, name in enumerate(planted()) if name in (arguments.only or planted())]
+    rows = by_mutant([*before, *elsewhere("seam", arguments.rows)])
+    rows |= by_mutant(told("seam", pool.imap(partial(seam_row, seeds=arguments.seeds), asked), arguments.commit))
+    return [rows[name] for name in planted() if name in rows]
 
 
 def _alarms(pool: Pool, arguments: argparse.Namespace, before: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -24,7 +24,9 @@ from tests.mutants.peft_planted import PEFT_MUTANTS
 from tests.mutants.planting import Mutant
 
 
-class _Caught(BaseException):
+class Caught(BaseException):
+    """Ends a hunt."""
+
     def __init__(self, anomaly: str) -> None:
         self.anomaly = anomaly
 
@@ -46,23 +48,23 @@ def first_shown(test: ClauseTest, mutant: Mutant, *, seed: int, cases: int = CAS
         nonlocal drawn
         drawn += 1
         case = peft.fitted(spec)
-        if _broken(test, case, peft) is None:
+        if broken(test, case, peft) is None:
             with mutant.patch():
-                found = _broken(test, case, peft)
+                found = broken(test, case, peft)
             if found is not None:
-                raise _Caught(found)
+                raise Caught(found)
 
     try:
         draw_cases(test.strategy, judge, examples=cases, seed=seed, phases=(Phase.generate,))
-    except _Caught as caught:
+    except Caught as caught:
         return drawn, caught.anomaly
     return None
 
 
-def _broken(test: ClauseTest, case: Spec, peft: Subject) -> str | None:
+def broken(test: ClauseTest, case: Spec, subject: Subject) -> str | None:
     """How the case breaks the clause, if it does."""
     try:
-        test.body(peft, case)
+        test.body(subject, case)
     except Violation as found:
         return found.anomaly
     except (NotExercised, NotWrapped, SubjectRefused):

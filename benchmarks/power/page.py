@@ -13,6 +13,7 @@ from benchmarks.power.engines import peft_section
 from benchmarks.power.figures import BY_NAME, Row, is_named, median_cases, right, summary
 from benchmarks.power.measuring import by_mutant
 from benchmarks.power.plot import curves
+from benchmarks.power.seam import seam_section
 from benchmarks.power.sight import table
 from tests.mutants.variants import VARIANTS
 
@@ -21,7 +22,7 @@ PEER = "random values only"  # misses too many to list
 
 def page(data: dict[str, Any]) -> str:
     """The page as Markdown."""
-    parts = (_summary, _ideas, _sight, _names, _alarms, _equivalent, _pairs, _mutants, peft_section)
+    parts = (_summary, _ideas, _sight, _names, _alarms, _equivalent, _pairs, _mutants, peft_section, seam_section)
     return "\n".join(line for part in parts for line in part(data)) + "\n"
 
 

@@ -157,6 +157,6 @@ def draws_of(name: str, target: ModelTarget, served: Collection[Dtype] = tuple(D
             return None
 
     found = traits(target)
-    draws = ModelDraws(name, config_choices(found), offer, switches=found.switches)
+    draws = ModelDraws(name, config_choices(found), offer, switches=found.switches, groups=found.groups)
     taken = dtypes(target)
     return replace(draws, dtypes=tuple(one for one in draws.dtypes if one in served and one.of_tensors in taken))

@@ -78,6 +78,14 @@ class ModelManager(ABC):
     def pin(self, adapter_id: int) -> None:
         """Activates it if need be, and keeps it from being evicted."""
 
+    def replace(self, adapter_id: int, adapter: Adapter | Path) -> None:
+        """Loads an adapter anew in the place that it has, and activates it; by itself, it is used as it is."""
+        if isinstance(adapter, Path):
+            self.add_directory(adapter_id, adapter)
+        else:
+            self.add(adapter_id, adapter)
+        self.activate(adapter_id)
+
     @abstractmethod
     def map_tokens(self, adapter_ids: Sequence[int | None], *, tower: bool = False) -> None:
         """Says which active adapter serves each token of the next runs, in the tower or in the rest of the model."""

@@ -44,7 +44,9 @@ class ModelSettings:
     """The deployment of a model.
 
     ``lora`` says whether adapters can be loaded at all, ``fused_experts`` that they have the experts of a layer in one
-    tensor; ``options`` are further options of the implementation that are switched on.
+    tensor; ``options`` are further options of the implementation, switched on or ``name=value``. Beside ``max_loras``
+    active adapters ``spare`` more are kept, in bfloat16 where they are ``narrow``. LoRA is ``restricted`` to modules
+    whose names end so, if any are given.
     """
 
     lora: bool = True
@@ -53,7 +55,14 @@ class ModelSettings:
     options: tuple[str, ...] = ()
     max_rank: int = 8
     max_loras: int = 2
+    spare: int = 0
+    narrow: bool = False
+    restricted: tuple[str, ...] = ()
     dtype: torch.dtype = torch.float32
+
+    def of_base(self) -> ModelSettings:
+        """The same without what is about adapters alone, of which a model that has none shows nothing."""
+        return ModelSettings(self.lora, fused_experts=self.fused_experts, options=self.options, dtype=self.dtype)
 
 
 class ServedModel(ABC):
@@ -66,6 +75,10 @@ class ServedModel(ABC):
     @abstractmethod
     def add(self, number: int, directory: Path) -> None:
         """Loads and activates the adapter in a PEFT directory; raises whatever the implementation does."""
+
+    @abstractmethod
+    def replace(self, number: int, directory: Path) -> None:
+        """Loads the adapter in a directory in the place of a registered one."""
 
     @abstractmethod
     def remove(self, number: int) -> None:
@@ -84,10 +97,12 @@ class ServedModel(ABC):
         """Those of `names` that are given rows of images or sounds, as the class says, and not of text."""
 
     @abstractmethod
-    def read(self, number: int | None, *, apart: bool = False) -> dict[str, Parts]:
+    def read(self, *numbers: int | None, apart: bool = False) -> dict[str, Parts]:
         """What each module computes with an adapter, or without one; ``apart``, in a batch of images and text.
 
-        Towers have other rows then than the language model, and a module is mapped rightly if it goes by its own.
+        Of several the tokens of a batch have one each, in turn; what does not go by tokens is of the first. Towers
+        have other rows than the language model where they are apart, and a module is mapped rightly if it goes by its
+        own.
 
         A linear layer's `OUTPUT` is its forward on the unit vectors, so each row is what one input adds; `ROWS` of an
         embedding are those of every id; the module called `LOGITS` has the head's, of the unit vectors. A module whose
@@ -111,10 +126,12 @@ class ModelServer(ABC):
     """Loads checkpoints.
 
     ``expert_parallel`` is the option of `ModelSettings` that gives each rank some experts of a mixture whole, in the
-    place of a part of each; empty where there is none.
+    place of a part of each, and ``in_turn`` a further one for those that are in groups, by which the ranks get them in
+    turn; empty where there is none.
     """
 
     expert_parallel = ""
+    in_turn = ""
 
     @abstractmethod
     def prepare(self) -> None:

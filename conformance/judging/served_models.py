@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from conformance.engines.ranks import RankGroup
+from conformance.judging.anomalies.models import VANISHED
 from conformance.judging.models import require_merged
 from conformance.judging.verdicts import Violation
 from conformance.subjects.models.chains import Chain
@@ -15,6 +16,7 @@ from conformance.subjects.models.programs import Programs
 from conformance.subjects.outcomes import FileRefused, NotExercised, SubjectRaised
 from conformance.subjects.subject import Subject
 from strategies.models.cases import ModelCase
+from strategies.models.deployments import PLAIN
 
 T = TypeVar("T")
 
@@ -58,6 +60,23 @@ def presume_served(subject: Subject, case: ModelCase, clause: str) -> None:
         raise NotExercised(f"wrong without what {clause} is about already [{found.anomaly}]") from found
 
 
+def require_restricted(subject: Subject, case: ModelCase) -> None:
+    """Raises where LoRA is restricted to some modules, and an adapter of others is neither refused nor served whole.
+
+    One cause, whichever modules these are.
+    """
+    __tracebackhide__ = True
+    presume_served(subject, replace(case, deployment=PLAIN), "MODEL-11")
+    try:
+        require_served(subject, case, f"with LoRA on {', '.join(case.deployment.modules)} alone")
+    except Violation as found:
+        if found.anomaly != VANISHED:
+            raise
+        if len(case.adapter.modules) == 1:
+            raise NotExercised("the class knows the module by another name") from found
+        raise Violation(VANISHED, found.fact, case, replace(found.sighting.place, role="")) from None
+
+
 def require_loaded(chain: Chain, seen: Sequence[object]) -> None:
     """Raises what a refusal of any rank comes to; one that names nothing breaks MODEL-1."""
     for one in seen:
@@ -65,19 +84,24 @@ def require_loaded(chain: Chain, seen: Sequence[object]) -> None:
             raise refused(one, chain) or NotExercised(f"wrong without what it is about already: {one.kind} on loading")
 
 
-def in_part(subject: Subject, case: ModelCase, judge: Callable[[ModelCase], None]) -> None:
-    """Judges a case; one that is not served as a whole, again by those targets of which everything is served alone."""
+def in_part(
+    subject: Subject, case: ModelCase, judge: Callable[[ModelCase], None], *, everywhere: bool = False
+) -> None:
+    """Judges a case; one that is not served as a whole, again by those targets of which everything is served alone.
+
+    ``everywhere``, by every name that their modules are held by: for what is presumed of them.
+    """
     __tracebackhide__ = True
     try:
         judge(case)
     except (FileRefused, NotExercised):
-        part = served_part(subject, case)
+        part = served_part(subject, case, everywhere=everywhere)
         if part is None:
             raise
         judge(part)
 
 
-def served_part(subject: Subject, case: ModelCase) -> ModelCase | None:
+def served_part(subject: Subject, case: ModelCase, *, everywhere: bool = False) -> ModelCase | None:
     """A case of the targets of which everything is served where it is alone; None if that is all of them, or none.
 
     Nor of those whose own weights PEFT saves beside, as of embeddings, for which a whole file may be refused.
@@ -86,6 +110,7 @@ def served_part(subject: Subject, case: ModelCase) -> ModelCase | None:
     file, known, asked = programs.chain.file, programs.chain.taken, (programs.server, programs.settings)
     if asked not in known:
         (known[asked],) = on_all(subject, replace(case, tp_size=1, fully_sharded=False), programs.taken)
-    left = [name for pair in file.pairs if pair not in known[asked] for name in (pair.module, pair.parameter)]
+    served = {key for key, by_all_names in known[asked].items() if by_all_names or not everywhere}
+    left = [name for pair in file.pairs if pair.key_a not in served for name in (pair.module, pair.parameter)]
     kept = case.adapter.without((*left, *file.saved_beside))
     return replace(case, adapter=kept) if kept != case.adapter and kept.modules + kept.parameters else None

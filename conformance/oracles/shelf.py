@@ -87,6 +87,11 @@ class Shelf:
         self.pinned.add(number)
         return True
 
+    def _replace(self, number: int) -> bool:
+        self._add(number)
+        self._activate(number)
+        return True
+
     def _run(self, number: int) -> bool:
         return True
 

@@ -11,6 +11,7 @@ from strategies.tree_drawing import models
 
 USE, RUN, RERUN, DEACTIVATE = StepKind.USE, StepKind.RUN, StepKind.RERUN, StepKind.DEACTIVATE
 ADD, ACTIVATE, PIN, REMOVE = StepKind.ADD, StepKind.ACTIVATE, StepKind.PIN, StepKind.REMOVE
+REPLACE = StepKind.REPLACE
 
 
 class Coming(ProgramMachine):
@@ -51,6 +52,7 @@ class Keeping(Coming):
         lambda machine: machine.everybody - machine.registered if machine.active else set(), (ACTIVATE,)
     )
     pin = OneOf(lambda machine: machine.registered if machine.frame.evict else set(), (PIN,))
+    pin_and_replace = OneOf(lambda machine: machine.registered if machine.frame.evict else set(), (PIN,), (REPLACE,))
     remove = OneOf(lambda machine: machine.registered, (REMOVE,))
 
     def ending(self) -> None:
@@ -66,6 +68,7 @@ class Living(Serving):
     remove = OneOf(lambda machine: machine.registered, (REMOVE,))
     prepare = OneOf(lambda machine: machine.everybody, (ADD, ACTIVATE))
     pin = OneOf(lambda machine: machine.active if machine.frame.evict else set(), (PIN,))
+    replace = OneOf(lambda machine: machine.registered if machine.frame.evict else set(), (REPLACE,))
 
 
 class Meeting(Serving):

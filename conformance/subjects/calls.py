@@ -15,6 +15,7 @@ _CALLS: dict[StepKind, tuple[str, ...]] = {
     StepKind.DEACTIVATE: ("deactivate",),
     StepKind.REMOVE: ("remove",),
     StepKind.PIN: ("pin",),
+    StepKind.REPLACE: ("replace",),
     StepKind.RUN: ("run",),
     StepKind.RERUN: ("rerun",),
 }

@@ -114,15 +114,22 @@ class ModelSession:
 
     def add(self, number: int) -> bool:
         """Registers an adapter, from memory or from its directory."""
-        if self.paths:
-            return self.manager.add_directory(number + 1, self.paths[number])
-        return self.manager.add(number + 1, self.adapters[number])
+        adapter = self._given(number)
+        if isinstance(adapter, Path):
+            return self.manager.add_directory(number + 1, adapter)
+        return self.manager.add(number + 1, adapter)
+
+    def _given(self, number: int) -> Adapter | Path:
+        return self.paths[number] if self.paths else self.adapters[number]
 
     def _do(self, step: Call) -> bool | None:
         if step.method == "add":
             return self.add(step.number)
         if step.method == "pin":
             self.manager.pin(step.number + 1)
+            return True
+        if step.method == "replace":
+            self.manager.replace(step.number + 1, self._given(step.number))
             return True
         if step.method != "activate_failing":
             return bool(getattr(self.manager, step.method)(step.number + 1))

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from conformance.implementations.protocol import Deployment
 from conformance.subjects.calls import Call
-from conformance.test_files.plays import Play
+from conformance.test_files.plays import ADDS, Play
 from lora_compat.adapters import LayerAdapter
 from strategies.libraries import Library
 
@@ -126,4 +126,4 @@ class Dialect(ABC):
         """The call, as an expression after what comes before it; ``looks`` where a look makes a difference."""
         method = self.methods[one.method.removesuffix("_failing")]
         identity = one.number + 1
-        return [f"manager.{method}({self.added(identity) if one.method == 'add' else identity})"]
+        return [f"manager.{method}({self.added(identity) if one.method in ADDS else identity})"]

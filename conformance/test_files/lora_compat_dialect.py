@@ -39,7 +39,7 @@ class LoraCompat(Dialect):
     wrapped = "LoRALinear"
     dense_weight = "dense_weight(outer)"
     registered, active = "set(manager.registered)", "set(manager.active)"
-    methods: ClassVar = {method: method for method in ("add", "activate", "deactivate", "remove", "pin")}
+    methods: ClassVar = {method: method for method in ("add", "activate", "deactivate", "remove", "pin", "replace")}
     adapter = _ADAPTER
     saved: ClassVar = {"cls": "Adapter", "loaded": "", "loading": "        return load_adapter(folder)"}
     loader = "slots.load"

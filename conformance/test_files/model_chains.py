@@ -13,6 +13,7 @@ from conformance.test_files.model_configs import ConfigText, constant
 from strategies.cases import Dtype
 from strategies.models.adapters import SAVED_EMBEDDING, ModelAdapter
 from strategies.models.cases import ModelCase
+from strategies.models.deployments import PLAIN, given
 
 _HOMES = {
     "peft": "LoraConfig get_peft_model",
@@ -116,12 +117,17 @@ class Engine:
     def options(self) -> dict[str, Any]:
         """Arguments of ``EngineArgs``, besides the model."""
         adapter = self.case.adapter
-        most = max(adapter.rank, *(rank for _, rank in adapter.ranks), 1)
-        given: dict[str, Any] = {"dtype": self.dtype, "enable_lora": True}
-        given |= {"max_lora_rank": next(size for size in (16, 32, 64, 128) if size >= most)} if most > 16 else {}
-        given |= {"fully_sharded_loras": True} if self.case.fully_sharded else {}
-        given |= dict.fromkeys(self.case.options, True)
-        return {**given, **({"enable_mixed_moe_lora_format": True} if self.fused else {}), **self.more}
+        asked = self.case.deployment
+        most = max(adapter.rank, *(rank for _, rank in adapter.ranks), 8 * (asked.room > 1)) * asked.room
+        told: dict[str, Any] = {"dtype": self.dtype, "enable_lora": True}
+        told |= {"max_lora_rank": next(size for size in (16, 32, 64, 128) if size >= most)} if most > 16 else {}
+        told |= {"max_loras": asked.slots} if asked.slots != PLAIN.slots else {}
+        told |= {"max_cpu_loras": asked.slots + asked.spare} if asked.spare else {}
+        told |= {"lora_dtype": "bfloat16"} if asked.narrow else {}
+        told |= {"lora_target_modules": list(asked.modules)} if asked.modules else {}
+        told |= {"fully_sharded_loras": True} if self.case.fully_sharded else {}
+        told |= given(self.case.options)
+        return {**told, **({"enable_mixed_moe_lora_format": True} if self.fused else {}), **self.more}
 
 
 def adapter_options(adapter: ModelAdapter) -> dict[str, Any]:
@@ -182,7 +188,7 @@ def _stand_ins(content: Any) -> Sequence[str]:
 
 def _room(engine: Engine) -> list[str]:
     modality = "image" if "vision_config" in _names(engine.config.content) else "audio"
-    return [_ROOM.format(modality=modality)] if engine.case.options else []
+    return [_ROOM.format(modality=modality)] if any("tower" in one for one in engine.case.options) else []
 
 
 def _names(content: Any) -> Sequence[str]:

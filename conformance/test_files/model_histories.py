@@ -7,13 +7,14 @@ from dataclasses import replace
 from safetensors.torch import load_file
 
 from conformance.implementations.models import OUTPUT
+from conformance.judging.company import AFTER, AGAIN, BESIDE, INSTEAD
 from conformance.judging.facts import Difference, Raised
 from conformance.subjects.models.adapters import TENSORS
 from conformance.subjects.models.chains import Chain
 from conformance.subjects.models.observing import chains
 from conformance.subjects.models.writings import ON_DISK, PICKLED, Piece, pieces
 from conformance.test_files.layout import CannotWrite
-from conformance.test_files.literals import indented, one_line
+from conformance.test_files.literals import indented
 from conformance.test_files.model_chains import OPENED
 from conformance.test_files.model_configs import constant
 from conformance.test_files.model_scenes import Told, added_or_refused, scripted, targets_of
@@ -31,13 +32,35 @@ def read(layer: Any) -> list[list[float]]:
     return (output[0] if isinstance(output, tuple) else output).tolist()
 """.strip("\n")
 _PICKLING = ['torch.save(tensors, str(file).replace(".safetensors", ".bin"))', "Path(file).unlink()"]
-_HELD = """
-def held(layer: Any) -> list[list[float]]:
-    slots = zip(layer.lora_a_stacked, layer.lora_b_stacked, strict=True)
-    return torch.cat([b[0, 0] @ a[0, 0] for a, b in slots]).tolist()
+_READ = """
+def read(worker: Any, layer: Any, *numbers: int) -> list[list[float]]:
+    ids = (numbers * layer.input_size)[: layer.input_size]
+    worker.set_active_adapters(set(), LoRAMapping(ids, ids, is_prefill=False))
+    output = layer(torch.eye(layer.input_size))
+    return (output[0] if isinstance(output, tuple) else output).tolist()
 """.strip("\n")
 _ONE, _TWO = (f'worker.add_adapter(LoRARequest("{name}", {number}, ' for name, number in (("one", 1), ("two", 2)))
 _ADAPTER, _OTHER = 'f"{folder}/adapter"))', 'f"{folder}/other"))'
+_IN_PLACE = 'worker.add_adapter(LoRARequest("one", 1, f"{folder}/other", load_inplace=True))'
+_BACK = ["first = read(worker, layer, 1)", _TWO + _OTHER]
+_SHOWN = {
+    BESIDE: [
+        *(_ONE + _ADAPTER, *_BACK),
+        "second, base = (read(worker, layer, number) for number in (2, 0))",
+        "turns = list(zip(first, second, base, second, strict=True))",
+        "right = [row[number % 4] for number, row in enumerate(turns)]",
+        "assert read(worker, layer, 1, 2, 0, 2) == right  # a batch of both and of none",
+    ],
+    AFTER: [_ONE + _ADAPTER, *_BACK, _ONE + _ADAPTER, "assert read(worker, layer, 1) == first  # back again"],
+    INSTEAD: [
+        *(_ONE + _ADAPTER, _TWO + _OTHER, "second = read(worker, layer, 2)", _IN_PLACE),
+        "assert read(worker, layer, 1) == second",
+    ],
+    AGAIN: [
+        *(_ONE + _ADAPTER, *_BACK, _IN_PLACE, "worker.remove_adapter(1)", _ONE + _ADAPTER),
+        "assert read(worker, layer, 1) == first  # loaded again",
+    ],
+}
 
 
 def written(told: Told) -> Script:
@@ -151,23 +174,23 @@ def reloaded(told: Told) -> Script:
         return scripted(told, lines)
     if told.case.tp_size > 1 or told.fused or not isinstance(told.fact, Difference):
         raise CannotWrite("slots that change have a form as a single file on one rank only; replay the case")
-    half = [key for pair in chains().of(told.case).file.pairs[::2] for key in pair.keys]
+    shown = _SHOWN.get(told.place.setting)
+    if shown is None or told.fact.name != OUTPUT or told.case.options:
+        raise CannotWrite("adapters in company have a form as a single file for linear layers; replay the case")
+    name = f".{told.place.module.rpartition('.')[2]}."
+    lost = chains().of(told.case).file.keys_by_module()[1::2] if told.place.setting == INSTEAD else []
+    lacks = any(name in keys[0] for keys in lost)
+    kept = " for key, one in tensors.items()" + (f' if "{name}" not in key' if lacks else "")
     lines = [
         *_copied(),
-        "save_file({key: tensors[key] for key in OTHER}, file)",
+        f'save_file({{key: -one if "_B." in key else one{kept}}}, file)',
         served,
-        _ONE + _ADAPTER,
         f'layer = model.get_submodule("{told.place.module}")',
-        "first = held(layer)",
-        _TWO + _OTHER,
-        "assert held(layer) == first  # after another one was loaded",
-        "worker.remove_adapter(2)",
-        "worker.remove_adapter(1)",
-        _ONE + _ADAPTER,
-        "assert held(layer) == first  # loaded again",
+        *shown,
     ]
-    other = f"OTHER = {one_line(tuple(half))}  # a part of the same tensors"
-    return scripted(replace(told, engine={"max_loras": 2}), lines, definitions=[other, _HELD])
+    slots = told.case.deployment.slots
+    plain = replace(told, engine={"max_loras": slots}) if slots > 1 else told
+    return scripted(plain, lines, definitions=[_READ])
 
 
 def started(told: Told) -> Script:

@@ -17,6 +17,7 @@ from strategies.cases import Case
 from strategies.programs import Misfit, Program
 
 _RUNS = ("run", "rerun")
+ADDS = ("add", "replace")  # which hand an adapter over
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Play:
     @property
     def adds(self) -> bool:
         """Whether an adapter is ever added."""
-        return any(turn.call.method == "add" for turn in self.turns)
+        return any(turn.call.method in ADDS for turn in self.turns)
 
     @property
     def layer(self) -> tuple[int, str]:

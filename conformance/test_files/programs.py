@@ -11,7 +11,7 @@ from conformance.test_files.construction import DECLARED, built, class_name, cla
 from conformance.test_files.dialects import Dialect
 from conformance.test_files.endings import Ending
 from conformance.test_files.literals import one_line, tensor_text
-from conformance.test_files.plays import Play, play_of
+from conformance.test_files.plays import ADDS, Play, play_of
 from conformance.test_files.scenes import layer_reduces
 from conformance.test_files.script import Script, compared
 from strategies.programs import Program
@@ -63,7 +63,7 @@ def _communicates(play: Play) -> bool:
 
 def _constants(play: Play) -> str:
     lines = [f"PACKED = {one_line({**play.packing()})}"] if play.packing() else []
-    added = sorted({turn.call.number for turn in play.turns if turn.call.method == "add"})
+    added = sorted({turn.call.number for turn in play.turns if turn.call.method in ADDS})
     if added:
         from_disk = play.program.from_disk
         told = "LoRA A and LoRA B" if from_disk else "LoRA A, LoRA B and scaling"

@@ -28,6 +28,8 @@ _MODULES = {
     "lora.model_manager": "LRUCacheLoRAModelManager LoRAModelManager",
     "lora.peft_helper": "PEFTHelper",
     "lora.punica_wrapper": "get_punica_wrapper",
+    "lora.request": "LoRARequest",
+    "lora.worker_manager": "LRUCacheWorkerLoRAManager",
     "lora.utils": "_all_lora_classes from_layer",
     "model_executor.layers.logits_processor": "LogitsProcessor",
     "model_executor.layers.quantization.utils.quant_utils": "get_and_maybe_dequant_weights",
@@ -55,6 +57,10 @@ _BY_THE_WORKER = """
             folder, modules, helper, lora_model_id=number, device="cpu"
         )
 """.strip("\n")
+_WORKER = (
+    "worker: Any = object.__new__(LRUCacheWorkerLoRAManager)  # around this manager",
+    "worker._adapter_manager = manager",
+)
 _MANAGER = '{}(model, 8, 8, 32, config, torch.device("cpu"), VllmConfig())'
 
 
@@ -174,6 +180,13 @@ class Vllm(Dialect):
         return f"adapter({identity})"
 
     def does(self, one: Call, *, looks: bool) -> list[str]:
+        if one.method == "replace":
+            number = one.number + 1
+            return [
+                *_WORKER,
+                f"worker._load_adapter = lambda request: adapter({number})",
+                f'worker.add_adapter(LoRARequest("anew", {number}, "anew", load_inplace=True))',
+            ]
         looked = [f"manager.get_adapter({one.number + 1})  # its worker does, and that is a use"]
         used = one.method.startswith("activate") and looks
         return [*(looked if used else []), *super().does(one, looks=looks)]

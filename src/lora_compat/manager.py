@@ -150,6 +150,17 @@ class LoRAManager:
         self._select()
         return fresh
 
+    def replace(self, adapter_id: int, adapter: Adapter | str | Path) -> None:
+        """Loads an adapter in the place of that of its id: pinned if that was, active; raises what those two do."""
+        if adapter_id not in self._registered:
+            self.add(adapter_id, adapter)
+        by_layer = self._lay_out(adapter)
+        self._slots.check(by_layer)
+        self.activate(adapter_id)
+        self._slots.load(self._slots.holders.index(adapter_id), by_layer)
+        self._adapters[adapter_id] = by_layer
+        self._select()
+
     def deactivate(self, adapter_id: int) -> bool:
         """Empties the adapter's slot; it stays registered. False where it is not active."""
         if adapter_id not in self._active:
@@ -172,11 +183,7 @@ class LoRAManager:
         return True
 
     def pin(self, adapter_id: int) -> bool:
-        """Activates the adapter if it is not, and keeps it from being evicted until it is unpinned or removed.
-
-        Raises:
-            AdapterStateError, FullHouseError: see `activate`.
-        """
+        """Activates the adapter, as `activate` does, and keeps it until it is unpinned or removed."""
         self._require_registered(adapter_id)
         if adapter_id not in self._active:
             self.activate(adapter_id)
@@ -204,11 +211,7 @@ class LoRAManager:
         self._select()
 
     def warmup_rank(self, *, default: int = DEFAULT_RANK) -> int:
-        """The rank of the dummy adapters (RANK-1 to RANK-4).
-
-        Raises:
-            WarmupRankError: no rank that every layer can cut is within ``max_lora_rank``.
-        """
+        """The rank of the dummy adapters (RANK-1 to RANK-4), or a `WarmupRankError`: none within ``max_lora_rank``."""
         return warmup_rank_of(self.model, max_lora_rank=self.config.max_lora_rank, default=default)
 
     @contextmanager

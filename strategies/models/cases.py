@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import reject
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
@@ -24,6 +24,7 @@ from strategies.models.adapters import (
     model_adapters,
 )
 from strategies.models.configs import ConfigChoices, Switch
+from strategies.models.deployments import DEPLOYMENTS, WIDE, Deployment
 
 TP_SIZES = (1, 1, 2, 2, 4)
 _PLACES = 60  # a multiple of any number of sizes to draw from
@@ -34,7 +35,7 @@ class ModelCase(Spec):
     """One model with one adapter.
 
     ``target`` is what is certified, by the name it was given; ``config`` says how small its configuration is, and how
-    it differs from the type's own. ``options`` are those of the deployment that are switched on. Every tensor is a
+    it differs from the type's own. ``options`` are those of the deployment that are given. Every tensor is a
     pure function of ``seed`` and its name.
     """
 
@@ -46,6 +47,7 @@ class ModelCase(Spec):
     dtype: Dtype = Dtype.FLOAT32
     seed: int = 0
     options: tuple[str, ...] = ()
+    deployment: Deployment = Deployment()  # noqa: RUF009 - frozen
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,8 @@ class ModelDraws:
 
     ``configs`` draws its small configurations, ``offer`` says what PEFT can target in one, None where transformers
     does not take it; both are functions of the type alone. ``options`` are what the class that serves it declares
-    that a deployment may switch on, ``switches`` the options of its configuration that decide what modules there are.
+    that a deployment may switch on, ``switches`` the options of its configuration that decide what modules there are;
+    ``groups`` says that its experts can be in groups.
     """
 
     path: str
@@ -64,6 +67,7 @@ class ModelDraws:
     dtypes: tuple[Dtype, ...] = (Dtype.FLOAT32, Dtype.FLOAT32, Dtype.FLOAT32, Dtype.BFLOAT16)
     options: tuple[str, ...] = ()
     switches: tuple[Switch, ...] = ()
+    groups: bool = False
 
     @property
     def deployments(self) -> tuple[tuple[str, ...], ...]:
@@ -73,16 +77,20 @@ class ModelDraws:
     def whole(self) -> list[ModelCase]:
         """The plainest configuration with everything adapted, then those with one option changed.
 
-        And experts whose number 4 ranks do not divide.
+        In the last of these there is room for more. And experts whose number 4 ranks do not divide, or in groups.
         """
+        plainest = self._plainest()
+        changed = [
+            ModelCase(self.path, config, ModelAdapter(modules), dtype=self.dtypes[0])
+            for config, offer in self._changed()
+            if (modules := tuple(one for one in offer.modules if one not in offer.tied))
+        ]
         return [
-            *self._plainest(),
-            *(
-                ModelCase(self.path, config, ModelAdapter(modules), dtype=self.dtypes[0])
-                for config, offer in self._changed()
-                if (modules := tuple(one for one in offer.modules if one not in offer.tied))
-            ),
-            *self._uneven_experts(),
+            *plainest,
+            *changed[:-1],
+            *(replace(one, deployment=WIDE) for one in (changed or plainest)[-1:]),
+            *self._experts(ConfigChoices(experts=6)),
+            *(self._experts(ConfigChoices(groups=2)) if self.groups else ()),
         ]
 
     def _changed(self) -> Iterator[tuple[ConfigChoices, Targetable]]:
@@ -92,8 +100,7 @@ class ModelDraws:
             offers = ((config, self.offer(config)) for config in configs)
             yield from next(([(config, offer)] for config, offer in offers if offer is not None), [])
 
-    def _uneven_experts(self) -> Iterator[ModelCase]:
-        config = ConfigChoices(experts=6)
+    def _experts(self, config: ConfigChoices) -> Iterator[ModelCase]:
         offer = self.offer(config)
         if offer is None:
             return
@@ -101,8 +108,9 @@ class ModelDraws:
             tuple(one for one in ends if one.startswith("experts.") and one not in offer.around)
             for ends in (offer.modules, offer.parameters)
         )
-        if modules or parameters:  # of a rank that ranks divide
-            adapter = ModelAdapter(modules, parameters, rank=4, alpha=4.0)
+        if modules or parameters:  # of a rank that ranks divide, and one with an alpha of its own
+            first = (*parameters, *modules)[0]
+            adapter = ModelAdapter(modules, parameters, rank=4, alpha=4.0, alphas=((first, 16.0),))
             yield ModelCase(self.path, config, adapter, dtype=self.dtypes[0])
 
     def _plainest(self) -> list[ModelCase]:
@@ -170,6 +178,25 @@ def featured_cases(draw: DrawFn) -> ModelCase:
 
 
 @composite
+def restricted_cases(draw: DrawFn) -> ModelCase:
+    """The target's plainest model where LoRA is restricted to one module, and an adapter of it, beside another or not.
+
+    Raises:
+        NothingFits: no model is being certified, or PEFT can target fewer than two modules in it.
+    """
+    target = _targeted()
+    offer = target.offer(ConfigChoices())
+    modules = [one for one in (offer.alone or offer.modules) if one not in offer.tied] if offer else []
+    if len(modules) < 2:
+        raise NothingFits("PEFT can target no two modules in this model")
+    served = draw(sampled(tuple(modules), "served"))
+    others = tuple((one,) for one in modules if one != served)
+    beside = draw(sampled(((), *others, *others), "beside"))
+    adapter, restricted = ModelAdapter((served, *beside)), Deployment(modules=(served.rpartition(".")[2],))
+    return ModelCase(target.path, adapter=adapter, dtype=target.dtypes[0], deployment=restricted)
+
+
+@composite
 def model_cases(
     draw: DrawFn,
     *,
@@ -203,7 +230,7 @@ def model_cases(
         raise NothingFits("the model runs on one rank only")
     adapter = draw(model_adapters(offer, targets=targets, all_linear=all_linear, saved=saved))
     dtype, seed = draw(sampled(target.dtypes, "dtype")), draw(numbers(2**16, "seed"))
-    options = draw(sampled(target.deployments, "options"))
+    options, deployment = draw(sampled(target.deployments, "options")), draw(sampled(DEPLOYMENTS, "deployment"))
     tp_size, fully_sharded = served[draw(numbers(_PLACES, "tp size")) % len(served)], draw(numbers(2, "fully sharded"))
     return ModelCase(
         target=target.path,
@@ -214,4 +241,5 @@ def model_cases(
         dtype=dtype,
         seed=seed,
         options=options,
+        deployment=deployment,
     )

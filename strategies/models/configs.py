@@ -23,7 +23,8 @@ Switch = tuple[str, Option]
 class ConfigChoices(Spec):
     """What a small configuration is drawn from; the plainest is the default.
 
-    ``layers`` counts the layers of every layer type that the model has. Of ``experts`` each token gets ``top_k``.
+    ``layers`` counts the layers of every layer type that the model has. Of ``experts`` each token gets ``top_k``, out
+    of one of their ``groups``.
     ``switches`` are options of the configuration, by dotted name, that differ from the type's own default.
     """
 
@@ -34,6 +35,7 @@ class ConfigChoices(Spec):
     hidden: int = 64
     intermediate: int = 128
     experts: int = 4
+    groups: int = 1
     top_k: int = 2
     expert_intermediate: int = 48
     vocabulary: int = 128
@@ -45,13 +47,15 @@ class ModelTraits:
     """What a model type leaves open.
 
     ``grouped`` says that fewer KV heads than heads are possible, ``free_heads`` that heads times head size need not be
-    the hidden size, ``experts`` that it has any, ``even`` that the hidden size is cut into heads of another kind also.
+    the hidden size, ``experts`` that it has any, ``groups`` that these can be in groups, ``even`` that the hidden size
+    is cut into heads of another kind also.
     ``switches`` are the options that decide what modules there are, each with a value that is not the type's own.
     """
 
     grouped: bool = True
     free_heads: bool = True
     experts: bool = False
+    groups: bool = False
     even: bool = False
     switches: tuple[Switch, ...] = ()
 
@@ -90,6 +94,7 @@ def config_choices(
         hidden=hidden,
         intermediate=draw(sampled((128, 112, 2 * hidden, hidden, heads * head_dim), "intermediate")),
         experts=experts,
+        groups=draw(sampled((1, 1, 2), "groups")) if traits.groups else 1,
         top_k=draw(sampled((2, 1), "top k")) if traits.experts else 2,
         expert_intermediate=expert_intermediate,
         vocabulary=draw(sampled(_VOCABULARIES, "vocabulary")),

@@ -162,6 +162,17 @@ def pins_forgotten(victim: Any) -> Any:
     return lambda self, pinned: victim(self, set())
 
 
+@plant(LoRAManager, "replace", origin="vllm 0.33.0", clauses="LIFE-2", anomalies="wrong-eviction not-refused")
+def pin_lost_in_place(replace: Any) -> Any:
+    """An adapter that is loaded again in its place is taken out before, and its pin with it."""
+
+    def replacing(self: LoRAManager, adapter_id: int, adapter: Any) -> None:
+        self._pinned.discard(adapter_id)
+        replace(self, adapter_id, adapter)
+
+    return replacing
+
+
 @plant(Places, "use", origin="first in, first out", clauses="LIFE-2", anomalies="wrong-eviction")
 def use_is_not_noticed(use: Any) -> Any:
     """An adapter that is used again stays as old as it was."""

@@ -200,7 +200,7 @@ def tokens_without_adapter_keep_the_last_one(monkey: pytest.MonkeyPatch) -> None
     around(monkey, part("model_manager", "LoRAModelManager"), "set_adapter_mapping", kept)
 
 
-@planted("MODEL-5", "base-changed", "o_proj", "down_proj")
+@planted("MODEL-5", "wrong-slot", "o_proj", "down_proj")
 def every_adapter_into_the_first_slot(monkey: pytest.MonkeyPatch) -> None:
     cls = part("layers", "RowParallelLinearWithLoRA")
     around(monkey, cls, "set_lora", lambda original, self, slot, a, b: original(self, 0, a, b))

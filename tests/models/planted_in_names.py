@@ -78,7 +78,7 @@ def a_removed_adapter_comes_back_halved(monkey: pytest.MonkeyPatch) -> None:
 
     def halved(original: Any, self: Any, slot: int, a: Any, b: Any) -> Any:
         loads.append(slot)
-        return original(self, slot, a, b / 2 if len(loads) > 2 else b)
+        return original(self, slot, a, b / 2 if len(loads) > 3 else b)
 
     around(monkey, part("layers", "RowParallelLinearWithLoRA"), "set_lora", halved)
 

@@ -8,7 +8,12 @@ from conformance.certification.clause_tests import bodies_of
 from conformance.judging.verdicts import Violation
 from conformance.subjects.outcomes import NotExercised
 from conformance.subjects.subject import Subject
-from tests.models import planted_beside_language, planted_in_forwards, planted_in_names  # noqa: F401 - register their bugs
+from tests.models import (  # noqa: F401 - register their bugs
+    planted_beside_language,
+    planted_in_company,
+    planted_in_forwards,
+    planted_in_names,
+)
 from tests.models.planted import PLANTED
 
 pytestmark = pytest.mark.vllm

@@ -23,7 +23,7 @@ from conformance.test_files.vllm_dialect import Vllm
 from conformance.test_files.writer import MOST_OF_A_MODEL, write
 from strategies.models.adapters import SAVED_EMBEDDING, ModelAdapter
 from strategies.models.cases import ModelCase
-from tests.models import planted_beside_language, planted_in_names  # noqa: F401 - register their bugs
+from tests.models import planted_beside_language, planted_in_company, planted_in_names  # noqa: F401 - register their bugs
 from tests.models.planted import PLANTED, Planted
 from tests.suite import ROOT
 
@@ -34,6 +34,8 @@ SHOWN = (
     *("scaling_forgotten", "members_in_another_order", "a_member_left_out", "experts_shifted"),  # MODEL-2
     *("last_tensors_of_a_pickle_lost", "wrapping_touches_the_base"),  # MODEL-3, MODEL-4
     *("every_adapter_into_the_first_slot", "a_removed_adapter_comes_back_halved", "loading_writes_to_the_directory"),
+    *("a_batch_has_the_adapter_of_its_first_token", "loaded_in_place_it_is_as_it_was"),  # MODEL-5
+    *("loading_changes_what_is_kept", "adapters_of_another_dtype_are_not_scaled"),
     *("no_dummy_for_the_warm_up", "lora_refused_where_it_is_declared"),  # MODEL-6
     *("every_rank_takes_the_first_ones_rows", "every_rank_takes_the_first_ones_columns"),  # MODEL-7
     *("a_feature_is_refused_without_its_name", "towers_go_by_the_tokens_of_text"),  # MODEL-9, MODEL-10

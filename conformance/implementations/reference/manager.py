@@ -62,6 +62,9 @@ class ReferenceManager(ModelManager):
     def pin(self, adapter_id: int) -> None:
         self.manager.pin(adapter_id)
 
+    def replace(self, adapter_id: int, adapter: Adapter | Path) -> None:
+        self.manager.replace(adapter_id, adapter)
+
     def map_tokens(self, adapter_ids: Sequence[int | None], *, tower: bool = False) -> None:
         self.manager.map_tokens(adapter_ids, tower=self._tower if tower else "")
 

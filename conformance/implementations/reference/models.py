@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +65,25 @@ class ReferenceModel(ServedModel):
             fully_sharded_loras=self._settings.fully_sharded,
         )
         with self._host.ranked():
-            self.manager = LoRAManager(self._host.model, config, checkpoint=maps[self._group.rank], ranks=maps)
+            self.manager = LoRAManager(
+                self._host.model,
+                config,
+                target_modules=self._settings.restricted or None,
+                max_adapters=self._settings.max_loras + self._settings.spare,
+                checkpoint=maps[self._group.rank],
+                ranks=maps,
+            )
 
     def add(self, number: int, directory: Path) -> None:
         assert self.manager is not None
         with self._host.ranked():
             self.manager.add(number, directory)
             self.manager.activate(number)
+
+    def replace(self, number: int, directory: Path) -> None:
+        assert self.manager is not None
+        with self._host.ranked():
+            self.manager.replace(number, directory)
 
     def remove(self, number: int) -> None:
         assert self.manager is not None
@@ -87,21 +100,21 @@ class ReferenceModel(ServedModel):
     def towers(self) -> tuple[str, ...]:
         return self._host.towers()
 
-    def read(self, number: int | None, *, apart: bool = False) -> dict[str, Parts]:
-        return self._host.read(self._view(number))  # tokens are mapped for every forward
+    def read(self, *numbers: int | None, apart: bool = False) -> dict[str, Parts]:
+        return self._host.read(self._view(*numbers))  # tokens are mapped for every forward
 
     def logits(self, number: int | None, tokens: Tensor) -> Tensor:
         return self._host.logits(self._view(number), tokens)
 
-    def _view(self, number: int | None) -> ReferenceView | None:
-        return None if self.manager is None else ReferenceView(self.manager, number)
+    def _view(self, *numbers: int | None) -> ReferenceView | None:
+        return None if self.manager is None else ReferenceView(self.manager, *numbers)
 
 
 class ReferenceView(AdaptersView):
-    """The reference's layers, with one adapter or none."""
+    """The reference's layers, with the adapters that the tokens of a batch have in turn, or none."""
 
-    def __init__(self, manager: LoRAManager, number: int | None) -> None:
-        self._manager, self._number = manager, number
+    def __init__(self, manager: LoRAManager, *numbers: int | None) -> None:
+        self._manager, self._numbers, self._number = manager, numbers, numbers[0]
 
     def base_of(self, module: nn.Module) -> nn.Module | None:
         return module.base_layer if isinstance(module, LoRALinear) else None
@@ -128,7 +141,7 @@ class ReferenceView(AdaptersView):
         return stack.merged(self._manager.slots.index(self._number))
 
     def serve(self, tokens: int, *, tower: bool = False) -> None:
-        self._manager.map_tokens([self._number] * tokens)
+        self._manager.map_tokens(list(islice(cycle(self._numbers), tokens)))
 
 
 def weight_of(layer: SlotLayer, base: Tensor, slot: int) -> Tensor:

@@ -57,6 +57,24 @@ class VllmManager(ModelManager):
         return isinstance(self.model.get_submodule(name), runtime().lora_layers.BaseLayerWithLoRA)
 
     def add(self, adapter_id: int, adapter: Adapter) -> bool:
+        return bool(self.manager.add_adapter(self._in_memory(adapter_id, adapter)))
+
+    def add_directory(self, adapter_id: int, path: Path) -> bool:
+        return bool(self.manager.add_adapter(self._from_disk(adapter_id, path)))
+
+    def replace(self, adapter_id: int, adapter: Adapter | Path) -> None:
+        """By the worker's own code, around this manager."""
+        workers: Any = importlib.import_module("vllm.lora.worker_manager").LRUCacheWorkerLoRAManager
+        if isinstance(adapter, Path):
+            anew = self._from_disk(adapter_id, adapter)
+        else:
+            anew = self._in_memory(adapter_id, adapter)
+        worker = object.__new__(workers)
+        worker._adapter_manager, worker._load_adapter = self.manager, lambda request: anew
+        request = importlib.import_module("vllm.lora.request").LoRARequest
+        worker.add_adapter(request(str(adapter_id), adapter_id, "anew", load_inplace=True))
+
+    def _in_memory(self, adapter_id: int, adapter: Adapter) -> Any:
         """In copies: the manager merges the members of packed layers and multiplies B by the scaling in place."""
         weights = {
             name: runtime().lora_weights.LoRALayerWeights(
@@ -65,16 +83,16 @@ class VllmManager(ModelManager):
             for name, part in adapter.modules.items()
         }
         rank = max(part.part.rank for part in adapter.modules.values())
-        return bool(self.manager.add_adapter(_lora_model().LoRAModel(adapter_id, rank, weights)))
+        return _lora_model().LoRAModel(adapter_id, rank, weights)
 
-    def add_directory(self, adapter_id: int, path: Path) -> bool:
+    def _from_disk(self, adapter_id: int, path: Path) -> Any:
         packed = self.manager.packed_modules_mapping
         expected = {
             name for module in self.manager.supported_lora_modules for name in packed.get(module, [module])
         }  # fmt: skip
         helper = importlib.import_module("vllm.lora.peft_helper").PEFTHelper.from_local_dir(str(path), None)
         helper.validate_legal(self.config)
-        loaded = _lora_model().LoRAModel.from_local_checkpoint(
+        return _lora_model().LoRAModel.from_local_checkpoint(
             str(path),
             expected,
             peft_helper=helper,
@@ -83,7 +101,6 @@ class VllmManager(ModelManager):
             dtype=self.config.lora_dtype,
             model_vocab_size=_VOCABULARY,
         )
-        return bool(self.manager.add_adapter(loaded))
 
     def activate(self, adapter_id: int) -> bool:
         self.manager.get_adapter(adapter_id)  # counts as used, as the worker's own look does

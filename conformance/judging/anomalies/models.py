@@ -52,6 +52,7 @@ def explain(
         or _moved(wrong)
         or _in_part(wrong, want, got)
         or _elsewhere(wrong, everything, pairs)
+        or _scaled(want[got != 0], got[got != 0], pairs)  # what there is of it
         or UNEXPLAINED
     )
 

@@ -12,10 +12,11 @@ from strategies.models.cases import ModelCase
 
 def simpler_models(case: ModelCase) -> Iterator[ModelCase]:
     """Every case that is plainer than ``case`` in one part: one rank, one target, the type's own configuration."""
-    yield from by_default(case, "config")
+    yield from by_default(case, "config", "deployment")
     yield from changed(case, {"tp_size": 1, "fully_sharded": False}, {"tp_size": min(2, case.tp_size)})
     yield from by_default(case, "fully_sharded", "dtype", "seed")
     yield from (replace(case, config=config) for config in by_default(case.config))
+    yield from (replace(case, deployment=one) for one in by_default(case.deployment))
     yield from (replace(case, adapter=adapter) for adapter in _adapters(case.adapter))
 
 

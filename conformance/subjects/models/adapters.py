@@ -224,13 +224,15 @@ def _matching(pattern: Mapping[str, Any], module: str, otherwise: Any) -> Any:
     return otherwise
 
 
-def cut(source: Path, target: Path, keys: set[str], feature: str = "") -> None:
-    """Writes the directory again with some of its tensors only, and without a feature."""
+def cut(source: Path, target: Path, keys: set[str], feature: str = "", *, turned: bool = False) -> None:
+    """Writes the directory again with some of its tensors only, and without a feature; ``turned``, with B negated."""
     target.mkdir(parents=True)
     config = json.loads((source / CONFIG).read_text(encoding="utf-8"))
     config.pop(feature, None)
     (target / CONFIG).write_text(json.dumps(config), encoding="utf-8")
     kept = {key: tensor for key, tensor in load_file(source / TENSORS).items() if key in keys}
+    of_b = {key for key in kept if turned and (found := KEY.match(key)) and found["part"] == "B"}
+    kept |= {key: -kept[key] for key in of_b}
     save_file(kept, target / TENSORS)
 
 

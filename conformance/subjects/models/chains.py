@@ -15,11 +15,12 @@ from weakref import finalize
 import torch
 from torch import Tensor, nn
 
-from conformance.subjects.models.adapters import AdapterFile, FilePair, adapted, read_adapter, save_adapter
+from conformance.subjects.models.adapters import AdapterFile, adapted, read_adapter, save_adapter
 from conformance.subjects.models.checkpoints import content_of, model_of, save, untied
 from conformance.subjects.models.making import uninitialized
 from conformance.subjects.outcomes import HarnessError, NotApplicable
 from strategies.models.cases import ModelCase
+from strategies.models.deployments import PLAIN
 
 _KEPT = 32  # chains; those that every clause begins with, and of a case on other ranks, are asked for again
 
@@ -36,7 +37,7 @@ class Ends:
 class Chain:
     """Three directories, what is in the adapter's, and what was found out about them that others ask for again.
 
-    ``right`` is what each rank reads of the merged checkpoint, ``taken`` which pairs are served alone. An adapter with
+    ``right`` is what each rank reads of the merged checkpoint, ``taken`` what is served alone. An adapter with
     a feature is not merged.
     """
 
@@ -44,7 +45,7 @@ class Chain:
     file: AdapterFile
     ends: Ends | None = None
     right: dict[Any, dict[int, Any]] = field(default_factory=dict, compare=False, repr=False)
-    taken: dict[Any, list[FilePair]] = field(default_factory=dict, compare=False, repr=False)
+    taken: dict[Any, dict[str, bool]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def base(self) -> Path:
@@ -88,7 +89,7 @@ class Chains:
             NotApplicable: PEFT makes no such adapter.
             HarnessError: transformers or PEFT cannot make it, or PEFT's merge is not W + scaling · B · A.
         """
-        key = replace(case, tp_size=1, fully_sharded=False, options=())
+        key = replace(case, tp_size=1, fully_sharded=False, options=(), deployment=PLAIN)
         if key not in self._chains:
             self._made += 1
             self._chains[key] = self._made_of(key)

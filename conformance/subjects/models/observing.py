@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import TypeVar
 
@@ -71,11 +71,16 @@ def chains() -> Chains:
 
 def settings_of(case: ModelCase, chain: Chain) -> ModelSettings:
     """The deployment of a case: as an operator would start it who knows the adapter's file."""
+    asked = case.deployment
     return ModelSettings(
         fully_sharded=case.fully_sharded,
         fused_experts=any(pair.delta.ndim == 3 for pair in chain.file.pairs),
         options=case.options,
-        max_rank=next(size for size in _MAX_RANKS if size >= chain.file.rank),
+        max_rank=asked.room * next(size for size in _MAX_RANKS if size >= chain.file.rank),
+        max_loras=asked.slots,
+        spare=asked.spare,
+        narrow=asked.narrow,
+        restricted=asked.modules,
         dtype=getattr(torch, case.dtype.of_tensors),
     )
 
@@ -131,9 +136,9 @@ def attempt(step: Callable[[], object]) -> Refusal | None:
 def right_readings(server: ModelServer, chain: Chain, settings: ModelSettings, group: RankGroup) -> Readings:
     """What the merged checkpoint computes, loaded by the class's own ``load_weights``.
 
-    Read once for both ways of sharding adapters, of which it has none.
+    Read once for all ways of sharding and holding adapters, of which it has none.
     """
-    settings = replace(settings, fully_sharded=False)
+    settings = settings.of_base()
     of_ranks: dict[int, Readings] = chain.right.setdefault((server, settings, group.size), {})
     if len(of_ranks) < group.size:  # all of them read it, which they do together, or none
         of_ranks[group.rank] = _right_readings(server, chain, settings, group)

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.models import HELD, OUTPUT, ModelServer, ModelSettings, ServedModel
-from conformance.subjects.models.adapters import FilePair, cut
+from conformance.subjects.models.adapters import cut
 from conformance.subjects.models.chains import Chain
+from conformance.subjects.models.company import Company, in_company
 from conformance.subjects.models.observing import Readings, Refusal, attempt, right_readings
 from conformance.subjects.models.writings import Writing
 from conformance.subjects.outcomes import NotExercised
@@ -67,17 +68,20 @@ class Programs:
             model.remove(1)
         return base, right, refusal, found
 
-    def taken(self, group: RankGroup) -> list[FilePair]:
-        """The pairs of the file that are served where the tensors of their module are alone: loaded, and seen."""
+    def taken(self, group: RankGroup) -> dict[str, bool]:
+        """The tensors of the file that are served where those of their module are alone: loaded, and seen.
+
+        Each with whether it is seen by every name that the module is held by.
+        """
         model, base = self._loaded(group)
-        found: list[FilePair] = []
+        found: dict[str, bool] = {}
         for number, keys in enumerate(self.chain.file.keys_by_module()):
             only = self.chain.root / f"taken-{number}"
             self._cut(only, self.chain.file.alone(keys))
             if attempt(partial(model.add, 1, only)) is None:
                 seen = model.read(1)
-                shows = differ(base, seen) and not passed_over(seen)
-                found += [pair for pair in self.chain.file.pairs if shows and pair.key_a in keys]
+                if differ(base, seen):
+                    found |= dict.fromkeys(keys, not passed_over(seen))
                 model.remove(1)
         return found
 
@@ -109,21 +113,14 @@ class Programs:
         model.remove(1)
         return bare, before, model.read(None)
 
-    def reloaded(self, group: RankGroup) -> Seen | Refusal:
-        """Readings with the adapter, with half of it loaded as another one beside it, and loaded again by itself."""
-        half = self.chain.root / "half"
-        self._cut(half, {key for pair in self.chain.file.pairs[::2] for key in pair.keys})
-        model, _ = self._loaded(group)
-        refusal = attempt(partial(model.add, 1, self.chain.adapter))
-        if refusal:
-            return refusal
-        first = model.read(1)
-        attempt(partial(model.add, 2, half))
-        beside = model.read(1)
-        model.remove(2)
-        model.remove(1)
-        model.add(1, self.chain.adapter)
-        return first, beside, model.read(1)
+    def in_company(self, group: RankGroup) -> Company | Refusal:
+        """The adapter, and another one of every second of its modules, with B of the other sign."""
+        other = self.chain.root / "other"
+        if not other.exists():
+            keys = {key for keys in self.chain.file.keys_by_module()[::2] for key in keys}
+            cut(self.chain.adapter, other, keys, turned=True)
+        model, base = self._loaded(group)
+        return in_company(model, base, self.chain.adapter, other, slots=self.settings.max_loras)
 
     def apart(self, group: RankGroup) -> tuple[tuple[str, ...], Readings, Readings, Readings | Refusal] | Refusal:
         """The modules of towers, and readings of the base, with the adapter, and likewise in a batch that has text."""

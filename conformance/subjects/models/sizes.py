@@ -17,6 +17,7 @@ _OF_CHOICE = {
     "shared_expert_intermediate_size moe_shared_expert_intermediate_size shared_intermediate_size "
     "moe_latent_size moe_hidden_size share_expert_dim",
     "experts": "num_experts num_local_experts n_routed_experts moe_num_experts",
+    "groups": "n_group",
     "top_k": "num_experts_per_tok moe_topk moe_k top_k_experts",
     "vocabulary": "vocab_size vocab_size_per_layer_input padded_vocab_size",
     # of the language model, whichever tower says it
@@ -41,7 +42,7 @@ _FIXED = {
     "linear_value_head_dim": 8, "linear_head_dim": 16,
     # what is drawn of experts, and the layers that predict further tokens, of which there are none
     "n_shared_experts": 1, "num_shared_experts": 1, "moe_num_shared_experts": 1, "zero_expert_num": 2,
-    "n_group": 1, "topk_group": 1,
+    "topk_group": 1,
     "num_nextn_predict_layers": 0, "num_mtp_layers": 0, "mtp_num_hidden_layers": 0,
     # lengths
     "max_position_embeddings": 256, "n_positions": 256, "max_source_positions": 64, "max_target_positions": 64,

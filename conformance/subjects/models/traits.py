@@ -28,6 +28,7 @@ def traits(target: ModelTarget) -> ModelTraits:
         grouped="num_key_value_heads" in text and "qk_rope_head_dim" not in text,
         free_heads="head_dim" in text or "qk_rope_head_dim" in text,
         experts=any(ROLES.get(name) == "experts" and value for name, value in text.items()),
+        groups=isinstance(text.get("n_group"), int) and text["n_group"] > 0,
         even=any(name in text for name in ("expand", "mamba_expand")),
         switches=(
             *((name, not own[name]) for name in SWITCHES.get(target.model_type, ()) if name in own),

@@ -25,6 +25,7 @@ from conformance.implementations.vllm.models.registry import converted
 from conformance.implementations.vllm.models.stand_ins import put_in_place
 from conformance.implementations.vllm.models.towers import make_small
 from conformance.implementations.vllm.runtime import runtime
+from strategies.models.deployments import given
 
 MAX_TOKENS = 4096
 _MAX_LENGTH = 64
@@ -123,12 +124,15 @@ def _engine_config(directory: Path, cls: Any, settings: ModelSettings) -> Any:
         enable_lora=settings.lora,
         max_lora_rank=settings.max_rank,
         max_loras=settings.max_loras,
+        max_cpu_loras=settings.max_loras + settings.spare,
+        lora_dtype="bfloat16" if settings.narrow else "auto",
+        lora_target_modules=list(settings.restricted) or None,
         async_scheduling=False,
         enable_prefix_caching=False,
         load_format="hf",
         use_tqdm_on_load=False,
         enable_mixed_moe_lora_format=settings.fused_experts and not getattr(cls, "is_3d_moe_weight", False),
-        **dict.fromkeys(settings.options, True),
+        **given(settings.options),
     )
     return options.create_engine_config()
 

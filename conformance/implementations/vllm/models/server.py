@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class VllmModels(ModelServer):
     """Loads what `vllm serve` would."""
 
     expert_parallel = "enable_expert_parallel"
+    in_turn = "expert_placement_strategy=round_robin"
 
     def prepare(self) -> None:
         engine.prepare()
@@ -80,6 +82,10 @@ class VllmModel(ServedModel):
         with self._host.ranked():
             self._worker.add_adapter(self._request(number, directory))
 
+    def replace(self, number: int, directory: Path) -> None:
+        with self._host.ranked():
+            self._worker.add_adapter(self._request(number, directory, load_inplace=True))
+
     def warm_up(self) -> None:
         with self._host.ranked():
             rank = self._worker.get_dummy_lora_warmup_rank(min(8, self._settings.max_rank))
@@ -97,25 +103,26 @@ class VllmModel(ServedModel):
     def towers(self) -> tuple[str, ...]:
         return self._host.towers()
 
-    def read(self, number: int | None, *, apart: bool = False) -> dict[str, Parts]:
-        return self._host.read(self._view(number, apart=apart))
+    def read(self, *numbers: int | None, apart: bool = False) -> dict[str, Parts]:
+        return self._host.read(self._view(*numbers, apart=apart))
 
     def logits(self, number: int | None, tokens: Tensor) -> Tensor:
         return self._host.logits(self._view(number), tokens)
 
-    def _view(self, number: int | None, *, apart: bool = False) -> VllmView | None:
-        return None if self._worker is None else VllmView(self._worker, number, self._host.group, apart=apart)
+    def _view(self, *numbers: int | None, apart: bool = False) -> VllmView | None:
+        return None if self._worker is None else VllmView(self._worker, numbers, self._host.group, apart=apart)
 
-    def _request(self, number: int, directory: Path) -> Any:
+    def _request(self, number: int, directory: Path, **how: bool) -> Any:
         request = importlib.import_module("vllm.lora.request").LoRARequest
-        return request(f"adapter {number}", number, str(directory), is_3d_lora_weight=self._settings.fused_experts)
+        fused = self._settings.fused_experts
+        return request(f"adapter {number}", number, str(directory), is_3d_lora_weight=fused, **how)
 
 
 class VllmView(AdaptersView):
-    """vLLM's LoRA layers, with one adapter or none."""
+    """vLLM's LoRA layers, with the adapters that the tokens of a batch have in turn, or none."""
 
-    def __init__(self, worker: Any, number: int | None, group: RankGroup, *, apart: bool = False) -> None:
-        self._worker, self._number, self._group, self._apart = worker, number, group, apart
+    def __init__(self, worker: Any, numbers: Sequence[int | None], group: RankGroup, *, apart: bool = False) -> None:
+        self._worker, self._numbers, self._group, self._apart = worker, numbers, group, apart
         self._served: tuple[int, bool] | None = None  # by the last call; nobody else's comes in between
         with_towers = getattr(worker, "supports_tower_connector_lora", bool)()
         self._parts = ("LANGUAGE", "TOWER") if with_towers else ("",)
@@ -126,12 +133,14 @@ class VllmView(AdaptersView):
         return module.base_layer if isinstance(module, runtime().lora_layers.BaseLayerWithLoRA) else None
 
     def weights(self, name: str, lora: Any, own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        if lora is None:
+        holders = self._worker._adapter_manager.lora_index_to_id
+        if lora is None or self._numbers[0] not in holders or self._numbers[0] is None:
             return {}
+        slot = holders.index(self._numbers[0])
         if "w13_weight" in own:
-            return expert_weights(lora, own, self._group)
+            return expert_weights(lora, own, slot, self._group)
         linear = isinstance(lora.base_layer, runtime().linear.LinearBase)
-        return {"weight": linear_weight(lora, self._group)} if linear else {}
+        return {"weight": linear_weight(lora, slot, self._group)} if linear else {}
 
     def serve(self, tokens: int, *, tower: bool = False) -> None:
         if self._served == (tokens, tower):
@@ -140,6 +149,7 @@ class VllmView(AdaptersView):
         layers = importlib.import_module("vllm.lora.layers")
         for part in self._parts:  # each has token maps of its own
             others = self._apart and (part in ("", "LANGUAGE")) is tower
-            ids = (0,) * _TOKENS_OF_OTHERS if others else (self._number or 0,) * tokens
+            turns = cycle(number or 0 for number in self._numbers)
+            ids = (0,) * _TOKENS_OF_OTHERS if others else tuple(islice(turns, tokens))
             kind = {"type": getattr(layers.LoRAMappingType, part)} if part else {}
             self._worker.set_active_adapters(set(), layers.LoRAMapping(ids, ids, is_prefill=False, **kind))

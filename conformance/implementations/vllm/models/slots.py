@@ -10,29 +10,27 @@ from torch import Tensor
 
 from conformance.engines.ranks import RankGroup
 
-_SLOT = 0  # of the first adapter that is loaded
 
-
-def linear_weight(lora: Any, group: RankGroup) -> Tensor:
-    """The weight of a linear layer with what is in its slot, where its forward cannot run."""
+def linear_weight(lora: Any, slot: int, group: RankGroup) -> Tensor:
+    """The weight of a linear layer with what is in one of its slots, where its forward cannot run."""
     base: Tensor = lora.base_layer.weight
     parts = [
-        b[_SLOT, 0].float() @ _whole(a[_SLOT, 0], b.shape[-1], group, dim=0).float()
+        b[slot, 0].float() @ _whole(a[slot, 0], b.shape[-1], group, dim=0).float()
         for a, b in zip(lora.lora_a_stacked, lora.lora_b_stacked, strict=True)
     ]
     whole: Tensor = (base.float() + torch.cat(parts).reshape(base.shape)).to(base.dtype)
     return whole.cpu()
 
 
-def expert_weights(lora: Any, own: Mapping[str, Tensor], group: RankGroup) -> dict[str, Tensor]:
-    """The stacked weights of a mixture with what is in the slots of its LoRA layer."""
+def expert_weights(lora: Any, own: Mapping[str, Tensor], slot: int, group: RankGroup) -> dict[str, Tensor]:
+    """The stacked weights of a mixture with what is in a slot of its LoRA layer."""
     if not hasattr(lora, "w13_lora_a_stacked"):
         return {}
     first = [
-        torch.einsum("eor,eri->eoi", b[_SLOT].float(), _whole(a[_SLOT], b.shape[-1], group, dim=1).float())
+        torch.einsum("eor,eri->eoi", b[slot].float(), _whole(a[slot], b.shape[-1], group, dim=1).float())
         for a, b in zip(lora.w13_lora_a_stacked, lora.w13_lora_b_stacked, strict=True)
     ]
-    a, b = lora.w2_lora_a_stacked[0][_SLOT], lora.w2_lora_b_stacked[0][_SLOT]
+    a, b = lora.w2_lora_a_stacked[0][slot], lora.w2_lora_b_stacked[0][slot]
     second = torch.einsum("eor,eri->eoi", _whole(b, own["w2_weight"].shape[1], group, dim=1).float(), a.float())
     deltas = {"w13_weight": torch.cat(first, dim=1), "w2_weight": second}
     return {name: _added(own[name], delta) for name, delta in deltas.items()}

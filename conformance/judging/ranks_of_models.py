@@ -1,0 +1,40 @@
+"""Whether an adapter that a whole model serves on one rank is served on several, in each way of sharing it out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+
+from conformance.implementations.models import ModelServer
+from conformance.judging.served_models import presume_served, programs_of, require_served
+from conformance.subjects.models.observing import server_of
+from conformance.subjects.outcomes import NotApplicable
+from conformance.subjects.subject import Subject
+from strategies.models.cases import ModelCase
+
+
+def require_same_on_all_ranks(subject: Subject, case: ModelCase) -> None:
+    """Raises where an adapter that is served on one rank is not on several."""
+    __tracebackhide__ = True
+    presume_served(subject, replace(case, tp_size=1, fully_sharded=False), "MODEL-7")
+    if programs_of(subject, case).chain.file.of_experts:
+        for options in _ways(server_of(subject), case):
+            with suppress(NotApplicable):  # where the base model is not served so
+                require_served(subject, of_whole_experts(case, options), " and ".join(options))
+    for fully_sharded in (False, True):
+        require_served(subject, replace(case, fully_sharded=fully_sharded), f"fully_sharded={fully_sharded}")
+
+
+def _ways(server: ModelServer, case: ModelCase) -> Iterator[tuple[str, ...]]:
+    """Options that give each rank some experts whole: neighbours, and, where these are in groups, one in turn."""
+    if server.expert_parallel:
+        yield (server.expert_parallel,)
+        if server.in_turn and case.config.groups > 1:
+            yield server.expert_parallel, server.in_turn
+
+
+def of_whole_experts(case: ModelCase, options: tuple[str, ...]) -> ModelCase:
+    """Where each rank has some of the experts, whole, in the place of a part of each; some have more, if they can."""
+    ranks = 4 if case.config.experts % 4 else case.tp_size
+    return replace(case, tp_size=ranks, fully_sharded=False, options=tuple(dict.fromkeys((*case.options, *options))))
