@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from benchmarks.shapes import GRID, SHARDED, Point, random_points
+from benchmarks.streams import plain_microseconds
 from benchmarks.timing import (
     Call,
     Ceilings,
@@ -42,14 +43,16 @@ LAUNCH = 1.1  # µs: an empty kernel in a CUDA graph, as measured when the goal 
 OUR_LAUNCHES = 2
 
 
-def measure(point: Point, peers: dict[str, Callable[[Point], Call]], best: Ceilings) -> dict[str, Any]:
-    """One row: microseconds and errors of each peer, and what bounds ours."""
+def measure(point: Point, peers: dict[str, Callable[[Point], Call]], best: Ceilings, plain: bool) -> dict[str, Any]:
+    """One row: microseconds and errors of each peer, what bounds ours, and what a ``plain`` pair of kernels takes."""
     l2 = torch.cuda.get_device_properties(0).L2_cache_size
     sets = [Operands.draw(point, seed) for seed in range(max(2, min(512, math.ceil(2.2 * l2 / point.moved))))]
     row: dict[str, Any] = {name: value for name, value in asdict(point).items() if name != "token_slots"}
     row |= {"label": point.label, "adapted": point.adapted, "in_use": point.in_use}
     row |= {"bytes_us": point.moved / best.bytes, "operations_us": point.operations / best.operations}
     row["floor_us"] = best.floor(point, OUR_LAUNCHES)
+    if plain:
+        row["plain_us"] = plain_microseconds(point)
     calls = {name: make(point) for name, make in peers.items()}
     for name, call in calls.items():  # before timing: that adds to the outputs of all sets
         row[f"{name}_error"] = relative_error(call, point, sets[0])
@@ -66,15 +69,16 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     """The table of the results page."""
     lines = [
         "| shape | with adapter, slots in use | ours µs | vLLM µs | vLLM / ours | bytes µs | floor µs | ours / floor "
-        "| error ours | error vLLM |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| plain µs | error ours | error vLLM |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
         vllm = row.get("vllm_us", math.nan)
         lines.append(
             f"| {row['label']} | {row['adapted']}, {row['in_use']} | {row['ours_us']:.1f} | {vllm:.1f} "
             f"| {vllm / row['ours_us']:.2f} | {row['bytes_us']:.1f} | {row['floor_us']:.1f} | {row['over_floor']:.2f} "
-            f"| {row['ours_error']:.2e} | {row.get('vllm_error', math.nan):.2e} |"
+            f"| {row.get('plain_us', math.nan):.1f} | {row['ours_error']:.2e} "
+            f"| {row.get('vllm_error', math.nan):.2e} |"
         )
     return "\n".join(lines).replace("nan", "–")
 
@@ -89,6 +93,9 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
         "above_twice_the_floor": sum(ratio > 2 for ratio in over),
         "worst_error": max(row["ours_error"] for row in rows),
     }
+    plain = [row["plain_us"] / row["floor_us"] for row in rows if "plain_us" in row]
+    if plain:
+        result["geometric_mean_plain_over_floor"] = geometric_mean(plain)
     speedups = [row["speedup"] for row in rows if "speedup" in row]
     if speedups:
         result |= {"geometric_mean_speedup": geometric_mean(speedups), "smallest_speedup": min(speedups)}
@@ -126,6 +133,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--random", type=int, default=0, metavar="N", help="N random shapes instead of the grid")
     parser.add_argument("--seed", type=int, default=0, help="of the random shapes")
     parser.add_argument("--launch", type=float, default=LAUNCH, help="µs of a launch in the floor")
+    parser.add_argument("--plain", action="store_true", help="time two plain kernels that move the same bytes, too")
     parser.add_argument("--preload", action="append", default=[], help="module to import before vLLM")
     parser.add_argument("--only", default="", help="measure shapes whose label contains this")
     return parser.parse_args()
@@ -157,7 +165,7 @@ def main() -> None:
     rows = []
     for point in points:
         if arguments.only in point.label:
-            rows.append(measure(point, peers, best))
+            rows.append(measure(point, peers, best, arguments.plain))
             print(markdown(rows[-1:]).splitlines()[-1], flush=True)
             torch.cuda.empty_cache()
     report = {

@@ -22,15 +22,9 @@ import torch
 from benchmarks.shapes import GRID, SHARDED, Point, random_points
 from benchmarks.timing import DTYPE, Call, Operands, ceilings, graph_microseconds, relative_error
 from lora_compat.kernels import TokenBatch
-from lora_compat.kernels.launch import (
-    ExpandLaunch,
-    ShrinkLaunch,
-    expand_launch,
-    expand_launches,
-    multiprocessors,
-    shrink_launch,
-    shrink_launches,
-)
+from lora_compat.kernels.expand_launches import STEP, ExpandLaunch, expand_launch, expand_launches, walked_launch
+from lora_compat.kernels.launch import multiprocessors
+from lora_compat.kernels.shrink_launches import ShrinkLaunch, shrink_launch, shrink_launches
 from lora_compat.kernels.triton_expand import launch_expand
 from lora_compat.kernels.triton_shrink import launch_shrink
 
@@ -60,6 +54,8 @@ def others(point: Point, batch: TokenBatch) -> tuple[list[ShrinkLaunch], list[Ex
     columns, groups = len(point.slices) * point.rank, batch.group_sizes
     shrinks = dict.fromkeys(shrink_launches(groups, columns, point.k, wide=False, programs=programs))
     expands = dict.fromkeys(expand_launches(groups, point.slices, point.rank, DTYPE, programs))
+    if point.rank > STEP:
+        expands |= {walked_launch(groups, DTYPE): None}
     return list(shrinks), list(expands)
 
 

@@ -10,18 +10,22 @@ import torch
 from kernel_cases import CANARY, DEVICE, ON_GPU, KernelCase, bits, dense_expand, dense_shrink, operands, token_scaling
 from planted import all_but_the_last_share, place_one_column_on, two_thirds
 
-from lora_compat.kernels import NO_ADAPTER, TokenBatch, triton_expand, triton_ops, triton_single
-from lora_compat.kernels.launch import (
+from lora_compat.kernels import NO_ADAPTER, TokenBatch, triton_expand, triton_ops, triton_single, triton_walked
+from lora_compat.kernels.expand_launches import (
     EXPAND_TILES,
+    SINGLE_EXPAND,
+    STEP,
+    ExpandLaunch,
+    expand_launch,
+    walked_launch,
+    walks_the_rank,
+)
+from lora_compat.kernels.shrink_launches import (
     MIN_SHARE,
     SHARES,
     SHRINK_TILES,
-    SINGLE_EXPAND,
     SINGLE_TILE,
-    WALKED,
-    ExpandLaunch,
     ShrinkLaunch,
-    expand_launch,
     shares_of_k,
     shrink_launch,
 )
@@ -74,7 +78,7 @@ def test_a_tile_of_one_token_holds_its_share_of_k_in_registers(tokens: int, k_si
 def test_every_rank_and_dtype_has_a_launch(rank: int, dtype: torch.dtype) -> None:
     batch = TokenBatch.of([0] * 300)
     launch = expand_launch(batch, (64, 32), rank, dtype, max(SHARES))
-    assert launch.block_r >= rank or launch.num_stages == 0  # staged tiles hold the whole rank
+    assert launch.block_r >= rank or launch == walked_launch(batch.group_sizes, dtype)
     assert shrink_launch(batch, 2, rank, 4096, dtype).split in SHARES
 
 
@@ -132,7 +136,7 @@ def test_every_shrink_tile_gives_the_dense_product(block_m: int, block_n: int) -
             for block_r, tiles in EXPAND_TILES.items()
             for one in representative([(block_r - 5, (*tile, block_r)) for tile in tiles])
         ),
-        (130, WALKED),
+        *((STEP + 37, (*tile, 4, 3, STEP)) for tile in ((16, 64), (32, 128), (64, 128))),
         *((block_r - 5, (1, *tile, 0, block_r)) for block_r, tile in SINGLE_EXPAND.items()),
     ],
 )
@@ -141,7 +145,7 @@ def test_every_expand_tile_adds_the_dense_product_and_writes_nothing_else(
 ) -> None:
     block_m, block_n, num_warps, num_stages, block_r = tile
     case = small_case(rank, torch.bfloat16, (block_n + 24, 8))
-    chunk = block_n if block_m == 1 else 2 * block_n
+    chunk = block_n if block_m == 1 or block_r < rank else 2 * block_n
     assert expand_is_right(case, ExpandLaunch(block_m, block_n, block_r, chunk, num_warps, num_stages))
 
 
@@ -176,15 +180,38 @@ def test_a_share_forgotten_for_a_single_token_is_caught(monkeypatch: pytest.Monk
     assert not expand_is_right(case, launch)
 
 
+@pytest.mark.skipif(ON_GPU, reason="a compiled kernel keeps the functions that it was compiled with")
+@pytest.mark.parametrize(
+    ("name", "planted"),
+    [("sum_of_shares", all_but_the_last_share), ("thirds", two_thirds), ("place_of", place_one_column_on)],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_bug_planted_where_the_rank_is_walked_is_caught(
+    name: str, planted: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, launch = replace(WIDE, rank=STEP + 11), ExpandLaunch(16, 64, STEP, 64, 4, 3)
+    assert expand_is_right(case, launch)
+    monkeypatch.setattr(triton_walked, name, planted)
+    assert not expand_is_right(case, launch)
+
+
+@pytest.mark.parametrize(("rank", "walked"), [(64, False), (128, True), (256, True), (257, True)])
+def test_full_tiles_that_fill_the_gpu_walk_the_rank_and_others_only_what_none_holds(rank: int, walked: bool) -> None:
+    assert walks_the_rank((320,), (7680,), rank, torch.bfloat16, H100) == walked
+    assert walks_the_rank((9, 9), (7680,), rank, torch.bfloat16, H100) == (rank > 256)
+    assert walks_the_rank((320,), (1024,), rank, torch.bfloat16, H100) == (rank > 256)
+
+
 @pytest.mark.parametrize("rank", [8, 24])
 @pytest.mark.parametrize("columns", [(16, 16), (24, 8)], ids=["aligned", "not aligned"])
 def test_ranks_that_are_multiples_of_eight_alone_give_the_dense_product(rank: int, columns: tuple[int, ...]) -> None:
     assert expand_is_right(small_case(rank, torch.bfloat16, columns), ExpandLaunch(16, 64, 32, 64, 4, 0))
 
 
-def test_calls_in_a_row_read_what_the_call_before_wrote() -> None:
+@pytest.mark.parametrize("rank", [16, 40], ids=["two kernels", "three"])
+def test_calls_in_a_row_read_what_the_call_before_wrote(rank: int) -> None:
     """Kernels start before the one ahead ends: each call's x is the output of the call before, on one stream."""
-    case = replace(small_case(16, torch.float32, (512,)), k=512, offset=0, tail=0, layouts=("contiguous",) * 4)
+    case = replace(small_case(rank, torch.float32, (512,)), k=512, offset=0, tail=0, layouts=("contiguous",) * 4)
     tensors = operands(case, "real")
     results = []
     for wait in (False, True):

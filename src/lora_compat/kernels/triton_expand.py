@@ -10,39 +10,12 @@ import triton.language as tl
 from torch import Tensor
 
 from lora_compat.kernels.batch import TokenBatch
-from lora_compat.kernels.launch import ExpandLaunch, expand_launch
+from lora_compat.kernels.expand_launches import ExpandLaunch, expand_launch
 from lora_compat.kernels.triton_dot import dot_thirds, thirds
 from lora_compat.kernels.triton_memory import sum_of_shares
+from lora_compat.kernels.triton_places import eights, place_of
 from lora_compat.kernels.triton_single import expand_single_kernel
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def place_of(  # type: ignore[no-untyped-def]
-    tile_slots, tile_tokens, chunks, chunks_total,
-    BLOCK_M: tl.constexpr, ALIGNED: tl.constexpr,
-):  # fmt: skip
-    """A program's slot, tokens ``[BLOCK_M]``, slice, first column and end: it serves one tile of tokens and one chunk
-    of columns, a tile of columns at a time.
-
-    ``chunks[i]`` is (slice, first column, end) of chunk i.
-    """
-    tile = tl.program_id(0) // chunks_total
-    chunk = chunks + 3 * (tl.program_id(0) % chunks_total)
-    slot = tl.load(tile_slots + tile).to(tl.int64)
-    token = tl.load(tile_tokens + tile * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
-    slice_index = tl.load(chunk).to(tl.int64)
-    first = tl.load(chunk + 1)
-    end = tl.load(chunk + 2)
-    if ALIGNED:  # else the compiler would read and write the output one element at a time
-        first = tl.multiple_of(first, 16)
-        end = tl.multiple_of(end, 16)
-    return slot, token, slice_index, first, end
-
-
-@triton.jit
-def eights(value):  # type: ignore[no-untyped-def]
-    """``value``, a multiple of 8, as one that the compiler knows to be: else it would read one element at a time."""
-    return value // 8 * 8
+from lora_compat.kernels.triton_walked import expand_walked_kernel, launch_sum
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -52,7 +25,7 @@ def expand_kernel(  # type: ignore[no-untyped-def]
     stride_hs, stride_ht, stride_hl, stride_hr, stride_bs, stride_bn, stride_br,
     stride_s, stride_ot, stride_on,
     SPLIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr,
-    RANK_FITS: tl.constexpr, ALIGNED: tl.constexpr, EIGHTS: tl.constexpr, PDL: tl.constexpr,
+    ALIGNED: tl.constexpr, EIGHTS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """``output[t, n] += Σ_r (scaling[slot(t)] · Σ_s partial[s, t, l(n), r]) · B[slot(t), n, r]``.
 
@@ -87,15 +60,6 @@ def expand_kernel(  # type: ignore[no-untyped-def]
         weights = tl.load(weight_rows + n * stride_bn, mask=has_rank & (n < end), other=0.0)
         base = tl.load(output_rows + n * stride_on, mask=has_token & (n < end), other=0.0)
         total = dot_thirds(high, middle, low, weights_here, base_here.to(tl.float32))
-        if not RANK_FITS:
-            for more in tl.range(BLOCK_R, rank, BLOCK_R, num_stages=1):
-                inside = (more + r < rank)[:, None] & (here < end)
-                more_weights = tl.load(weight_rows + more * stride_br + here * stride_bn, mask=inside, other=0.0)
-                has_hidden = has_token & (more + r < rank)[None, :]
-                hidden_here = hidden_rows + (more + r)[None, :] * stride_hr
-                hidden = factor * sum_of_shares(hidden_here, stride_hs, has_hidden, SPLIT)
-                more_high, more_middle, more_low = thirds(hidden, weights.dtype)
-                total = dot_thirds(more_high, more_middle, more_low, more_weights, total)
         tl.store(output_rows + here * stride_on, total, mask=has_token & (here < end))
 
 
@@ -166,19 +130,32 @@ def launch_expand(
     chunks = column_chunks(slice_sizes, launch.chunk, output.device)
     grid = (len(tiles.slots) * len(chunks),)
     if grid[0]:
-        how: dict[str, object] = {"launch_pdl": True} if dependent else {}
-        kernel = expand_single_kernel
+        kernel, how = expand_single_kernel, dict[str, object]()
         if launch.block_m > 1:
-            kernel = expand_staged_kernel if launch.num_stages else expand_kernel
-            how |= {"STAGES": launch.num_stages} if launch.num_stages else {"RANK_FITS": rank <= launch.block_r}
             strides = (*partial.stride()[1:3], lora_b.stride(1))
             how["BLOCK_M"] = launch.block_m
             how["ALIGNED"] = all(size % 16 == 0 for size in slice_sizes)
             how["EIGHTS"] = rank % 16 == 8 and all(stride % 8 == 0 for stride in strides)
+            kernel = expand_staged_kernel if launch.num_stages else expand_kernel
+        if launch.num_stages:
+            how["STAGES"] = launch.num_stages
+        if launch.block_r < rank:
+            kernel = expand_walked_kernel
+            how |= walked_registers(launch, lora_b.dtype)
+            partial = partial if len(partial) == 1 else launch_sum(partial, batch, dependent=dependent)
+        else:
+            how["SPLIT"] = len(partial)
+        if dependent:
+            how["launch_pdl"] = True
         kernel[grid](
             partial, lora_b, scaling, output, tiles.slots, tiles.tokens, chunks,
             len(chunks), rank,
             *partial.stride(), *lora_b.stride(), *scaling.stride(), *output.stride(),
-            SPLIT=len(partial), BLOCK_N=launch.block_n, BLOCK_R=launch.block_r,
+            BLOCK_N=launch.block_n, BLOCK_R=launch.block_r,
             PDL=dependent, num_warps=launch.num_warps, **how,
         )  # fmt: skip
+
+
+def walked_registers(launch: ExpandLaunch, dtype: torch.dtype) -> dict[str, object]:
+    """How many registers a thread may have, so that three or four programs share a multiprocessor."""
+    return {"maxnreg": 168 if launch.block_m == 64 else 128} if dtype == torch.bfloat16 else {}

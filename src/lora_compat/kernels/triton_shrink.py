@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lora_compat.kernels.batch import TokenBatch
-from lora_compat.kernels.launch import LINE, ShrinkLaunch, shrink_launch
+from lora_compat.kernels.shrink_launches import LINE, ShrinkLaunch, shrink_launch
 from lora_compat.kernels.triton_dot import dot
 from lora_compat.kernels.triton_memory import prefetch
 from lora_compat.kernels.triton_single import shrink_single_kernel
