@@ -199,7 +199,10 @@ class ClauseRun:
         if self.recorder is not None:
             return self.recorder.settle(self.subject, body, clause, found)
         require_second_opinion(self.subject, body, found)
-        return Failure.of(clause, found)
+        failure = Failure.of(clause, found)
+        if isinstance(found.case, ModelCase):
+            failure.cause = manner(found)
+        return failure
 
     def _base_has_it(self, body: Body, found: Violation) -> bool | None:
         """Whether the family's base class breaks the clause in the same way, so that the class is not to blame."""
