@@ -2,7 +2,7 @@
 
 `lora_target_modules` decides which layers are wrapped; names of an adapter are checked against what the class has.
 Nothing is told but, of an adapter of which no tensor is left, a line for debugging.
-Clause MODEL-1. Releases: 0.33.0.
+Clause MODEL-11. Releases: 0.33.0.
 """
 
 # ruff: noqa: E402

@@ -230,7 +230,9 @@ def test_every_exact_case_gives_the_same_bits_on_threads_and_on_processes() -> N
         return flatten(rank.build().wrap().load().run())
 
     @settings(max_examples=30, database=None, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(cases(tp_sizes=(2, 4, 8), regimes=(Regime.EXACT,)))
+    @given(
+        cases(tp_sizes=(2, 4, 8), regimes=(Regime.EXACT,)).filter(lambda case: not case.subclass.forward.mixes_tokens)
+    )  # or the reference may refuse it
     def agree(case: Case) -> None:
         threads, processes = (subject.observe(case, program) for subject in subjects)
         for one, other in zip(threads, processes, strict=True):

@@ -26,7 +26,9 @@ def scaling_is_always_one(original):
     return update_layer
 
 
-@plant_in(LORA, "_mixed_batch_forward", origin="sub-batch indices", clauses="MATH-2", anomalies="wrong-slot")
+@plant_in(
+    LORA, "_mixed_batch_forward", origin="sub-batch indices", clauses="MATH-2", anomalies="wrong-slot unexplained"
+)
 def a_mixed_batch_is_served_in_reverse(original):
     """The names of a mixed batch are read from the last sample to the first."""
 
