@@ -77,7 +77,9 @@ def require_merged(
         for part, right in parts.items()
     }
     named = [(explain(one, everything, chain.file.pairs), one) for one in wrong]
-    anomaly, first = next((pair for pair in named if pair[0] != VANISHED), named[0])  # that one is MODEL-1's
+    lost = [pair for pair in named if pair[0] == VANISHED]  # MODEL-1's, with whatever is made of those modules
+    without = {(one.module, one.rank) for _, one in lost}
+    anomaly, first = ([pair for pair in named if (pair[1].module, pair[1].rank) not in without] or lost)[0]
     pair = tensor_of(first, chain.file.pairs)
     fact = _added(first, pair, len({one.module for one in wrong}) - 1)
     place = Place(rank=first.rank, module=first.module, setting=how, role=pair.role if pair else "")
