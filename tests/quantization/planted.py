@@ -104,7 +104,7 @@ def blocks_on_their_side(original):
     "dequantize",
     origin="weight_scale and weight_scale_inv",
     clauses="MATH-11",
-    anomalies="base-misquantized",
+    anomalies="base-misquantized unexplained",  # under a forward that mixes tokens nothing is computed by row
 )
 def divided_by_the_scale(original):
     """The scale is taken for its inverse."""
