@@ -22,7 +22,7 @@ from conformance.subjects.outcomes import NotApplicable, NotExercised
 from conformance.subjects.reused_slots import served
 from conformance.subjects.subject import Subject
 from conformance.suite.clauses import check
-from conformance.values.vocabulary import VocabularyTensors, tensors_of
+from conformance.values.vocabulary import VocabularyTensors, given_of, tensors_of
 from lora_compat.adapters import LayerAdapter
 from strategies.vocabulary import VocabularyCase, VocabularyLayer, vocabulary_cases
 
@@ -53,7 +53,7 @@ def assert_serves_the_vocabulary(subject: Subject, case: VocabularyCase) -> None
     seen = _seen(subject, case, tensors, serve)
     right, plain = dense(case, tensors), dense(case, tensors, adapted=False)
     without = [index for index, adapter in enumerate(case.tokens) if adapter < 0]
-    given = _given(case, tensors)
+    given = given_of(case, tensors)
     for rank, one in enumerate(seen):
         assert_equal(case, one.given, given, Place(rank=rank, setting="what was handed in"), "input-written")
     name = named(case, tensors, [one.output for one in seen], right)
@@ -72,17 +72,10 @@ def assert_serves_the_vocabulary(subject: Subject, case: VocabularyCase) -> None
         raise NotExercised("the adapters change nothing")
 
 
-def _given(case: VocabularyCase, tensors: VocabularyTensors) -> Tensor:
-    """Ids or hidden states, as they are handed in."""
-    embeds = case.layer is VocabularyLayer.EMBEDDING
-    given = torch.tensor(case.ids, dtype=torch.int64) if embeds else tensors.hidden.to(torch_dtype(case.dtype))
-    return given.unsqueeze(0) if case.two_dimensions else given
-
-
 def _seen(subject: Subject, case: VocabularyCase, tensors: VocabularyTensors, serve: Serving) -> list[Served]:
     """What every rank gives; nothing is reset where slots held nothing before."""
     __tracebackhide__ = True
-    given = _given(case, tensors)
+    given = given_of(case, tensors)
 
     def program(group: RankGroup) -> Served:
         server = serve(case, tensors.weights.to(subject.device), group)

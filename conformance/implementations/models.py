@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,11 @@ OUTPUT, ROWS, LOGITS = "output", "rows", "logits"
 TOKENS_OF_OTHERS = 2  # of another part of a model in one batch: fewer than any module has inputs
 HELD = "output as "  # how the part is called that is a module's output by another of its names, which follows
 EXPERTS = ("w13_weight", "w2_weight")  # of a mixture: gate and up, down
+
+
+def whose(numbers: Sequence[int | None], tokens: int, *, others: bool) -> list[int | None]:
+    """The adapters of so many tokens, which have ``numbers`` in turn; two without any where they are of ``others``."""
+    return [None] * TOKENS_OF_OTHERS if others else list(islice(cycle(numbers), tokens))
 
 
 class BaseModelError(Exception):

@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from conformance.engines.ranks import RankGroup
-from conformance.implementations.dtypes import torch_dtype
 from conformance.values.companions import CompanionValues
 from conformance.values.experts import ExpertsTensors
+from conformance.values.vocabulary import given_of
 from strategies.experts import ExpertsCase
-from strategies.vocabulary import VocabularyLayer
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +35,5 @@ def companion_on(implementation: Any, values: CompanionValues, group: RankGroup,
         tensors = tensors.to(device)
         return CompanionServer(values, implementation.experts(case, tensors.weights, group), tensors.routed)
     assert not isinstance(case, ExpertsCase)
-    embeds = case.layer is VocabularyLayer.EMBEDDING
-    given = torch.tensor(case.ids, dtype=torch.int64) if embeds else tensors.hidden.to(torch_dtype(case.dtype))
     server = implementation.vocabulary(case, tensors.weights.to(device), group)
-    return CompanionServer(values, server, given.to(device))
+    return CompanionServer(values, server, given_of(case, tensors).to(device))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from conformance.implementations.dtypes import torch_dtype
 from conformance.implementations.vocabulary import VocabularyWeights
 from lora_compat.adapters import LayerAdapter, SubAdapter
 from strategies.vocabulary import VocabularyCase, VocabularyLayer
@@ -26,6 +27,13 @@ class VocabularyTensors:
     adapters: tuple[LayerAdapter, ...]
     hidden: Tensor
     former: LayerAdapter | None
+
+
+def given_of(case: VocabularyCase, tensors: VocabularyTensors) -> Tensor:
+    """Ids or hidden states, as they are handed in."""
+    embeds = case.layer is VocabularyLayer.EMBEDDING
+    given = torch.tensor(case.ids, dtype=torch.int64) if embeds else tensors.hidden.to(torch_dtype(case.dtype))
+    return given.unsqueeze(0) if case.two_dimensions else given
 
 
 def tensors_of(case: VocabularyCase) -> VocabularyTensors:

@@ -116,6 +116,16 @@ class Targetable:
     alone: tuple[str, ...] = ()
 
     @property
+    def untied(self) -> tuple[str, ...]:
+        """The modules, but for embeddings that share their weight with a head."""
+        return tuple(one for one in self.modules if one not in self.tied)
+
+    @property
+    def of_language(self) -> tuple[str, ...]:
+        """`untied`, and of the language model alone where there is a tower."""
+        return tuple(one for one in self.alone or self.modules if one not in self.tied)
+
+    @property
     def fused_experts(self) -> bool:
         """Whether experts have gate and up projection in one parameter, which PEFT takes their names for."""
         return any(one.endswith("gate_up_proj") for one in self.parameters)

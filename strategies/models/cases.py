@@ -83,7 +83,7 @@ class ModelDraws:
         changed = [
             ModelCase(self.path, config, ModelAdapter(modules), dtype=self.dtypes[0])
             for config, offer in self._changed()
-            if (modules := tuple(one for one in offer.modules if one not in offer.tied))
+            if (modules := offer.untied)
         ]
         return [
             *plainest,
@@ -96,9 +96,12 @@ class ModelDraws:
     def _changed(self) -> Iterator[tuple[ConfigChoices, Targetable]]:
         """One option changed, of one layer of each type, or of two where the option asks for more than one."""
         for one in self.switches:
-            configs = (ConfigChoices(layers=layers, switches=(one,)) for layers in (1, 2))
-            offers = ((config, self.offer(config)) for config in configs)
-            yield from next(([(config, offer)] for config, offer in offers if offer is not None), [])
+            for layers in (1, 2):
+                config = ConfigChoices(layers=layers, switches=(one,))
+                offer = self.offer(config)
+                if offer is not None:
+                    yield config, offer
+                    break
 
     def _experts(self, config: ConfigChoices) -> Iterator[ModelCase]:
         offer = self.offer(config)
@@ -122,7 +125,7 @@ class ModelDraws:
         offer = self.offer(ConfigChoices())
         if offer is None:
             return []
-        modules = tuple(one for one in offer.modules if one not in offer.tied)
+        modules = offer.untied
         plain = tuple(one for one in modules if not offer.clash(one))
         parameters = tuple(one for one in offer.parameters if one not in offer.around)
         single = (ModelAdapter(parameters=(one,)) for one in offer.parameters)
@@ -168,11 +171,11 @@ def featured_cases(draw: DrawFn) -> ModelCase:
     """
     target = _targeted()
     offer = target.offer(ConfigChoices())
-    modules = [one for one in (offer.alone or offer.modules) if one not in offer.tied] if offer else []
+    modules = offer.of_language if offer else ()
     if offer is None or not modules:
         raise NothingFits("PEFT can target nothing in this model")
     saved = (SAVED_EMBEDDING,) if EMBEDDING in offer.modules and EMBEDDING not in offer.tied else ()
-    feature, module = draw(sampled(FEATURES + saved, "feature")), draw(sampled(tuple(modules[:2]), "module"))
+    feature, module = draw(sampled(FEATURES + saved, "feature")), draw(sampled(modules[:2], "module"))
     adapter = ModelAdapter((module,) + (EMBEDDING,) * (feature == SAVED_EMBEDDING), feature=feature)
     return ModelCase(target=target.path, adapter=adapter, dtype=target.dtypes[0])
 
@@ -186,10 +189,10 @@ def restricted_cases(draw: DrawFn) -> ModelCase:
     """
     target = _targeted()
     offer = target.offer(ConfigChoices())
-    modules = [one for one in (offer.alone or offer.modules) if one not in offer.tied] if offer else []
+    modules = offer.of_language if offer else ()
     if len(modules) < 2:
         raise NothingFits("PEFT can target no two modules in this model")
-    served = draw(sampled(tuple(modules), "served"))
+    served = draw(sampled(modules, "served"))
     others = tuple((one,) for one in modules if one != served)
     beside = draw(sampled(((), *others, *others), "beside"))
     adapter, restricted = ModelAdapter((served, *beside)), Deployment(modules=(served.rpartition(".")[2],))

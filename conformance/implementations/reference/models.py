@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.models import (
-    TOKENS_OF_OTHERS,
     AdaptersView,
     HostedModel,
     ModelLibrary,
@@ -22,6 +20,7 @@ from conformance.implementations.models import (
     ModelSettings,
     Parts,
     ServedModel,
+    whose,
 )
 from lora_compat import LoRAConfig, LoRALinear, LoRAManager
 from lora_compat.family import Family
@@ -124,17 +123,16 @@ class ReferenceView(AdaptersView):
     """The reference's layers, with the adapters that the tokens of a batch have in turn, or none."""
 
     def __init__(self, manager: LoRAManager, *numbers: int | None, parts: Sequence[str], apart: bool) -> None:
-        self._manager, self._numbers, self._number, self._parts = manager, numbers, numbers[0], parts
-        self._apart = apart
+        self._manager, self._numbers, self._parts, self._apart = manager, numbers, parts, apart
         self._served: tuple[int, bool] | None = None  # by the last call; nobody else's comes in between
 
     def base_of(self, module: nn.Module) -> nn.Module | None:
         return module.base_layer if isinstance(module, LoRALinear) else None
 
     def weights(self, name: str, lora: Any, own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        if self._number is None:
+        if self._numbers[0] is None:
             return {}
-        slot, layers = self._manager.slots.index(self._number), self._manager.layers
+        slot, layers = self._manager.slots.index(self._numbers[0]), self._manager.layers
         stack = layers.get(name)
         if isinstance(stack, StackedWeights):
             return {attribute: stack.weight(attribute, slot) for attribute in stack.attributes}
@@ -148,18 +146,17 @@ class ReferenceView(AdaptersView):
 
     def merged(self, name: str) -> AbstractContextManager[None]:
         stack = self._manager.layers.get(name)
-        if self._number is None or not isinstance(stack, StackedWeights):
+        if self._numbers[0] is None or not isinstance(stack, StackedWeights):
             return nullcontext()
-        return stack.merged(self._manager.slots.index(self._number))
+        return stack.merged(self._manager.slots.index(self._numbers[0]))
 
     def serve(self, tokens: int, *, tower: bool = False) -> None:
         if self._served == (tokens, tower):
             return
         self._served = tokens, tower
-        turns = list(islice(cycle(self._numbers), tokens))
         for part in self._parts:
             others = self._apart and (part == REST) is tower
-            self._manager.map_tokens([None] * TOKENS_OF_OTHERS if others else turns, tower=part)
+            self._manager.map_tokens(whose(self._numbers, tokens, others=others), tower=part)
 
 
 def weight_of(layer: SlotLayer, base: Tensor, slot: int) -> Tensor:

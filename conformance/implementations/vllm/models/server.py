@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.models import (
-    TOKENS_OF_OTHERS,
     AdaptersView,
     BaseModelError,
     ModelServer,
@@ -20,6 +18,7 @@ from conformance.implementations.models import (
     NoLoRASupport,
     Parts,
     ServedModel,
+    whose,
 )
 from conformance.implementations.vllm.cuda import forget_addresses
 from conformance.implementations.vllm.models import engine
@@ -148,7 +147,6 @@ class VllmView(AdaptersView):
         layers = importlib.import_module("vllm.lora.layers")
         for part in self._parts:  # each has token maps of its own
             others = self._apart and (part in ("", "LANGUAGE")) is tower
-            turns = cycle(number or 0 for number in self._numbers)
-            ids = (0,) * TOKENS_OF_OTHERS if others else tuple(islice(turns, tokens))
+            ids = tuple(number or 0 for number in whose(self._numbers, tokens, others=others))
             kind = {"type": getattr(layers.LoRAMappingType, part)} if part else {}
             self._worker.set_active_adapters(set(), layers.LoRAMapping(ids, ids, is_prefill=False, **kind))
