@@ -87,6 +87,7 @@ def _certify(config: pytest.Config, options: Options, asked: CertifyOptions) -> 
     if asked.models:  # which takes transformers and PEFT, ten seconds that nobody else waits for
         certification = importlib.import_module("conformance.certification.models").ModelCertification(options, asked)
     config.stash[CERTIFICATION] = certification
+    certification.read_baseline()
     certification.prepare(getattr(config, "workerinput", {}).get(FIT))
     if not hasattr(config, "workerinput"):
         _report(config, CertificationReport(certification))

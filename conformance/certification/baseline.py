@@ -115,6 +115,10 @@ class Baseline:
         new = {failure.key for failure in failures if not any(one.names(path, failure) for one in due)}
         return {(one.clause, one.anomaly) for one in due} - new
 
+    def lists(self, path: str, failure: Failure) -> bool:
+        """Whether the class at ``path`` may fail like this today."""
+        return any(one.names(path, failure) for one in self.entries if self.today <= one.expires)
+
     def link(self, path: str, failure: Failure) -> str:
         """Where a failure of the class at ``path`` is reported, empty for nowhere; an entry that says a role first."""
         named = sorted((one for one in self.entries if one.names(path, failure)), key=lambda one: one.role == _ANY)

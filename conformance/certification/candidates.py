@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from conformance.certification.baseline import Baseline
+from conformance.certification.baseline import Baseline, BaselineError
 from conformance.certification.errors import SubjectError
 from conformance.certification.outcome import Outcome, complete
 from conformance.certification.probing import Prober
@@ -40,6 +40,7 @@ class Certifying(ABC):
     targets: dict[str, Any] = field(default_factory=dict)
     unfit: dict[str, SubjectError] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # what else the header says
+    baseline: Baseline | None = None
 
     @abstractmethod
     def prepare(self, fit: list[str] | None = None) -> None:
@@ -58,13 +59,26 @@ class Certifying(ABC):
         for subject in self.subjects.values():
             subject.engine.close()
 
-    def outcomes(self, results: list[ClauseResult], baseline: Baseline | None) -> list[Outcome]:
+    def read_baseline(self) -> None:
+        """Reads what may fail; a list that is to be written anew excuses nothing.
+
+        Raises:
+            pytest.UsageError: it cannot be read.
+        """
+        if self.certify.baseline is None or self.certify.update_baseline:
+            return
+        try:
+            self.baseline = Baseline.read(self.certify.baseline)
+        except BaselineError as error:
+            raise pytest.UsageError(str(error)) from None
+
+    def outcomes(self, results: list[ClauseResult]) -> list[Outcome]:
         """What became of each."""
         outcomes = [self.outcome_of(path) for path in self.subjects]
         for one in outcomes:
             one.unfit = self.unfit.get(one.path)
             one.results = complete(results, one.path, model=one.model) if one.unfit is None else {}
-            one.known = baseline.known(one.path, one.failures) if baseline is not None else set()
+            one.known = self.baseline.known(one.path, one.failures) if self.baseline is not None else set()
         return outcomes
 
 

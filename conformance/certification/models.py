@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
@@ -112,11 +112,13 @@ class ModelCertification(Certifying):
         def draws() -> ModelDraws:
             return replace(draws_of(path, target, served), options=server_of(subject).options(target.architecture))
 
+        listed = partial(self.baseline.lists, path) if self.baseline is not None else None
+
         def make(given: Budget) -> Checking:
             if not forked:
                 torch.cuda.init()  # says so where this process' parent had it already
                 _prepare(subject)
-            return ClauseRun(subject, given, draws(), self._recorder)
+            return ClauseRun(subject, given, draws(), self._recorder, listed)
 
         return ApartRun(self._apart, path, make, budget)
 

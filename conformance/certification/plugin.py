@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from conformance.certification import certificate, summary
-from conformance.certification.baseline import Baseline, BaselineError
+from conformance.certification.baseline import Baseline
 from conformance.certification.candidates import Certifying
 from conformance.certification.clause_tests import clause_of
 from conformance.certification.environment import versions
@@ -50,12 +50,8 @@ class CertificationReport(ConformanceReport):
         if session.exitstatus not in _RAN:
             return
         certify = self.certification.certify
-        baseline = None
-        try:
-            baseline = Baseline.read(certify.baseline) if certify.baseline and not certify.update_baseline else None
-        except BaselineError as error:
-            self._complaints.append(str(error))
-        self._outcomes = self.certification.outcomes(self.results, baseline)
+        baseline = self.certification.baseline
+        self._outcomes = self.certification.outcomes(self.results)
         if baseline is not None:
             self._complaints += baseline.complaints(self._outcomes)
         if certify.update_baseline and certify.baseline:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -104,8 +104,10 @@ class ServedModel(ABC):
         """Those of `names` that are given rows of images or sounds, as the class says, and not of text."""
 
     @abstractmethod
-    def read(self, *numbers: int | None, apart: bool = False) -> dict[str, Parts]:
+    def read(self, *numbers: int | None, apart: bool = False, only: Container[str] | None = None) -> dict[str, Parts]:
         """What each module computes with an adapter, or without one; ``apart``, in a batch of images and text.
+
+        ``only`` of these modules, if it is given.
 
         Of several the tokens of a batch have one each, in turn; what does not go by tokens is of the first. Towers
         have other rows than the language model where they are apart, and a module is mapped rightly if it goes by its
@@ -195,7 +197,7 @@ class HostedModel(ABC):
         """As `ServedModel.towers`."""
 
     @abstractmethod
-    def read(self, view: AdaptersView | None) -> dict[str, Parts]:
+    def read(self, view: AdaptersView | None, only: Container[str] | None = None) -> dict[str, Parts]:
         """As `ServedModel.read`, through an implementation's view; None before anything was wrapped."""
 
     @abstractmethod

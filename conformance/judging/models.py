@@ -23,8 +23,8 @@ from conformance.judging.verdicts import Violation
 from conformance.subjects.models.adapters import FilePair
 from conformance.subjects.models.chains import Chain
 from conformance.subjects.models.features import tells
+from conformance.subjects.models.likeness import alike, differ
 from conformance.subjects.models.observing import Readings, Refusal
-from conformance.subjects.models.programs import alike, differ
 from conformance.subjects.outcomes import NotApplicable, NotExercised
 from strategies.models.cases import ModelCase
 

@@ -13,7 +13,7 @@ from conformance.judging.verdicts import Violation
 from conformance.subjects.models.chains import Chain
 from conformance.subjects.models.observing import Refusal, chains, on_ranks, refused, server_of, settings_of
 from conformance.subjects.models.programs import Programs
-from conformance.subjects.outcomes import FileRefused, NotExercised, SubjectRaised
+from conformance.subjects.outcomes import FileRefused, NotApplicable, NotExercised, SubjectRaised
 from conformance.subjects.subject import Subject
 from strategies.models.cases import ModelCase
 from strategies.models.deployments import PLAIN
@@ -46,16 +46,30 @@ def require_served(subject: Subject, case: ModelCase, how: str = "") -> None:
     """
     __tracebackhide__ = True
     programs = programs_of(subject, case)
-    seen = on_all(subject, case, programs.served)
-    require_loaded(programs.chain, seen)
-    require_merged(case, programs.chain, [one for one in seen if not isinstance(one, Refusal)], how)
+    known = programs.chain.served
+    try:
+        seen = on_all(subject, case, programs.served)
+        require_loaded(programs.chain, seen)
+        require_merged(case, programs.chain, [one for one in seen if not isinstance(one, Refusal)], how)
+    except (FileRefused, NotApplicable, NotExercised, Violation) as outcome:
+        known[programs.server, case] = outcome
+        raise
+    known[programs.server, case] = None
 
 
 def presume_served(subject: Subject, case: ModelCase, clause: str) -> None:
-    """Raises `NotExercised` where the model with the adapter is wrong by itself, which is no matter of ``clause``."""
+    """Raises `NotExercised` where the model with the adapter is wrong by itself, which is no matter of ``clause``.
+
+    What a clause before this one found out is not asked again.
+    """
     __tracebackhide__ = True
+    programs = programs_of(subject, case)
     try:
-        require_served(subject, case)
+        if (programs.server, case) not in programs.chain.served:
+            require_served(subject, case)
+        outcome = programs.chain.served[programs.server, case]
+        if outcome is not None:
+            raise outcome.with_traceback(None)
     except Violation as found:
         raise NotExercised(f"wrong without what {clause} is about already [{found.anomaly}]") from found
 

@@ -24,21 +24,38 @@ Judge = Callable[[Spec], object]
 Sight = Callable[[Violation], object]
 
 
+def nothing(found: Violation) -> bool:
+    """That no failure is listed."""
+    return False
+
+
 class Search:
     """Draws ``examples`` cases from ``source`` with ``seed``, as often as there are ways of failing.
 
     ``judge`` runs a case and raises `Violation`; ``sight`` is told of a failure before it is shrunk. A case that was
     drawn before and passed is not judged again: it counts once, and another search costs little more than drawing.
+    What is ``listed`` was explained before: it is told as it was met, and uses up nothing.
     """
 
-    def __init__(self, source: Source, judge: Judge, sight: Sight, *, examples: int, seed: int) -> None:
+    def __init__(
+        self,
+        source: Source,
+        judge: Judge,
+        sight: Sight,
+        *,
+        examples: int,
+        seed: int,
+        listed: Callable[[Violation], bool] = nothing,
+    ) -> None:
         self._source = source
         self._judge = judge
         self._sight = sight
         self._examples = examples
         self._seed = seed
+        self._listed = listed
         self._judged: dict[Spec, str] = {}  # how a case fails; empty where it does not
         self._met: dict[str, Violation] = {}  # in passing, while something else was shrunk
+        self._as_met: list[Violation] = []  # what is listed
         self._found = 0
         self.known: set[str] = set()
 
@@ -55,6 +72,7 @@ class Search:
             if kind not in self.known and not self.exhausted:
                 self._add(kind)
                 yield found
+        yield from self._as_met
 
     @property
     def exhausted(self) -> bool:
@@ -77,10 +95,13 @@ class Search:
                 self._judge(case)
             except Violation as found:
                 kind = self._judged[case] = manner(found)
+                if kind not in self.known and self._listed(found):
+                    self.known.add(kind)
+                    self._as_met.append(found)
+                if kind in self.known:
+                    return
                 if wanted not in (None, kind):
                     self._met.setdefault(kind, found)
-                    return
-                if kind in self.known:
                     return
                 if wanted is None:
                     self._sight(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -52,13 +52,17 @@ class Checking(Protocol):
 
 @dataclass(slots=True)
 class ClauseRun:
-    """Runs the property of one clause on a subject, and keeps account."""
+    """Runs the property of one clause on a subject, and keeps account.
+
+    ``listed`` tells of a failure that is known, which is kept as it was met: not made plain, and not stored.
+    """
 
     subject: Subject
     budget: Budget
     result: ClauseResult = field(init=False)
     target: Target | ModelDraws | None = None
     recorder: Recorder | None = None
+    listed: Callable[[Failure], bool] | None = None
 
     def check(self, clause: str, name: str, source: Source, body: Body) -> ClauseResult:
         """Runs ``body`` on the cases stored for the clause, then on drawn ones; never raises for what they find."""
@@ -72,7 +76,9 @@ class ClauseRun:
         )  # whose clauses are asked of the same chains, which are made once
         seed = self.budget.seed_for(*(("MODEL", self.result.target) if of_model else (clause, name)))
         judge, sight = partial(self._judged, body), partial(self._sighted, clause, body)
-        search = Search(source, judge, sight, examples=self.budget.examples, seed=seed)
+        search = Search(
+            source, judge, sight, examples=self.budget.examples, seed=seed, listed=partial(self._is_listed, clause)
+        )
         started = time.perf_counter()
         try:
             with _targeting(self.target):
@@ -164,6 +170,9 @@ class ClauseRun:
         if self.recorder is not None:
             self.recorder.sight(body, clause, found)
 
+    def _is_listed(self, clause: str, found: Violation) -> bool:
+        return self.listed is not None and self.listed(Failure.of(clause, found))
+
     def _replay(self, clause: str, body: Body) -> Iterator[str]:
         """Runs a model with everything adapted, and the cases stored for the clause; tells how those fail that do."""
         stored = self.recorder.priors(clause, body.__name__) if self.recorder else []
@@ -196,7 +205,7 @@ class ClauseRun:
             self.result.failures.append(kept)
 
     def _settled(self, clause: str, body: Body, found: Violation) -> Failure:
-        if self.recorder is not None:
+        if self.recorder is not None and not self._is_listed(clause, found):
             return self.recorder.settle(self.subject, body, clause, found)
         require_second_opinion(self.subject, body, found)
         failure = Failure.of(clause, found)

@@ -37,6 +37,7 @@ BROKEN = "tests.implementations.broken"
         (["--engine", "torchrun"], ["torchrun --nproc-per-node 2 -m pytest conformance/ --engine torchrun"]),
         (["--shard", "3/2"], ["'3/2' is no part of a run", "for instance 1/3"]),
         (["--shard", "1/2", "--baseline", "known.json"], ["give it to lora-compat merge"]),
+        (["--certify", BROKEN, "--baseline", "none.json"], ["baseline none.json is not there", "--update-baseline"]),
         (["--database", "redis://localhost:1/0"], ["redis://localhost:1/0 does not answer", "start redis-server"]),
         (["--engine", "gloo", "--device", "cuda"], ["forks its ranks", "--engine nccl", "--engine threads"]),
         ([*GPU, "--engine", "gloo", "--device", "cuda"], ["forks its ranks", "--engine nccl", "--engine threads"]),

@@ -9,7 +9,7 @@ from torch import nn
 
 from conformance.implementations.models import HELD, OUTPUT
 from conformance.implementations.vllm.models.aliases import other_names
-from conformance.subjects.models.programs import passed_over
+from conformance.subjects.models.likeness import passed_over
 
 
 class Attention:

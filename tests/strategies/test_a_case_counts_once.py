@@ -36,3 +36,21 @@ def test_a_case_that_fails_is_judged_again_while_it_is_shrunk() -> None:
     assert isinstance(found.case, Case)
     assert found.case.adapters[0].rank == 2
     assert judged[found.case] > 1
+
+
+def test_what_is_listed_is_told_as_it_was_met_and_uses_up_no_search() -> None:
+    judged: Counter[Spec] = Counter()
+
+    def judge(case: Case) -> None:
+        judged[case] += 1
+        if case.adapters[0].rank > 1:
+            raise Violation(f"rank {case.adapters[0].rank}", "too many ranks", case)
+
+    def listed(found: Violation) -> bool:
+        return found.anomaly == "rank 3"
+
+    told: list[Violation] = []
+    found = list(Search(FEW, judge, told.append, examples=50, seed=0, listed=listed).failures())
+    assert [one.anomaly for one in found] == ["rank 2", "rank 3"]  # what is new first, made plain
+    assert [one.anomaly for one in told] == ["rank 2"]
+    assert sum(count for case, count in judged.items() if case == found[1].case) < 3

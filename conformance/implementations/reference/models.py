@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -107,8 +107,8 @@ class ReferenceModel(ServedModel):
     def towers(self) -> tuple[str, ...]:
         return self._host.towers()
 
-    def read(self, *numbers: int | None, apart: bool = False) -> dict[str, Parts]:
-        return self._host.read(self._view(*numbers, apart=apart))
+    def read(self, *numbers: int | None, apart: bool = False, only: Container[str] | None = None) -> dict[str, Parts]:
+        return self._host.read(self._view(*numbers, apart=apart), only)
 
     def logits(self, number: int | None, tokens: Tensor) -> Tensor:
         return self._host.logits(self._view(number), tokens)

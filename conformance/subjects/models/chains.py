@@ -37,8 +37,8 @@ class Ends:
 class Chain:
     """Three directories, what is in the adapter's, and what was found out about them that others ask for again.
 
-    ``right`` is what each rank reads of the merged checkpoint, ``taken`` what is served alone. An adapter with
-    a feature is not merged.
+    ``right`` is what each rank reads of the merged checkpoint, ``taken`` what is served alone, ``served`` why a case
+    is not, None where it is. An adapter with a feature is not merged.
     """
 
     root: Path
@@ -46,6 +46,7 @@ class Chain:
     ends: Ends | None = None
     right: dict[Any, dict[int, Any]] = field(default_factory=dict, compare=False, repr=False)
     taken: dict[Any, dict[str, bool]] = field(default_factory=dict, compare=False, repr=False)
+    served: dict[Any, Exception | None] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def base(self) -> Path:

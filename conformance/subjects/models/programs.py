@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from conformance.engines.ranks import RankGroup
-from conformance.implementations.models import HELD, OUTPUT, ModelServer, ModelSettings, ServedModel
+from conformance.implementations.models import ModelServer, ModelSettings, ServedModel
 from conformance.subjects.models.adapters import cut
 from conformance.subjects.models.chains import Chain
 from conformance.subjects.models.company import Company, in_company
+from conformance.subjects.models.likeness import passed_over, unlike
 from conformance.subjects.models.observing import Readings, Refusal, attempt, right_readings
 from conformance.subjects.models.writings import Writing
 from conformance.subjects.outcomes import NotExercised
@@ -61,10 +62,11 @@ class Programs:
         model.remove(1)
         found = []
         for keys, only, without in self._parts():
-            by_itself = attempt(partial(model.add, 1, only)) or differ(base, model.read(1))
+            shows = partial(unlike, model, keys, group)
+            by_itself = attempt(partial(model.add, 1, only)) or shows(base) is not None
             model.remove(1)
             left_out = refusal is None and without is not None and attempt(partial(model.add, 1, without)) is None
-            found.append(Alone(keys, by_itself, not left_out or differ(whole, model.read(1))))
+            found.append(Alone(keys, by_itself, not left_out or shows(whole) is not None))
             model.remove(1)
         return base, right, refusal, found
 
@@ -79,8 +81,8 @@ class Programs:
             only = self.chain.root / f"taken-{number}"
             self._cut(only, self.chain.file.alone(keys))
             if attempt(partial(model.add, 1, only)) is None:
-                seen = model.read(1)
-                if differ(base, seen):
+                seen = unlike(model, keys, group, base)
+                if seen is not None:
                     found |= dict.fromkeys(keys, not passed_over(seen))
                 model.remove(1)
         return found
@@ -192,28 +194,3 @@ def _start(model: ServedModel) -> None:
     refusal = attempt(model.serve_adapters)
     if refusal:
         raise NotExercised(f"wrong without what it is about already: it does not start with LoRA ({refusal.kind})")
-
-
-def differ(one: Readings, other: Readings) -> bool:
-    """Whether any part of any module differs; what is no number in both, as memory that nobody wrote, does not."""
-    return any(
-        part in other[name] and not alike(tensor, other[name][part])
-        for name, parts in one.items()
-        for part, tensor in parts.items()
-    )
-
-
-def passed_over(readings: Readings) -> bool:
-    """Whether a module that is held by several names computes something else by one of them."""
-    return any(
-        part.startswith(HELD) and OUTPUT in parts and not alike(parts[OUTPUT], tensor)
-        for parts in readings.values()
-        for part, tensor in parts.items()
-    )
-
-
-def alike(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors have the same shape and numbers, and none in the same places."""
-    if torch.equal(one, other):
-        return True
-    return one.shape == other.shape and torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
@@ -61,9 +61,9 @@ class VllmHost(HostedModel):
     def towers(self) -> tuple[str, ...]:
         return self._reader.towers
 
-    def read(self, view: AdaptersView | None) -> dict[str, Parts]:
+    def read(self, view: AdaptersView | None, only: Container[str] | None = None) -> dict[str, Parts]:
         with self.ranked(), torch.no_grad(), tables.unchanged("reading"):
-            return self._reader.read(view, self.group)
+            return self._reader.read(view, self.group, only)
 
     def logits(self, view: AdaptersView | None, tokens: Tensor) -> Tensor:
         adapted = view is not None

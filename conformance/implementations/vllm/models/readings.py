@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -52,10 +52,13 @@ class Reader:
     def names(self) -> tuple[str, ...]:
         return self._names
 
-    def read(self, view: AdaptersView | None, group: RankGroup) -> dict[str, Parts]:
-        """What every module computes; with a view, a forward that ran without one has to run."""
+    def read(
+        self, view: AdaptersView | None, group: RankGroup, only: Container[str] | None = None
+    ) -> dict[str, Parts]:
+        """What every module computes, or ``only`` some; with a view, a forward that ran without one has to run."""
         self._view, self._adapted = view or AdaptersView(), view is not None
-        return {name: self._everywhere(name, group) for name in self._names}
+        asked = self._names if only is None else [name for name in self._names if name in only]
+        return {name: self._everywhere(name, group) for name in asked}
 
     def _everywhere(self, name: str, group: RankGroup) -> Parts:
         """A module as it is by its first name, and its output for whoever holds it by another one."""

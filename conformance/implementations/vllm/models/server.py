@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +101,8 @@ class VllmModel(ServedModel):
     def towers(self) -> tuple[str, ...]:
         return self._host.towers()
 
-    def read(self, *numbers: int | None, apart: bool = False) -> dict[str, Parts]:
-        return self._host.read(self._view(*numbers, apart=apart))
+    def read(self, *numbers: int | None, apart: bool = False, only: Container[str] | None = None) -> dict[str, Parts]:
+        return self._host.read(self._view(*numbers, apart=apart), only)
 
     def logits(self, number: int | None, tokens: Tensor) -> Tensor:
         return self._host.logits(self._view(number), tokens)
