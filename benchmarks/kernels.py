@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import kinds
 from benchmarks.shapes import GRID, SHARDED, Point, random_points
 from benchmarks.streams import plain_microseconds
 from benchmarks.timing import (
@@ -48,7 +49,7 @@ def measure(point: Point, peers: dict[str, Callable[[Point], Call]], best: Ceili
     l2 = torch.cuda.get_device_properties(0).L2_cache_size
     sets = [Operands.draw(point, seed) for seed in range(max(2, min(512, math.ceil(2.2 * l2 / point.moved))))]
     row: dict[str, Any] = {name: value for name, value in asdict(point).items() if name != "token_slots"}
-    row |= {"label": point.label, "adapted": point.adapted, "in_use": point.in_use}
+    row |= {"label": point.label, "adapted": point.adapted, "in_use": point.in_use, "fullest": point.fullest}
     row |= {"bytes_us": point.moved / best.bytes, "operations_us": point.operations / best.operations}
     row["floor_us"] = best.floor(point, OUR_LAUNCHES)
     if plain:
@@ -128,7 +129,7 @@ def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
 def options() -> argparse.Namespace:
     """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--output", type=Path, help="folder for NAME.json, NAME.table.md and NAME.svg")
+    parser.add_argument("--output", type=Path, help="folder for NAME.json, NAME.table.md, NAME.kinds.md and NAME.svg")
     parser.add_argument("--name", default="gpu", help="of these files")
     parser.add_argument("--random", type=int, default=0, metavar="N", help="N random shapes instead of the grid")
     parser.add_argument("--seed", type=int, default=0, help="of the random shapes")
@@ -186,6 +187,7 @@ def main() -> None:
         target = arguments.output / arguments.name
         target.with_suffix(".json").write_text(json.dumps(report, indent=1))
         target.with_suffix(".table.md").write_text(markdown(rows) + "\n")
+        target.with_suffix(".kinds.md").write_text(kinds.markdown(rows) + "\n")
         try:
             plot(rows, f"LoRA on one layer, bfloat16, {report['gpu']}", target.with_suffix(".svg"))
         except ImportError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import dataclass, field
 
 import torch
@@ -44,6 +45,11 @@ class Point:
     def in_use(self) -> int:
         """How many slots have tokens."""
         return len(set(self.token_slots) - {NO_ADAPTER})
+
+    @property
+    def fullest(self) -> int:
+        """Tokens of the slot that has most."""
+        return max(Counter(slot for slot in self.token_slots if slot != NO_ADAPTER).values(), default=0)
 
     @property
     def weights(self) -> int:

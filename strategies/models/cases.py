@@ -77,7 +77,7 @@ class ModelDraws:
     def whole(self) -> list[ModelCase]:
         """The plainest configuration with everything adapted, then those with one option changed.
 
-        In the last of these there is room for more. And experts whose number 4 ranks do not divide, or in groups.
+        In the last of these, or else in the first of all, there is room for more. And experts whose number 4 ranks do not divide, or in groups.
         """
         plainest = self._plainest()
         changed = [
@@ -88,7 +88,7 @@ class ModelDraws:
         return [
             *plainest,
             *changed[:-1],
-            *(replace(one, deployment=WIDE) for one in (changed or plainest)[-1:]),
+            *(replace(one, deployment=WIDE) for one in changed[-1:] or plainest[:1]),
             *self._experts(ConfigChoices(experts=6)),
             *(self._experts(ConfigChoices(groups=2)) if self.groups else ()),
         ]
