@@ -13,13 +13,13 @@ from conformance.subjects.models.observing import Readings
 
 
 def unlike(model: ServedModel, keys: Sequence[str], group: RankGroup, before: Readings) -> Readings | None:
-    """Readings with the adapter that differ from those before it; None if none do.
+    """Readings with the adapter, where they differ on some rank from those before it; None if none do.
 
-    Where it most likely shows is read first, and the rest if it does not; of several ranks, which read together, all.
+    Where it most likely shows is read first, and the rest if it does not.
     """
-    for only in (around(before, keys), None) if group.size == 1 else (None,):
+    for only in (around(before, keys), None):
         seen = model.read(1, only=only)
-        if differ(before, seen):
+        if group.all_reduce(torch.tensor(float(differ(before, seen)))):  # ranks read together, or none does
             return seen
     return None
 
