@@ -77,7 +77,8 @@ class ModelDraws:
     def whole(self) -> list[ModelCase]:
         """The plainest configuration with everything adapted, then those with one option changed.
 
-        In the last of these, or else in the first of all, there is room for more. And experts whose number 4 ranks do not divide, or in groups.
+        In the last of these, or else in the first of all, there is room for more. And experts whose number 4 ranks do
+        not divide, or in groups.
         """
         plainest = self._plainest()
         changed = [
