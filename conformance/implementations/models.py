@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Container, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ class ModelSettings:
     ``lora`` says whether adapters can be loaded at all, ``fused_experts`` that they have the experts of a layer in one
     tensor; ``options`` are further options of the implementation, switched on or ``name=value``. Beside ``max_loras``
     active adapters ``spare`` more are kept, in bfloat16 where they are ``narrow``. LoRA is ``restricted`` to modules
-    whose names end so, if any are given.
+    whose names end so, if any are given. The ranks have the layers of one ``stage`` of a pipeline, out of so many.
     """
 
     lora: bool = True
@@ -65,11 +65,13 @@ class ModelSettings:
     spare: int = 0
     narrow: bool = False
     restricted: tuple[str, ...] = ()
+    stage: tuple[int, int] = (0, 1)
     dtype: torch.dtype = torch.float32
 
     def of_base(self) -> ModelSettings:
         """The same without what is about adapters alone, of which a model that has none shows nothing."""
-        return ModelSettings(self.lora, fused_experts=self.fused_experts, options=self.options, dtype=self.dtype)
+        plain = ModelSettings(self.lora, fused_experts=self.fused_experts, options=self.options, dtype=self.dtype)
+        return replace(plain, stage=self.stage)
 
 
 class ServedModel(ABC):
@@ -136,11 +138,12 @@ class ModelServer(ABC):
 
     ``expert_parallel`` is the option of `ModelSettings` that gives each rank some experts of a mixture whole, in the
     place of a part of each, and ``in_turn`` a further one for those that are in groups, by which the ranks get them in
-    turn; empty where there is none.
+    turn; empty where there is none. ``pipelined`` says that it loads single stages of a pipeline.
     """
 
     expert_parallel = ""
     in_turn = ""
+    pipelined = False
 
     @abstractmethod
     def prepare(self) -> None:

@@ -7,11 +7,17 @@ from contextlib import suppress
 from dataclasses import replace
 
 from conformance.implementations.models import ModelServer
-from conformance.judging.served_models import presume_served, programs_of, require_served
-from conformance.subjects.models.observing import server_of
-from conformance.subjects.outcomes import NotApplicable
+from conformance.judging.facts import Place, Raised
+from conformance.judging.models import require_merged
+from conformance.judging.served_models import on_all, presume_served, programs_of, require_served
+from conformance.judging.verdicts import Violation
+from conformance.subjects.models.observing import Refusal, chains, server_of
+from conformance.subjects.models.programs import Seen
+from conformance.subjects.outcomes import NotApplicable, NotExercised
 from conformance.subjects.subject import Subject
 from strategies.models.cases import ModelCase
+
+ROLE_OF_STAGES = "layers dealt out to stages"
 
 
 def require_same_on_all_ranks(subject: Subject, case: ModelCase) -> None:
@@ -24,6 +30,28 @@ def require_same_on_all_ranks(subject: Subject, case: ModelCase) -> None:
                 require_served(subject, of_whole_experts(case, options), " and ".join(options))
     for fully_sharded in (False, True):
         require_served(subject, replace(case, fully_sharded=fully_sharded), f"fully_sharded={fully_sharded}")
+    if case.stages > 1 and server_of(subject).pipelined:
+        with suppress(NotApplicable):  # where the class is not served so
+            _require_same_of_stages(subject, replace(case, tp_size=1, fully_sharded=False))
+
+
+def _require_same_of_stages(subject: Subject, case: ModelCase) -> None:
+    """Raises where a stage of a pipeline does not take what the whole model does, or serves its layers wrongly."""
+    __tracebackhide__ = True
+    stages = [replace(case, stage=stage) for stage in range(case.stages)]
+    for stage, seen in zip(stages, [_stage_served(subject, stage) for stage in stages], strict=True):
+        how = f"stage {stage.stage} of {stage.stages}"
+        if isinstance(seen, Refusal):
+            said = Raised(seen.kind, " ".join(seen.message.split())[:400], seen.site)
+            raise Violation("raised", said, stage, Place(setting=how, role=ROLE_OF_STAGES))
+        require_merged(stage, chains().of(case), [seen], how)
+
+
+def _stage_served(subject: Subject, case: ModelCase) -> Seen | Refusal:
+    try:
+        return on_all(subject, case, programs_of(subject, case).served)[0]
+    except NotExercised as error:  # it does not start with LoRA, as the whole model does
+        return Refusal(type(error).__name__, str(error))
 
 
 def _ways(server: ModelServer, case: ModelCase) -> Iterator[tuple[str, ...]]:

@@ -11,10 +11,15 @@ from strategies.models.cases import ModelCase
 
 
 def remaining(found: Violation) -> ModelCase | None:
-    """The case with the targets left alone that are wrong in the same role; None where nothing remains of it."""
+    """The case with the targets left alone that are wrong in the same role; None where nothing remains of it.
+
+    Of one whose stage takes no such adapter the rest is asked of all layers on one rank.
+    """
     case, fact = found.case, found.fact
     keys = (*fact.keys, *fact.alike) if isinstance(fact, Lost) else (fact.tensor,) if isinstance(fact, Added) else ()
     modules = [module for module in map(module_of, keys) if module]
+    if isinstance(case, ModelCase) and case.stage is not None and not modules:
+        return replace(case, stages=1, stage=None)
     if not isinstance(case, ModelCase) or not modules:
         return None
     adapter = case.adapter.without(tuple(name for module in modules for name in (module, f"{module}.weight")))

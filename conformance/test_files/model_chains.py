@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,9 +149,8 @@ def definitions(engine: Engine) -> list[str]:
     constants += [constant("ENGINE", engine.options()), *_stand_ins(engine.config.content), *_room(engine), _GROUPS]
     published = [_PUBLISH] if any(engine.config.published.values()) else []
     filled = _FILL.replace("{seed}", str(engine.case.seed)).replace("{{name}}", "{name}")
-    size = f"    config.parallel_config.tensor_parallel_size = {engine.case.tp_size}\n    with"
-    served = _SERVED.replace("    with", size, 1) if engine.case.tp_size > 1 else _SERVED
-    return ["\n".join(constants), filled, *published, served]
+    dealt = "\n".join([*_dealt_out(engine.case), "    with"])
+    return ["\n".join(constants), filled, *published, _SERVED.replace("    with", dealt, 1)]
 
 
 def made(engine: Engine, *, merged: bool, cut: bool) -> list[str]:
@@ -176,6 +175,17 @@ def made(engine: Engine, *, merged: bool, cut: bool) -> list[str]:
             else []
         ),
     ]
+
+
+def _dealt_out(case: ModelCase) -> Iterator[str]:
+    """Statements by which a rank has a part of each layer, or the layers of one stage."""
+    if case.tp_size > 1:
+        yield f"    config.parallel_config.tensor_parallel_size = {case.tp_size}"
+    if case.stage is not None:
+        ends = f"is_first_rank={case.stage == 0}, is_last_rank={case.stage == case.stages - 1}"
+        yield f"    config.parallel_config.pipeline_parallel_size = {case.stages}"
+        yield f"    stage = SimpleNamespace(rank_in_group={case.stage}, world_size={case.stages}, {ends})"
+        yield "    parallel_state._PP = stage  # stands in for that stage's rank"
 
 
 def _stand_ins(content: Any) -> Sequence[str]:

@@ -81,6 +81,8 @@ def _loads(told: Told) -> Script:
 def _merged(told: Told) -> Script:
     """MODEL-2 and MODEL-7: what the adapter adds to a module is what the merged checkpoint adds."""
     fact = told.fact
+    if isinstance(fact, Raised) and told.case.stage is not None:  # of an adapter that the whole model takes
+        return scripted(told, ['_, worker = served(f"{folder}/base")', *requested(told), adding(told)])
     if not isinstance(fact, Added):
         raise CannotWrite("it was stored by an older release, in words alone; replay it")
     if fact.part == ROWS or told.place.module == LOGITS:

@@ -27,6 +27,7 @@ from strategies.models.configs import ConfigChoices, Switch
 from strategies.models.deployments import DEPLOYMENTS, WIDE, Deployment
 
 TP_SIZES = (1, 1, 2, 2, 4)
+STAGES = 2  # of a pipeline, where there are layers for them
 _PLACES = 60  # a multiple of any number of sizes to draw from
 
 
@@ -36,7 +37,8 @@ class ModelCase(Spec):
 
     ``target`` is what is certified, by the name it was given; ``config`` says how small its configuration is, and how
     it differs from the type's own. ``options`` are those of the deployment that are given. Every tensor is a
-    pure function of ``seed`` and its name.
+    pure function of ``seed`` and its name. Layers can be dealt out to ``stages`` of a pipeline; the ranks are one
+    ``stage`` of them, or have all layers where that is None.
     """
 
     target: str = "llama"
@@ -48,6 +50,8 @@ class ModelCase(Spec):
     seed: int = 0
     options: tuple[str, ...] = ()
     deployment: Deployment = Deployment()  # noqa: RUF009 - frozen
+    stages: int = 1
+    stage: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +125,8 @@ class ModelDraws:
         """The plainest configuration with everything adapted, without and with what is no module's weight.
 
         The language model by itself follows, each of the latter, as of stacked experts one parameter is not found
-        alone in a larger file, and a head that classifies, which the adapter holds whole.
+        alone in a larger file, and a head that classifies, which the adapter holds whole. Layers are dealt out to
+        stages where there are enough of them.
         """
         offer = self.offer(ConfigChoices())
         if offer is None:
@@ -133,8 +138,9 @@ class ModelDraws:
         alone = [ModelAdapter(offer.alone)] if offer.alone else []
         heads = [ModelAdapter(plain[:1], saved=(one,)) for one in offer.saved if one in SAVED_HEADS]
         adapters = dict.fromkeys((ModelAdapter(modules), ModelAdapter(plain, parameters), *alone, *single, *heads))
+        stages = STAGES if offer.layers >= STAGES else 1
         return [
-            ModelCase(self.path, adapter=one, dtype=self.dtypes[0], options=options)
+            ModelCase(self.path, adapter=one, dtype=self.dtypes[0], options=options, stages=stages)
             for options in self.deployments
             for one in adapters
             if offer.modules
@@ -236,6 +242,7 @@ def model_cases(
     dtype, seed = draw(sampled(target.dtypes, "dtype")), draw(numbers(2**16, "seed"))
     options, deployment = draw(sampled(target.deployments, "options")), draw(sampled(DEPLOYMENTS, "deployment"))
     tp_size, fully_sharded = served[draw(numbers(_PLACES, "tp size")) % len(served)], draw(numbers(2, "fully sharded"))
+    stages = draw(sampled((1, STAGES), "stages")) if offer.layers >= STAGES else 1
     return ModelCase(
         target=target.path,
         config=config,
@@ -246,4 +253,5 @@ def model_cases(
         seed=seed,
         options=options,
         deployment=deployment,
+        stages=stages,
     )

@@ -1,7 +1,8 @@
-"""More bugs on the seam: of names, patterns, ends and ranks; `planted` has them with its own."""
+"""More bugs on the seam: of names, patterns, ends, ranks and stages; `planted` has them with its own."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -104,3 +105,36 @@ def every_rank_takes_the_first_ones_columns(monkey: pytest.MonkeyPatch) -> None:
 @planted("MODEL-7", "other-rank", target="qwen3_moe", adapter={"parameters": EXPERTS, "rank": 2}, tp_size=2)
 def every_rank_takes_the_first_ones_experts(monkey: pytest.MonkeyPatch) -> None:
     monkey.setattr(part("layers", "FusedMoEWithLoRA"), "ep_rank", 0)
+
+
+STAGES: dict[str, Any] = {"config": ConfigChoices(layers=2), "stages": 2}
+
+
+@planted("MODEL-7", "other-module", "o_proj", **STAGES)
+def layers_are_counted_from_the_first_of_a_stage(monkey: pytest.MonkeyPatch) -> None:
+    def counted(original: Any, self: Any, lora: Any, name: str) -> Any:
+        first = self.model.model.start_layer
+        own = re.sub(r"(?<=layers\.)\d+", lambda number: str(int(number.group()) - first), name)
+        return original(self, lora, own)
+
+    around(monkey, part("model_manager", "LoRAModelManager"), "_get_lora_layer_weights", counted)
+
+
+@planted("MODEL-7", "raised", "o_proj", **STAGES)
+def layers_of_other_stages_are_refused(monkey: pytest.MonkeyPatch) -> None:
+    def refuse(original: Any, self: Any, lora: Any) -> Any:
+        for name in lora.loras:
+            if name not in self.modules:
+                raise ValueError(f"the model has no {name}")
+        return original(self, lora)
+
+    around(monkey, part("model_manager", "LoRAModelManager"), "_add_adapter", refuse)
+
+
+@planted("MODEL-7", "raised", "o_proj", **STAGES)
+def a_stage_without_an_embedding_does_not_start(monkey: pytest.MonkeyPatch) -> None:
+    def create(original: Any, self: Any) -> Any:
+        assert hasattr(self.model.model.embed_tokens, "org_vocab_size")
+        return original(self)
+
+    around(monkey, part("model_manager", "LoRAModelManager"), "_create_lora_modules", create)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 
+import pytest
 from hypothesis import Phase, find
+from hypothesis.errors import NoSuchExample
 from hypothesis.strategies import SearchStrategy
 
 from conformance.certification.clause_tests import checks_of
@@ -50,6 +52,16 @@ def test_a_case_is_served_on_each_number_of_ranks_that_a_clause_asks_for() -> No
     found = drawn(model_cases(tp_sizes=(2, 4)))
     assert {(case.tp_size, case.fully_sharded) for case in found} == {(2, False), (2, True), (4, False), (4, True)}
     assert not any(case.fully_sharded for case in drawn(model_cases(tp_sizes=(1,))))
+
+
+def test_layers_are_dealt_out_to_stages_now_and_then_where_there_are_enough_of_them() -> None:
+    found = drawn(model_cases())
+    assert 5 < sum(case.stages == 2 for case in found) < 25
+    assert {case.stage for case in found} == {None}  # which is the clause's to choose
+    assert {case.stages for case in DRAWS.whole()} == {1, 2}
+    of_one_layer = replace(DRAWS, offer=lambda config: replace(OFFER, layers=1))
+    with targeting_model(of_one_layer), pytest.raises(NoSuchExample):
+        find(model_cases(), lambda case: case.stages > 1)
 
 
 def test_they_shrink_to_one_target_on_one_rank() -> None:

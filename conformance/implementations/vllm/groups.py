@@ -101,6 +101,50 @@ class TensorParallelStandIn:
         )
 
 
+class Stage:
+    """Stands in for vLLM's group of pipeline stages, which loading asks for layers and nothing else.
+
+    Which stage it is, and of how many, is what the calling thread has said in `staged`; the rest is the ``group``'s.
+    """
+
+    def __init__(self, group: Any) -> None:
+        self._group = group
+
+    @property
+    def rank_in_group(self) -> int:
+        return _stage()[0]
+
+    @property
+    def world_size(self) -> int:
+        return _stage()[1]
+
+    @property
+    def is_first_rank(self) -> bool:
+        return _stage()[0] == 0
+
+    @property
+    def is_last_rank(self) -> bool:
+        return _stage()[0] == _stage()[1] - 1
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._group, name)
+
+
+@contextmanager
+def staged(stage: tuple[int, int]) -> Iterator[None]:
+    """Has this thread's models be one stage of a pipeline, out of so many."""
+    before = _stage()
+    _thread.stage = stage
+    try:
+        yield
+    finally:
+        _thread.stage = before
+
+
+def _stage() -> tuple[int, int]:
+    return getattr(_thread, "stage", (0, 1))
+
+
 @cache
 def stand_in() -> TensorParallelStandIn:
     """The one of this process."""

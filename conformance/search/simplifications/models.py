@@ -12,7 +12,7 @@ from strategies.models.cases import ModelCase
 
 def simpler_models(case: ModelCase) -> Iterator[ModelCase]:
     """Every case that is plainer than ``case`` in one part: one rank, one target, the type's own configuration."""
-    yield from by_default(case, "config", "deployment")
+    yield from by_default(case, "config", "deployment", "stages")
     yield from changed(case, {"tp_size": 1, "fully_sharded": False}, {"tp_size": min(2, case.tp_size)})
     yield from by_default(case, "fully_sharded", "dtype", "seed")
     yield from (replace(case, config=config) for config in by_default(case.config))

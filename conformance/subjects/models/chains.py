@@ -90,7 +90,7 @@ class Chains:
             NotApplicable: PEFT makes no such adapter.
             HarnessError: transformers or PEFT cannot make it, or PEFT's merge is not W + scaling · B · A.
         """
-        key = replace(case, tp_size=1, fully_sharded=False, options=(), deployment=PLAIN)
+        key = replace(case, tp_size=1, fully_sharded=False, options=(), deployment=PLAIN, stages=1, stage=None)
         if key not in self._chains:
             self._made += 1
             self._chains[key] = self._made_of(key)

@@ -81,6 +81,7 @@ def settings_of(case: ModelCase, chain: Chain) -> ModelSettings:
         spare=asked.spare,
         narrow=asked.narrow,
         restricted=asked.modules,
+        stage=(0, 1) if case.stage is None else (case.stage, case.stages),
         dtype=getattr(torch, case.dtype.of_tensors),
     )
 

@@ -21,6 +21,7 @@ from unittest.mock import patch
 import torch
 
 from conformance.implementations.models import ModelSettings, NoForward
+from conformance.implementations.vllm.groups import Stage
 from conformance.implementations.vllm.models.registry import converted
 from conformance.implementations.vllm.models.stand_ins import put_in_place
 from conformance.implementations.vllm.models.towers import make_small
@@ -62,6 +63,7 @@ def groups() -> None:
     state.init_distributed_environment(1, 0, f"file://{folder}/file", 0, backend="gloo")
     state._TP = None  # the stand-in, where single layers were run before
     state.initialize_model_parallel(1, 1)
+    state._PP = Stage(state._PP)
     if runtime().device == "cpu":
         _without_kernels_of_a_cpu()
     else:
@@ -96,7 +98,7 @@ def engine_config(directory: Path, settings: ModelSettings, tp_size: int) -> Any
     would ask for devices; so is float64, which it cannot be told, and how adapters are sharded.
     """
     said = tuple((path.name, path.read_bytes()) for path in sorted(directory.rglob("*.json")))
-    key = model_class(directory), said, replace(settings, fully_sharded=False)
+    key = model_class(directory), said, replace(settings, fully_sharded=False, stage=(0, 1))
     if key not in _made:
         if len(_made) == _CONFIGS_KEPT:
             del _made[next(iter(_made))]
@@ -105,7 +107,9 @@ def engine_config(directory: Path, settings: ModelSettings, tp_size: int) -> Any
     config.model_config.model = config.model_config.served_model_name = str(directory)
     if config.lora_config is not None:
         config.lora_config.fully_sharded_loras = settings.fully_sharded
-    config.parallel_config.tensor_parallel_size = config.parallel_config.world_size = tp_size
+    stages = settings.stage[1]
+    config.parallel_config.tensor_parallel_size, config.parallel_config.pipeline_parallel_size = tp_size, stages
+    config.parallel_config.world_size = tp_size * stages
     config.model_config.verify_with_parallel_config(config.parallel_config)
     if settings.dtype is torch.float64:
         _in_double(config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from conformance.implementations.models import (
     NoForward,
     Parts,
 )
-from conformance.implementations.vllm.groups import ranked
+from conformance.implementations.vllm.groups import ranked, staged
 from conformance.implementations.vllm.models import engine, forwards
 from conformance.implementations.vllm.models.bare import bare_model
 from conformance.implementations.vllm.models.readings import Reader, is_embedding, is_head, own_tensors
@@ -40,7 +40,7 @@ class VllmHost(HostedModel):
     """One rank's model, which is made inside `loading`."""
 
     def __init__(self, directory: Path, settings: ModelSettings, group: RankGroup) -> None:
-        self.group = group
+        self.group, self._stage = group, settings.stage
         self.config = engine.engine_config(directory, settings, group.size)
         with forwards.doubled() if settings.dtype is torch.float64 else nullcontext():
             self.model = self.within(importlib.import_module("vllm.model_executor.model_loader").get_model)
@@ -52,8 +52,10 @@ class VllmHost(HostedModel):
         with importlib.import_module("vllm.config").set_current_vllm_config(self.config):
             return build(vllm_config=self.config)
 
-    def ranked(self) -> AbstractContextManager[None]:
-        return ranked(self.group)
+    @contextmanager
+    def ranked(self) -> Iterator[None]:
+        with staged(self._stage), ranked(self.group):
+            yield
 
     def names(self) -> tuple[str, ...]:
         return self._reader.names
@@ -109,7 +111,7 @@ class VllmModelLibrary(ModelLibrary):
     def host(self, directory: Path, settings: ModelSettings, group: RankGroup) -> HostedModel:
         with tables.unchanged("loading"):
             try:
-                with loading(group):
+                with loading(group, settings.stage):
                     return VllmHost(directory, settings, group)
             except Exception as error:
                 raise BaseModelError(f"{type(error).__name__}: {error}") from error
@@ -119,10 +121,10 @@ class VllmModelLibrary(ModelLibrary):
 
 
 @contextmanager
-def loading(group: RankGroup) -> Iterator[None]:
-    """Inside, vLLM's loader runs for this rank."""
+def loading(group: RankGroup, stage: tuple[int, int]) -> Iterator[None]:
+    """Inside, vLLM's loader runs for this rank, of one stage out of so many."""
     engine.groups()
-    with ranked(group), engine.quick_loading(), engine.without_amx(), engine.defined_memory():
+    with staged(stage), ranked(group), engine.quick_loading(), engine.without_amx(), engine.defined_memory():
         yield
 
 

@@ -34,7 +34,7 @@ _NO_LORA = ("does not support LoRA", "LoRA is not supported", "not supported for
 class VllmModels(ModelServer):
     """Loads what `vllm serve` would."""
 
-    expert_parallel, in_turn = EXPERT_PARALLEL, IN_TURN
+    expert_parallel, in_turn, pipelined = EXPERT_PARALLEL, IN_TURN, True
 
     def prepare(self) -> None:
         engine.prepare()
@@ -47,7 +47,7 @@ class VllmModels(ModelServer):
     def load(self, directory: Path, settings: ModelSettings, group: RankGroup) -> ServedModel:
         with tables.unchanged("loading"):
             try:
-                with loading(group):
+                with loading(group, settings.stage):
                     return VllmModel(VllmHost(directory, settings, group), settings)
             except Exception as error:
                 said = f"{type(error).__name__}: {error}"
