@@ -11,8 +11,11 @@ from conformance.judging.facts import Place, Raised
 from conformance.judging.models import require_merged
 from conformance.judging.served_models import on_all, presume_served, programs_of, require_served
 from conformance.judging.verdicts import Violation
+from conformance.subjects.models.checkpoints import content_of
+from conformance.subjects.models.layer_lists import number_of_layers
 from conformance.subjects.models.observing import Refusal, chains, server_of
 from conformance.subjects.models.programs import Seen
+from conformance.subjects.models.traits import language_model
 from conformance.subjects.outcomes import NotApplicable, NotExercised
 from conformance.subjects.subject import Subject
 from strategies.models.cases import ModelCase
@@ -30,7 +33,7 @@ def require_same_on_all_ranks(subject: Subject, case: ModelCase) -> None:
                 require_served(subject, of_whole_experts(case, options), " and ".join(options))
     for fully_sharded in (False, True):
         require_served(subject, replace(case, fully_sharded=fully_sharded), f"fully_sharded={fully_sharded}")
-    if case.stages > 1 and server_of(subject).pipelined:
+    if 1 < case.stages <= layers_dealt_out(case) and server_of(subject).pipelined:
         with suppress(NotApplicable):  # where the class is not served so
             _require_same_of_stages(subject, replace(case, tp_size=1, fully_sharded=False))
 
@@ -45,6 +48,11 @@ def _require_same_of_stages(subject: Subject, case: ModelCase) -> None:
             said = Raised(seen.kind, " ".join(seen.message.split())[:400], seen.site)
             raise Violation("raised", said, stage, Place(setting=how, role=ROLE_OF_STAGES))
         require_merged(stage, chains().of(case), [seen], how)
+
+
+def layers_dealt_out(case: ModelCase) -> int:
+    """How many layers there are to deal out: those of the language model, which no tower's are."""
+    return number_of_layers(language_model(content_of(case))[1])
 
 
 def _stage_served(subject: Subject, case: ModelCase) -> Seen | Refusal:

@@ -89,6 +89,8 @@ def _merged(told: Told) -> Script:
         raise CannotWrite("an embedding's or a head's numbers have no form as a single file yet; replay the case")
     if told.case.tp_size > 1 and fact.part in EXPERTS:
         raise CannotWrite("experts on several ranks have no form as a single file yet; replay the case")
+    if told.case.options and fact.part in EXPERTS:
+        raise CannotWrite("experts under an option have no form as a single file yet; replay the case")
     if fact.part.startswith(HELD):
         return _held(told, fact.part.removeprefix(HELD))
     served = ['model, worker = served(f"{folder}/base")', 'other, _ = served(f"{folder}/merged")', *requested(told)]

@@ -107,6 +107,24 @@ def every_rank_takes_the_first_ones_experts(monkey: pytest.MonkeyPatch) -> None:
     monkey.setattr(part("layers", "FusedMoEWithLoRA"), "ep_rank", 0)
 
 
+@planted(
+    "MODEL-2",
+    "rows-moved",
+    target="gpt_oss",
+    adapter={"parameters": EXPERTS},
+    options=("enable_mixed_moe_lora_format",),
+)
+def rows_that_alternate_are_taken_for_halves(monkey: pytest.MonkeyPatch) -> None:
+    def under_another_name(original: Any, self: Any, *given: Any) -> Any:
+        name, self.model.config.architectures = self.model.config.architectures, ["AnotherForCausalLM"]
+        try:
+            return original(self, *given)
+        finally:
+            self.model.config.architectures = name
+
+    around(monkey, part("model_manager", "LoRAModelManager"), "_convert_3d_to_2d_moe_lora", under_another_name)
+
+
 STAGES: dict[str, Any] = {"config": ConfigChoices(layers=2), "stages": 2}
 
 

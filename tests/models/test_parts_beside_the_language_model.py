@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from conformance.certification.clause_tests import bodies_of
 from conformance.implementations.vllm.models.readings import Reader
+from conformance.judging.ranks_of_models import layers_dealt_out
 from conformance.judging.verdicts import Violation
 from conformance.subjects.models.chains import make
 from conformance.subjects.models.checkpoints import content_of, offer_of
@@ -81,3 +82,10 @@ def test_a_model_without_towers_is_not_asked_for_their_tokens(subject: Subject) 
 
 def test_the_offer_has_a_head_that_classifies_before_others() -> None:
     assert offer_of(resolve(CLASSIFIER.target), ConfigChoices()).saved[0] == "score"
+
+
+def test_layers_of_a_tower_are_not_dealt_out_to_stages() -> None:
+    molmo = "MolmoForCausalLM"
+    assert offer_of(resolve(molmo), ConfigChoices()).layers > 1  # the tower has more than the language model
+    assert layers_dealt_out(ModelCase(molmo)) == 1
+    assert layers_dealt_out(ModelCase(molmo, ConfigChoices(layers=2))) == 2

@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from conformance.judging.causes import causes
-from conformance.judging.facts import Place
+from conformance.judging.facts import Place, Raised
 from conformance.judging.model_facts import Added, Lost
 from conformance.judging.verdicts import Failure, Violation
 from conformance.regressions.entries import StoredFailure
@@ -65,6 +65,12 @@ def test_what_remains_is_looked_at_without_the_targets_that_vanished() -> None:
     assert both.adapter.modules == ("down_proj",)
     alone = ModelCase(adapter=ModelAdapter((), ("mlp.gate.weight",)))
     assert remaining(vanished("mlp.gate", case=alone)) is None
+
+
+def test_what_remains_of_a_stage_that_takes_no_such_adapter_is_the_whole_model() -> None:
+    refused = Violation("raised", Raised("ValueError", "no"), ModelCase(stages=2, stage=1))
+    assert remaining(refused) == ModelCase()
+    assert remaining(Violation("raised", Raised("ValueError", "no"), ModelCase(stages=2))) is None
 
 
 @pytest.mark.parametrize(

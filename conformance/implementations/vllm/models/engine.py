@@ -117,6 +117,7 @@ def engine_config(directory: Path, settings: ModelSettings, tp_size: int) -> Any
 
 
 def _engine_config(directory: Path, cls: Any, settings: ModelSettings) -> Any:
+    mixed = settings.fused_experts and not getattr(cls, "is_3d_moe_weight", False)
     options = importlib.import_module("vllm.engine.arg_utils").EngineArgs(
         model=str(directory),
         skip_tokenizer_init=True,
@@ -135,8 +136,7 @@ def _engine_config(directory: Path, cls: Any, settings: ModelSettings) -> Any:
         enable_prefix_caching=False,
         load_format="hf",
         use_tqdm_on_load=False,
-        enable_mixed_moe_lora_format=settings.fused_experts and not getattr(cls, "is_3d_moe_weight", False),
-        **given(settings.options),
+        **{"enable_mixed_moe_lora_format": mixed, **given(settings.options)},
     )
     return options.create_engine_config()
 

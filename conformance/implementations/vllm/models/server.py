@@ -41,7 +41,10 @@ class VllmModels(ModelServer):
 
     def options(self, architecture: str) -> tuple[str, ...]:
         cls = engine.class_of(architecture)
-        declared = {"enable_tower_connector_lora": "supports_tower_connector_lora"}
+        declared = {
+            "enable_tower_connector_lora": "supports_tower_connector_lora",
+            "enable_mixed_moe_lora_format": "is_3d_moe_weight",  # who has not takes stacked experts with it alone
+        }
         return tuple(option for option, flag in declared.items() if getattr(cls, flag, False))
 
     def load(self, directory: Path, settings: ModelSettings, group: RankGroup) -> ServedModel:

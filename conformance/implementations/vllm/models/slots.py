@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,8 +32,14 @@ def expert_weights(lora: Any, own: Mapping[str, Tensor], slot: int, group: RankG
     ]
     a, b = lora.w2_lora_a_stacked[0][slot], lora.w2_lora_b_stacked[0][slot]
     second = torch.einsum("eor,eri->eoi", _whole(b, own["w2_weight"].shape[1], group, dim=1).float(), a.float())
-    deltas = {"w13_weight": torch.cat(first, dim=1), "w2_weight": second}
+    deltas = {"w13_weight": _gate_and_up(first, lora), "w2_weight": second}
     return {name: _added(own[name], delta) for name, delta in deltas.items()}
+
+
+def _gate_and_up(parts: Sequence[Tensor], lora: Any) -> Tensor:
+    """What kernels make of the slices: one behind the other, or row by row in turn where the activation wants that."""
+    in_turn = len(parts) == 2 and getattr(lora.moe_config.activation, "name", "") == "SWIGLUOAI"
+    return torch.stack(tuple(parts), dim=2).flatten(1, 2) if in_turn else torch.cat(tuple(parts), dim=1)
 
 
 def _added(weight: Tensor, delta: Tensor) -> Tensor:
