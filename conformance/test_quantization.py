@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from conformance.implementations.schemes import METHODS
-from conformance.judging.assertions import assert_merged_equivalence, assert_outputs, observed
+from conformance.judging.anomalies import UNEXPLAINED
+from conformance.judging.assertions import assert_merged_equivalence, assert_outputs, first_difference, observed
 from conformance.judging.facts import Aspect, Difference, Place
 from conformance.judging.verdicts import Violation
-from conformance.oracles.linear import expected_of
+from conformance.oracles.linear import Expected, expected_of
 from conformance.oracles.quantized import checkpoint_weight, probed_weight, quantization_error, weight_of
 from conformance.subjects.building import flatten
 from conformance.subjects.linear import RankSession
@@ -20,7 +22,7 @@ from conformance.subjects.outcomes import NotExercised
 from conformance.subjects.subject import Subject
 from conformance.suite.clauses import check
 from conformance.values.linear import product_alone, values_of
-from strategies.cases import Case, Quantization
+from strategies.cases import Case, Quantization, Regime
 from strategies.classes import UNCHANGED
 from strategies.drawing import cases
 from strategies.forwards import Forward
@@ -41,7 +43,7 @@ def assert_faithful(subject: Subject, case: Case) -> None:
             return dense, probed_weight(rank.base, dense.shape[1], case)
 
     for rank, (dense, probed) in enumerate(observed(subject, case, program)):
-        excess = (probed - dense).abs() - quantization_error(case, dense)
+        excess = ((probed - dense).abs() - quantization_error(case, dense)).nan_to_num(torch.inf)
         if bool((excess > 0).any()):
             row, column = divmod(int(excess.argmax()), dense.shape[1])
             seen, right = (float(one[row, column]) for one in (probed, dense))
@@ -67,31 +69,60 @@ def test_a_sibling_that_dequantizes_the_weight_gets_the_adapter_or_is_reported(s
         raise NotExercised("the weight is not stored quantized")
     alone = product_alone(case)
 
-    def program(rank: RankSession) -> list[Tensor] | None:
+    def program(rank: RankSession) -> tuple[Tensor, Tensor | None] | None:
         rank.build().wrap().load()
         with subject.implementation.layers.ranked(rank.group):
             subject.implementation.select(rank.layer, case.token_slots)
             try:
-                return flatten(dequantized_product(case, rank.layer, rank.local_input()))
+                (output,) = flatten(dequantized_product(case, rank.layer, rank.local_input()))
             except subject.implementation.refusals:
                 return None  # reported
+            return output, scale_after(case, rank.base)
 
     seen = observed(subject, case, program)
-    served = [outputs for outputs in seen if outputs is not None]
+    served = [one for one in seen if one is not None]
     if not served:
         return
     if len(served) < len(seen):
         raise Violation("weight-stolen", f"reported on {len(seen) - len(served)} of {len(seen)} ranks only", case)
     expected = expected_of(subject, alone, replace(values_of(case), biases=()))
-    dropped = all(torch.equal(one.double(), right.base[0]) for (one,), right in zip(served, expected, strict=True))
-    assert_outputs(alone, served, expected, default="weight-stolen" if dropped else "unexplained")
+    name = partial(_stolen, alone, served, expected)
+    assert_outputs(alone, [[output] for output, _ in served], expected, default=name)
+
+
+def _stolen(case: Case, served: list[tuple[Tensor, Tensor | None]], expected: list[Expected]) -> str:
+    """What a sibling got: its product without adapters, or with a contribution that it multiplied with its scale."""
+    ranks = [(output, scale, right) for (output, scale), right in zip(served, expected, strict=True)]
+    if all(first_difference(case, [output], replace(right, values=right.base)) is None for output, _, right in ranks):
+        return "weight-stolen"
+    # Where the sum comes before the scale it rounds, in the exact regime, too.
+    rounded = replace(case, regime=Regime.ROUNDED)
+    scaled = all(
+        scale is not None and first_difference(rounded, [output], _with_scaled_delta(right, scale.double())) is None
+        for output, scale, right in ranks
+    )
+    return "scale-wrong" if scaled else UNEXPLAINED
+
+
+def _with_scaled_delta(right: Expected, scale: Tensor) -> Expected:
+    """One rank's answer with its contribution multiplied by ``scale [rows]``."""
+    (base,), delta = right.base, (right.values[0] - right.base[0]) * scale
+    magnitudes = right.magnitudes or (base.abs() + delta.abs(),)
+    return replace(right, values=(base + delta,), magnitudes=magnitudes)
+
+
+def scale_after(case: Case, layer: nn.Module) -> Tensor | None:
+    """What the sibling multiplies its product with ``[local rows]``, where it does not scale the weight before."""
+    if case.quantization not in SCALED_BY_ROW or not case.seed % 2:
+        return None
+    scale = layer.weight_scale
+    assert isinstance(scale, Tensor)
+    return scale.flatten()
 
 
 def dequantized_product(case: Case, layer: nn.Module, x: Tensor) -> Tensor:
     """A fused fast path: multiplies with the stored weight from outside, scales before or after the product."""
-    after = case.quantization in SCALED_BY_ROW
-    if after and case.seed % 2:
-        scale = layer.weight_scale
-        assert isinstance(scale, Tensor)
-        return functional.linear(x, weight_of(layer).to(x.dtype)) * scale.flatten().to(x.dtype)
+    scale = scale_after(case, layer)
+    if scale is not None:
+        return functional.linear(x, weight_of(layer).to(x.dtype)) * scale.to(x.dtype)
     return functional.linear(x, METHODS[case.quantization]().dequantize(layer))

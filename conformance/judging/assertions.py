@@ -102,11 +102,11 @@ def assert_outputs(
 
     def name() -> str:
         found = explain(case, actual, expected, subject) if subject else UNEXPLAINED
-        if found == UNEXPLAINED and not subject and default == UNEXPLAINED:
-            return common_trait(case, actual, expected) or UNEXPLAINED
-        if found != UNEXPLAINED:
-            return found
-        return default if isinstance(default, str) else default()
+        if found == UNEXPLAINED:
+            found = default if isinstance(default, str) else default()
+        if found == UNEXPLAINED and not subject:
+            found = common_trait(case, actual, expected) or UNEXPLAINED
+        return found
 
     for rank, (outputs, right) in enumerate(zip(actual, expected, strict=True)):
         difference = first_difference(case, outputs, right)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import permutations
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from conformance.subjects.outcomes import NotExercised
 from conformance.subjects.programs import ModelSession, observe_model
 from conformance.subjects.records import LayerOutput, Problem, Record
 from conformance.subjects.subject import Subject
-from strategies.programs import Misfit, Program
+from strategies.programs import Companion, Misfit, Program
 
 Shown = list[list[Record]]
 
@@ -97,22 +98,32 @@ def assert_companion_served(
         seen = output.tensors[0].double()
         anomaly = UNEXPLAINED
         if seen.shape == right.shape and not torch.equal(seen, right):
-            numbers = range(-1, len(values.program.adapters))
-            every = {number: values.of_companion(index, (number,) * len(tokens)) for number in numbers}
-            anomaly = stale_or_dropped(seen, right, every)
+            anomaly = stale_or_dropped(seen, right, _served_with(values, index, len(tokens)))
         where = replace(place, rank=rank, module=output.name)
         assert_equal(
             values.program, seen, right, where, anomaly, after=f"; adapters {[t + 1 for t in tokens]} (0: none)"
         )
 
 
-def stale_or_dropped(seen: Tensor, right: Tensor, every: Mapping[int, Tensor]) -> str:
-    """Whether each wrong token has no adapter's part, or another adapter's."""
-    wrong = [token for token in range(len(right)) if not torch.equal(seen[token], right[token])]
-    served = [[number for number, rows in every.items() if torch.equal(seen[token], rows[token])] for token in wrong]
-    if not all(served):
-        return UNEXPLAINED
-    return "delta-dropped" if all(numbers[0] < 0 for numbers in served) else "stale-slot"
+def _served_with(values: ProgramOracle, index: int, tokens: int) -> Iterator[tuple[str, Tensor]]:
+    """What all of a companion's tokens would be without an adapter, with each, and with two that share a mixture."""
+    yield "delta-dropped", values.of_companion(index, (-1,) * tokens)
+    everybody = range(len(values.program.adapters))
+    for number in everybody:
+        yield "stale-slot", values.of_companion(index, (number,) * tokens)
+    if values.program.companions[index] is Companion.EXPERTS:
+        for number, other in permutations(everybody, 2):
+            yield "stale-slot", values.of_companion(index, (number,) * tokens, down=other)
+
+
+def stale_or_dropped(seen: Tensor, right: Tensor, served_with: Iterable[tuple[str, Tensor]]) -> str:
+    """Whether each wrong token has no adapter's part, or another adapter's; the first that fits names a token."""
+    named = {token: "" for token in range(len(right)) if not torch.equal(seen[token], right[token])}
+    for name, rows in served_with:
+        for token in named:
+            named[token] = named[token] or name * torch.equal(seen[token], rows[token])
+    names = {*named.values()}
+    return UNEXPLAINED if "" in names else "delta-dropped" if names == {"delta-dropped"} else "stale-slot"
 
 
 def _mistake(

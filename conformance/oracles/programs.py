@@ -9,7 +9,7 @@ from torch import Tensor
 from conformance.oracles import experts, vocabulary
 from conformance.oracles.linear import Expected, expected_of
 from conformance.subjects.subject import Subject
-from conformance.values.experts import ExpertsTensors
+from conformance.values.experts import ExpertsTensors, with_down_of
 from conformance.values.programs import ProgramValues
 from conformance.values.vocabulary import VocabularyTensors
 from strategies.experts import ExpertsCase
@@ -29,12 +29,16 @@ class ProgramOracle(ProgramValues):
             for rank in range(self.program.model.tp_size)
         ]
 
-    def of_companion(self, index: int, tokens: tuple[int, ...]) -> Tensor:
-        """What companion ``index`` must return on every rank."""
+    def of_companion(self, index: int, tokens: tuple[int, ...], *, down: int | None = None) -> Tensor:
+        """What companion ``index`` must return on every rank; of a mixture with the second product of another adapter.
+
+        That is ``down``, which only a mixture may be given.
+        """
         one = self.companions[index]
         if isinstance(one.case, ExpertsCase):
             assert isinstance(one.tensors, ExpertsTensors)
-            return experts.dense(replace(one.case, tokens=tokens), one.tensors)
+            tensors = one.tensors if down is None else with_down_of(one.tensors, down)
+            return experts.dense(replace(one.case, tokens=tokens), tensors)
         assert isinstance(one.tensors, VocabularyTensors)
         return vocabulary.dense(replace(one.case, tokens=tokens), one.tensors)
 

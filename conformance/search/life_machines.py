@@ -56,6 +56,11 @@ class Keeping(Coming):
     remove = OneOf(lambda machine: machine.registered, (REMOVE,))
 
     def ending(self) -> None:
+        # In a full house who would leave next is used again, and another one comes: that shows who was used last.
+        free = self.frame.max_loras - len(self.active)
+        newcomers = sorted(self.waiting)[: free + 1]
+        for one in (*newcomers[:free], *self.shelf.active[:1], *newcomers[free:]):
+            self.then(USE, one)
         if all(outcome.result for outcome in self.outcomes):
             self.then(ACTIVATE, min(self.registered, default=0))
             self.then(ACTIVATE, min(self.registered, default=0))
@@ -92,12 +97,19 @@ class Breaking(Serving):
         adapters=(2, 3),
         evict=(True, True, False),
         disk=(False,),
-        companions=COMPANIED,
+        companions=(*((),) * 3, *COMPANIED[-4:]),
     )
     break_off = OneOf(lambda machine: machine.waiting if machine.active else set(), (StepKind.USE_FAILING,))
 
     def ending(self) -> None:
-        if StepKind.USE_FAILING not in [step.kind for step in self.steps]:
+        own, slots = self.frame.batches[0][0], self.frame.max_loras
+        others = sorted(self.everybody - {own})
+        if self.frame.evict and len(others) >= slots:
+            # Of a full house the first token's adapter is to leave when the load breaks off, and is served after it.
+            for one in (own, *others[: slots - 1]):
+                self.then(USE, one)
+            self.then(StepKind.USE_FAILING, others[slots - 1])
+        elif StepKind.USE_FAILING not in [step.kind for step in self.steps]:
             if not self.waiting:
                 self.then(DEACTIVATE, 0)
             self.then(StepKind.USE_FAILING, min(self.waiting))

@@ -65,7 +65,7 @@ def _companion(program: Program, kind: Companion) -> CompanionValues:
         case = ExpertsCase(
             experts=_EXPERTS,
             hidden_size=2,
-            intermediate_size=size,
+            intermediate_size=2 * size,  # of one alone the ReLU often leaves nothing
             adapters=tuple(ExpertsAdapterSpec(rank=rank, experts=(True,) * _EXPERTS) for rank in ranks),
             routing=tuple((index % _EXPERTS,) for index in range(len(tokens))),
             **shared,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -47,6 +47,20 @@ def moved(adapter: ExpertsAdapter, device: str) -> ExpertsAdapter:
         return None if one is None else ExpertAdapter(tuple(part(half) for half in one.gate_up), part(one.down))
 
     return ExpertsAdapter(tuple(expert(one) for one in adapter.experts), adapter.scaling)
+
+
+def with_down_of(tensors: ExpertsTensors, other: int) -> ExpertsTensors:
+    """The tensors with what adapter ``other`` has for the second product in all adapters."""
+    adapters = tuple(
+        ExpertsAdapter(
+            tuple(
+                None if one is None or its is None else replace(one, down=its.down)
+                for one, its in zip(adapter.experts, tensors.adapters[other].experts, strict=True)
+            )
+        )
+        for adapter in tensors.adapters
+    )
+    return replace(tensors, adapters=adapters)
 
 
 def tensors_of(case: ExpertsCase) -> ExpertsTensors:

@@ -66,8 +66,9 @@ def test_what_runs_is_judged_and_what_does_not_says_why_in_the_table() -> None:
         (lambda bare, delta, case: bare + 2 * delta, "unexplained"),
         (lambda bare, delta, case: bare + delta / 2, "unexplained"),
         (lambda bare, delta, case: bare + delta + 1, "adapter-leak"),
+        (lambda bare, delta, case: torch.where(delta == 0, bare, torch.nan), "unexplained"),
     ],
-    ids=["dropped", "scaled twice", "not scaled", "leaked"],
+    ids=["dropped", "scaled twice", "not scaled", "leaked", "no numbers"],
 )
 def test_a_planted_bug_is_caught(fault: Fault, anomaly: str) -> None:
     assert anomaly in [failure.anomaly for failure in run(fault).failures]

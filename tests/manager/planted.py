@@ -85,13 +85,7 @@ def failed_load_is_not_undone(load: Any) -> Any:
     return _load_for_good
 
 
-@plant(
-    LoRAExperts,
-    "restore",
-    origin="M3, its other half",
-    clauses="LIFE-3",
-    anomalies="stale-slot delta-dropped unexplained",
-)
+@plant(LoRAExperts, "restore", origin="M3, its other half", clauses="LIFE-3", anomalies="stale-slot delta-dropped")
 def a_mixture_is_put_back_for_its_first_product_alone(restore: Any) -> Any:
     """A load that fails half-way leaves all of a mixture's slots but the first as it wrote them."""
 

@@ -26,9 +26,7 @@ def scaling_is_always_one(original):
     return update_layer
 
 
-@plant_in(
-    LORA, "_mixed_batch_forward", origin="sub-batch indices", clauses="MATH-2", anomalies="wrong-slot unexplained"
-)
+@plant_in(LORA, "_mixed_batch_forward", origin="sub-batch indices", clauses="MATH-2", anomalies="wrong-slot")
 def a_mixed_batch_is_served_in_reverse(original):
     """The names of a mixed batch are read from the last sample to the first."""
 
@@ -78,9 +76,7 @@ def ids_of_a_mixed_batch_are_looked_up_in_reverse(original):
     return _mixed_batch_forward
 
 
-@plant_in(
-    PARAMETER, "get_delta_factors", origin="experts' order", clauses="MATH-16", anomalies="wrong-slot unexplained"
-)
+@plant_in(PARAMETER, "get_delta_factors", origin="experts' order", clauses="MATH-16", anomalies="wrong-slot")
 def experts_in_reverse(original):
     """Each expert gets the adapter of another one, counted from the last."""
 

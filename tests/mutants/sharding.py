@@ -50,6 +50,23 @@ def disable_tp_is_overlooked(original):
     return of
 
 
+@plant(sharding, "_slices", origin="a sum for a product", clauses="WRAP-1", anomalies="not-wrapped")
+def heads_end_a_sum_further(original):
+    """A rank's heads end at its number, one and their size added up; a plan of so many rows is refused."""
+
+    def slices(layer, family, rank):
+        found = original(layer, family, rank)
+        if family is not Family.QKV:
+            return found
+        sizes = [part.local_size for part in found]
+        ends = [part.rows.start // size + 1 + size for part, size in zip(found, sizes, strict=True)]
+        return tuple(
+            OutputSlice(part.size, range(part.rows.start, end)) for part, end in zip(found, ends, strict=True)
+        )
+
+    return slices
+
+
 @plant(ShardPlan, "shard_b", origin="T5, vllm #27065", clauses="MATH-1", anomalies="raised")
 def nothing_for_a_replicated_layer(original):
     """Slicing a replicated layer's B on several ranks gives None."""

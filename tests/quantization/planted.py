@@ -104,13 +104,25 @@ def blocks_on_their_side(original):
     "dequantize",
     origin="weight_scale and weight_scale_inv",
     clauses="MATH-11",
-    anomalies="base-misquantized unexplained",  # under a forward that mixes tokens nothing is computed by row
+    anomalies="base-misquantized",
 )
 def divided_by_the_scale(original):
     """The scale is taken for its inverse."""
 
     def dequantize(self, layer):
         return (layer.weight.detach().float() / layer.weight_scale.detach()).to(layer.params_dtype)
+
+    return dequantize
+
+
+@plant(TensorFp8LinearMethod, "dequantize", origin="overflow", clauses="MATH-11", anomalies="base-misquantized")
+def one_weight_is_no_number(original):
+    """The first weight overflows while its scale is applied."""
+
+    def dequantize(self, layer):
+        weight = original(self, layer)
+        weight[0, 0] = torch.nan
+        return weight
 
     return dequantize
 
@@ -172,7 +184,7 @@ def only_dense_weights_are_watched(original):
     "know_lora",
     origin="FP8 counts as floating point",
     clauses="WRAP-8",
-    anomalies="unexplained scale-wrong delta-incomplete",
+    anomalies="scale-wrong weight-stolen",
 )
 def any_floating_point_weight_is_dense(original):
     """A product with an FP8 weight gets the contribution, which the scale then multiplies."""
@@ -190,7 +202,7 @@ def any_floating_point_weight_is_dense(original):
     "_dtype_and_device",
     origin="dtype of the stored weight",
     clauses="MATH-11",
-    anomalies="raised delta-dropped delta-imprecise unexplained",
+    anomalies="raised delta-dropped delta-imprecise",
 )
 def adapters_in_the_stored_dtype(original):
     """Slots take on the dtype of the weight as it is stored."""

@@ -108,6 +108,10 @@ def _mistakes(answers: _Answers) -> Iterator[tuple[str, Tensor]]:
     yield "delta-dropped", answers.outputs(lambda token, place: NOTHING)
     for name, change in plain_mistakes(case):
         yield name, _changed(answers, change)
+    # Each expert with another one's: counted from the last, from one place on, or from one place before.
+    for begin, step in ((-1, -1), (1, 1), (-1, 1)):
+        order = [(begin + step * expert) % case.experts for expert in range(case.experts)]
+        yield "wrong-slot", answers.with_tables([[table[expert] for expert in order] for table in answers.tables])
 
 
 def _changed(answers: _Answers, change: Mistake) -> Tensor:

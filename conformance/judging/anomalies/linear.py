@@ -23,8 +23,7 @@ from conformance.judging.anomalies.mistakes import (
 from conformance.judging.anomalies.partial_sums import summed_over_ranks, sums_partials
 from conformance.judging.anomalies.rank_mistakes import PerRank, rank_mistakes
 from conformance.judging.anomalies.traits import common_trait, misshapen, tolerance
-from conformance.oracles.linear import Expected, expected_of, expected_on
-from conformance.subjects.outcomes import HarnessError
+from conformance.oracles.linear import Expected, expected_on
 from conformance.subjects.subject import Subject
 from conformance.values.linear import CaseTensors, values_of
 from strategies.cases import Case
@@ -64,8 +63,8 @@ def _mistakes(
     if case.quantization in OF_ACTIVATIONS:
         yield "delta-behind-quantizer", oracle(tensors, behind=True)
     bypassed: list[tuple[Tensor, ...]] | None = None
-    if case.subclass.forward not in (Forward.INHERITED, Forward.OWN):
-        plain = replace(case, subclass=replace(case.subclass, forward=Forward.INHERITED))
+    if _has_own_forward(case):
+        plain = _with_plain_forward(case)
         bypassed = oracle(tensors, plain)
         # Before the scalings, which a forward that multiplies by 2 resembles: shrinking takes away a forward that is
         # not to blame.
@@ -144,29 +143,49 @@ def _outside(
 
 
 def _by_row(case: Case, tensors: CaseTensors, actual: Outputs, expected: list[Expected], subject: Subject) -> str:
-    """Mistakes that concern some tokens only: another adapter than the token's own."""
-    try:
-        alternatives = [_single(case, tensors, subject, adapter) for adapter in (-1, *range(len(case.adapters)))]
-    except HarnessError:
-        return UNEXPLAINED
+    """Mistakes that concern some tokens only: another adapter than the token's own, inside the forward or outside."""
+    served_with = [
+        (adapter, outputs)
+        for adapter in (-1, *range(len(case.adapters)))
+        for outputs in _served_with(case, tensors, subject, expected, adapter)
+        if outputs is not None
+    ]
     names = set()
     for token, own in enumerate(case.tokens):
         if _row_matches(case, actual, [right.values for right in expected], expected, token):
             continue
-        served = [
-            adapter - 1
-            for adapter, outputs in enumerate(alternatives)
-            if outputs is not None and _row_matches(case, actual, outputs, expected, token)
-        ]
+        served = {adapter for adapter, outputs in served_with if _row_matches(case, actual, outputs, expected, token)}
         if not served:
             return UNEXPLAINED
-        names.add("adapter-leak" if own < 0 else "delta-dropped" if -1 in served else "wrong-slot")
+        names.add(_name_of_row(own, served))
+    names = names - {"delta-outside-forward"} or names  # of some tokens: of the others it is not all
     return names.pop() if len(names) == 1 else "wrong-slot" if names else UNEXPLAINED
 
 
-def _single(case: Case, tensors: CaseTensors, subject: Subject, adapter: int) -> list[tuple[Tensor, ...]] | None:
-    runs = expected_of(subject, replace(case, tokens=(adapter,) * len(case.tokens)), tensors)
-    return _combined(case, runs)
+def _name_of_row(own: int, served: set[int]) -> str:
+    """What befell a wrong token that these adapters explain; its own one can only outside the forward."""
+    if own < 0:
+        return "adapter-leak"
+    return "delta-dropped" if -1 in served else "delta-outside-forward" if own in served else "wrong-slot"
+
+
+def _served_with(
+    case: Case, tensors: CaseTensors, subject: Subject, expected: list[Expected], adapter: int
+) -> Iterator[list[tuple[Tensor, ...]] | None]:
+    """All tokens with one adapter; and the class's own forward of the base, with that adapter's contribution added."""
+    alone = replace(case, tokens=(adapter,) * len(case.tokens))
+    yield _returned(subject, alone, tensors)
+    if _has_own_forward(case) and adapter >= 0:
+        plain = partial(_returned, subject, _with_plain_forward(alone))
+        yield _outside(plain(tensors), plain(without_adapters(tensors)), expected)
+
+
+def _has_own_forward(case: Case) -> bool:
+    return case.subclass.forward not in (Forward.INHERITED, Forward.OWN)
+
+
+def _with_plain_forward(case: Case) -> Case:
+    return replace(case, subclass=replace(case.subclass, forward=Forward.INHERITED))
 
 
 def _combined(case: Case, runs: list[Expected]) -> list[tuple[Tensor, ...]]:
