@@ -23,7 +23,7 @@ def judges(body: Body, case: Spec) -> bool:
 def violation_of(subject: Subject, body: Body, case: Spec, *, blaming: str | None = None) -> Violation | None:
     """How ``case`` breaks the clause, None where it keeps it or is of a kind that ``body`` does not judge.
 
-    With ``blaming``, a clause, also None where that clause is not to blame (`conformance.judging.presumption`).
+    With ``blaming``, a clause, also None where that clause is not to blame.
 
     Raises:
         HarnessError: the case cannot be run, so nothing is known.
@@ -38,7 +38,7 @@ def violation_of(subject: Subject, body: Body, case: Spec, *, blaming: str | Non
     except (NotExercised, NotWrapped, SubjectRefused):
         return None
     except Violation as found:
-        return found if blaming is None or _to_blame(subject, blaming, found) else None
+        return found if blaming is None or is_to_blame(subject, blaming, found) else None
     except HarnessError:
         raise
     except Exception as error:  # a case that makes no sense ends in any of them
@@ -46,7 +46,8 @@ def violation_of(subject: Subject, body: Body, case: Spec, *, blaming: str | Non
     return None
 
 
-def _to_blame(subject: Subject, clause: str, found: Violation) -> bool:
+def is_to_blame(subject: Subject, clause: str, found: Violation) -> bool:
+    """Whether ``found`` breaks ``clause``, and nothing that it presumes (`conformance.judging.presumption`)."""
     try:
         require_presumed(subject, clause, found)
     except NotExercised:

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from conformance.judging.facts import Difference, Raised
 from conformance.judging.verdicts import Violation
-from conformance.search.bodies import Body, violation_of
+from conformance.search.bodies import Body, is_to_blame, violation_of
 from conformance.search.simplifications.linear import simpler
 from conformance.search.simplifications.programs import simpler_whole
 from conformance.subjects.outcomes import HarnessError, NotApplicable
@@ -40,12 +40,15 @@ def same_failure(subject: Subject, clause: str, body: Body, first: Violation, *,
 
     def still(case: Spec) -> Violation | None:
         try:
-            found = violation_of(subject, body, case, blaming=clause)
+            found = violation_of(subject, body, case)
+            if found is None or not alike(found):
+                return None
+            return found if is_to_blame(subject, clause, found) else None  # last: it takes up to a dozen more cases
         except (HarnessError, NotApplicable):
             return None
-        if found is None or manner(found) == manner(first):
-            return found
-        return found if or_explained and _numbers_differ(found) else None
+
+    def alike(found: Violation) -> bool:
+        return manner(found) == manner(first) or (or_explained and _numbers_differ(found))
 
     return still
 

@@ -157,23 +157,22 @@ class OwnLoader:
         Raises:
             ShardingError: a local row is not some checkpoint row times a factor.
         """
-        # Row n is 1, -n, n² and 0.
-        probe = torch.arange(rows, dtype=torch.float64).unsqueeze(1).pow(_POWERS) * _SIGNS
+        number = torch.arange(rows, dtype=torch.float64)
+        probe = torch.stack((torch.ones_like(number), -number, number * number, torch.zeros_like(number)), 1)
         try:
             written = self.written(probe, shard).tolist()
         except Exception:  # the loader's own, whatever it is
             return None
         places = {}
-        for local, (factor, first, second, nothing) in enumerate(written):
+        for local, row in enumerate(written):
+            if not any(row):
+                continue
+            factor, first, second, nothing = row
             if nothing or not abs(first * first - factor * second) <= 1e-9 * abs(factor * second):
                 raise ShardingError(self._layer, f"its weight loader changes the rows of {_said(shard)}")
             if factor:
                 places[local] = round(-first / factor)
         return places
-
-
-_POWERS = torch.tensor([0, 1, 2, 0])
-_SIGNS = torch.tensor([1.0, -1.0, 1.0, 0.0], dtype=torch.float64)
 
 
 def _said(shard: ShardId) -> str:

@@ -25,7 +25,7 @@ PLAIN = f"{SUBJECTS}.plain:PlainLinear"
 @pytest.fixture(scope="module")
 def certified(tmp_path_factory: pytest.TempPathFactory) -> Certified:
     """A class that is certified, from Python."""
-    options = ["--max-examples", "6", "--write-regressions", str(tmp_path_factory.mktemp("regressions"))]
+    options = ["--max-examples", "3", "--write-regressions", str(tmp_path_factory.mktemp("regressions"))]
     return certify(PlainLinear, options=options)
 
 

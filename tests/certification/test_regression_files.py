@@ -32,7 +32,7 @@ class Failed:
 def failed(tmp_path_factory: pytest.TempPathFactory) -> Failed:
     """The first run."""
     written, baseline = tmp_path_factory.mktemp("regressions"), tmp_path_factory.mktemp("known") / "known.json"
-    options = ["--max-examples", "6", "--write-regressions", str(written), "--baseline", str(baseline)]
+    options = ["--max-examples", "4", "--write-regressions", str(written), "--baseline", str(baseline)]
     with pytest.raises(NotCertified) as raised:
         certify(SCALED, impl=IMPL, options=[*options, "--update-baseline"])
     assert isinstance(raised.value, AssertionError)
@@ -80,7 +80,7 @@ def test_what_was_edited_is_left_alone_and_what_is_known_and_linked_ends_with_ze
         path.write_text(text, encoding="utf-8")
     known = tmp_path / "known.json"
     known.write_text(failed.baseline.read_text(encoding="utf-8").replace('"link": ""', '"link": "#1"'), "utf-8")
-    options = ("--impl", IMPL, "--max-examples", "6", "--write-regressions", str(copied), "--baseline", str(known))
+    options = ("--impl", IMPL, "--max-examples", "4", "--write-regressions", str(copied), "--baseline", str(known))
     code, screen = lora_compat("certify", SCALED, *options)
     assert code == 0, screen
     assert "ScaledLinear: known failures only: " in screen

@@ -55,6 +55,10 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 class EmulatedGpu(TorchDispatchMode):
     """Places results, and refuses to mix."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled; to leave it out, torch's compiler would be imported, which takes seconds
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         given = list(_tensors([args, list(kwargs.values())]))

@@ -9,7 +9,8 @@ FAULTY = "tests.devices.faulty"
 
 
 def test_no_clause_mixes_devices() -> None:
-    result = run_suite(*EMULATED, "--max-examples", "2")
+    # The seed draws nothing for many ranks, which takes most of a run.
+    result = run_suite(*EMULATED, "--max-examples", "2", "--conformance-seed", "1")
     assert result.code == 0, shown(result)
 
 

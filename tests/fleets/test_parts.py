@@ -40,8 +40,9 @@ def test_two_checkouts_share_a_run_and_the_results_are_those_of_the_whole(
     two: tuple[Checkout, Checkout], tmp_path: Path
 ) -> None:
     select = "conformance/test_dense_math.py"
-    # Seed 0 draws the rare shape.
-    arguments = ("--impl", RARE, "--max-examples", "20", "-k", "one_adapter_gives or MATH-2")
+    # The seed draws the rare shape in a small case.
+    drawn = ("--max-examples", "20", "--conformance-seed", "5")
+    arguments = ("--impl", RARE, *drawn, "-k", "one_adapter_gives or MATH-2")
     whole = tmp_path / "whole.json"
     files = [tmp_path / "1.json", tmp_path / "2.json"]
     code, screen = two[0].suite(*arguments, "--shards", "2", "--results", str(whole), select=select)

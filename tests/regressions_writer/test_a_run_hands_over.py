@@ -20,7 +20,8 @@ from strategies.cases import Case
 from tests.regressions_writer.examples import entry_of
 from tests.suite import run_suite, shown
 
-SELECTED = ("--profile", "quick", "-k", "MATH-9")
+# The seed draws nothing for many ranks, which takes most of a search.
+SELECTED = ("--profile", "quick", "--conformance-seed", "1", "-k", "MATH-9")
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     edited = folder / files[0]
     edited.write_text(edited.read_text() + "# mine\n")
     (folder / "cases" / "newer.json").write_text('{"format_version": 3}')
-    ended = run_suite(*broken, select="test_dense_math.py")
+    ended = run_suite(*broken, "--max-examples", "1", select="test_dense_math.py")
     assert ended.code == 1
     causes = {failure.cause for entry in entries for failure in entry.failures}
     return Runs(folder, entries, causes, files, first, shown(ended), html.unescape(page.read_text(encoding="utf-8")))
