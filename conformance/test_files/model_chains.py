@@ -33,8 +33,7 @@ _HOMES = {
 _GROUPS = """
 os.environ["VLLM_TARGET_DEVICE"] = "cpu"  # of processes that look at model classes
 with set_current_vllm_config(VllmConfig()):
-    world = {"distributed_init_method": f"file://{mkdtemp()}/world", "backend": "gloo"}
-    parallel_state.init_distributed_environment(1, 0, local_rank=0, **world)
+    parallel_state.init_distributed_environment(1, 0, f"file:{mkdtemp()}/w", 0, "gloo")
     parallel_state.ensure_model_parallel_initialized(1, 1)
 """.strip("\n")
 _FILL = """

@@ -6,6 +6,7 @@ import ast
 import json
 import textwrap
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +67,7 @@ def config_text(case: ModelCase) -> ConfigText:
     given = _differing(content, cls().to_dict())
     if _said(cls(**given).to_dict()) != _said(whole):
         given = {name: one for name, one in content.items() if name not in _OF_THE_FILE}
+    given = _needed(cls, given, whole)
     published = {"": _left_out(content, whole)}
     published |= {
         name: _left_out(one, whole[name])
@@ -80,14 +82,15 @@ def config_text(case: ModelCase) -> ConfigText:
 def constant(name: str, value: Mapping[str, Any]) -> str:
     """A module's constant that is a dictionary, in as few lines as hold it, which no formatter breaks."""
     body = json.dumps(dict(value)).replace("null", "None").replace("true", "True").replace("false", "False")
-    if len(name) + len(body) <= LONGEST - len(": dict[str, Any] = "):
-        return f"{name}: dict[str, Any] = {body}"
-    glued = body[1:-1].replace('": ', '":\0')
-    lines = textwrap.wrap(glued, LONGEST - len(INDENT), break_long_words=False, break_on_hyphens=False)
-    text = "\n".join(INDENT + line for line in lines).replace("\0", " ")
-    if ast.literal_eval(f"{{{text}}}") != json.loads(json.dumps(dict(value))):
+    head = f"{name}: dict[str, Any] = "
+    if len(head) + len(body) <= LONGEST:
+        return head + body
+    glued = f"{head}{{".replace(" ", "\0") + body[1:].replace('": ', '":\0') + "  # fmt: skip".replace(" ", "\0")
+    lines = textwrap.wrap(glued, LONGEST, subsequent_indent=INDENT, break_long_words=False, break_on_hyphens=False)
+    text = "\n".join(lines).replace("\0", " ")
+    if ast.literal_eval(text.removeprefix(head)) != json.loads(json.dumps(dict(value))):
         raise CannotWrite(f"its configuration has text that cannot be broken into lines: {body[:80]}")
-    return f"{name}: dict[str, Any] = {{\n{text}\n}}  # fmt: skip"
+    return text
 
 
 def _differing(content: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,6 +107,16 @@ def _differing(content: Mapping[str, Any], default: Mapping[str, Any]) -> dict[s
         else:
             found[name] = value
     return found
+
+
+def _needed(cls: Any, given: Mapping[str, Any], whole: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what the class makes of the rest."""
+    needed = dict(given)
+    for name in given:
+        rest = {other: one for other, one in needed.items() if other != name}
+        with suppress(Exception):  # a validator's, of any kind
+            needed = rest if _said(cls(**rest).to_dict()) == _said(whole) else needed
+    return needed
 
 
 def _default(model_type: str) -> Mapping[str, Any]:
