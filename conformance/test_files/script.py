@@ -24,7 +24,7 @@ _SUM = "outputs = torch.tensor(outputs).sum(0).tolist()"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
-    """A test: ``lines`` on every rank, and the ``verdict`` about what they leave.
+    """A test: ``lines`` on every rank, after what is done ``once``, and the ``verdict`` about what they leave.
 
     One rank's verdict follows its lines. Several ranks hand back ``returns``, an expression, and the verdict is about
     ``outputs``, a list of those; they run as threads of a group that ``reduces`` and ``logs``, or ``in_turn`` where
@@ -33,6 +33,7 @@ class Script:
     """
 
     lines: Sequence[str]
+    once: Sequence[str] = ()
     verdict: Sequence[str] = ()
     returns: str = ""
     definitions: Sequence[str] = ()
@@ -51,13 +52,12 @@ class Script:
         patched = dialect.patched(self.world, "RANKS" if self.ranks > 1 else "alone")
         lines = _inlined(self.lines)
         if self.ranks == 1:
-            return self._file([*parts, narrow], name, [*patched, *lines, *self.verdict], dialect, told)
+            return self._file([*parts, narrow], name, [*patched, *self.once, *lines, *self.verdict], dialect, told)
+        if self.in_turn:
+            return self._file(parts, name, [*self.once, *self._each(lines, dialect), *self.verdict], dialect, told)
         back = [f"return {self.returns}"] if self.returns else []
         if back and lines[-1].startswith(f"{self.returns} = "):
             lines[-1], back = lines[-1].replace(f"{self.returns} = ", "return ", 1), []
-        if self.in_turn:
-            parts.append("\n".join(["def on_rank(rank: int) -> Any:", *indented([*lines, *back])]))
-            return self._file(parts, name, [*self._each(dialect), *self.verdict], dialect, told)
         parts += [dialect.group(self.ranks, reduces=self.reduces, logs=self.logs), narrow]
         chosen = f"RANKS.{dialect.rank} = rank"
         parts.append("\n".join(["def on_rank(rank: int) -> Any:", *indented([chosen, *lines, *back])]))
@@ -66,11 +66,11 @@ class Script:
         pool.append(f"{INDENT}{kept}list(pool.map(on_rank, range({self.ranks})))")
         return self._file(parts, name, [*patched, *pool, *self.verdict], dialect, told)
 
-    def _each(self, dialect: Dialect) -> list[str]:
+    def _each(self, lines: Sequence[str], dialect: Dialect) -> list[str]:
         """One rank after the other, each in a group of its own."""
-        run = "outputs.append(on_rank(rank))" if self.returns else "on_rank(rank)"
-        inner = [*dialect.patched(self.ranks, "group", "rank"), run]
-        return [*(["outputs = []"] if self.returns else []), f"for rank in range({self.ranks}):", *indented(inner)]
+        kept = [f"outputs.append({self.returns})"] if self.returns else []
+        inner = [*dialect.patched(self.ranks, "group", "rank"), *lines, *kept]
+        return [*(["outputs = []"] if kept else []), f"for rank in range({self.ranks}):", *indented(inner)]
 
     def _file(self, parts: list[str], name: str, body: list[str], dialect: Dialect, told: str) -> str:
         fixture = dialect.fixture if self.world else ""

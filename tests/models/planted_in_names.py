@@ -156,3 +156,15 @@ def a_stage_without_an_embedding_does_not_start(monkey: pytest.MonkeyPatch) -> N
         return original(self)
 
     around(monkey, part("model_manager", "LoRAModelManager"), "_create_lora_modules", create)
+
+
+@planted("MODEL-7", "other-rank", target="qwen3_moe", adapter={"parameters": EXPERTS, "rank": 2}, tp_size=2)
+def every_rank_takes_the_first_ones_rows_of_experts(monkey: pytest.MonkeyPatch) -> None:
+    cls = part("layers", "FusedMoEWithLoRA")
+    around(monkey, cls, "_slice_w13_b", lambda original, self, b: b[:, : self.w13_lora_b_stacked[0].shape[2]])
+
+
+@planted("MODEL-7", "unexplained", target="qwen3_moe", adapter={"parameters": EXPERTS, "rank": 2}, tp_size=2)
+def every_rank_takes_the_first_ones_share_of_experts(monkey: pytest.MonkeyPatch) -> None:
+    cls = part("layers", "FusedMoEWithLoRA")
+    around(monkey, cls, "_slice_w2_b", lambda original, self, b: b[:, : self.w2_lora_b_stacked[0].shape[2]])

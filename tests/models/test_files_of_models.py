@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -23,8 +24,15 @@ from conformance.test_files.vllm_dialect import Vllm
 from conformance.test_files.writer import MOST_OF_A_MODEL, write
 from strategies.models.adapters import SAVED_EMBEDDING, ModelAdapter
 from strategies.models.cases import ModelCase
-from tests.models import planted_beside_language, planted_in_company, planted_in_names  # noqa: F401 - register their bugs
-from tests.models.planted import PLANTED, Planted
+from strategies.models.configs import ConfigChoices
+from strategies.models.deployments import Deployment
+from tests.models import (  # noqa: F401 - register their bugs
+    planted_beside_language,
+    planted_in_company,
+    planted_in_forwards,
+    planted_in_names,
+)
+from tests.models.planted import PLANTED, Patch, Planted, around, part
 from tests.suite import ROOT
 
 pytestmark = pytest.mark.vllm
@@ -32,24 +40,41 @@ pytestmark = pytest.mark.vllm
 SHOWN = (
     *("key_lost", "rows_left_unwrapped", "refusal_without_a_name", "last_layer_lost", "head_left_out"),  # MODEL-1
     *("scaling_forgotten", "members_in_another_order", "a_member_left_out", "experts_shifted"),  # MODEL-2
+    *("ids_of_an_embedding_shifted", "a_layer_that_was_handed_on_before_it_was_wrapped"),
     *("last_tensors_of_a_pickle_lost", "wrapping_touches_the_base"),  # MODEL-3, MODEL-4
     *("every_adapter_into_the_first_slot", "a_removed_adapter_comes_back_halved", "loading_writes_to_the_directory"),
     *("a_batch_has_the_adapter_of_its_first_token", "loaded_in_place_it_is_as_it_was"),  # MODEL-5
     *("loading_changes_what_is_kept", "adapters_of_another_dtype_are_not_scaled"),
     *("no_dummy_for_the_warm_up", "lora_refused_where_it_is_declared"),  # MODEL-6
     *("every_rank_takes_the_first_ones_rows", "every_rank_takes_the_first_ones_columns"),  # MODEL-7
+    *("every_rank_takes_the_first_ones_experts", "every_rank_takes_the_first_ones_rows_of_experts"),
+    "every_rank_takes_the_first_ones_share_of_experts",
     *("a_feature_is_refused_without_its_name", "towers_go_by_the_tokens_of_text"),  # MODEL-9, MODEL-10
 )
+EXPERTS = ModelAdapter((), ("experts.gate_up_proj", "experts.down_proj"))
+OF_O_PROJ = Deployment(modules=("o_proj",))
 FOUND = {  # in vLLM itself
+    "44": ("MODEL-2", ModelCase("vaultgemma", adapter=ModelAdapter(("embed_tokens",)))),
     "46": ("MODEL-1", ModelCase("mixtral", adapter=ModelAdapter((), ("mlp.gate.weight",)))),
     "46 on disk": ("MODEL-3", ModelCase("mixtral", adapter=ModelAdapter((), ("mlp.gate.weight",)))),
     "48": ("MODEL-1", ModelCase("qwen3_moe", adapter=ModelAdapter((), ("experts.down_proj",)))),
     "48 on disk": ("MODEL-3", ModelCase("mixtral", adapter=ModelAdapter((), ("experts.gate_up_proj",)))),
     "49": ("MODEL-7", ModelCase("falcon_h1", adapter=ModelAdapter(("in_proj",)), tp_size=2)),
     "50": ("MODEL-2", ModelCase("llama4_text", adapter=ModelAdapter(("q_proj",)))),
+    "75": ("MODEL-1", ModelCase("Gemma3Model", adapter=ModelAdapter(("language_model.layers.#.self_attn.q_proj",)))),
+    "75 on disk": (
+        "MODEL-3",
+        ModelCase("Gemma3Model", adapter=ModelAdapter(("language_model.layers.#.mlp.up_proj",))),
+    ),
     "76": ("MODEL-9", ModelCase(adapter=ModelAdapter(("o_proj", "embed_tokens"), feature=SAVED_EMBEDDING))),
     "141": ("MODEL-7", ModelCase("jamba", adapter=ModelAdapter(("q_proj",)), stages=2)),
     "112": ("MODEL-10", ModelCase("WhisperForConditionalGeneration", adapter=ModelAdapter(("encoder.layers.#.fc1",)))),
+    "120": ("MODEL-7", ModelCase("qwen3_moe", ConfigChoices(experts=6), EXPERTS, tp_size=4)),
+    "122": ("MODEL-7", ModelCase("deepseek_v3", ConfigChoices(groups=2), EXPERTS, tp_size=2)),
+    "128": ("MODEL-11", ModelCase(adapter=ModelAdapter(("q_proj", "o_proj")), deployment=OF_O_PROJ)),
+    "128 of a head": ("MODEL-11", ModelCase(adapter=ModelAdapter(("lm_head", "o_proj")), deployment=OF_O_PROJ)),
+    "130": ("MODEL-2", ModelCase("deepseek_v3", adapter=ModelAdapter((), ("gate.weight",)), tp_size=2)),
+    "132": ("MODEL-2", ModelCase("deepseek_v2", adapter=ModelAdapter(("kv_b_proj",)))),
 }
 IDENTITY = {"implementation": "vllm", "torch": torch.__version__}
 
@@ -118,6 +143,38 @@ def test_the_file_of_a_finding_is_red_on_vllm(
     texts.append(text)
     with pytest.raises((AssertionError, RuntimeError, ValueError)):
         run_text(text, monkeypatch)
+
+
+def refusing(monkey: pytest.MonkeyPatch) -> None:
+    """Mends finding 128: an adapter of a module that LoRA is not on is refused by name."""
+
+    def load(original: Any, self: Any, request: Any) -> Any:
+        adapter, served = original(self, request), tuple(self.lora_config.target_modules)
+        others = [name for name in adapter.loras if not name.endswith(served)]
+        if others:
+            raise ValueError(f"LoRA is on {served} alone, and the adapter has {others}")
+        return adapter
+
+    around(monkey, part("worker_manager", "WorkerLoRAManager"), "_load_adapter", load)
+
+
+def counting(monkey: pytest.MonkeyPatch) -> None:
+    """Mends finding 120: the first expert of a rank is the one that it has."""
+
+    def first(self: Any) -> int:
+        placed = self.base_layer.routed_experts.expert_map
+        return 0 if placed is None else int((placed >= 0).nonzero()[0]) // self.local_num_experts
+
+    monkey.setattr(part("layers", "FusedMoEWithLoRA"), "ep_rank", property(first))
+
+
+@pytest.mark.parametrize(("finding", "mend"), [("120", counting), ("128", refusing), ("128 of a head", refusing)])
+def test_the_file_of_a_finding_is_green_where_it_is_mended(
+    finding: str, mend: Patch, subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = written(subject, *FOUND[finding])
+    mend(monkeypatch)
+    run_text(text, monkeypatch)
 
 
 def test_what_was_written_passes_ruff(texts: list[str], tmp_path: Path) -> None:
