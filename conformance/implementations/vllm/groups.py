@@ -130,11 +130,32 @@ class Stage:
         return getattr(self._group, name)
 
 
+class MissingLayers:
+    """Stands in for what vLLM remembers by the ids of models: which layers other stages have.
+
+    A later model of this process may have an id again; what a thread remembers ends with its next load, in `staged`.
+    """
+
+    def __contains__(self, model: int) -> bool:
+        return model in _missing()
+
+    def __getitem__(self, model: int) -> list[str]:
+        return _missing()[model]
+
+    def __setitem__(self, model: int, names: list[str]) -> None:
+        _missing()[model] = names
+
+
+def _missing() -> dict[int, list[str]]:
+    names: dict[int, list[str]] = vars(_thread).setdefault("missing", {})
+    return names
+
+
 @contextmanager
 def staged(stage: tuple[int, int]) -> Iterator[None]:
     """Has this thread's models be one stage of a pipeline, out of so many."""
     before = _stage()
-    _thread.stage = stage
+    _thread.stage, _thread.missing = stage, {}
     try:
         yield
     finally:

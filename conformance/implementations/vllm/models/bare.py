@@ -14,7 +14,7 @@ import torch
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.dtypes import default_dtype
 from conformance.implementations.models import ModelSettings
-from conformance.implementations.vllm.groups import ranked
+from conformance.implementations.vllm.groups import ranked, staged
 from conformance.implementations.vllm.models import engine
 from conformance.implementations.vllm.models.rotary_tables import SHARED
 
@@ -31,7 +31,7 @@ def bare_model(
     Raises whatever vLLM does for a configuration that it does not take.
     """
     engine.groups()
-    with ranked(group), engine.quick_loading(), engine.without_amx(), patch.dict(SHARED, clear=True):
+    with staged((0, 1)), ranked(group), engine.quick_loading(), engine.without_amx(), patch.dict(SHARED, clear=True):
         settings = ModelSettings(lora=lora, options=options, dtype=dtype)
         config = engine.engine_config(directory, settings, group.size)
         utils = importlib.import_module("vllm.model_executor.model_loader.utils")

@@ -21,7 +21,7 @@ from unittest.mock import patch
 import torch
 
 from conformance.implementations.models import ModelSettings, NoForward
-from conformance.implementations.vllm.groups import Stage
+from conformance.implementations.vllm.groups import MissingLayers, Stage
 from conformance.implementations.vllm.models.registry import converted
 from conformance.implementations.vllm.models.stand_ins import put_in_place
 from conformance.implementations.vllm.models.towers import make_small
@@ -64,6 +64,8 @@ def groups() -> None:
     state._TP = None  # the stand-in, where single layers were run before
     state.initialize_model_parallel(1, 1)
     state._PP = Stage(state._PP)
+    models: Any = importlib.import_module("vllm.model_executor.models.utils")
+    models._model_to_pp_missing_layer_names = MissingLayers()
     if runtime().device == "cpu":
         _without_kernels_of_a_cpu()
     else:
