@@ -243,15 +243,5 @@ def model_cases(
     options, deployment = draw(sampled(target.deployments, "options")), draw(sampled(DEPLOYMENTS, "deployment"))
     tp_size, fully_sharded = served[draw(numbers(_PLACES, "tp size")) % len(served)], draw(numbers(2, "fully sharded"))
     stages = draw(sampled((1, STAGES), "stages")) if offer.layers >= STAGES else 1
-    return ModelCase(
-        target=target.path,
-        config=config,
-        adapter=adapter,
-        tp_size=tp_size,
-        fully_sharded=tp_size > 1 and fully_sharded == 1,
-        dtype=dtype,
-        seed=seed,
-        options=options,
-        deployment=deployment,
-        stages=stages,
-    )
+    sharded = tp_size > 1 and fully_sharded == 1
+    return ModelCase(target.path, config, adapter, tp_size, sharded, dtype, seed, options, deployment, stages)
