@@ -53,13 +53,13 @@ def served(directory: str) -> tuple[Any, Any]:
         worker.create_lora_manager(model, config)
     return model, worker
 """.strip("\n")
-_PUBLISH = """
-def publish(directory: str) -> None:  # with what published files have, and transformers leaves out
-    file = Path(directory, "config.json")
-    config = json.loads(file.read_text())
-    for name, values in PUBLISHED.items():
-        (config[name] if name else config).update(values)
-    file.write_text(json.dumps(config))
+_RENAME = """
+def rename(directory: str) -> None:  # as tensors of published files are
+    file = f"{directory}/model.safetensors"
+    tensors = load_file(file)
+    for old, new in NAMES.items():
+        tensors = {re.sub(old, new, name): one for name, one in tensors.items()}
+    save_file(tensors, file, {"format": "pt"})
 """.strip("\n")
 ADDED = """
 def whole(slots: Any, rank: int, rows: int) -> torch.Tensor:
@@ -71,7 +71,7 @@ def whole(slots: Any, rank: int, rows: int) -> torch.Tensor:
     return torch.cat(parts)
 """.strip("\n")
 OPENED = ['file = f"{folder}/adapter/adapter_model.safetensors"', "tensors = load_file(file)"]
-_CUT = [*OPENED, "save_file({key: tensors[key] for key in KEYS}, file)"]
+_CUT = [*OPENED, "save_file({key: one for key, one in tensors.items() if key.startswith(KEPT)}, file)"]
 _DENSE = """
 choose = vars(CpuPlatform)["get_attn_backend_cls"].__func__  # but for sparse ones
 CpuPlatform.get_attn_backend_cls = classmethod(
@@ -101,12 +101,16 @@ _WITHOUT_AMX = 'vars(torch.cpu)["_is_amx_tile_supported"] = lambda: False  # not
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A case as vLLM's engine is started for it, for experts in one tensor or not, with ``more`` options."""
+    """A case as vLLM's engine is started for it, for experts in one tensor or not, with ``more`` options.
+
+    Its numbers are ``exact``, those of the case, or whatever random ones the libraries draw.
+    """
 
     case: ModelCase
     config: ConfigText
     fused: bool
     more: Mapping[str, Any]
+    exact: bool
 
     @property
     def dtype(self) -> str:
@@ -125,6 +129,7 @@ class Engine:
         told |= {"lora_dtype": "bfloat16"} if asked.narrow else {}
         told |= {"lora_target_modules": list(asked.modules)} if asked.modules else {}
         told |= {"fully_sharded_loras": True} if self.case.fully_sharded else {}
+        told |= self.config.options()
         told |= given(self.case.options)
         return {**told, **({"enable_mixed_moe_lora_format": True} if self.fused else {}), **self.more}
 
@@ -142,38 +147,45 @@ def adapter_options(adapter: ModelAdapter) -> dict[str, Any]:
     return given | ({"alpha_pattern": adapter.alpha_pattern} if adapter.alphas else {})
 
 
-def definitions(engine: Engine) -> list[str]:
-    """Constants and functions, ``served(directory)`` among them."""
-    constants = [*engine.config.lines(), constant("ADAPTER", adapter_options(engine.case.adapter))]
+def _adapter(engine: Engine) -> dict[str, Any]:
+    asked = adapter_options(engine.case.adapter)
+    return asked if engine.exact else {**asked, "init_lora_weights": False}  # B is not zero
+
+
+def definitions(engine: Engine, more: Sequence[str] = ()) -> list[str]:
+    """Constants and functions, ``served(directory)`` among them, and ``more`` of either."""
+    functions = [one for one in more if one.startswith("def ")]
+    constants = [one for one in more if one not in functions]
+    constants += [*engine.config.lines(), constant("ADAPTER", _adapter(engine))]
     constants += [constant("ENGINE", engine.options()), *_stand_ins(engine.config.content), *_room(engine), _GROUPS]
-    published = [_PUBLISH] if any(engine.config.published.values()) else []
     filled = _FILL.replace("{seed}", str(engine.case.seed)).replace("{{name}}", "{name}")
-    dealt = "\n".join([*_dealt_out(engine.case), "    with"])
-    return ["\n".join(constants), filled, *published, _SERVED.replace("    with", dealt, 1)]
+    renamed = [_RENAME] if engine.config.names else []
+    served = _SERVED.replace("    with", "\n".join([*_dealt_out(engine.case), "    with"]), 1)
+    return ["\n".join(constants), *functions, *([filled] if engine.exact else []), *renamed, served]
 
 
 def made(engine: Engine, *, merged: bool, cut: bool) -> list[str]:
     """Statements that save the base checkpoint, the adapter and, if asked, the merged checkpoint into a ``folder``."""
     config = engine.config
     weight, of_b, of_a = {"bfloat16": ("4, 8", "3, 4", "1, 4")}.get(engine.dtype, ("8, 8", "7, 4", "7, 4"))
-    typed = "" if engine.case.dtype is Dtype.FLOAT32 else f".to({torch_dtype(engine.case.dtype)})"
-    factors = [f'fill(adapted, {of_a}, "_A.")', f'fill(adapted, {of_b}, "_B.")']
-    return [
+    alike = [f'fill(adapted, {of_a}, "lora_")']
+    factors = alike if of_a == of_b else [f'fill(adapted, {of_a}, "_A.")', f'fill(adapted, {of_b}, "_B.")']
+    typed = [f"base.to({torch_dtype(engine.case.dtype)})"] if engine.case.dtype is not Dtype.FLOAT32 else []
+    lines = [
         "folder = mkdtemp()",
-        f"base: Any = {config.model}({config.cls}(**CONFIG)){typed}",
-        f"fill(base, {weight})",
+        *config.making(),
+        *typed,
+        *([f"fill(base, {weight})"] if engine.exact else []),
         *config.saving("base", 'f"{folder}/base"'),
         *([_NEW_TOKEN] if engine.case.adapter.feature == SAVED_EMBEDDING else []),
         "adapted: Any = get_peft_model(base, LoraConfig(**ADAPTER))",
-        *([f'fill(adapted, {of_a}, "lora_")'] if of_a == of_b else factors),
+        *(factors if engine.exact else []),
         'adapted.save_pretrained(f"{folder}/adapter")',
         *(_CUT if cut else []),
-        *(
-            ["merged: Any = adapted.merge_and_unload()", *config.saving("merged", 'f"{folder}/merged"')]
-            if merged
-            else []
-        ),
     ]
+    if not merged:
+        return lines
+    return [*lines, "merged: Any = adapted.merge_and_unload()", *config.saving("merged", 'f"{folder}/merged"')]
 
 
 def _dealt_out(case: ModelCase) -> Iterator[str]:

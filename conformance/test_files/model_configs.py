@@ -13,7 +13,7 @@ from typing import Any
 from conformance.subjects.models.checkpoints import content_of, resolved
 from conformance.subjects.models.counterparts import transformers
 from conformance.subjects.models.heads import has_heads
-from conformance.subjects.models.recipes import recipe_of
+from conformance.subjects.models.making import made, prefixes, published
 from conformance.test_files.layout import CannotWrite
 from conformance.test_files.literals import INDENT, LONGEST
 from strategies.models.cases import ModelCase
@@ -27,7 +27,7 @@ class ConfigText:
 
     ``cls`` and ``model`` are transformers' classes; ``given`` is what the configuration is made of, ``published`` what
     transformers leaves out of its config.json and published ones have, by the name of the configuration in it that it
-    is of; ``content`` is the whole.
+    is of; ``content`` is the whole. ``names`` are patterns of the tensors' names, and what published files have there.
     """
 
     cls: str
@@ -35,16 +35,30 @@ class ConfigText:
     given: Mapping[str, Any]
     published: Mapping[str, Mapping[str, Any]]
     content: Mapping[str, Any]
+    names: Mapping[str, str]
 
     def lines(self) -> list[str]:
-        """``CONFIG``, and ``PUBLISHED`` where there is any."""
-        named = {name: one for name, one in self.published.items() if one}
-        return [constant("CONFIG", self.given), *([constant("PUBLISHED", named)] if named else [])]
+        """``CONFIG``, and ``NAMES`` where there are any."""
+        return [constant("CONFIG", self.given), *([constant("NAMES", self.names)] if self.names else [])]
+
+    def making(self) -> list[str]:
+        """Statements that make the ``base`` model, of the configuration that published checkpoints have."""
+        places = {f"base.config.{name}".removesuffix("."): one for name, one in self.published.items() if one}
+        made = f"base: Any = {self.model}({self.cls}(**CONFIG))"
+        return [made, *(f"vars({place}).update({dict(one)})" for place, one in places.items())]
 
     def saving(self, name: str, directory: str) -> list[str]:
         """Statements that save the model called ``name`` as published checkpoints are."""
-        saved = [f"{name}.save_pretrained({directory})"]
-        return [*saved, f"publish({directory})"] if any(self.published.values()) else saved
+        saved = f"{name}.save_pretrained({directory})"
+        return [saved, f"rename({directory})"] if self.names else [saved]
+
+    def options(self) -> dict[str, Any]:
+        """Arguments of ``EngineArgs`` for what published checkpoints say of their class, and transformers' do not."""
+        architectures = self.content["architectures"]
+        if architectures == [self.model]:
+            return {}
+        pools = self.model.endswith("Model") and not architectures[0].endswith("Model")  # of sentences
+        return {"hf_overrides": {"architectures": architectures}, **({"runner": "pooling"} if pools else {})}
 
 
 def config_text(case: ModelCase) -> ConfigText:
@@ -57,8 +71,9 @@ def config_text(case: ModelCase) -> ConfigText:
     if not target.implementation:
         raise CannotWrite(f"transformers has no implementation of {target.architecture}; replay the case")
     content = content_of(case)
-    recipe = recipe_of(target.model_type, target.architecture)
-    if recipe.get("names") or recipe.get("transposed") or recipe.get("folder") or has_heads(target.architecture):
+    recipe = published(target.implementation, content)
+    others = (recipe.get("transposed"), recipe.get("interleaved"), recipe.get("folder"), recipe.get("params"))
+    if any(others) or has_heads(target.architecture):
         raise CannotWrite(
             f"transformers saves {target.model_type} otherwise than published files are; replay the case"
         )
@@ -68,15 +83,14 @@ def config_text(case: ModelCase) -> ConfigText:
     if _said(cls(**given).to_dict()) != _said(whole):
         given = {name: one for name, one in content.items() if name not in _OF_THE_FILE}
     given = _needed(cls, given, whole)
-    published = {"": _left_out(content, whole)}
-    published |= {
+    names = {**prefixes(made(target, content)), **recipe.get("names", {})}
+    left_out = {"": _left_out(content, whole)}
+    left_out |= {
         name: _left_out(one, whole[name])
         for name, one in content.items()
         if isinstance(one, dict) and isinstance(whole.get(name), dict)
     }
-    if target.architecture != target.implementation:
-        published[""]["architectures"] = [target.architecture]
-    return ConfigText(cls.__name__, target.implementation, given, published, content)
+    return ConfigText(cls.__name__, target.implementation, given, left_out, content, names)
 
 
 def constant(name: str, value: Mapping[str, Any]) -> str:
@@ -85,12 +99,18 @@ def constant(name: str, value: Mapping[str, Any]) -> str:
     head = f"{name}: dict[str, Any] = "
     if len(head) + len(body) <= LONGEST:
         return head + body
-    glued = f"{head}{{".replace(" ", "\0") + body[1:].replace('": ', '":\0') + "  # fmt: skip".replace(" ", "\0")
-    lines = textwrap.wrap(glued, LONGEST, subsequent_indent=INDENT, break_long_words=False, break_on_hyphens=False)
+    whole = head.replace(" ", "\0") + body + "  # fmt: skip".replace(" ", "\0")
+    lines = _wrapped(whole.replace('": ', '":\0'))
+    if max(map(len, lines)) > LONGEST:  # where a name and its value do not fit into one
+        lines = _wrapped(whole)
     text = "\n".join(lines).replace("\0", " ")
     if ast.literal_eval(text.removeprefix(head)) != json.loads(json.dumps(dict(value))):
         raise CannotWrite(f"its configuration has text that cannot be broken into lines: {body[:80]}")
     return text
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, LONGEST, subsequent_indent=INDENT, break_long_words=False, break_on_hyphens=False)
 
 
 def _differing(content: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,18 +71,17 @@ def written(told: Told) -> Script:
         raise CannotWrite("it was stored by an older release, in words alone; replay it")
     names = targets_of(told.case.adapter)
     constants, rewriting = ([], _PICKLING) if way == PICKLED else _renaming(told, chains().of(told.case))
-    plain = replace(told, fused=told.fused and way == PICKLED)
+    plain = replace(told, fused=told.fused and way == PICKLED, exact=False)
     if isinstance(told.fact, Raised):
         lines = [*OPENED, *rewriting, '_, worker = served(f"{folder}/base")', *added_or_refused(plain, names)]
         return scripted(plain, lines, definitions=constants)
     if told.fused:
         raise CannotWrite("experts written in two ways have no form as a single file yet; replay the case")
-    each = "[torch.cat([b[slot, 0] @ a[slot, 0] for a, b in slots]).tolist() for slot in (0, 1)]"
     compared = [
         f'layer = model.get_submodule("{told.place.module}")',
         "slots = list(zip(layer.lora_a_stacked, layer.lora_b_stacked, strict=True))",
-        f"one, other = {each}",
-        "assert one == other",
+        "added = [torch.cat([b[at, 0] @ a[at, 0] for a, b in slots]) for at in (0, 1)]",
+        "assert added[0].tolist() == added[1].tolist()",
     ]
     served = 'model, worker = served(f"{folder}/base")'
     lines = [*_copied(), *rewriting, served, _ONE + _ADAPTER, _TWO + _OTHER, *compared]

@@ -21,7 +21,8 @@ from strategies.models.cases import ModelCase
 class Told:
     """A failure of a model: the case, what was seen of it, and where.
 
-    ``fused`` says that the adapter has the experts of a layer in one tensor; ``engine`` are further options of vLLM's.
+    ``fused`` says that the adapter has the experts of a layer in one tensor; ``engine`` are further options of vLLM's;
+    ``exact``, that the numbers are those of the case, and not any.
     """
 
     case: ModelCase
@@ -31,11 +32,12 @@ class Told:
     config: ConfigText
     fused: bool = False
     engine: Mapping[str, Any] = field(default_factory=dict)
+    exact: bool = True
 
     @property
     def parts(self) -> Engine:
         """What the parts of a file are made of."""
-        return Engine(self.case, self.config, self.fused, self.engine)
+        return Engine(self.case, self.config, self.fused, self.engine, self.exact)
 
 
 def scripted(
@@ -50,9 +52,10 @@ def scripted(
 ) -> Script:
     """The test: checkpoint and adapter, and a ``merged`` checkpoint if asked, are made; ``lines`` load them.
 
-    Of an adapter that is ``cut`` only the tensors called ``KEYS`` are kept; ``definitions`` come before the others.
+    Of an adapter that is ``cut`` only the tensors are kept whose names begin with ``KEPT``; ``definitions``, of
+    constants and functions, come before the others.
     """
-    defined = [*definitions, *model_chains.definitions(told.parts)]
+    defined = model_chains.definitions(told.parts, definitions)
     made = model_chains.made(told.parts, merged=merged, cut=cut)
     several = told.case.tp_size > 1
     return Script(

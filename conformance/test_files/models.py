@@ -6,13 +6,13 @@ Ranks run in turn.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from conformance.judging.facts import Raised
 from conformance.judging.model_facts import Lost
 from conformance.regressions.entries import StoredFailure
 from conformance.test_files.dialects import Dialect
 from conformance.test_files.layout import CannotWrite
-from conformance.test_files.literals import one_line
 from conformance.test_files.model_configs import config_text
 from conformance.test_files.model_deltas import merged, restricted
 from conformance.test_files.model_histories import reloaded, started, switched_on, written
@@ -55,22 +55,22 @@ def _arrives(told: Told) -> Script:
     if told.fact.among_others:
         raise CannotWrite("tensors that vanish among others only have no form as a single file yet; replay the case")
     lines = ['_, worker = served(f"{folder}/base")', *added_or_refused(told, [last_name(told.fact.keys[0])])]
-    written = [
-        "layers = worker._adapter_manager.modules",
-        "written = [one for one in layers if any(b.any() for b in layers[one].lora_b_stacked)]",
-    ]
-    keys = [] if told.fact.whole else [f"KEYS = {one_line(tuple(told.fact.keys))}"]
-    several = told.case.tp_size > 1
-    verdict = [f"assert {'any(outputs)' if several else 'written'}  # LoRA layers that got something of the adapter"]
-    after, returns = (written, "written") if several else ([*written, *verdict], "")
-    verdict = verdict if several else []
-    return scripted(told, [*lines, *after], cut=bool(keys), definitions=keys, returns=returns, verdict=verdict)
+    lines.append("layers = worker._adapter_manager.modules.values()")
+    got = "any(b.any() for one in layers for b in one.lora_b_stacked)"
+    note = "  # it arrived"
+    before = told.fact.keys[0].rpartition(".lora_")[0]
+    kept = [] if told.fact.whole else [f'KEPT = "{before}.lora_"']
+    told, cut = replace(told, exact=False), bool(kept)
+    if told.case.tp_size == 1:
+        return scripted(told, [*lines, f"assert {got}{note}"], cut=cut, definitions=kept)
+    return scripted(told, lines, cut=cut, definitions=kept, returns=got, verdict=[f"assert any(outputs){note}"])
 
 
 def _loads(told: Told) -> Script:
     """MODEL-1: the adapter is loaded, or refused by name."""
     names = targets_of(told.case.adapter)
-    return scripted(told, ['_, worker = served(f"{folder}/base")', *added_or_refused(told, names)])
+    lines = ['_, worker = served(f"{folder}/base")', *added_or_refused(told, names)]
+    return scripted(replace(told, exact=False), lines)
 
 
 _BY_CLAUSE: dict[str, Callable[[Told], Script]] = {

@@ -61,6 +61,11 @@ FOUND = {  # in vLLM itself
     "48 on disk": ("MODEL-3", ModelCase("mixtral", adapter=ModelAdapter((), ("experts.gate_up_proj",)))),
     "49": ("MODEL-7", ModelCase("falcon_h1", adapter=ModelAdapter(("in_proj",)), tp_size=2)),
     "50": ("MODEL-2", ModelCase("llama4_text", adapter=ModelAdapter(("q_proj",)))),
+    "75": ("MODEL-1", ModelCase("Gemma3Model", adapter=ModelAdapter(("language_model.layers.#.self_attn.q_proj",)))),
+    "75 on disk": (
+        "MODEL-3",
+        ModelCase("Gemma3Model", adapter=ModelAdapter(("language_model.layers.#.mlp.up_proj",))),
+    ),
     "76": ("MODEL-9", ModelCase(adapter=ModelAdapter(("o_proj", "embed_tokens"), feature=SAVED_EMBEDDING))),
     "141": ("MODEL-7", ModelCase("jamba", adapter=ModelAdapter(("q_proj",)), stages=2)),
     "112": ("MODEL-10", ModelCase("WhisperForConditionalGeneration", adapter=ModelAdapter(("encoder.layers.#.fc1",)))),

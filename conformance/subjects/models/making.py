@@ -83,9 +83,7 @@ def complete(directory: Path, content: Mapping[str, Any]) -> None:
         _write(directory / "modules.json", _SENTENCE_MODULES)
         (directory / "1_Pooling").mkdir(exist_ok=True)
         _write(directory / "1_Pooling" / "config.json", {"pooling_mode_mean_tokens": True})
-    recipe = recipe_of(content["model_type"], architecture)
-    if made_of.endswith("Model") and architecture.endswith(WITH_TOWERS):  # published with the head that it leaves out
-        recipe = {"names": {r"^(?!language_model\.model\.)": "model."}, **recipe}
+    recipe = published(made_of, content)
     _rewrite(directory, recipe, content)
     if "folder" in recipe:
         (directory / recipe["folder"]).mkdir(exist_ok=True)
@@ -94,6 +92,21 @@ def complete(directory: Path, content: Mapping[str, Any]) -> None:
         write_params(directory, content)
     write_heads(directory, content, language_model(content)[1].get("hidden_size", 0))
     _write(path, _merged(saved, content))
+
+
+def published(made_of: str, content: Mapping[str, Any]) -> Recipe:
+    """How published files differ from what transformers' class of that name saves."""
+    (architecture,) = content["architectures"]
+    recipe = recipe_of(content["model_type"], architecture)
+    if made_of.endswith("Model") and architecture.endswith(WITH_TOWERS):  # published with the head that it leaves out
+        recipe = {"names": {r"^(?!language_model\.model\.)": "model."}, **recipe}
+    return recipe
+
+
+def prefixes(model: Any) -> dict[str, str]:
+    """Patterns of names inside of towers, and what they are with the prefixes that `made` has a model saved with."""
+    scopes = {one.scope_prefix: one for one in model._weight_conversions or () if getattr(one, "prefix_to_remove", "")}
+    return {rf"\b{scope}\.": f"{scope}.{one.prefix_to_remove}." for scope, one in scopes.items() if scope}
 
 
 def _rewrite(directory: Path, recipe: Recipe, content: Mapping[str, Any]) -> None:
