@@ -21,7 +21,8 @@ from conformance.regressions.store import Store
 from conformance.subjects.subject import Subject
 from conformance.suite.budget import Budget
 from conformance.suite.certify_options import CertifyOptions, add_certify_options
-from conformance.suite.checking import Checking, ClauseRun, device_lost
+from conformance.suite.checking import Checking, ClauseRun
+from conformance.suite.devices import device_lost
 from conformance.suite.options import Options, add_options, engine_of, implementation_of, read_options, shared_of
 from conformance.suite.parts import Part, keep
 from conformance.suite.progress import Progress

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Protocol
 
 import hypothesis
-import torch
 
 from conformance.engines.ranks import RankHung, RankLost
 from conformance.judging.facts import Raised
@@ -35,6 +34,7 @@ from conformance.subjects.outcomes import (
 )
 from conformance.subjects.subject import Subject
 from conformance.suite.budget import Budget
+from conformance.suite.devices import device_lost
 from lora_compat.families import Family
 from strategies.cases import Case, LayerSpec
 from strategies.codec import Spec
@@ -235,17 +235,6 @@ def _target_of(case: Spec) -> str:
     if isinstance(case, ModelCase):
         return case.target
     return case.subclass.target or "" if isinstance(case, Case) else ""
-
-
-def device_lost(device: str) -> bool:
-    """Whether the CUDA context is poisoned: after an illegal access every later call fails as well."""
-    if not device.startswith("cuda"):
-        return False
-    try:
-        torch.cuda.synchronize()
-    except RuntimeError:
-        return True
-    return False
 
 
 def _base_takes(layer: LayerSpec) -> bool:
