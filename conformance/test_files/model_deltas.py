@@ -31,8 +31,6 @@ def logits(served: Any, size: int, number: int = 0) -> torch.Tensor:
 
 def merged(told: Told) -> Script:
     """MODEL-2 and MODEL-7: what the adapter adds to a module is what the merged checkpoint adds."""
-    if isinstance(told.fact, Raised) and told.case.stage is not None:  # of an adapter that the whole model takes
-        return scripted(told, [_SERVED[0], *requested(told), adding(told)])
     return _added(told, [*requested(told), adding(told)])
 
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 from conformance.engines.threads import ThreadsEngine
 from conformance.implementations.vllm import VllmImplementation
+from conformance.subjects.models.observing import chains
 from conformance.subjects.subject import Subject
+
+
+@pytest.fixture(autouse=True)
+def forgetting() -> Iterator[None]:
+    """What was found out of a chain with a bug planted is asked again without it."""
+    yield
+    chains.cache_clear()
 
 
 @pytest.fixture(scope="module")

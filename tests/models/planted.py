@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from conformance.subjects.models.observing import chains
 from strategies.models.adapters import ModelAdapter
 from strategies.models.cases import ModelCase
 from strategies.models.configs import ConfigChoices
@@ -37,7 +38,11 @@ def planted(clause: str, anomaly: str, *modules: str, **case: Any) -> Callable[[
     adapter = ModelAdapter(modules=modules, **case.pop("adapter", {}))
 
     def register(patch: Patch) -> Patch:
-        PLANTED[patch.__name__] = Planted(clause, anomaly, ModelCase(adapter=adapter, **case), patch)
+        def plant(monkey: pytest.MonkeyPatch) -> None:
+            chains.cache_clear()  # what was found out of its chain without it
+            patch(monkey)
+
+        PLANTED[patch.__name__] = Planted(clause, anomaly, ModelCase(adapter=adapter, **case), plant)
         return patch
 
     return register

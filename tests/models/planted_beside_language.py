@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from conformance.subjects.models.observing import chains
 from tests.models.planted import TOWERS, around, part, planted
 
 CLASSIFIER = {"target": "Qwen3ForSequenceClassification", "adapter": {"saved": ("score",)}}
@@ -49,7 +48,6 @@ def rows_of_rotary_embeddings_left_as_in_the_file(monkey: pytest.MonkeyPatch) ->
         return original(self, name, weight)[0], weight
 
     around(monkey, models.MistralForCausalLM, "maybe_remap_mistral", left)
-    chains.cache_clear()  # the merged checkpoint is loaded as the base is
 
 
 @planted("MODEL-1", "key-vanished", "o_proj", **CLASSIFIER)
