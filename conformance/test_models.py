@@ -11,10 +11,11 @@ import torch
 from conformance.implementations.models import EXPERTS
 from conformance.judging.anomalies.models import VANISHED
 from conformance.judging.company import require_untouched
-from conformance.judging.facts import Place, Raised
+from conformance.judging.facts import Place
 from conformance.judging.logits import require_logits
 from conformance.judging.model_facts import Lost
 from conformance.judging.models import (
+    raised,
     reaches,
     require_apart,
     require_feature,
@@ -164,9 +165,8 @@ def test_loading_leaves_everything_else_as_it_was(subject: Subject, case: ModelC
 def test_a_class_that_declares_lora_support_starts_with_it(subject: Subject, case: ModelCase) -> None:
     for refusal in started(subject, case, programs_of(subject, case)):
         if refusal is not None:
-            said = Raised(refusal.kind, " ".join(refusal.message.split())[:400], refusal.site)
             place = Place(setting=f"with {' and '.join(('LoRA', *case.options))}")
-            raise Violation("does-not-start", said, case, place)
+            raise Violation("does-not-start", raised(refusal), case, place)
 
 
 def started(subject: Subject, case: ModelCase, programs: Programs) -> list[Refusal | None]:

@@ -111,13 +111,16 @@ class Baseline:
 
         Not one that one of ``failures`` has in a role of which nothing is known.
         """
-        due = [one for one in self.entries if one.covers(path) and self.today <= one.expires]
-        new = {failure.key for failure in failures if not any(one.names(path, failure) for one in due)}
-        return {(one.clause, one.anomaly) for one in due} - new
+        new = {failure.key for failure in failures if not self.lists(path, failure)}
+        return {(one.clause, one.anomaly) for one in self._due if one.covers(path)} - new
 
     def lists(self, path: str, failure: Failure) -> bool:
         """Whether the class at ``path`` may fail like this today."""
-        return any(one.names(path, failure) for one in self.entries if self.today <= one.expires)
+        return any(one.names(path, failure) for one in self._due)
+
+    @property
+    def _due(self) -> list[Entry]:
+        return [one for one in self.entries if self.today <= one.expires]
 
     def link(self, path: str, failure: Failure) -> str:
         """Where a failure of the class at ``path`` is reported, empty for nowhere; an entry that says a role first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Container, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,9 @@ class ModelSettings:
 
     def of_base(self) -> ModelSettings:
         """The same without what is about adapters alone, of which a model that has none shows nothing."""
-        plain = ModelSettings(self.lora, fused_experts=self.fused_experts, options=self.options, dtype=self.dtype)
-        return replace(plain, stage=self.stage)
+        return ModelSettings(
+            self.lora, fused_experts=self.fused_experts, options=self.options, stage=self.stage, dtype=self.dtype
+        )
 
 
 class ServedModel(ABC):

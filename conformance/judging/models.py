@@ -188,10 +188,13 @@ def reaches(pairs: Sequence[FilePair], added: Collection[bytes]) -> bool:
     return any(row in added for row, _ in sources_of(pairs))
 
 
+def raised(refusal: Refusal) -> Raised:
+    """A refusal as a fact, in one line that is not too long."""
+    return Raised(refusal.kind, " ".join(refusal.message.split())[:400], refusal.site)
+
+
 def unnamed(case: ModelCase, refusal: Refusal, pairs: Sequence[FilePair], how: str) -> Violation:
     """An adapter that was not loaded, without a word about which of its tensors is in the way."""
     roles = {pair.role for pair in pairs}
     place = Place(setting=how, role=roles.pop() if len(roles) == 1 else "")
-    return Violation(
-        "raised", Raised(refusal.kind, " ".join(refusal.message.split())[:400], refusal.site), case, place
-    )
+    return Violation("raised", raised(refusal), case, place)

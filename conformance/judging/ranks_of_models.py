@@ -7,8 +7,8 @@ from contextlib import suppress
 from dataclasses import replace
 
 from conformance.implementations.models import ModelServer
-from conformance.judging.facts import Place, Raised
-from conformance.judging.models import require_merged
+from conformance.judging.facts import Place
+from conformance.judging.models import raised, require_merged
 from conformance.judging.served_models import on_all, presume_served, programs_of, require_served
 from conformance.judging.verdicts import Violation
 from conformance.subjects.models.checkpoints import content_of
@@ -45,8 +45,7 @@ def _require_same_of_stages(subject: Subject, case: ModelCase) -> None:
     for stage, seen in zip(stages, [_stage_served(subject, stage) for stage in stages], strict=True):
         how = f"stage {stage.stage} of {stage.stages}"
         if isinstance(seen, Refusal):
-            said = Raised(seen.kind, " ".join(seen.message.split())[:400], seen.site)
-            raise Violation("raised", said, stage, Place(setting=how, role=ROLE_OF_STAGES))
+            raise Violation("raised", raised(seen), stage, Place(setting=how, role=ROLE_OF_STAGES))
         require_merged(stage, chains().of(case), [seen], how)
 
 

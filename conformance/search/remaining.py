@@ -18,9 +18,9 @@ def remaining(found: Violation) -> ModelCase | None:
     case, fact = found.case, found.fact
     keys = (*fact.keys, *fact.alike) if isinstance(fact, Lost) else (fact.tensor,) if isinstance(fact, Added) else ()
     modules = [module for module in map(module_of, keys) if module]
-    if isinstance(case, ModelCase) and case.stage is not None and not modules:
-        return replace(case, stages=1, stage=None)
-    if not isinstance(case, ModelCase) or not modules:
+    if not isinstance(case, ModelCase):
         return None
+    if not modules:
+        return None if case.stage is None else replace(case, stages=1, stage=None)
     adapter = case.adapter.without(tuple(name for module in modules for name in (module, f"{module}.weight")))
     return replace(case, adapter=adapter) if adapter != case.adapter and adapter.modules + adapter.parameters else None

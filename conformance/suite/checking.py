@@ -71,9 +71,7 @@ class ClauseRun:
         if without is not None:
             self._not_applicable(without)
             return self.result
-        of_model = isinstance(
-            self.target, ModelDraws
-        )  # whose clauses are asked of the same chains, which are made once
+        of_model = isinstance(self.target, ModelDraws)  # its clauses are asked of the same chains, made once
         seed = self.budget.seed_for(*(("MODEL", self.result.target) if of_model else (clause, name)))
         judge, sight = partial(self._judged, body), partial(self._sighted, clause, body)
         search = Search(

@@ -131,11 +131,11 @@ def _differing(content: Mapping[str, Any], default: Mapping[str, Any]) -> dict[s
 
 def _needed(cls: Any, given: Mapping[str, Any], whole: Mapping[str, Any]) -> dict[str, Any]:
     """Without what the class makes of the rest."""
-    needed = dict(given)
+    needed, said = dict(given), _said(whole)
     for name in given:
         rest = {other: one for other, one in needed.items() if other != name}
         with suppress(Exception):  # a validator's, of any kind
-            needed = rest if _said(cls(**rest).to_dict()) == _said(whole) else needed
+            needed = rest if _said(cls(**rest).to_dict()) == said else needed
     return needed
 
 

@@ -14,7 +14,7 @@ from conformance.judging.facts import Raised
 from conformance.judging.model_facts import Added
 from conformance.test_files.layout import CannotWrite
 from conformance.test_files.model_chains import ADDED
-from conformance.test_files.model_scenes import Told, added_or_refused, adding, requested, scripted, targets_of
+from conformance.test_files.model_scenes import BASE, Told, added_or_refused, adding, requested, scripted, targets_of
 from conformance.test_files.script import Script
 
 _SERVED = ['model, worker = served(f"{folder}/base")', 'other, _ = served(f"{folder}/merged")']
@@ -43,7 +43,7 @@ def _added(told: Told, loading: Sequence[str]) -> Script:
     """``loading`` are the statements that load the adapter."""
     fact = told.fact
     if isinstance(fact, Raised) and told.case.stage is not None:  # of an adapter that the whole model takes
-        return scripted(told, [_SERVED[0].replace("model", "_"), *loading])
+        return scripted(told, [BASE, *loading])
     if not isinstance(fact, Added):
         raise CannotWrite("it was stored by an older release, in words alone; replay it")
     if fact.part.startswith(HELD):

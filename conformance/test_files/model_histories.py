@@ -17,7 +17,7 @@ from conformance.test_files.layout import CannotWrite
 from conformance.test_files.literals import indented
 from conformance.test_files.model_chains import OPENED
 from conformance.test_files.model_configs import constant
-from conformance.test_files.model_scenes import Told, added_or_refused, scripted, targets_of
+from conformance.test_files.model_scenes import BASE, Told, added_or_refused, scripted, targets_of
 from conformance.test_files.script import Script
 
 _BARE = """
@@ -73,7 +73,7 @@ def written(told: Told) -> Script:
     constants, rewriting = ([], _PICKLING) if way == PICKLED else _renaming(told, chains().of(told.case))
     plain = replace(told, fused=told.fused and way == PICKLED, exact=False)
     if isinstance(told.fact, Raised):
-        lines = [*OPENED, *rewriting, '_, worker = served(f"{folder}/base")', *added_or_refused(plain, names)]
+        lines = [*OPENED, *rewriting, BASE, *added_or_refused(plain, names)]
         return scripted(plain, lines, definitions=constants)
     if told.fused:
         raise CannotWrite("experts written in two ways have no form as a single file yet; replay the case")
@@ -195,7 +195,7 @@ def reloaded(told: Told) -> Script:
 def started(told: Told) -> Script:
     """MODEL-6: the engine's start, its warm-up included, raises nothing."""
     lines = [
-        '_, worker = served(f"{folder}/base")',
+        BASE,
         'dummy = LoRARequest("dummy", 9, "dummy")',
         "worker.add_dummy_lora(dummy, worker.get_dummy_lora_warmup_rank(8))",
         "worker.add_adapter(dummy)",

@@ -6,7 +6,7 @@ from conformance.judging.facts import Raised
 from conformance.subjects.models.features import ASKED
 from conformance.test_files.layout import CannotWrite
 from conformance.test_files.literals import indented, one_line
-from conformance.test_files.model_scenes import Told, adding, scripted, targets_of
+from conformance.test_files.model_scenes import BASE, Told, adding, scripted, targets_of
 from conformance.test_files.script import Script
 from strategies.models.adapters import EMBEDDING, SAVED_EMBEDDING
 
@@ -20,7 +20,7 @@ def featured(told: Told) -> Script:
     feature = told.case.adapter.feature
     names = [ASKED[feature][1], *targets_of(told.case.adapter)]
     lines = [
-        '_, worker = served(f"{folder}/base")',
+        BASE,
         "try:",
         *indented([adding(told)]),
         "except (RuntimeError, ValueError) as error:",

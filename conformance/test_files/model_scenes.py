@@ -16,6 +16,8 @@ from conformance.test_files.script import Script
 from strategies.models.adapters import ModelAdapter
 from strategies.models.cases import ModelCase
 
+BASE = '_, worker = served(f"{folder}/base")'  # of whose model nothing is looked at
+
 
 @dataclass(frozen=True, slots=True)
 class Told:

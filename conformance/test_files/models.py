@@ -18,6 +18,7 @@ from conformance.test_files.model_deltas import merged, restricted
 from conformance.test_files.model_histories import reloaded, started, switched_on, written
 from conformance.test_files.model_parts import apart, featured
 from conformance.test_files.model_scenes import (
+    BASE,
     Told,
     added_or_refused,
     last_name,
@@ -54,7 +55,7 @@ def _arrives(told: Told) -> Script:
         raise CannotWrite("it was stored by an older release, in words alone; replay it")
     if told.fact.among_others:
         raise CannotWrite("tensors that vanish among others only have no form as a single file yet; replay the case")
-    lines = ['_, worker = served(f"{folder}/base")', *added_or_refused(told, [last_name(told.fact.keys[0])])]
+    lines = [BASE, *added_or_refused(told, [last_name(told.fact.keys[0])])]
     lines.append("layers = worker._adapter_manager.modules.values()")
     got = "any(b.any() for one in layers for b in one.lora_b_stacked)"
     note = "  # it arrived"
@@ -69,7 +70,7 @@ def _arrives(told: Told) -> Script:
 def _loads(told: Told) -> Script:
     """MODEL-1: the adapter is loaded, or refused by name."""
     names = targets_of(told.case.adapter)
-    lines = ['_, worker = served(f"{folder}/base")', *added_or_refused(told, names)]
+    lines = [BASE, *added_or_refused(told, names)]
     return scripted(replace(told, exact=False), lines)
 
 
