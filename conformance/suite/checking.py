@@ -22,7 +22,7 @@ from conformance.search.drawing import Source
 from conformance.search.remaining import remaining
 from conformance.search.searching import Search
 from conformance.search.second_opinion import require_second_opinion
-from conformance.search.settling import manner
+from conformance.search.settling import manner, on_few_ranks
 from conformance.subjects.building import flatten
 from conformance.subjects.outcomes import (
     HarnessError,
@@ -137,7 +137,7 @@ class ClauseRun:
                 raise HarnessError(f"the GPU is lost to this process: {found.message}") from found
             self.require_blame(found)
             self.result.evidence.record(case, measure, passed=False)
-            raise
+            raise on_few_ranks(self.subject, self.result.clause, body, found) from None
         self.result.evidence.record(case, measure, passed=True)
 
     def require_blame(self, found: Violation) -> None:
