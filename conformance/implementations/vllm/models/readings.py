@@ -39,7 +39,7 @@ class Reader:
         self._hidden_size = config.model_config.get_hidden_size()
         self._dtype = config.model_config.dtype
         self._device = torch.device(runtime().device)
-        self._readable: dict[str, bool] = {}  # whether a module's forward runs here, found out on the bare model
+        self.forwards: dict[str, bool] = {}  # whether a module's runs here, found out on the bare model
         self._names = tuple(name for name, _ in model.named_modules())
         self._aliases = other_names(model, _multiplies)
         if hasattr(model, "compute_logits") and not getattr(model, "is_pooling_model", False):
@@ -65,7 +65,7 @@ class Reader:
         parts = self._read(name, group)
         held: dict[str, Tensor] = {}
         for alias in self._aliases.get(name, ()):
-            self._readable[alias] = self._readable.get(name, True)
+            self.forwards[alias] = self.forwards.get(name, True)
             passed_over = self._find(alias)[0] is not self._find(name)[0]
             other = self._read(alias, group) if passed_over else parts
             held[HELD + alias] = other.get(OUTPUT, other.get("weight", torch.zeros(())))
@@ -102,14 +102,14 @@ class Reader:
         return self._run(name, lambda: {part: run()})
 
     def _run(self, name: str, run: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor] | None:
-        if not self._readable.setdefault(name, True):
+        if not self.forwards.setdefault(name, True):
             return None
         try:
             output = run()
         except Exception as error:
             if self._adapted:
                 raise ForwardRaised(f"{name}: {type(error).__name__}: {error}") from error
-            self._readable[name] = False
+            self.forwards[name] = False
             return None
         return output
 
