@@ -36,6 +36,7 @@ class Reader:
     def __init__(self, model: Any, config: Any) -> None:
         self._model = model
         self._view, self._adapted = AdaptersView(), False
+        self._found: dict[str, tuple[Any, Any]] = {}  # in this reading
         self._hidden_size = config.model_config.get_hidden_size()
         self._dtype = config.model_config.dtype
         self._device = torch.device(runtime().device)
@@ -56,7 +57,7 @@ class Reader:
         self, view: AdaptersView | None, group: RankGroup, only: Container[str] | None = None
     ) -> dict[str, Parts]:
         """What every module computes, or ``only`` some; with a view, a forward that ran without one has to run."""
-        self._view, self._adapted = view or AdaptersView(), view is not None
+        self._view, self._adapted, self._found = view or AdaptersView(), view is not None, {}
         asked = self._names if only is None else [name for name in self._names if name in only]
         return {name: self._everywhere(name, group) for name in asked}
 
@@ -149,12 +150,15 @@ class Reader:
 
     def _find(self, name: str) -> tuple[Any, Any]:
         """The module of that name, LoRA layer or not, and the LoRA layer that it is or is inside of."""
-        module, lora = self._model, None
-        for part in name.split(".") if name else ():
-            inner = self._view.base_of(module)
-            if inner is not None:
-                module, lora = inner, module
-            module = getattr(module, part)
+        if name not in self._found:
+            self._found[name] = self._looked_for(name)
+        return self._found[name]
+
+    def _looked_for(self, name: str) -> tuple[Any, Any]:
+        holder, _, part = name.rpartition(".")
+        module, lora = (self._model, None) if not name else self._find(holder)
+        if name:
+            module = getattr(self._view.base_of(module) or module, part)
         return module, lora if self._view.base_of(module) is None else module
 
 
