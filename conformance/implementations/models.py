@@ -76,7 +76,13 @@ class ModelSettings:
 
 
 class ServedModel(ABC):
-    """A checkpoint loaded on one rank; every rank makes the same calls, as reading runs collectives."""
+    """A checkpoint loaded on one rank; every rank makes the same calls, as reading runs collectives.
+
+    ``forwards`` says of modules whether their forward runs here, which the first reading finds out, before any adapter
+    can be loaded; where another model of the same checkpoint was read, it is told instead.
+    """
+
+    forwards: dict[str, bool]
 
     @abstractmethod
     def serve_adapters(self) -> None:
@@ -184,9 +190,13 @@ class AdaptersView:
 
 
 class HostedModel(ABC):
-    """A model of the library that base layers are of, without any adapters of its own, loaded on one rank."""
+    """A model of the library that base layers are of, without any adapters of its own, loaded on one rank.
+
+    ``forwards`` is as `ServedModel`'s.
+    """
 
     model: Any
+    forwards: dict[str, bool]
 
     @abstractmethod
     def ranked(self) -> AbstractContextManager[object]:

@@ -55,7 +55,7 @@ class ReferenceModel(ServedModel):
         self, library: ModelLibrary, directory: Path, settings: ModelSettings, host: HostedModel, group: RankGroup
     ) -> None:
         self._library, self._directory, self._settings = library, directory, settings
-        self._host, self._group = host, group
+        self._host, self._group, self.forwards = host, group, host.forwards
         self.manager: LoRAManager | None = None
 
     def serve_adapters(self) -> None:

@@ -37,14 +37,14 @@ class Ends:
 class Chain:
     """Three directories, what is in the adapter's, and what was found out about them that others ask for again.
 
-    ``right`` is what each rank reads of the merged checkpoint, ``taken`` what is served alone, ``served`` why a case
-    is not, None where it is. An adapter with a feature is not merged.
+    ``read`` is what each rank reads of a model that nothing was done to before, ``taken`` what is served alone,
+    ``served`` why a case is not, None where it is. An adapter with a feature is not merged.
     """
 
     root: Path
     file: AdapterFile
     ends: Ends | None = None
-    right: dict[Any, dict[int, Any]] = field(default_factory=dict, compare=False, repr=False)
+    read: dict[Any, dict[int, Any]] = field(default_factory=dict, compare=False, repr=False)
     taken: dict[Any, dict[str, bool]] = field(default_factory=dict, compare=False, repr=False)
     served: dict[Any, Exception | None] = field(default_factory=dict, compare=False, repr=False)
 

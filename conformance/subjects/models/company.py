@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from conformance.implementations.models import OUTPUT, ROWS, ServedModel
-from conformance.subjects.models.observing import Readings, Refusal, attempt
+from conformance.subjects.models.observing import Readings, attempt
 
 _TURNS = (1, 2, None, 2)  # whose the tokens of a batch are
 
@@ -29,12 +29,8 @@ class Company:
     instead: tuple[Readings, Readings] | None = None
 
 
-def in_company(model: ServedModel, base: Readings, own: Path, other: Path, *, slots: int) -> Company | Refusal:
-    """Loads the adapter in ``own`` and the one in ``other``; ends with the first alone, or why it was not loaded."""
-    refusal = attempt(partial(model.add, 1, own))
-    if refusal:
-        return refusal
-    first = model.read(1)
+def in_company(model: ServedModel, base: Readings, first: Readings, own: Path, other: Path, *, slots: int) -> Company:
+    """Loads the adapter in ``other`` beside that in ``own``, which gave what was read first; ends with it alone."""
     if attempt(partial(model.add, 2, other)):
         return Company(first, _again(model, own))
     second = model.read(2)

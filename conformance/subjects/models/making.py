@@ -33,7 +33,11 @@ _SENTENCE_MODULES = [
 
 def prepare() -> None:
     """Imports what makes models and adapters, for the processes that are forked afterwards."""
-    for name in ("transformers.conversion_mapping", "transformers.models.auto.modeling_auto", "peft"):
+    for name in (
+        "transformers.conversion_mapping",
+        "transformers.models.auto.modeling_auto",
+        "peft.utils.transformers_weight_conversion",
+    ):
         importlib.import_module(name)
 
 

@@ -21,6 +21,7 @@ from conformance.implementations.models import (
     NoForward,
     NoLoRASupport,
     Parts,
+    ServedModel,
 )
 from conformance.subjects.models.chains import Chain, Chains
 from conformance.subjects.outcomes import FileRefused, HarnessError, NotApplicable, NotExercised, SubjectRaised
@@ -28,6 +29,7 @@ from conformance.subjects.subject import Subject
 from strategies.models.cases import ModelCase
 
 T = TypeVar("T")
+BASE, MERGED, ADAPTED = "base", "merged", "adapted"  # what a model is that readings are kept of
 Readings = Mapping[str, Parts]
 _MAX_RANKS = (8, 16, 32, 64)  # of those that vLLM has
 
@@ -140,9 +142,24 @@ def right_readings(server: ModelServer, chain: Chain, settings: ModelSettings, g
     Read once for all ways of sharding and holding adapters, of which it has none.
     """
     settings = settings.of_base()
-    of_ranks: dict[int, Readings] = chain.right.setdefault((server, settings, group.size), {})
-    if len(of_ranks) < group.size:  # all of them read it, which they do together, or none
-        of_ranks[group.rank] = _right_readings(server, chain, settings, group)
+    return once(chain, (MERGED, server, settings), group, lambda: _right_readings(server, chain, settings, group))
+
+
+def base_readings(
+    server: ModelServer, chain: Chain, settings: ModelSettings, group: RankGroup, model: ServedModel
+) -> Readings:
+    """What the base checkpoint computes, loaded as ``model``, before it is ready for adapters; read once, likewise."""
+    asked = BASE, server, settings.of_base()
+    found, forwards = once(chain, asked, group, lambda: (model.read(None), dict(model.forwards)))
+    model.forwards.update(forwards)
+    return found
+
+
+def once(chain: Chain, asked: tuple[object, ...], group: RankGroup, read: Callable[[], T]) -> T:
+    """What a rank reads, which all of them do together, and not again."""
+    of_ranks: dict[int, T] = chain.read.setdefault((*asked, group.size), {})
+    if len(of_ranks) < group.size:
+        of_ranks[group.rank] = read()
     return of_ranks[group.rank]
 
 

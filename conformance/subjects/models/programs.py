@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,15 @@ from conformance.subjects.models.adapters import cut
 from conformance.subjects.models.chains import Chain
 from conformance.subjects.models.company import Company, in_company
 from conformance.subjects.models.likeness import passed_over, unlike
-from conformance.subjects.models.observing import Readings, Refusal, attempt, right_readings
+from conformance.subjects.models.observing import (
+    ADAPTED,
+    Readings,
+    Refusal,
+    attempt,
+    base_readings,
+    once,
+    right_readings,
+)
 from conformance.subjects.models.writings import Writing
 from conformance.subjects.outcomes import NotExercised
 
@@ -49,16 +57,15 @@ class Programs:
     def served(self, group: RankGroup) -> Seen | Refusal:
         """Readings of the base, of the merged checkpoint and with the adapter, or why it was not loaded."""
         right = right_readings(self.server, self.chain, self.settings, group)
-        model, base = self._loaded(group)
-        refusal = attempt(partial(model.add, 1, self.chain.adapter))
-        return refusal or (base, right, model.read(1))
+        base, seen = self._once(group, lambda: self._adapted(group, *self._loaded(group)))
+        return seen if isinstance(seen, Refusal) else (base, right, seen)
 
     def one_by_one(self, group: RankGroup) -> tuple[Readings, Readings, Refusal | None, list[Alone]]:
         """Readings of base and merged checkpoint, how the whole file loads, and how some of its tensors do."""
         right = right_readings(self.server, self.chain, self.settings, group)
         model, base = self._loaded(group)
-        refusal = attempt(partial(model.add, 1, self.chain.adapter))
-        whole = base if refusal else model.read(1)
+        _, seen = self._adapted(group, model, base)
+        refusal, whole = (seen, base) if isinstance(seen, Refusal) else (None, seen)
         model.remove(1)
         found = []
         for keys, only, without in self._parts():
@@ -100,9 +107,11 @@ class Programs:
             if fused not in loaded:
                 loaded[fused] = self._loaded(group, replace(self.settings, fused_experts=fused))
             model, base = loaded[fused]
-            refusal = attempt(partial(model.add, 1, directory))
-            seen.append((base, refusal or model.read(1)))
-            if refusal or attempt(partial(model.remove, 1)):
+            if not seen:
+                seen.append(self._adapted(group, model, base))
+            else:
+                seen.append((base, attempt(partial(model.add, 1, directory)) or model.read(1)))
+            if isinstance(seen[-1][1], Refusal) or attempt(partial(model.remove, 1)):
                 del loaded[fused]
         return seen
 
@@ -122,15 +131,18 @@ class Programs:
             keys = {key for keys in self.chain.file.keys_by_module()[::2] for key in keys}
             cut(self.chain.adapter, other, keys, turned=True)
         model, base = self._loaded(group)
-        return in_company(model, base, self.chain.adapter, other, slots=self.settings.max_loras)
+        _, first = self._adapted(group, model, base)
+        if isinstance(first, Refusal):
+            return first
+        return in_company(model, base, first, self.chain.adapter, other, slots=self.settings.max_loras)
 
     def apart(self, group: RankGroup) -> tuple[tuple[str, ...], Readings, Readings, Readings | Refusal] | Refusal:
         """The modules of towers, and readings of the base, with the adapter, and likewise in a batch that has text."""
         model, base = self._loaded(group)
-        refusal = attempt(partial(model.add, 1, self.chain.adapter))
-        if refusal:
-            return refusal
-        together, read = model.read(1), []
+        _, together = self._adapted(group, model, base)
+        if isinstance(together, Refusal):
+            return together
+        read: list[Readings] = []
         broken = attempt(lambda: read.append(model.read(1, apart=True)))
         return model.towers(), base, together, broken or read[0]
 
@@ -162,11 +174,22 @@ class Programs:
         return attempt(model.serve_adapters) or attempt(model.warm_up)
 
     def _loaded(self, group: RankGroup, settings: ModelSettings | None = None) -> tuple[ServedModel, Readings]:
-        """The base, ready for adapters; what it read before shows whose forward runs here."""
-        model = self.server.load(self.chain.base, settings or self.settings, group)
-        base = model.read(None)
+        """The base, ready for adapters, and what it computes before."""
+        settings = settings or self.settings
+        model = self.server.load(self.chain.base, settings, group)
+        base = base_readings(self.server, self.chain, settings, group, model)
         _start(model)
         return model, base
+
+    def _adapted(self, group: RankGroup, model: ServedModel, base: Readings) -> tuple[Readings, Readings | Refusal]:
+        """Loads the adapter into a model that had none before: readings of the base, and what is read once with it."""
+        refusal = attempt(partial(model.add, 1, self.chain.adapter))
+        return self._once(group, lambda: (base, refusal or model.read(1)))
+
+    def _once(
+        self, group: RankGroup, read: Callable[[], tuple[Readings, Readings | Refusal]]
+    ) -> tuple[Readings, Readings | Refusal]:
+        return once(self.chain, (ADAPTED, self.server, self.settings), group, read)
 
     def _parts(self) -> Iterator[tuple[tuple[str, ...], Path, Path | None]]:
         """Keys of a module, alone in a file, and a file of the others.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from torch import nn
@@ -26,5 +27,11 @@ def other_names(model: nn.Module, read: Callable[[Any], bool]) -> Mapping[str, S
 
 def _in_objects(holder: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, held in vars(holder).items():
-        if type(held).__module__.startswith("vllm.") and not isinstance(held, nn.Module) and hasattr(held, "__dict__"):
+        if _is_object(held.__class__):
             yield from ((f"{name}.{inner}", one) for inner, one in vars(held).items() if isinstance(one, nn.Module))
+
+
+@cache
+def _is_object(kind: type) -> bool:
+    """Whether a class is one of vLLM's, and no module, whose objects hold others."""
+    return kind.__module__.startswith("vllm.") and not issubclass(kind, nn.Module) and kind.__dictoffset__ != 0

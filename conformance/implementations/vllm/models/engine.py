@@ -37,10 +37,14 @@ _made: dict[tuple[object, ...], Any] = {}  # configurations that no model was bu
 # What the first load imports; half of the ten seconds go into kernels that no CPU runs.
 _IMPORTED_BY_LOADS = (
     "vllm.engine.arg_utils",
+    "vllm.lora.ops.torch_ops",
+    "vllm.lora.ops.triton_ops",
     "vllm.lora.worker_manager",
     "vllm.model_executor.kernels.linear",
+    "vllm.model_executor.layers.quantization.online.base",
     "vllm.model_executor.layers.quantization.online.fp8",
     "vllm.model_executor.model_loader",
+    "vllm.model_executor.models.expert_substitution",
     "vllm.model_executor.models.llama",
     "vllm.model_executor.models.transformers",
 )
@@ -52,6 +56,9 @@ def prepare() -> None:
     for name in _IMPORTED_BY_LOADS:
         with suppress(ModuleNotFoundError):  # of another release
             importlib.import_module(name)
+    with suppress(ModuleNotFoundError, AttributeError):  # likewise
+        settings = importlib.import_module("vllm.config.logging").LoggingConfig()
+        importlib.import_module("vllm.logger").configure_logging_if_needed(settings)
 
 
 @cache

@@ -46,6 +46,7 @@ class VllmHost(HostedModel):
             self.model = self.within(importlib.import_module("vllm.model_executor.model_loader").get_model)
         _require_ends(self.model, self.config.model_config)
         self._reader = Reader(self.model, self.config)
+        self.forwards = self._reader.forwards
 
     def within(self, build: Callable[..., Any]) -> Any:
         """``build(vllm_config=...)`` with this model's configuration in place."""

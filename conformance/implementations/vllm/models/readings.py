@@ -36,10 +36,11 @@ class Reader:
     def __init__(self, model: Any, config: Any) -> None:
         self._model = model
         self._view, self._adapted = AdaptersView(), False
+        self._found: dict[str, tuple[Any, Any]] = {}  # in this reading
         self._hidden_size = config.model_config.get_hidden_size()
         self._dtype = config.model_config.dtype
         self._device = torch.device(runtime().device)
-        self._readable: dict[str, bool] = {}  # whether a module's forward runs here, found out on the bare model
+        self.forwards: dict[str, bool] = {}  # whether a module's runs here, found out on the bare model
         self._names = tuple(name for name, _ in model.named_modules())
         self._aliases = other_names(model, _multiplies)
         if hasattr(model, "compute_logits") and not getattr(model, "is_pooling_model", False):
@@ -56,7 +57,7 @@ class Reader:
         self, view: AdaptersView | None, group: RankGroup, only: Container[str] | None = None
     ) -> dict[str, Parts]:
         """What every module computes, or ``only`` some; with a view, a forward that ran without one has to run."""
-        self._view, self._adapted = view or AdaptersView(), view is not None
+        self._view, self._adapted, self._found = view or AdaptersView(), view is not None, {}
         asked = self._names if only is None else [name for name in self._names if name in only]
         return {name: self._everywhere(name, group) for name in asked}
 
@@ -65,7 +66,7 @@ class Reader:
         parts = self._read(name, group)
         held: dict[str, Tensor] = {}
         for alias in self._aliases.get(name, ()):
-            self._readable[alias] = self._readable.get(name, True)
+            self.forwards[alias] = self.forwards.get(name, True)
             passed_over = self._find(alias)[0] is not self._find(name)[0]
             other = self._read(alias, group) if passed_over else parts
             held[HELD + alias] = other.get(OUTPUT, other.get("weight", torch.zeros(())))
@@ -102,14 +103,14 @@ class Reader:
         return self._run(name, lambda: {part: run()})
 
     def _run(self, name: str, run: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor] | None:
-        if not self._readable.setdefault(name, True):
+        if not self.forwards.setdefault(name, True):
             return None
         try:
             output = run()
         except Exception as error:
             if self._adapted:
                 raise ForwardRaised(f"{name}: {type(error).__name__}: {error}") from error
-            self._readable[name] = False
+            self.forwards[name] = False
             return None
         return output
 
@@ -149,12 +150,15 @@ class Reader:
 
     def _find(self, name: str) -> tuple[Any, Any]:
         """The module of that name, LoRA layer or not, and the LoRA layer that it is or is inside of."""
-        module, lora = self._model, None
-        for part in name.split(".") if name else ():
-            inner = self._view.base_of(module)
-            if inner is not None:
-                module, lora = inner, module
-            module = getattr(module, part)
+        if name not in self._found:
+            self._found[name] = self._looked_for(name)
+        return self._found[name]
+
+    def _looked_for(self, name: str) -> tuple[Any, Any]:
+        holder, _, part = name.rpartition(".")
+        module, lora = (self._model, None) if not name else self._find(holder)
+        if name:
+            module = getattr(self._view.base_of(module) or module, part)
         return module, lora if self._view.base_of(module) is None else module
 
 

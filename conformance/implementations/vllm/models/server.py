@@ -62,7 +62,7 @@ class VllmModel(ServedModel):
 
     def __init__(self, host: VllmHost, settings: ModelSettings) -> None:
         self._host, self._settings = host, settings
-        self.model = host.model
+        self.model, self.forwards = host.model, host.forwards
         self._worker: Any = None
 
     def serve_adapters(self) -> None:
