@@ -16,7 +16,7 @@ from conformance.implementations.model_protocol import ModelDeployment, ModelMan
 from conformance.implementations.models import ModelServer
 from conformance.implementations.protocol import Deployment, Implementation, LayerLibrary, Refused
 from conformance.implementations.reference.manager import ReferenceManager
-from conformance.implementations.reference.models import ReferenceModels
+from conformance.implementations.reference.models import models_of
 from conformance.implementations.schemes import METHODS
 from conformance.implementations.vocabulary import ReferenceVocabulary, VocabularyServer, VocabularyWeights
 from lora_compat.adapters import LayerAdapter, LoRAConfig
@@ -66,7 +66,7 @@ class ReferenceImplementation(Implementation):
     @property
     def models(self) -> ModelServer | None:
         """Who loads checkpoints: where the base layers are of a library with models."""
-        return ReferenceModels(self.layers.models) if self.layers.models else None
+        return models_of(self.layers.models) if self.layers.models else None
 
     def identity(self) -> Mapping[str, str]:
         return {

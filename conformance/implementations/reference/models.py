@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,12 @@ class ReferenceModels(ModelServer):
     def load(self, directory: Path, settings: ModelSettings, group: RankGroup) -> ServedModel:
         bare = replace(settings, fused_experts=False)  # which an engine is told and the reference sees
         return ReferenceModel(self._library, directory, settings, self._library.host(directory, bare, group), group)
+
+
+@cache
+def models_of(library: ModelLibrary) -> ReferenceModels:
+    """The one server of a library's models, under whom it is kept what was found out about a chain."""
+    return ReferenceModels(library)
 
 
 class ReferenceModel(ServedModel):
