@@ -24,7 +24,7 @@ from strategies.models.adapters import (
     model_adapters,
 )
 from strategies.models.configs import ConfigChoices, Switch
-from strategies.models.deployments import DEPLOYMENTS, WIDE, Deployment
+from strategies.models.deployments import COPIED, DEPLOYMENTS, WIDE, Deployment
 
 TP_SIZES = (1, 1, 2, 2, 4)
 STAGES = 2  # of a pipeline, where there are layers for them
@@ -126,7 +126,7 @@ class ModelDraws:
 
         The language model by itself follows, each of the latter, as of stacked experts one parameter is not found
         alone in a larger file, and a head that classifies, which the adapter holds whole. Layers are dealt out to
-        stages where there are enough of them.
+        stages where there are enough of them, and several ranks have copies of what they can.
         """
         offer = self.offer(ConfigChoices())
         if offer is None:
@@ -140,7 +140,7 @@ class ModelDraws:
         adapters = dict.fromkeys((ModelAdapter(modules), ModelAdapter(plain, parameters), *alone, *single, *heads))
         stages = STAGES if offer.layers >= STAGES else 1
         return [
-            ModelCase(self.path, adapter=one, dtype=self.dtypes[0], options=options, stages=stages)
+            ModelCase(self.path, adapter=one, dtype=self.dtypes[0], options=options, deployment=COPIED, stages=stages)
             for options in self.deployments
             for one in adapters
             if offer.modules
