@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 
+from conformance.engines.ranks import CollectiveMismatch
 from conformance.implementations.models import ModelServer
-from conformance.judging.facts import Place
+from conformance.judging.facts import Place, Raised
 from conformance.judging.models import raised, require_merged
 from conformance.judging.served_models import on_all, presume_served, programs_of, require_loaded, require_served
 from conformance.judging.verdicts import Violation
@@ -46,7 +47,11 @@ def _require_served_so(subject: Subject, case: ModelCase, how: str) -> None:
     """Raises where what one rank takes is served wrongly, or broken off by an accident; not where the base is."""
     __tracebackhide__ = True
     with suppress(NotApplicable):
-        seen = on_all(subject, case, programs_of(subject, case).served)
+        try:
+            seen = on_all(subject, case, programs_of(subject, case).served)
+        except CollectiveMismatch as error:  # of ranks that take it, and others that do not
+            fact = Raised(type(error).__name__, str(error)[:400])
+            raise Violation("raised", fact, case, Place(setting=how, role=ROLE_OF_WAYS)) from error
         accident = next((one for one in seen if isinstance(one, Refusal) and not one.named(chains().of(case))), None)
         if accident is not None:
             raise Violation("raised", raised(accident), case, Place(setting=how, role=ROLE_OF_WAYS))

@@ -17,6 +17,7 @@ from strategies.existing import NothingFits
 from strategies.models.adapters import (
     EMBEDDING,
     FEATURES,
+    FURTHER_LAYER,
     SAVED_EMBEDDING,
     SAVED_HEADS,
     ModelAdapter,
@@ -171,7 +172,8 @@ def _targeted() -> ModelDraws:
 def featured_cases(draw: DrawFn) -> ModelCase:
     """The target's plainest model and an adapter of one of its first modules with one of PEFT's `FEATURES`: a dozen.
 
-    One more is of an embedding, whose own weight PEFT saves, where there is one that is not tied.
+    Further ones are of a layer that the model has not, and of an embedding that is not tied, whose own weight PEFT
+    saves.
 
     Raises:
         NothingFits: no model is being certified, or PEFT can target nothing in it.
@@ -182,7 +184,10 @@ def featured_cases(draw: DrawFn) -> ModelCase:
     if offer is None or not modules:
         raise NothingFits("PEFT can target nothing in this model")
     saved = (SAVED_EMBEDDING,) if EMBEDDING in offer.modules and EMBEDDING not in offer.tied else ()
-    feature, module = draw(sampled(FEATURES + saved, "feature")), draw(sampled(modules[:2], "module"))
+    feature, module = (
+        draw(sampled((*FEATURES, FURTHER_LAYER, *saved), "feature")),
+        draw(sampled(modules[:2], "module")),
+    )
     adapter = ModelAdapter((module,) + (EMBEDDING,) * (feature == SAVED_EMBEDDING), feature=feature)
     return ModelCase(target=target.path, adapter=adapter, dtype=target.dtypes[0])
 

@@ -29,14 +29,7 @@ class Deployment(Spec):
 PLAIN = Deployment()
 COPIED = Deployment(copies=True)
 WIDE = Deployment(slots=4, spare=2, room=8, narrow=True)
-_OTHERS = (
-    WIDE,
-    Deployment(slots=1),
-    Deployment(slots=1, spare=3),
-    Deployment(room=8),
-    Deployment(narrow=True),
-    COPIED,
-)
+_OTHERS = (WIDE, Deployment(slots=1), Deployment(slots=1, spare=3), Deployment(room=8), Deployment(narrow=True))
 DEPLOYMENTS = (PLAIN,) * 15 + _OTHERS  # each other one has to be started for itself
 
 
