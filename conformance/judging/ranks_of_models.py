@@ -29,15 +29,15 @@ def require_same_on_all_ranks(subject: Subject, case: ModelCase) -> None:
     """Raises where an adapter that is served on one rank is not on several."""
     __tracebackhide__ = True
     presume_served(subject, replace(case, tp_size=1, fully_sharded=False), "MODEL-7")
+    whole_towers = server_of(subject).whole_towers
+    if case.deployment.copies and case.options and whole_towers and has_towers(content_of(case)):
+        other = replace(case, options=(*case.options, whole_towers), fully_sharded=not case.fully_sharded)
+        _require_served_so(subject, other, whole_towers)
     if programs_of(subject, case).chain.file.of_experts:
         for options in _ways(server_of(subject), case):
             _require_served_so(subject, of_whole_experts(case, options), " and ".join(options))
     for fully_sharded in (False, True):
         require_served(subject, replace(case, fully_sharded=fully_sharded), f"fully_sharded={fully_sharded}")
-    whole_towers = server_of(subject).whole_towers
-    if case.deployment.copies and case.options and whole_towers and has_towers(content_of(case)):
-        other = replace(case, options=(*case.options, whole_towers), fully_sharded=not case.fully_sharded)
-        _require_served_so(subject, other, whole_towers)
     if 1 < case.stages <= layers_dealt_out(case) and server_of(subject).pipelined:
         with suppress(NotApplicable):  # where the class is not served so
             _require_same_of_stages(subject, replace(case, tp_size=1, fully_sharded=False))

@@ -25,7 +25,7 @@ from strategies.models.adapters import (
     model_adapters,
 )
 from strategies.models.configs import ConfigChoices, Switch
-from strategies.models.deployments import COPIED, DEPLOYMENTS, WIDE, Deployment
+from strategies.models.deployments import COPIED, DEPLOYMENTS, PLAIN, WIDE, Deployment
 
 TP_SIZES = (1, 1, 2, 2, 4)
 STAGES = 2  # of a pipeline, where there are layers for them
@@ -83,7 +83,7 @@ class ModelDraws:
         """The plainest configuration with everything adapted, then those with one option changed.
 
         In the last of these, or else in the first of all, there is room for more. And experts whose number 4 ranks do
-        not divide, or in groups.
+        not divide, with copies, or in groups.
         """
         plainest = self._plainest()
         changed = [
@@ -96,6 +96,7 @@ class ModelDraws:
             *changed[:-1],
             *(replace(one, deployment=WIDE) for one in changed[-1:] or plainest[:1]),
             *self._experts(ConfigChoices(experts=6)),
+            *(replace(one, deployment=COPIED) for one in self._experts(ConfigChoices())),
             *(self._experts(ConfigChoices(groups=2)) if self.groups else ()),
         ]
 
@@ -127,7 +128,7 @@ class ModelDraws:
 
         The language model by itself follows, each of the latter, as of stacked experts one parameter is not found
         alone in a larger file, and a head that classifies, which the adapter holds whole. Layers are dealt out to
-        stages where there are enough of them, and several ranks have copies of what they can.
+        stages where there are enough of them, and towers are whole on each rank where an option is on.
         """
         offer = self.offer(ConfigChoices())
         if offer is None:
@@ -141,7 +142,14 @@ class ModelDraws:
         adapters = dict.fromkeys((ModelAdapter(modules), ModelAdapter(plain, parameters), *alone, *single, *heads))
         stages = STAGES if offer.layers >= STAGES else 1
         return [
-            ModelCase(self.path, adapter=one, dtype=self.dtypes[0], options=options, deployment=COPIED, stages=stages)
+            ModelCase(
+                self.path,
+                adapter=one,
+                dtype=self.dtypes[0],
+                options=options,
+                deployment=COPIED if options else PLAIN,
+                stages=stages,
+            )
             for options in self.deployments
             for one in adapters
             if offer.modules
