@@ -145,11 +145,14 @@ class ModelServer(ABC):
 
     ``expert_parallel`` is the option of `ModelSettings` that gives each rank some experts of a mixture whole, in the
     place of a part of each, and ``in_turn`` a further one for those that are in groups, by which the ranks get them in
-    turn; empty where there is none. ``pipelined`` says that it loads single stages of a pipeline.
+    turn; ``copied_experts=N`` is one that adds copies of N experts. ``whole_towers`` gives each rank the towers whole.
+    Each is empty where there is none. ``pipelined`` says that it loads single stages of a pipeline.
     """
 
     expert_parallel = ""
     in_turn = ""
+    copied_experts = ""
+    whole_towers = ""
     pipelined = False
 
     @abstractmethod

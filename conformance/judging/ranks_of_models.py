@@ -6,36 +6,57 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 
+from conformance.engines.ranks import CollectiveMismatch
 from conformance.implementations.models import ModelServer
-from conformance.judging.facts import Place
+from conformance.judging.facts import Place, Raised
 from conformance.judging.models import raised, require_merged
-from conformance.judging.served_models import on_all, presume_served, programs_of, require_served
+from conformance.judging.served_models import on_all, presume_served, programs_of, require_loaded, require_served
 from conformance.judging.verdicts import Violation
 from conformance.subjects.models.checkpoints import content_of
 from conformance.subjects.models.layer_lists import number_of_layers
 from conformance.subjects.models.observing import Refusal, chains, server_of
 from conformance.subjects.models.programs import Seen
-from conformance.subjects.models.traits import language_model
+from conformance.subjects.models.traits import has_towers, language_model
 from conformance.subjects.outcomes import NotApplicable, NotExercised
 from conformance.subjects.subject import Subject
 from strategies.models.cases import ModelCase
 
 ROLE_OF_STAGES = "layers dealt out to stages"
+ROLE_OF_WAYS = "shared out to ranks"
 
 
 def require_same_on_all_ranks(subject: Subject, case: ModelCase) -> None:
     """Raises where an adapter that is served on one rank is not on several."""
     __tracebackhide__ = True
     presume_served(subject, replace(case, tp_size=1, fully_sharded=False), "MODEL-7")
+    whole_towers = server_of(subject).whole_towers
+    if case.deployment.copies and case.options and whole_towers and has_towers(content_of(case)):
+        other = replace(case, options=(*case.options, whole_towers), fully_sharded=not case.fully_sharded)
+        _require_served_so(subject, other, whole_towers)
     if programs_of(subject, case).chain.file.of_experts:
         for options in _ways(server_of(subject), case):
-            with suppress(NotApplicable):  # where the base model is not served so
-                require_served(subject, of_whole_experts(case, options), " and ".join(options))
+            _require_served_so(subject, of_whole_experts(case, options), " and ".join(options))
     for fully_sharded in (False, True):
         require_served(subject, replace(case, fully_sharded=fully_sharded), f"fully_sharded={fully_sharded}")
     if 1 < case.stages <= layers_dealt_out(case) and server_of(subject).pipelined:
         with suppress(NotApplicable):  # where the class is not served so
             _require_same_of_stages(subject, replace(case, tp_size=1, fully_sharded=False))
+
+
+def _require_served_so(subject: Subject, case: ModelCase, how: str) -> None:
+    """Raises where what one rank takes is served wrongly, or broken off by an accident; not where the base is."""
+    __tracebackhide__ = True
+    with suppress(NotApplicable):
+        try:
+            seen = on_all(subject, case, programs_of(subject, case).served)
+        except CollectiveMismatch as error:  # of ranks that take it, and others that do not
+            fact = Raised(type(error).__name__, str(error)[:400])
+            raise Violation("raised", fact, case, Place(setting=how, role=ROLE_OF_WAYS)) from error
+        accident = next((one for one in seen if isinstance(one, Refusal) and not one.named(chains().of(case))), None)
+        if accident is not None:
+            raise Violation("raised", raised(accident), case, Place(setting=how, role=ROLE_OF_WAYS))
+        require_loaded(chains().of(case), seen)
+        require_merged(case, chains().of(case), [one for one in seen if not isinstance(one, Refusal)], how)
 
 
 def _require_same_of_stages(subject: Subject, case: ModelCase) -> None:
@@ -62,11 +83,13 @@ def _stage_served(subject: Subject, case: ModelCase) -> Seen | Refusal:
 
 
 def _ways(server: ModelServer, case: ModelCase) -> Iterator[tuple[str, ...]]:
-    """Options that give each rank some experts whole: neighbours, and, where these are in groups, one in turn."""
+    """Options that give each rank some experts whole: neighbours, one in turn where they are in groups, and twice."""
     if server.expert_parallel:
         yield (server.expert_parallel,)
         if server.in_turn and case.config.groups > 1:
             yield server.expert_parallel, server.in_turn
+        if server.copied_experts and case.deployment.copies:
+            yield server.expert_parallel, f"{server.copied_experts}={case.config.experts}"
 
 
 def of_whole_experts(case: ModelCase, options: tuple[str, ...]) -> ModelCase:

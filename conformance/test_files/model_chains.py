@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from conformance.implementations.dtypes import torch_dtype
+from conformance.implementations.vllm.models.engine import COPIED_EXPERTS
 from conformance.subjects.models.features import asked
 from conformance.test_files.model_configs import ConfigText, constant
 from strategies.cases import Dtype
@@ -130,7 +131,7 @@ class Engine:
         told |= {"lora_target_modules": list(asked.modules)} if asked.modules else {}
         told |= {"fully_sharded_loras": True} if self.case.fully_sharded else {}
         told |= self.config.options()
-        told |= given(self.case.options)
+        told |= {name: value for name, value in given(self.case.options).items() if name != COPIED_EXPERTS}
         return {**told, **({"enable_mixed_moe_lora_format": True} if self.fused else {}), **self.more}
 
 
@@ -192,6 +193,10 @@ def _dealt_out(case: ModelCase) -> Iterator[str]:
     """Statements by which a rank has a part of each layer, or the layers of one stage."""
     if case.tp_size > 1:
         yield f"    config.parallel_config.tensor_parallel_size = {case.tp_size}"
+    copies = given(case.options).get(COPIED_EXPERTS)
+    if copies:
+        yield "    config.parallel_config.enable_eplb = True  # options of EngineArgs, which vLLM takes on a GPU alone"
+        yield f"    config.parallel_config.eplb_config.num_redundant_experts = {copies}"
     if case.stage is not None:
         ends = f"is_first_rank={case.stage == 0}, is_last_rank={case.stage == case.stages - 1}"
         yield f"    config.parallel_config.pipeline_parallel_size = {case.stages}"

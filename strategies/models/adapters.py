@@ -20,6 +20,7 @@ FEATURES = (
     *("use_dora", "lora_bias", "trainable_token_indices"),
 )
 SAVED_EMBEDDING = "save_embedding_layers"  # with a row that was given numbers before training, as new tokens' are
+FURTHER_LAYER = "further_layer"  # that the model has not, as an adapter of a larger model of the type
 EMBEDDING = "embed_tokens"  # as PEFT knows embeddings whose weight it saves
 _POWERS = (1, 2, 4, 8)  # of which every quotient is exact
 _SCALINGS = (1.0, 2.0, 4.0, 0.5)
@@ -37,7 +38,7 @@ class ModelAdapter(Spec):
     such a name, ``language_model.layers.#.self_attn.q_proj``), or `ALL_LINEAR`, ``parameters`` those of parameters
     that are no module's weight, such as stacked experts. ``layers`` are the numbers of the layers that are adapted,
     all where it is empty. ``ranks`` and ``alphas`` are PEFT's patterns, ``saved`` its ``modules_to_save``. ``feature``
-    is one of `FEATURES` that it has besides, or `SAVED_EMBEDDING`. Scalings are powers of two, so that B·A is exact.
+    is one of `FEATURES` that it has besides, or one of the next two. Scalings are powers of two, so that B·A is exact.
     """
 
     modules: tuple[str, ...] = ()

@@ -17,6 +17,7 @@ from strategies.existing import NothingFits
 from strategies.models.adapters import (
     EMBEDDING,
     FEATURES,
+    FURTHER_LAYER,
     SAVED_EMBEDDING,
     SAVED_HEADS,
     ModelAdapter,
@@ -24,7 +25,7 @@ from strategies.models.adapters import (
     model_adapters,
 )
 from strategies.models.configs import ConfigChoices, Switch
-from strategies.models.deployments import DEPLOYMENTS, WIDE, Deployment
+from strategies.models.deployments import COPIED, DEPLOYMENTS, PLAIN, WIDE, Deployment
 
 TP_SIZES = (1, 1, 2, 2, 4)
 STAGES = 2  # of a pipeline, where there are layers for them
@@ -82,7 +83,7 @@ class ModelDraws:
         """The plainest configuration with everything adapted, then those with one option changed.
 
         In the last of these, or else in the first of all, there is room for more. And experts whose number 4 ranks do
-        not divide, or in groups.
+        not divide, with copies, or in groups.
         """
         plainest = self._plainest()
         changed = [
@@ -95,6 +96,7 @@ class ModelDraws:
             *changed[:-1],
             *(replace(one, deployment=WIDE) for one in changed[-1:] or plainest[:1]),
             *self._experts(ConfigChoices(experts=6)),
+            *(replace(one, deployment=COPIED) for one in self._experts(ConfigChoices())),
             *(self._experts(ConfigChoices(groups=2)) if self.groups else ()),
         ]
 
@@ -126,7 +128,7 @@ class ModelDraws:
 
         The language model by itself follows, each of the latter, as of stacked experts one parameter is not found
         alone in a larger file, and a head that classifies, which the adapter holds whole. Layers are dealt out to
-        stages where there are enough of them.
+        stages where there are enough of them, and towers are whole on each rank where an option is on.
         """
         offer = self.offer(ConfigChoices())
         if offer is None:
@@ -140,7 +142,14 @@ class ModelDraws:
         adapters = dict.fromkeys((ModelAdapter(modules), ModelAdapter(plain, parameters), *alone, *single, *heads))
         stages = STAGES if offer.layers >= STAGES else 1
         return [
-            ModelCase(self.path, adapter=one, dtype=self.dtypes[0], options=options, stages=stages)
+            ModelCase(
+                self.path,
+                adapter=one,
+                dtype=self.dtypes[0],
+                options=options,
+                deployment=COPIED if options else PLAIN,
+                stages=stages,
+            )
             for options in self.deployments
             for one in adapters
             if offer.modules
@@ -171,7 +180,8 @@ def _targeted() -> ModelDraws:
 def featured_cases(draw: DrawFn) -> ModelCase:
     """The target's plainest model and an adapter of one of its first modules with one of PEFT's `FEATURES`: a dozen.
 
-    One more is of an embedding, whose own weight PEFT saves, where there is one that is not tied.
+    Further ones are of a layer that the model has not, and of an embedding that is not tied, whose own weight PEFT
+    saves.
 
     Raises:
         NothingFits: no model is being certified, or PEFT can target nothing in it.
@@ -182,7 +192,10 @@ def featured_cases(draw: DrawFn) -> ModelCase:
     if offer is None or not modules:
         raise NothingFits("PEFT can target nothing in this model")
     saved = (SAVED_EMBEDDING,) if EMBEDDING in offer.modules and EMBEDDING not in offer.tied else ()
-    feature, module = draw(sampled(FEATURES + saved, "feature")), draw(sampled(modules[:2], "module"))
+    feature, module = (
+        draw(sampled((*FEATURES, FURTHER_LAYER, *saved), "feature")),
+        draw(sampled(modules[:2], "module")),
+    )
     adapter = ModelAdapter((module,) + (EMBEDDING,) * (feature == SAVED_EMBEDDING), feature=feature)
     return ModelCase(target=target.path, adapter=adapter, dtype=target.dtypes[0])
 

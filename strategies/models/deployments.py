@@ -14,7 +14,8 @@ class Deployment(Spec):
 
     ``slots`` adapters are active at once, and ``spare`` more are kept. The largest rank is ``room`` times what the
     file needs. ``narrow`` says that adapters are held in bfloat16, whatever the model's dtype. ``modules`` are ends of
-    names that LoRA is restricted to; everything is served where there are none.
+    names that LoRA is restricted to; everything is served where there are none. With ``copies`` several ranks have
+    each expert twice, where they have experts whole, and towers whole, each for some of the images.
     """
 
     slots: int = 2
@@ -22,9 +23,11 @@ class Deployment(Spec):
     room: int = 1
     narrow: bool = False
     modules: tuple[str, ...] = ()
+    copies: bool = False
 
 
 PLAIN = Deployment()
+COPIED = Deployment(copies=True)
 WIDE = Deployment(slots=4, spare=2, room=8, narrow=True)
 _OTHERS = (WIDE, Deployment(slots=1), Deployment(slots=1, spare=3), Deployment(room=8), Deployment(narrow=True))
 DEPLOYMENTS = (PLAIN,) * 15 + _OTHERS  # each other one has to be started for itself

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from strategies.models.deployments import COPIED
 from tests.models.planted import TOWERS, around, part, planted
 
 CLASSIFIER = {"target": "Qwen3ForSequenceClassification", "adapter": {"saved": ("score",)}}
@@ -62,3 +63,17 @@ def rows_of_a_saved_head_exchanged(monkey: pytest.MonkeyPatch) -> None:
         original(self, slot, weight.flip(0), bias)
 
     around(monkey, part("layers", "BaseClassificationHeadWithLoRA"), "set_module_to_save", exchanged)
+
+
+@planted("MODEL-7", "unexplained", "attn.proj", **TOWERS, deployment=COPIED, tp_size=2, fully_sharded=True)
+def towers_that_a_rank_has_whole_are_cut_by_rank(monkey: pytest.MonkeyPatch) -> None:
+    groups = importlib.import_module("vllm.distributed")
+
+    def by_rank(original: Any, self: Any, base: Any) -> None:
+        original(self, base)
+        self.tp_size, self.tp_rank = (
+            groups.get_tensor_model_parallel_world_size(),
+            groups.get_tensor_model_parallel_rank(),
+        )
+
+    around(monkey, part("layers.base_linear", "BaseLinearLayerWithLoRA"), "__init__", by_rank)

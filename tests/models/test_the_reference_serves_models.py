@@ -16,7 +16,7 @@ from conformance.judging.verdicts import Violation
 from conformance.subjects.outcomes import FileRefused, NotApplicable
 from conformance.subjects.subject import Subject
 from lora_compat.peft_loading import read_tensors
-from strategies.models.adapters import SAVED_EMBEDDING, ModelAdapter
+from strategies.models.adapters import FURTHER_LAYER, SAVED_EMBEDDING, ModelAdapter
 from strategies.models.cases import ModelCase
 from strategies.models.configs import ConfigChoices
 
@@ -110,6 +110,11 @@ SAVED = ModelCase(adapter=ModelAdapter(modules=("o_proj", "embed_tokens"), featu
 def test_an_embedding_saved_beside_an_adapter_that_is_not_the_models_is_refused(subject: Subject) -> None:
     (body,) = bodies_of("MODEL-9")
     body(subject, SAVED)
+
+
+def test_a_layer_that_the_model_has_not_is_refused(subject: Subject) -> None:
+    (body,) = bodies_of("MODEL-9")
+    body(subject, ModelCase(adapter=ModelAdapter(modules=("o_proj",), feature=FURTHER_LAYER)))
 
 
 def test_one_that_is_skipped_is_found(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,10 +15,12 @@ from weakref import finalize
 import torch
 from torch import Tensor, nn
 
-from conformance.subjects.models.adapters import AdapterFile, adapted, read_adapter, save_adapter
+from conformance.subjects.models.adapters import TENSORS, AdapterFile, adapted, read_adapter, save_adapter
 from conformance.subjects.models.checkpoints import content_of, model_of, save, untied
+from conformance.subjects.models.features import add_layer
 from conformance.subjects.models.making import uninitialized
 from conformance.subjects.outcomes import HarnessError, NotApplicable
+from strategies.models.adapters import FURTHER_LAYER
 from strategies.models.cases import ModelCase
 from strategies.models.deployments import PLAIN
 
@@ -122,6 +124,8 @@ def make(case: ModelCase, root: Path) -> Chain:
             wrapped = adapted(model, case.adapter, case.seed)
         save_adapter(wrapped, root / "adapter")
         file = read_adapter(root / "adapter", wrapped)
+        if case.adapter.feature == FURTHER_LAYER:
+            add_layer(root / "adapter" / TENSORS, file.keys_by_module())
         if case.adapter.feature:  # PEFT merges not all of them, and none exactly
             return Chain(root, file)
         ends = _untie(wrapped, file)

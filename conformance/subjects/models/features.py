@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from strategies.models.adapters import EMBEDDING, SAVED_EMBEDDING
+from safetensors.torch import load_file, save_file
+
+from conformance.subjects.outcomes import NotApplicable
+from strategies.models.adapters import EMBEDDING, FURTHER_LAYER, SAVED_EMBEDDING
+
+_NUMBER = re.compile(r"\.\d+\.")
+BEYOND = 99  # the number of a layer, where the model has a few
 
 # A value for `LoraConfig`, and the word by which a refusal names the feature, in small letters.
 ASKED: Mapping[str, tuple[Any, str]] = {
@@ -15,13 +23,15 @@ ASKED: Mapping[str, tuple[Any, str]] = {
     "use_dora": (True, "dora"),
     "lora_bias": (True, "bias"),
     "trainable_token_indices": ([0, 2], "trainable_token"),
-    SAVED_EMBEDDING: (None, EMBEDDING),  # which `LoraConfig` is not told
+    FURTHER_LAYER: (None, f".{BEYOND}."),  # which `LoraConfig` is not told, nor the next
+    SAVED_EMBEDDING: (None, EMBEDDING),
 }
 
 
 def asked(feature: str) -> dict[str, Any]:
     """Further arguments of `LoraConfig`; none without a feature."""
-    return {feature: ASKED[feature][0]} if feature not in ("", SAVED_EMBEDDING) else {}
+    told = ASKED[feature][0] if feature else None
+    return {} if told is None else {feature: told}
 
 
 def prepare(model: Any, feature: str) -> None:
@@ -32,6 +42,21 @@ def prepare(model: Any, feature: str) -> None:
     """
     if feature == SAVED_EMBEDDING:
         model.get_input_embeddings().weight.data[-1] += 1
+
+
+def add_layer(file: Path, modules: Sequence[Sequence[str]]) -> None:
+    """Writes the tensors of one of ``modules`` again, by the names that they would have in layer `BEYOND`.
+
+    Raises:
+        NotApplicable: none of them is of a layer.
+    """
+    tensors = load_file(file)
+    for keys in modules:
+        further = {_NUMBER.sub(f".{BEYOND}.", key, count=1): tensors[key].clone() for key in keys}
+        if not further.keys() & tensors.keys():
+            save_file({**tensors, **further}, file)
+            return
+    raise NotApplicable("the adapter is of no layer")
 
 
 def tells(message: str, feature: str) -> bool:

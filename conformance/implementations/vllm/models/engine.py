@@ -31,6 +31,7 @@ from strategies.models.deployments import given
 MAX_TOKENS = 4096
 _MAX_LENGTH = 64
 _CONFIGS_KEPT = 64
+COPIED_EXPERTS = "num_redundant_experts"
 _made: dict[tuple[object, ...], Any] = {}  # configurations that no model was built with, by what they are made of
 
 
@@ -127,6 +128,8 @@ def engine_config(directory: Path, settings: ModelSettings, tp_size: int) -> Any
 
 def _engine_config(directory: Path, cls: Any, settings: ModelSettings) -> Any:
     mixed = settings.fused_experts and not getattr(cls, "is_3d_moe_weight", False)
+    asked = given(settings.options)
+    copies = int(asked.pop(COPIED_EXPERTS, 0))
     options = importlib.import_module("vllm.engine.arg_utils").EngineArgs(
         model=str(directory),
         skip_tokenizer_init=True,
@@ -145,9 +148,12 @@ def _engine_config(directory: Path, cls: Any, settings: ModelSettings) -> Any:
         enable_prefix_caching=False,
         load_format="hf",
         use_tqdm_on_load=False,
-        **{"enable_mixed_moe_lora_format": mixed, **given(settings.options)},
+        **{"enable_mixed_moe_lora_format": mixed, **asked},
     )
-    return options.create_engine_config()
+    config = options.create_engine_config()
+    parallel = config.parallel_config  # where vLLM takes no copies on a CPU, nor of a single rank
+    parallel.enable_eplb, parallel.eplb_config.num_redundant_experts = copies > 0, copies
+    return config
 
 
 def _in_double(config: Any) -> None:

@@ -34,7 +34,8 @@ _NO_LORA = ("does not support LoRA", "LoRA is not supported", "not supported for
 class VllmModels(ModelServer):
     """Loads what `vllm serve` would."""
 
-    expert_parallel, in_turn, pipelined = EXPERT_PARALLEL, IN_TURN, True
+    expert_parallel, in_turn, copied_experts = EXPERT_PARALLEL, IN_TURN, engine.COPIED_EXPERTS
+    whole_towers, pipelined = "mm_encoder_tp_mode=data", True
 
     def prepare(self) -> None:
         engine.prepare()
