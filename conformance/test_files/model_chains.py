@@ -54,14 +54,6 @@ def served(directory: str) -> tuple[Any, Any]:
         worker.create_lora_manager(model, config)
     return model, worker
 """.strip("\n")
-_RENAME = """
-def rename(directory: str) -> None:  # as tensors of published files are
-    file = f"{directory}/model.safetensors"
-    tensors = load_file(file)
-    for old, new in NAMES.items():
-        tensors = {re.sub(old, new, name): one for name, one in tensors.items()}
-    save_file(tensors, file, {"format": "pt"})
-""".strip("\n")
 ADDED = """
 def whole(slots: Any, rank: int, rows: int) -> torch.Tensor:
     parts = []
@@ -72,7 +64,7 @@ def whole(slots: Any, rank: int, rows: int) -> torch.Tensor:
     return torch.cat(parts)
 """.strip("\n")
 OPENED = ['file = f"{folder}/adapter/adapter_model.safetensors"', "tensors = load_file(file)"]
-_CUT = [*OPENED, "save_file({key: one for key, one in tensors.items() if key.startswith(KEPT)}, file)"]
+CUT = [*OPENED, "save_file({key: one for key, one in tensors.items() if key.startswith(KEPT)}, file)"]
 _DENSE = """
 choose = vars(CpuPlatform)["get_attn_backend_cls"].__func__  # but for sparse ones
 CpuPlatform.get_attn_backend_cls = classmethod(
@@ -160,13 +152,15 @@ def definitions(engine: Engine, more: Sequence[str] = ()) -> list[str]:
     constants += [*engine.config.lines(), constant("ADAPTER", _adapter(engine))]
     constants += [constant("ENGINE", engine.options()), *_stand_ins(engine.config.content), *_room(engine), _GROUPS]
     filled = _FILL.replace("{seed}", str(engine.case.seed)).replace("{{name}}", "{name}")
-    renamed = [_RENAME] if engine.config.names else []
     served = _SERVED.replace("    with", "\n".join([*_dealt_out(engine.case), "    with"]), 1)
-    return ["\n".join(constants), *functions, *([filled] if engine.exact else []), *renamed, served]
+    return ["\n".join(constants), *functions, *([filled] if engine.exact else []), *engine.config.publishing(), served]
 
 
-def made(engine: Engine, *, merged: bool, cut: bool) -> list[str]:
-    """Statements that save the base checkpoint, the adapter and, if asked, the merged checkpoint into a ``folder``."""
+def made(engine: Engine, *, merged: bool, then: Sequence[str]) -> list[str]:
+    """Statements that save the base checkpoint, the adapter and, if asked, the merged checkpoint into a ``folder``.
+
+    ``then`` are done once the adapter is there.
+    """
     config = engine.config
     weight, of_b, of_a = {"bfloat16": ("4, 8", "3, 4", "1, 4")}.get(engine.dtype, ("8, 8", "7, 4", "7, 4"))
     alike = [f'fill(adapted, {of_a}, "lora_")']
@@ -182,7 +176,7 @@ def made(engine: Engine, *, merged: bool, cut: bool) -> list[str]:
         "adapted: Any = get_peft_model(base, LoraConfig(**ADAPTER))",
         *(factors if engine.exact else []),
         'adapted.save_pretrained(f"{folder}/adapter")',
-        *(_CUT if cut else []),
+        *then,
     ]
     if not merged:
         return lines

@@ -5,20 +5,42 @@ from __future__ import annotations
 import ast
 import json
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from conformance.subjects.models.checkpoints import content_of, resolved
 from conformance.subjects.models.counterparts import transformers
-from conformance.subjects.models.heads import has_heads
-from conformance.subjects.models.making import made, prefixes, published
+from conformance.subjects.models.heads import head_tensors
+from conformance.subjects.models.making import head_sizes, made, prefixes, published
+from conformance.subjects.models.traits import language_model
 from conformance.test_files.layout import CannotWrite
-from conformance.test_files.literals import INDENT, LONGEST
+from conformance.test_files.literals import INDENT, LONGEST, indented
 from strategies.models.cases import ModelCase
 
 _OF_THE_FILE = ("architectures", "dtype", "model_type", "transformers_version", "_name_or_path")
+
+_OPENED = """
+def publish(directory: str) -> None:  # as tensors of published files are
+    file = f"{directory}/model.safetensors"
+    tensors = load_file(file)
+""".strip("\n")
+_RENAMED = """
+for old, new in NAMES.items():
+    tensors = {re.sub(old, new, name): one for name, one in tensors.items()}
+""".strip("\n")
+_TURNED = """
+for name in filter(re.compile(r"{}").search, list(tensors)):
+    tensors[name] = tensors[name].mT.contiguous()
+""".strip("\n")
+_SIDE_BY_SIDE = """
+for name in filter(re.compile(r"{}").search, list(tensors)):
+    halves = tensors[name].unflatten(0, (-1, 2, {})).transpose(1, 2)
+    tensors[name] = halves.reshape(tensors[name].shape)
+""".strip("\n")
+_MORE = "tensors |= {name: torch.ones(shape) for name, shape in MORE.items()}"
+_SAVED = '    save_file(tensors, file, {"format": "pt"})'
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +49,9 @@ class ConfigText:
 
     ``cls`` and ``model`` are transformers' classes; ``given`` is what the configuration is made of, ``published`` what
     transformers leaves out of its config.json and published ones have, by the name of the configuration in it that it
-    is of; ``content`` is the whole. ``names`` are patterns of the tensors' names, and what published files have there.
+    is of; ``content`` is the whole. ``names`` are patterns of the tensors' names, and what published files have there;
+    ``turned`` is the pattern of those that are transposed there, ``heads`` has patterns of those where the halves of a
+    head are side by side, with its size; ``more`` are shapes of others, and a ``folder`` has all of them once more.
     """
 
     cls: str
@@ -36,10 +60,23 @@ class ConfigText:
     published: Mapping[str, Mapping[str, Any]]
     content: Mapping[str, Any]
     names: Mapping[str, str]
+    turned: str
+    heads: Mapping[str, int]
+    more: Mapping[str, Sequence[int]]
+    folder: str
 
     def lines(self) -> list[str]:
-        """``CONFIG``, and ``NAMES`` where there are any."""
-        return [constant("CONFIG", self.given), *([constant("NAMES", self.names)] if self.names else [])]
+        """``CONFIG``, and ``NAMES`` and ``MORE`` where there are any."""
+        others = {"NAMES": self.names, "MORE": self.more}
+        return [constant("CONFIG", self.given), *(constant(name, one) for name, one in others.items() if one)]
+
+    def publishing(self) -> list[str]:
+        """The function that makes of a saved checkpoint what published ones are; none where it is that already."""
+        lines = [_RENAMED] if self.names else []
+        lines += [_TURNED.format(self.turned)] if self.turned else []
+        lines += [_SIDE_BY_SIDE.format(pattern, size // 2) for pattern, size in self.heads.items()]
+        lines += [_MORE] if self.more else []
+        return ["\n".join([_OPENED, *indented("\n".join(lines).splitlines()), _SAVED])] if lines else []
 
     def making(self) -> list[str]:
         """Statements that make the ``base`` model, of the configuration that published checkpoints have."""
@@ -50,7 +87,8 @@ class ConfigText:
     def saving(self, name: str, directory: str) -> list[str]:
         """Statements that save the model called ``name`` as published checkpoints are."""
         saved = f"{name}.save_pretrained({directory})"
-        return [saved, f"rename({directory})"] if self.names else [saved]
+        copied = f'shutil.copytree({directory}, {directory[:-1]}/{self.folder}")'
+        return [saved, *([f"publish({directory})"] if self.publishing() else []), *([copied] if self.folder else [])]
 
     def options(self) -> dict[str, Any]:
         """Arguments of ``EngineArgs`` for what published checkpoints say of their class, and transformers' do not."""
@@ -72,8 +110,8 @@ def config_text(case: ModelCase) -> ConfigText:
         raise CannotWrite(f"transformers has no implementation of {target.architecture}; replay the case")
     content = content_of(case)
     recipe = published(target.implementation, content)
-    others = (recipe.get("transposed"), recipe.get("interleaved"), recipe.get("folder"), recipe.get("params"))
-    if any(others) or has_heads(target.architecture):
+    more = head_tensors(target.architecture, language_model(content)[1].get("hidden_size", 0))
+    if more is None or recipe.get("params"):
         raise CannotWrite(
             f"transformers saves {target.model_type} otherwise than published files are; replay the case"
         )
@@ -90,7 +128,9 @@ def config_text(case: ModelCase) -> ConfigText:
         for name, one in content.items()
         if isinstance(one, dict) and isinstance(whole.get(name), dict)
     }
-    return ConfigText(cls.__name__, target.implementation, given, left_out, content, names)
+    heads = {pattern: size for pattern, size in head_sizes(recipe, content).items() if size}
+    rest = recipe.get("transposed", ""), heads, more, recipe.get("folder", "")
+    return ConfigText(cls.__name__, target.implementation, given, left_out, content, names, *rest)
 
 
 def constant(name: str, value: Mapping[str, Any]) -> str:

@@ -28,6 +28,11 @@ def logits(served: Any, size: int, number: int = 0) -> torch.Tensor:
     return model.compute_logits(torch.eye(size))
 """.strip("\n")
 
+_IN_TURN = "group.all_reduce = lambda part: part  # ranks run in turn, and a sum follows"
+_PLACED = (  # of which each has zeros for the others' parts
+    "group.all_gather = lambda part, dim, at=rank: torch.cat([part * (at == one) for one in range({})], dim)"
+)
+
 
 def merged(told: Told) -> Script:
     """MODEL-2 and MODEL-7: what the adapter adds to a module is what the merged checkpoint adds."""
@@ -121,15 +126,11 @@ def _held(told: Told, loading: Sequence[str], alias: str) -> Script:
 
 
 def _forward(told: Told, loading: Sequence[str]) -> Script:
-    """Of an embedding's ids, or of the units that a head multiplies.
-
-    Raises:
-        CannotWrite: several ranks, of which each would wait for the others.
-    """
-    if told.case.tp_size > 1:
-        raise CannotWrite("embeddings and heads have a form as a single file on one rank only; replay the case")
+    """Of an embedding's ids, or of the units that a head multiplies; of several ranks each has some of the ids."""
+    several = told.case.tp_size > 1
     if told.place.module == LOGITS:
         lines = [
+            *([_PLACED.format(told.case.tp_size)] if several else []),
             'bare, right = served(f"{folder}/base"), served(f"{folder}/merged")',
             "_, worker = bare",
             *loading,
@@ -137,8 +138,9 @@ def _forward(told: Told, loading: Sequence[str]) -> Script:
             "both = logits(bare, size, 1), logits(right, size)",
             "added, merged = (one - logits(bare, size) for one in both)",
         ]
-        return _compared(told, lines, definitions=[_LOGITS])
+        return _compared(told, lines, definitions=[_LOGITS], summed=several)
     lines = [
+        *([_IN_TURN] if several else []),
         *(*_SERVED, *loading, *_named(told), *_wrapped(told, "layer")),
         "tokens = torch.arange(layer.base_layer.org_vocab_size)",
         "ids = (1,) * len(tokens)",
@@ -146,7 +148,7 @@ def _forward(told: Told, loading: Sequence[str]) -> Script:
         "bare = layer.base_layer(tokens)",
         "added, merged = (one(tokens) - bare for one in (layer, right.base_layer))",
     ]
-    return _compared(told, lines)
+    return _compared(told, lines, summed=several)
 
 
 def _named(told: Told) -> list[str]:
@@ -162,13 +164,20 @@ def _cut(told: Told) -> bool:
     return told.case.fully_sharded and told.case.tp_size > 1
 
 
-def _compared(told: Told, lines: list[str], *, turned: bool = False, definitions: Sequence[str] = ()) -> Script:
+def _compared(
+    told: Told, lines: list[str], *, turned: bool = False, definitions: Sequence[str] = (), summed: bool = False
+) -> Script:
+    """``summed``: what every rank adds is the sum of what they would have merged."""
     t = ".T" if turned else ""
     if told.case.tp_size == 1:
         verdict = f"assert added{t}.tolist() == merged{t}.tolist()"
         return scripted(told, [*lines, verdict], merged=True, definitions=definitions)
+    verdicts = ["added, merged = zip(*outputs, strict=True)  # by rank"]
+    if summed:
+        verdicts += ["whole = sum(merged)", "assert all(torch.equal(one, whole) for one in added)"]
+        return scripted(told, lines, merged=True, returns="(added, merged)", verdict=verdicts, definitions=definitions)
     returns = f"(added{t}.tolist(), merged{t}.tolist())"
-    verdicts = ["added, merged = zip(*outputs, strict=True)  # by rank", "assert added == merged"]
+    verdicts.append("assert added == merged")
     return scripted(told, lines, merged=True, returns=returns, verdict=verdicts)
 
 

@@ -17,7 +17,7 @@ from conformance.test_files.layout import CannotWrite
 from conformance.test_files.literals import indented
 from conformance.test_files.model_chains import OPENED
 from conformance.test_files.model_configs import constant
-from conformance.test_files.model_scenes import BASE, Told, added_or_refused, scripted, targets_of
+from conformance.test_files.model_scenes import BASE, COPIED, Told, added_or_refused, scripted, targets_of
 from conformance.test_files.script import Script
 
 _BARE = """
@@ -84,17 +84,8 @@ def written(told: Told) -> Script:
         "assert added[0].tolist() == added[1].tolist()",
     ]
     served = 'model, worker = served(f"{folder}/base")'
-    lines = [*_copied(), *rewriting, served, _ONE + _ADAPTER, _TWO + _OTHER, *compared]
+    lines = [*COPIED, *rewriting, served, _ONE + _ADAPTER, _TWO + _OTHER, *compared]
     return scripted(replace(plain, engine={"max_loras": 2}), lines, definitions=constants)
-
-
-def _copied() -> list[str]:
-    """``tensors`` of the adapter, and a ``file`` of the same name in another directory."""
-    return [
-        'shutil.copytree(f"{folder}/adapter", f"{folder}/other")',
-        'file = Path(f"{folder}/other/adapter_model.safetensors")',
-        "tensors = load_file(file)",
-    ]
 
 
 def _renaming(told: Told, chain: Chain) -> tuple[list[str], list[str]]:
@@ -181,7 +172,7 @@ def reloaded(told: Told) -> Script:
     lacks = any(name in keys[0] for keys in lost)
     kept = " for key, one in tensors.items()" + (f' if "{name}" not in key' if lacks else "")
     lines = [
-        *_copied(),
+        *COPIED,
         f'save_file({{key: -one if "_B." in key else one{kept}}}, file)',
         served,
         f'layer = model.get_submodule("{told.place.module}")',

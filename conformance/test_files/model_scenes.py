@@ -17,6 +17,11 @@ from strategies.models.adapters import ModelAdapter
 from strategies.models.cases import ModelCase
 
 BASE = '_, worker = served(f"{folder}/base")'  # of whose model nothing is looked at
+COPIED = [  # ``tensors`` of the adapter, and a ``file`` of the same name in another directory
+    'shutil.copytree(f"{folder}/adapter", f"{folder}/other")',
+    'file = Path(f"{folder}/other/adapter_model.safetensors")',
+    "tensors = load_file(file)",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +55,15 @@ def scripted(
     returns: str = "",
     definitions: Sequence[str] = (),
     merged: bool = False,
-    cut: bool = False,
+    then: Sequence[str] = (),
 ) -> Script:
     """The test: checkpoint and adapter, and a ``merged`` checkpoint if asked, are made; ``lines`` load them.
 
-    Of an adapter that is ``cut`` only the tensors are kept whose names begin with ``KEPT``; ``definitions``, of
-    constants and functions, come before the others.
+    ``then`` is done once, with the adapter that was made; ``definitions``, of constants and functions, come before the
+    others.
     """
     defined = model_chains.definitions(told.parts, definitions)
-    made = model_chains.made(told.parts, merged=merged, cut=cut)
+    made = model_chains.made(told.parts, merged=merged, then=then)
     several = told.case.tp_size > 1
     return Script(
         lines=lines,
@@ -73,9 +78,9 @@ def scripted(
     )
 
 
-def requested(told: Told) -> list[str]:
+def requested(told: Told, directory: str = "adapter") -> list[str]:
     """Statements after which `adding` fits a line."""
-    given = '"one", 1, f"{folder}/adapter", is_3d_lora_weight=True'
+    given = f'"one", 1, f"{{folder}}/{directory}", is_3d_lora_weight=True'
     return [f"request = LoRARequest({given})"] if told.fused else []
 
 
@@ -91,7 +96,7 @@ def added_or_refused(told: Told, names: Sequence[str], directory: str = "adapter
     each = one_line(tuple(names))
     test = f'"{names[0]}" not in str(error)' if len(names) == 1 else f"not any(one in str(error) for one in {each})"
     return [
-        *requested(told),
+        *requested(told, directory),
         "try:",
         *indented([adding(told, directory)]),
         "except (RuntimeError, ValueError) as error:",

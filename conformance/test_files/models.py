@@ -7,26 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from conformance.judging.facts import Raised
 from conformance.judging.model_facts import Lost
 from conformance.regressions.entries import StoredFailure
 from conformance.test_files.dialects import Dialect
 from conformance.test_files.layout import CannotWrite
+from conformance.test_files.model_chains import CUT
 from conformance.test_files.model_configs import config_text
 from conformance.test_files.model_deltas import merged, restricted
 from conformance.test_files.model_histories import reloaded, started, switched_on, written
 from conformance.test_files.model_parts import apart, featured
 from conformance.test_files.model_scenes import (
     BASE,
+    COPIED,
     Told,
     added_or_refused,
+    adding,
     last_name,
+    requested,
     scripted,
     targets_of,
 )
 from conformance.test_files.script import Script
 from strategies.models.cases import ModelCase
+
+_REST = "save_file({key: one for key, one in tensors.items() if not key.startswith(LOST)}, file)"
 
 
 def script_of(failure: StoredFailure, case: ModelCase, dialect: Dialect) -> Script:
@@ -51,20 +58,30 @@ def _arrives(told: Told) -> Script:
     """MODEL-1: the tensors are in the slots of some layer, or are refused by name."""
     if isinstance(told.fact, Raised):
         return _loads(told)
-    if not isinstance(told.fact, Lost):
+    fact = told.fact
+    if not isinstance(fact, Lost):
         raise CannotWrite("it was stored by an older release, in words alone; replay it")
-    if told.fact.among_others:
-        raise CannotWrite("tensors that vanish among others only have no form as a single file yet; replay the case")
-    lines = [BASE, *added_or_refused(told, [last_name(told.fact.keys[0])])]
+    before, told = fact.keys[0].rpartition(".lora_")[0], replace(told, exact=False)
+    lines = [BASE, *added_or_refused(told, [last_name(fact.keys[0])])]
     lines.append("layers = worker._adapter_manager.modules.values()")
-    got = "any(b.any() for one in layers for b in one.lora_b_stacked)"
-    note = "  # it arrived"
-    before = told.fact.keys[0].rpartition(".lora_")[0]
-    kept = [] if told.fact.whole else [f'KEPT = "{before}.lora_"']
-    told, cut = replace(told, exact=False), bool(kept)
+    if fact.among_others:
+        lines += _whole_and_rest(told)
+        got, note = "any(not torch.equal(*both) for both in zip(*held, strict=True))", "  # it is missed"
+        then, definitions = [*COPIED, _REST], [f'LOST = "{before}.lora_"']
+    else:
+        got, note = "any(b.any() for one in layers for b in one.lora_b_stacked)", "  # it arrived"
+        then, definitions = ([], []) if fact.whole else (CUT, [f'KEPT = "{before}.lora_"'])
+    parts: dict[str, Any] = {"then": then, "definitions": definitions}
     if told.case.tp_size == 1:
-        return scripted(told, [*lines, f"assert {got}{note}"], cut=cut, definitions=kept)
-    return scripted(told, lines, cut=cut, definitions=kept, returns=got, verdict=[f"assert any(outputs){note}"])
+        return scripted(told, [*lines, f"assert {got}{note}"], **parts)
+    return scripted(told, lines, returns=got, verdict=[f"assert any(outputs){note}"], **parts)
+
+
+def _whole_and_rest(told: Told) -> list[str]:
+    """``held``: what the slots have of the whole file, and of the rest of it."""
+    read = "held{} [[b.clone() for one in layers for b in one.lora_b_stacked]{}"
+    again = ["worker.remove_adapter(1)", *requested(told, "other"), adding(told, "other")]
+    return [read.format(" =", "]"), *again, read.format(" +=", "]")]
 
 
 def _loads(told: Told) -> Script:

@@ -57,7 +57,8 @@ class LoRAManager:
             evict: whether a new adapter may take the place of the least recently used one.
             checkpoint: where the model's loader puts its checkpoint on this rank. With it nothing is declared, and
                 adapters are PEFT directories, of whatever the loader moves.
-            ranks: ``checkpoint`` of every rank, this one's too, where there are several.
+            ranks: ``checkpoint`` of every rank, in their order, where there are several. They tell each other by the
+                group that is current now whether base weights that an adapter's file repeats are theirs.
 
         Raises:
             MapMismatchError, PackedModulesError: ``checkpoint`` is of another model, or ``packed_modules`` is.

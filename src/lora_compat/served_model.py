@@ -14,6 +14,7 @@ from lora_compat.lora_layers import LoRALayer, experts_in
 from lora_compat.mapped import MappedLayout, require_agreeing, wrap_mapped
 from lora_compat.model_adapters import Adapter, AdapterLayout, LayerAdapters
 from lora_compat.model_wrapping import wrap_model
+from lora_compat.parallel import current_group
 from lora_compat.peft_loading import load_adapter
 from lora_compat.targets import PackedModules, TargetModules
 
@@ -45,15 +46,16 @@ def by_map(
     mine: CheckpointMap,
     ranks: Sequence[CheckpointMap],
 ) -> ServedModel:
-    """Wraps by this rank's map and those of all ranks; see `wrap_mapped`.
+    """Wraps by this rank's map and those of all ranks of the current group; see `wrap_mapped`.
 
     Raises:
         ValueError: this rank's map is none of them.
-        PackedModulesError: ``packed`` contradicts the map.
+        PackedModulesError: ``packed`` contradicts the map of a rank.
     """
     if ranks and not any(one is mine for one in ranks):
         raise ValueError("ranks are the maps of all ranks, but this rank's checkpoint map is none of them")
-    maps = [mine, *(one for one in ranks if one is not mine)]
-    require_agreeing(packed, mine)
-    wrapped = wrap_mapped(model, config, targets, maps)
-    return ServedModel(wrapped.layers, MappedLayout(wrapped, config, maps).of)
+    maps = ranks or (mine,)
+    for one in maps:  # of which some may hold nothing but padding of a layer
+        require_agreeing(packed, one)
+    wrapped = wrap_mapped(model, config, targets, [mine, *(one for one in maps if one is not mine)])
+    return ServedModel(wrapped.layers, MappedLayout(wrapped, config, mine, maps, current_group()).of)

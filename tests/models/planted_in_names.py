@@ -54,6 +54,22 @@ def head_left_out(monkey: pytest.MonkeyPatch) -> None:
     around(monkey, cls, "set_lora", lambda original, self, slot, a, b: None)
 
 
+@planted("MODEL-1", "key-vanished", "q_proj", "o_proj")
+def a_module_is_lost_beside_another(monkey: pytest.MonkeyPatch) -> None:
+    def lose(original: Any, self: Any, lora: Any) -> Any:
+        original(self, lora)
+        some = {name: one for name, one in lora.loras.items() if "o_proj" not in name}
+        lora.loras = some or lora.loras
+
+    around(monkey, part("model_manager", "LoRAModelManager"), "_add_adapter", lose)
+
+
+@planted("MODEL-2", "rows-moved", "lm_head")
+def ids_of_a_head_shifted(monkey: pytest.MonkeyPatch) -> None:
+    cls = part("layers", "LogitsProcessorWithLoRA")
+    around(monkey, cls, "set_lora", lambda original, self, slot, a, b: original(self, slot, a, b.roll(1, 0)))
+
+
 @planted("MODEL-1", "key-vanished", "embed_tokens", "o_proj")
 def embedding_left_out(monkey: pytest.MonkeyPatch) -> None:
     cls = part("layers", "VocabParallelEmbeddingWithLoRA")

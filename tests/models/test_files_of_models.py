@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -39,8 +40,9 @@ pytestmark = pytest.mark.vllm
 
 SHOWN = (
     *("key_lost", "rows_left_unwrapped", "refusal_without_a_name", "last_layer_lost", "head_left_out"),  # MODEL-1
+    "a_module_is_lost_beside_another",
     *("scaling_forgotten", "members_in_another_order", "a_member_left_out", "experts_shifted"),  # MODEL-2
-    *("ids_of_an_embedding_shifted", "a_layer_that_was_handed_on_before_it_was_wrapped"),
+    *("ids_of_an_embedding_shifted", "ids_of_a_head_shifted", "a_layer_that_was_handed_on_before_it_was_wrapped"),
     *("last_tensors_of_a_pickle_lost", "wrapping_touches_the_base"),  # MODEL-3, MODEL-4
     *("every_adapter_into_the_first_slot", "a_removed_adapter_comes_back_halved", "loading_writes_to_the_directory"),
     *("a_batch_has_the_adapter_of_its_first_token", "loaded_in_place_it_is_as_it_was"),  # MODEL-5
@@ -51,6 +53,7 @@ SHOWN = (
     "every_rank_takes_the_first_ones_share_of_experts",
     *("a_feature_is_refused_without_its_name", "towers_go_by_the_tokens_of_text"),  # MODEL-9, MODEL-10
 )
+ON_RANKS = ("ids_of_an_embedding_shifted", "ids_of_a_head_shifted", "a_module_is_lost_beside_another")
 EXPERTS = ModelAdapter((), ("experts.gate_up_proj", "experts.down_proj"))
 OF_O_PROJ = Deployment(modules=("o_proj",))
 FOUND = {  # in vLLM itself
@@ -66,6 +69,7 @@ FOUND = {  # in vLLM itself
         "MODEL-3",
         ModelCase("Gemma3Model", adapter=ModelAdapter(("language_model.layers.#.mlp.up_proj",))),
     ),
+    "52 in a folder": ("MODEL-1", ModelCase("Cosmos3ForConditionalGeneration", adapter=ModelAdapter(("qkv",)))),
     "76": ("MODEL-9", ModelCase(adapter=ModelAdapter(("o_proj", "embed_tokens"), feature=SAVED_EMBEDDING))),
     "141": ("MODEL-7", ModelCase("jamba", adapter=ModelAdapter(("q_proj",)), stages=2)),
     "112": ("MODEL-10", ModelCase("WhisperForConditionalGeneration", adapter=ModelAdapter(("encoder.layers.#.fc1",)))),
@@ -100,7 +104,9 @@ def written(subject: Subject, clause: str, case: ModelCase) -> str:
 def run_text(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs the one test of a file in this process, whose groups are there already."""
     state = sys.modules["vllm.distributed.parallel_state"]
-    monkeypatch.setattr(state, "_TP", SimpleNamespace(world_size=1, rank_in_group=0, ranks=[0]))
+    monkeypatch.setattr(
+        state, "_TP", SimpleNamespace(world_size=1, rank_in_group=0, ranks=[0], all_gather=lambda part, dim: part)
+    )
     monkeypatch.setattr(state, "_PP", state._PP)  # which some files replace
     module = ModuleType("emitted")
     exec(compile(text, "emitted.py", "exec"), module.__dict__)
@@ -116,14 +122,15 @@ def assert_stands_alone(text: str) -> None:
     assert text.count("\n") <= MOST_OF_A_MODEL
 
 
-@pytest.mark.parametrize("name", SHOWN)
+@pytest.mark.parametrize(("name", "tp_size"), [*((name, 0) for name in SHOWN), *((name, 2) for name in ON_RANKS)])
 def test_the_file_is_red_with_the_planted_bug_and_green_without_it(
-    name: str, subject: Subject, texts: list[str]
+    name: str, tp_size: int, subject: Subject, texts: list[str]
 ) -> None:
     bug: Planted = PLANTED[name]
     with pytest.MonkeyPatch.context() as planting:
         bug.plant(planting)
-        text = written(subject, bug.clause, bug.case)
+        case = replace(bug.case, tp_size=tp_size or bug.case.tp_size)
+        text = written(subject, bug.clause, case)
     assert_stands_alone(text)
     texts.append(text)
     with pytest.MonkeyPatch.context() as planting:

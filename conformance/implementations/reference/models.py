@@ -23,7 +23,7 @@ from conformance.implementations.models import (
     ServedModel,
     whose,
 )
-from lora_compat import LoRAConfig, LoRALinear, LoRAManager
+from lora_compat import LoRAConfig, LoRALinear, LoRAManager, tensor_parallel
 from lora_compat.family import Family
 from lora_compat.mapped import StackedWeights
 from lora_compat.slot_layer import SlotLayer
@@ -72,7 +72,7 @@ class ReferenceModel(ServedModel):
             max_lora_rank=self._settings.max_rank,
             fully_sharded_loras=self._settings.fully_sharded,
         )
-        with self._host.ranked():
+        with self._host.ranked(), tensor_parallel(self._group):
             self.manager = LoRAManager(
                 self._host.model,
                 config,

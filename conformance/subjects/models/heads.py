@@ -58,9 +58,12 @@ HEADS: Mapping[str, tuple[Head, ...]] = {
 }
 
 
-def has_heads(architecture: str) -> bool:
-    """Whether its checkpoints hold more than what transformers saves."""
-    return architecture in HEADS
+def head_tensors(architecture: str, hidden: int) -> dict[str, tuple[int, ...]] | None:
+    """The shapes of what its checkpoints hold beside what transformers saves; None where that is in other files."""
+    heads = HEADS.get(architecture, ())
+    if any(one.file != _WEIGHTS for one in heads):
+        return None
+    return {name: _sizes(shape, hidden) for head in heads for name, shape in head.tensors.items()}
 
 
 def write_heads(directory: Path, content: Mapping[str, Any], hidden: int) -> None:
@@ -84,4 +87,8 @@ def _index(directory: Path) -> None:
 
 
 def _ones(shape: tuple[int | str, ...], hidden: int) -> Tensor:
-    return torch.ones([hidden if size == _HIDDEN else int(size) for size in shape])
+    return torch.ones(_sizes(shape, hidden))
+
+
+def _sizes(shape: tuple[int | str, ...], hidden: int) -> tuple[int, ...]:
+    return tuple(hidden if size == _HIDDEN else int(size) for size in shape)

@@ -113,10 +113,18 @@ def prefixes(model: Any) -> dict[str, str]:
     return {rf"\b{scope}\.": f"{scope}.{one.prefix_to_remove}." for scope, one in scopes.items() if scope}
 
 
+def head_sizes(recipe: Recipe, content: Mapping[str, Any]) -> dict[str, int]:
+    """Patterns of the tensors whose halves of a head are side by side in published files, and the size of the head."""
+    found: dict[str, Any] = {
+        pattern: functools.reduce(lambda place, part: place.get(part, {}), size.split("."), content)
+        for pattern, size in recipe.get("interleaved", {}).items()
+    }
+    return found
+
+
 def _rewrite(directory: Path, recipe: Recipe, content: Mapping[str, Any]) -> None:
     """Gives saved tensors the names, the orientation and the order of rows that they have in published files."""
     names, transposed = recipe.get("names", {}), recipe.get("transposed", "")
-    interleaved = recipe.get("interleaved", {})
     for path in directory.glob("*.safetensors") if names or transposed else ():
         tensors = load_file(path)
         for pattern, name in names.items():
@@ -124,8 +132,7 @@ def _rewrite(directory: Path, recipe: Recipe, content: Mapping[str, Any]) -> Non
         for name in tensors if transposed else ():
             if re.search(transposed, name):
                 tensors[name] = tensors[name].mT.contiguous()
-        for pattern, size in interleaved.items():
-            head_dim: Any = functools.reduce(lambda place, part: place.get(part, {}), size.split("."), content)
+        for pattern, head_dim in head_sizes(recipe, content).items():
             for name in (one for one in tensors if re.search(pattern, one)):
                 tensors[name] = _interleaved(tensors[name], head_dim)
         save_file(tensors, path, {"format": "pt"})

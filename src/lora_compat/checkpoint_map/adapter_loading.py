@@ -14,8 +14,9 @@ from lora_compat.checkpoint_map.adapter_tensors import Fitting
 from lora_compat.checkpoint_map.expert_stacks import ExpertStack, stacks_of
 from lora_compat.checkpoint_map.factors import Factor, TensorDelta, factors_of
 from lora_compat.checkpoint_map.maps import CheckpointMap
-from lora_compat.checkpoint_map.repeated import held_whole
+from lora_compat.checkpoint_map.repeated import Held, held_whole
 from lora_compat.errors import LoRAError
+from lora_compat.parallel import SINGLE, TensorParallelGroup
 from lora_compat.peft_config import PeftConfig, names_in
 from lora_compat.peft_loading import LoRAPair, is_lora, pairs_in, read_config, read_tensors, refusal
 
@@ -46,14 +47,16 @@ def load_factors(
     *,
     ranks: Sequence[CheckpointMap] = (),
     parameters: Mapping[str, Tensor] | None = None,
+    group: TensorParallelGroup = SINGLE,
 ) -> AdapterFactors:
     """The adapter in a directory that PEFT's ``save_pretrained`` wrote, as what it adds to the model's parameters.
 
     Args:
         found: this rank's map.
-        ranks: the maps of all ranks, this one's too; unless given, this rank is taken to hold everything.
+        ranks: the maps of all ranks, in their order; unless given, this rank is taken to hold everything.
         parameters: what the model holds. PEFT repeats weights of the base model in the file where embeddings are
             adapted; they are compared with these, and refused where nothing is given.
+        group: that of the ranks, who tell each other whether their parts of such a weight are right.
 
     Raises:
         AdapterFormatError: no such directory, a damaged file, tensors whose place or orientation cannot be told, or
@@ -61,8 +64,9 @@ def load_factors(
         UnknownModulesError: a module that is nothing in the checkpoint.
         NotMovedError: a tensor that the loader computes from, skips or moves in part.
     """
+    base = None if parameters is None else Held(found, ranks or (found,), parameters, group)
     try:
-        deltas = _read(Path(path), ranks or (found,), found, parameters)
+        deltas = _read(Path(path), ranks or (found,), base)
     except ValueError as error:
         raise refusal(path, error) from error
     for delta in deltas:
@@ -74,22 +78,20 @@ def load_factors(
     return AdapterFactors({name: some for name, some in factors.items() if some}, tuple(deltas), str(path))
 
 
-def _read(
-    directory: Path, maps: Sequence[CheckpointMap], found: CheckpointMap, parameters: Mapping[str, Tensor] | None
-) -> list[TensorDelta]:
-    """What every tensor of the file adds; those of the base model add what they differ in."""
+def _read(directory: Path, maps: Sequence[CheckpointMap], base: Held | None) -> list[TensorDelta]:
+    """What every tensor of the file adds, alike on every rank; those of the base model add what they differ in."""
     data, tensors = read_config(directory), read_tensors(directory)
-    config = PeftConfig.of(data, served=("target_parameters", *(() if parameters is None else ("modules_to_save",))))
+    config = PeftConfig.of(data, served=("target_parameters", *(() if base is None else ("modules_to_save",))))
     targets, saved = names_in(data, "target_parameters"), names_in(data, "modules_to_save")
-    stacks = stacks_of(found.shapes, dict.fromkeys(one.rpartition(".")[2] for one in targets))
-    shapes = {**found.shapes, **{name: one.info for name, one in stacks.items()}}
+    stacks = stacks_of(maps[0].shapes, dict.fromkeys(one.rpartition(".")[2] for one in targets))
+    shapes = {**maps[0].shapes, **{name: one.info for name, one in stacks.items()}}
     turned = bool(data.get("fan_in_fan_out"))
     fitting = Fitting(shapes, config, fan_in_fan_out=turned, parameters=targets)
-    others = {} if parameters is None else {key: one for key, one in tensors.items() if not is_lora(key)}
+    others = {key: one for key, one in tensors.items() if base is not None and not is_lora(key)}
     pairs = pairs_in({key: one for key, one in tensors.items() if key not in others})
     names = AdapterNames(maps, pairs, str(directory), stacks)
     deltas = _deltas(pairs, names, fitting, stacks)
-    wholes = [held_whole(key, one, names, maps, parameters or {}, saved) for key, one in others.items()]
+    wholes = [held_whole(key, one, names, base, saved) for key, one in others.items() if base is not None]
     return _once_each([*deltas, *(one for one in wholes if one is not None)])
 
 

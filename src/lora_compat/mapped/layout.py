@@ -16,6 +16,7 @@ from lora_compat.errors import AdapterFormatError, AdapterShapeError, LoRAError
 from lora_compat.mapped.stacks import StackedWeights
 from lora_compat.mapped.wrapping import MappedModel
 from lora_compat.model_adapters import Adapter, LayerAdapters
+from lora_compat.parallel import TensorParallelGroup
 from lora_compat.slot_layer import SlotLayer
 
 
@@ -32,11 +33,13 @@ class NotServedError(LoRAError):
 
 @dataclass(frozen=True, slots=True)
 class MappedLayout:
-    """Lays adapters out over a model; ``maps`` are those of all ranks, this one's first."""
+    """Lays adapters out over a model; ``maps`` are those of all ranks of a ``group``, in their order."""
 
     model: MappedModel
     config: LoRAConfig
+    mine: CheckpointMap
     maps: Sequence[CheckpointMap]
+    group: TensorParallelGroup
 
     def of(self, adapter: Adapter | str | Path) -> LayerAdapters:
         """An adapter by LoRA layer.
@@ -48,9 +51,10 @@ class MappedLayout:
         """
         if isinstance(adapter, Adapter):
             raise AdapterFormatError(adapter.source, "a model with a checkpoint map takes PEFT directories")
-        ranks = self.maps if len(self.maps) > 1 else ()
         with torch._C.DisableTorchFunctionSubclass():  # it looks at the base weights, whatever adapters are active
-            given = load_factors(adapter, self.maps[0], ranks=ranks, parameters=self.model.parameters)
+            given = load_factors(
+                adapter, self.mine, ranks=self.maps, parameters=self.model.parameters, group=self.group
+            )
         for delta in given.deltas:
             self._require(delta, given.source)
         parts: dict[str, dict[str, list[Factor]]] = {}
