@@ -63,13 +63,16 @@ def _arrives(told: Told) -> Script:
         raise CannotWrite("it was stored by an older release, in words alone; replay it")
     before, told = fact.keys[0].rpartition(".lora_")[0], replace(told, exact=False)
     lines = [BASE, *added_or_refused(told, [last_name(fact.keys[0])])]
-    lines.append("layers = worker._adapter_manager.modules.values()")
+    lines.append("layers = [vars(one) for one in worker._adapter_manager.modules.values()]")
+    lines.append(
+        'slots = [b for one in layers for key in one if "lora_b" in key for b in one[key]]'
+    )  # of experts, too
     if fact.among_others:
         lines += _whole_and_rest(told)
         got, note = "any(not torch.equal(*both) for both in zip(*held, strict=True))", "  # it is missed"
         then, definitions = [*COPIED, _REST], [f'LOST = "{before}.lora_"']
     else:
-        got, note = "any(b.any() for one in layers for b in one.lora_b_stacked)", "  # it arrived"
+        got, note = "any(b.any() for b in slots)", "  # it arrived"
         then, definitions = ([], []) if fact.whole else (CUT, [f'KEPT = "{before}.lora_"'])
     parts: dict[str, Any] = {"then": then, "definitions": definitions}
     if told.case.tp_size == 1:
@@ -79,7 +82,7 @@ def _arrives(told: Told) -> Script:
 
 def _whole_and_rest(told: Told) -> list[str]:
     """``held``: what the slots have of the whole file, and of the rest of it."""
-    read = "held{} [[b.clone() for one in layers for b in one.lora_b_stacked]{}"
+    read = "held{} [[b.clone() for b in slots]{}"
     again = ["worker.remove_adapter(1)", *requested(told, "other"), adding(told, "other")]
     return [read.format(" =", "]"), *again, read.format(" +=", "]")]
 
