@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -32,10 +32,10 @@ def require_same_on_all_ranks(subject: Subject, case: ModelCase) -> None:
     whole_towers = server_of(subject).whole_towers
     if case.deployment.copies and case.options and whole_towers and has_towers(content_of(case)):
         other = replace(case, options=(*case.options, whole_towers), fully_sharded=not case.fully_sharded)
-        _require_served_so(subject, other, whole_towers)
+        _require_served_so(subject, other, replace(other, options=case.options), whole_towers)
     if programs_of(subject, case).chain.file.of_experts:
         for options in _ways(server_of(subject), case):
-            _require_served_so(subject, of_whole_experts(case, options), " and ".join(options))
+            _require_served_so(subject, of_whole_experts(case, options), case, " and ".join(options))
     for fully_sharded in (False, True):
         require_served(subject, replace(case, fully_sharded=fully_sharded), f"fully_sharded={fully_sharded}")
     if 1 < case.stages <= layers_dealt_out(case) and server_of(subject).pipelined:
@@ -43,8 +43,11 @@ def require_same_on_all_ranks(subject: Subject, case: ModelCase) -> None:
             _require_same_of_stages(subject, replace(case, tp_size=1, fully_sharded=False))
 
 
-def _require_served_so(subject: Subject, case: ModelCase, how: str) -> None:
-    """Raises where what one rank takes is served wrongly, or broken off by an accident; not where the base is."""
+def _require_served_so(subject: Subject, case: ModelCase, without: ModelCase, how: str) -> None:
+    """Raises where what one rank takes is served wrongly, or broken off by an accident that ``without`` has not.
+
+    Not where the base is: it is not applicable then.
+    """
     __tracebackhide__ = True
     with suppress(NotApplicable):
         try:
@@ -52,11 +55,17 @@ def _require_served_so(subject: Subject, case: ModelCase, how: str) -> None:
         except CollectiveMismatch as error:  # of ranks that take it, and others that do not
             fact = Raised(type(error).__name__, str(error)[:400])
             raise Violation("raised", fact, case, Place(setting=how, role=ROLE_OF_WAYS)) from error
-        accident = next((one for one in seen if isinstance(one, Refusal) and not one.named(chains().of(case))), None)
+        accident = _accident(case, seen)
         if accident is not None:
-            raise Violation("raised", raised(accident), case, Place(setting=how, role=ROLE_OF_WAYS))
+            if _accident(without, on_all(subject, without, programs_of(subject, without).served)) is None:
+                raise Violation("raised", raised(accident), case, Place(setting=how, role=ROLE_OF_WAYS))
+            return
         require_loaded(chains().of(case), seen)
         require_merged(case, chains().of(case), [one for one in seen if not isinstance(one, Refusal)], how)
+
+
+def _accident(case: ModelCase, seen: Sequence[Seen | Refusal]) -> Refusal | None:
+    return next((one for one in seen if isinstance(one, Refusal) and not one.named(chains().of(case))), None)
 
 
 def _require_same_of_stages(subject: Subject, case: ModelCase) -> None:
