@@ -10,7 +10,7 @@ from conformance.engines.ranks import CollectiveMismatch
 from conformance.implementations.models import ModelServer
 from conformance.judging.facts import Place, Raised
 from conformance.judging.models import raised, require_merged
-from conformance.judging.served_models import on_all, presume_served, programs_of, require_loaded, require_served
+from conformance.judging.served_models import on_all, presume_served, programs_of, require_right, require_served
 from conformance.judging.verdicts import Violation
 from conformance.subjects.models.checkpoints import content_of
 from conformance.subjects.models.layer_lists import number_of_layers
@@ -49,19 +49,17 @@ def _require_served_so(subject: Subject, case: ModelCase, without: ModelCase, ho
     Not where the base is: it is not applicable then.
     """
     __tracebackhide__ = True
+    place = Place(setting=how, role=ROLE_OF_WAYS)
     with suppress(NotApplicable):
         try:
             seen = on_all(subject, case, programs_of(subject, case).served)
         except CollectiveMismatch as error:  # of ranks that take it, and others that do not
-            fact = Raised(type(error).__name__, str(error)[:400])
-            raise Violation("raised", fact, case, Place(setting=how, role=ROLE_OF_WAYS)) from error
+            raise Violation("raised", Raised(type(error).__name__, str(error)[:400]), case, place) from error
         accident = _accident(case, seen)
-        if accident is not None:
-            if _accident(without, on_all(subject, without, programs_of(subject, without).served)) is None:
-                raise Violation("raised", raised(accident), case, Place(setting=how, role=ROLE_OF_WAYS))
-            return
-        require_loaded(chains().of(case), seen)
-        require_merged(case, chains().of(case), [one for one in seen if not isinstance(one, Refusal)], how)
+        if accident is None:
+            require_right(case, chains().of(case), seen, how)
+        elif _accident(without, on_all(subject, without, programs_of(subject, without).served)) is None:
+            raise Violation("raised", raised(accident), case, place)
 
 
 def _accident(case: ModelCase, seen: Sequence[Seen | Refusal]) -> Refusal | None:

@@ -12,7 +12,7 @@ from conformance.judging.models import require_merged
 from conformance.judging.verdicts import Violation
 from conformance.subjects.models.chains import Chain
 from conformance.subjects.models.observing import Refusal, chains, on_ranks, refused, server_of, settings_of
-from conformance.subjects.models.programs import Programs
+from conformance.subjects.models.programs import Programs, Seen
 from conformance.subjects.outcomes import FileRefused, NotApplicable, NotExercised, SubjectRaised
 from conformance.subjects.subject import Subject
 from strategies.models.cases import ModelCase
@@ -49,12 +49,18 @@ def require_served(subject: Subject, case: ModelCase, how: str = "") -> None:
     known = programs.chain.served
     try:
         seen = on_all(subject, case, programs.served)
-        require_loaded(programs.chain, seen)
-        require_merged(case, programs.chain, [one for one in seen if not isinstance(one, Refusal)], how)
+        require_right(case, programs.chain, seen, how)
     except (FileRefused, NotApplicable, NotExercised, Violation) as outcome:
         known[programs.server, case] = outcome
         raise
     known[programs.server, case] = None
+
+
+def require_right(case: ModelCase, chain: Chain, seen: Sequence[Seen | Refusal], how: str) -> None:
+    """Raises as `require_served`, of what the ranks saw."""
+    __tracebackhide__ = True
+    require_loaded(chain, seen)
+    require_merged(case, chain, [one for one in seen if not isinstance(one, Refusal)], how)
 
 
 def presume_served(subject: Subject, case: ModelCase, clause: str) -> None:

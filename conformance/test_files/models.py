@@ -64,9 +64,8 @@ def _arrives(told: Told) -> Script:
     before, told = fact.keys[0].rpartition(".lora_")[0], replace(told, exact=False)
     lines = [BASE, *added_or_refused(told, [last_name(fact.keys[0])])]
     lines.append("layers = [vars(one) for one in worker._adapter_manager.modules.values()]")
-    lines.append(
-        'slots = [b for one in layers for key in one if "lora_b" in key for b in one[key]]'
-    )  # of experts, too
+    # Those of experts have longer names.
+    lines.append('slots = [b for one in layers for key in one if "lora_b" in key for b in one[key]]')
     if fact.among_others:
         lines += _whole_and_rest(told)
         got, note = "any(not torch.equal(*both) for both in zip(*held, strict=True))", "  # it is missed"
