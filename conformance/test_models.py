@@ -83,8 +83,9 @@ def require_none(case: ModelCase, lost: Sequence[tuple[Lost, str]]) -> None:
     """Raises where tensors, each with the role of their module, change nothing."""
     if lost:
         (first, role), *others = lost
-        alike, more = ([one.keys[-1] for one, its in others if (its == role) is same] for same in (True, False))
-        raise Violation(VANISHED, replace(first, alike=tuple(alike), more=tuple(more)), case, Place(role=role))
+        alike = tuple(one.keys[-1] for one, its in others if its == role)
+        more = tuple((its, one.among_others, one.keys) for one, its in others if its != role)
+        raise Violation(VANISHED, replace(first, alike=alike, more=more), case, Place(role=role))
 
 
 @check("MODEL-2", model_cases(saved=False))

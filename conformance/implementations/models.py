@@ -104,6 +104,13 @@ class ServedModel(ABC):
     def warm_up(self) -> None:
         """Loads a dummy adapter and takes it out again, as an engine does when it starts; raises what that does."""
 
+    def held(self) -> list[Tensor] | None:
+        """All tensors that what it computes depends on, in one order; None where that is not known.
+
+        It is cheaper than a reading, and tells of an adapter that went nowhere.
+        """
+        return None
+
     @abstractmethod
     def names(self) -> tuple[str, ...]:
         """All modules, by the names that they have without adapters."""

@@ -31,18 +31,19 @@ class Added:
 class Lost:
     """Tensors of one module of an adapter file that change nothing: by themselves, or only where the rest is loaded.
 
-    Of each other module of which that is so a key is in ``alike``, or in ``more`` if its role is another; ``whole``
-    says that the file has no other tensors.
+    Of each other module of which that is so a key is in ``alike``, or if its role is another, that role, whether it is
+    among others and its keys in ``more``; ``whole`` says that the file has no other tensors.
     """
 
     keys: tuple[str, ...]
     among_others: bool = False
     whole: bool = False
     alike: tuple[str, ...] = ()
-    more: tuple[str, ...] = ()
+    more: tuple[tuple[str, bool, tuple[str, ...]], ...] = ()
 
     def __str__(self) -> str:
-        others = f" (and {', '.join(self.alike + self.more)})" if self.alike + self.more else ""
+        too = (*self.alike, *(keys[-1] for _, _, keys in self.more))
+        others = f" (and {', '.join(too)})" if too else ""
         if self.among_others:
             return f"{self.keys[-1]} among others: without it the model computes the same{others}"
         return f"{self.keys[-1]} by itself: loaded, and no module computes anything else{others}"

@@ -19,7 +19,7 @@ from conformance.judging.verdicts import ClauseResult, Failure, Verdict, Violati
 from conformance.regressions.recorder import Recorder
 from conformance.search.bodies import Body, judges
 from conformance.search.drawing import Source
-from conformance.search.remaining import remaining
+from conformance.search.remaining import in_other_roles, remaining
 from conformance.search.searching import Search
 from conformance.search.second_opinion import require_second_opinion
 from conformance.search.settling import manner, on_few_ranks
@@ -184,12 +184,15 @@ class ClauseRun:
             try:
                 self.one(body, case)
             except Violation as found:
-                left = remaining(found)
+                # What is listed needs no case of its own, in which it would be the one that is reported.
+                also = [one for one in in_other_roles(found) if manner(one) in kinds or self._is_listed(clause, one)]
+                left = remaining(found, also)
                 waiting[:0] = [left] if left else []
-                if not isinstance(case, ModelCase) or manner(found) not in kinds:
-                    self._keep(clause, body, found)
-                    kinds.add(manner(found))
-                    yield manner(found)
+                for one in (found, *also):
+                    if not isinstance(case, ModelCase) or manner(one) not in kinds:
+                        self._keep(clause, body, one)
+                        kinds.add(manner(one))
+                        yield manner(one)
 
     def _keep(self, clause: str, body: Body, found: Violation) -> None:
         try:
@@ -203,9 +206,11 @@ class ClauseRun:
             self.result.failures.append(kept)
 
     def _settled(self, clause: str, body: Body, found: Violation) -> Failure:
-        if self.recorder is not None and not self._is_listed(clause, found):
+        listed = self._is_listed(clause, found)
+        if self.recorder is not None and not listed:
             return self.recorder.settle(self.subject, body, clause, found)
-        require_second_opinion(self.subject, body, found)
+        if not listed:  # what is known has its proof
+            require_second_opinion(self.subject, body, found)
         failure = Failure.of(clause, found)
         if isinstance(found.case, ModelCase):
             failure.cause = manner(found)

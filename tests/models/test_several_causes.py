@@ -11,7 +11,7 @@ from conformance.judging.model_facts import Added, Lost
 from conformance.judging.verdicts import Failure, Violation
 from conformance.regressions.entries import StoredFailure
 from conformance.regressions.proof import FileRun, same_reason
-from conformance.search.remaining import remaining
+from conformance.search.remaining import in_other_roles, remaining
 from conformance.search.settling import manner
 from conformance.subjects.models.decoders import decoder_of, role_of
 from strategies.models.adapters import ModelAdapter
@@ -57,7 +57,7 @@ def test_roles_and_options_are_ways_of_failing_of_their_own() -> None:
 
 
 def test_what_remains_is_looked_at_without_the_targets_that_vanished() -> None:
-    left = remaining(vanished("mlp.gate", Lost(GATE, more=(OUT,))))
+    left = remaining(vanished("mlp.gate", Lost(GATE, more=(("self_attn.o_proj", False, (OUT,)),))))
     assert left is not None
     assert left.adapter.modules == ("o_proj", "down_proj")
     both = remaining(vanished("mlp.gate", Lost(GATE, alike=(OUT,))))
@@ -65,6 +65,17 @@ def test_what_remains_is_looked_at_without_the_targets_that_vanished() -> None:
     assert both.adapter.modules == ("down_proj",)
     alone = ModelCase(adapter=ModelAdapter((), ("mlp.gate.weight",)))
     assert remaining(vanished("mlp.gate", case=alone)) is None
+
+
+def test_what_vanishes_of_one_file_in_other_roles_is_told_apart_without_another_case() -> None:
+    down = tuple(OUT.replace("self_attn.o_proj", f"mlp.down_proj.{number}") for number in range(2))
+    more = (("o_proj", True, (OUT,)), *(("mlp.down_proj", False, (one,)) for one in down))
+    found = vanished("mlp.gate", Lost(GATE, more=more))
+    assert [(one.role, one.fact) for one in in_other_roles(found)] == [
+        ("o_proj", Lost((OUT,), among_others=True)),
+        ("mlp.down_proj", Lost(down[:1], alike=down[1:])),
+    ]
+    assert remaining(found, in_other_roles(found)) == ModelCase(adapter=ModelAdapter(("down_proj",)))
 
 
 def test_what_remains_of_a_stage_that_takes_no_such_adapter_is_the_whole_model() -> None:

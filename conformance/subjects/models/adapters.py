@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -230,7 +231,8 @@ def cut(source: Path, target: Path, keys: set[str], feature: str = "", *, turned
     config = json.loads((source / CONFIG).read_text(encoding="utf-8"))
     config.pop(feature, None)
     (target / CONFIG).write_text(json.dumps(config), encoding="utf-8")
-    kept = {key: tensor for key, tensor in load_file(source / TENSORS).items() if key in keys}
+    with safe_open(source / TENSORS, framework="pt") as file:
+        kept = {key: file.get_tensor(key) for key in file.keys() if key in keys}  # noqa: SIM118 (no mapping)
     of_b = {key for key in kept if turned and (found := KEY.match(key)) and found["part"] == "B"}
     kept |= {key: -kept[key] for key in of_b}
     save_file(kept, target / TENSORS)

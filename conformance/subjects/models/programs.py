@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from conformance.implementations.models import ModelServer, ModelSettings, Serve
 from conformance.subjects.models.adapters import cut
 from conformance.subjects.models.chains import Chain
 from conformance.subjects.models.company import Company, in_company
-from conformance.subjects.models.likeness import passed_over, unlike
+from conformance.subjects.models.likeness import State, has_all, on_any, passed_over, unlike
 from conformance.subjects.models.observing import (
     ADAPTED,
     Readings,
@@ -64,18 +64,30 @@ class Programs:
         """Readings of base and merged checkpoint, how the whole file loads, and how some of its tensors do."""
         right = right_readings(self.server, self.chain, self.settings, group)
         model, base = self._loaded(group)
+        before = State.of(model, base)
         _, seen = self._adapted(group, model, base)
-        refusal, whole = (seen, base) if isinstance(seen, Refusal) else (None, seen)
+        refusal, whole = (seen, before) if isinstance(seen, Refusal) else (None, State.of(model, seen))
         model.remove(1)
         found = []
-        for keys, only, without in self._parts():
-            shows = partial(unlike, model, keys, group)
-            by_itself = attempt(partial(model.add, 1, only)) or shows(base) is not None
+        for number, keys in enumerate(self._looked_at()):
+            alone = self.chain.file.alone(keys)
+            by_itself = attempt(partial(model.add, 1, self._cut(f"only-{number}", alone)))
+            held = model.held() if alone == set(keys) else None  # what others bring tells nothing of these
+            shows = by_itself is None and unlike(model, keys, group, before, held) is not None
             model.remove(1)
-            left_out = refusal is None and without is not None and attempt(partial(model.add, 1, without)) is None
-            found.append(Alone(keys, by_itself, not left_out or shows(whole) is not None))
-            model.remove(1)
+            among_others = refusal is not None or not on_any(group, not has_all(whole, before, held))
+            if shows and not among_others:
+                among_others = self._missed(f"without-{number}", keys, group, model, whole)
+            found.append(Alone(keys, by_itself or shows, among_others))
         return base, right, refusal, found
+
+    def _missed(self, name: str, keys: tuple[str, ...], group: RankGroup, model: ServedModel, whole: State) -> bool:
+        """Whether the tensors of a module are missed where the others of the file are loaded without them."""
+        others = {key for keys in self.chain.file.keys_by_module() for key in keys} - set(keys)
+        left_out = others and attempt(partial(model.add, 1, self._cut(name, others))) is None
+        missed = not left_out or unlike(model, keys, group, whole, model.held()) is not None
+        model.remove(1)
+        return missed
 
     def taken(self, group: RankGroup) -> dict[str, bool]:
         """The tensors of the file that are served where those of their module are alone: loaded, and seen.
@@ -83,12 +95,12 @@ class Programs:
         Each with whether it is seen by every name that the module is held by.
         """
         model, base = self._loaded(group)
+        before = State.of(model, base)
         found: dict[str, bool] = {}
         for number, keys in enumerate(self.chain.file.keys_by_module()):
-            only = self.chain.root / f"taken-{number}"
-            self._cut(only, self.chain.file.alone(keys))
+            only = self._cut(f"taken-{number}", self.chain.file.alone(keys))
             if attempt(partial(model.add, 1, only)) is None:
-                seen = unlike(model, keys, group, base)
+                seen = unlike(model, keys, group, before, model.held())
                 if seen is not None:
                     found |= dict.fromkeys(keys, not passed_over(seen))
                 model.remove(1)
@@ -156,8 +168,7 @@ class Programs:
 
     def featured(self, feature: str, group: RankGroup) -> tuple[Readings, Readings | Refusal, Readings | Refusal]:
         """Readings of the base, with the adapter, and with its A, B and scaling alone, or why it was not loaded."""
-        plain = self.chain.root / "plain"
-        self._cut(plain, {key for pair in self.chain.file.pairs for key in pair.keys}, feature)
+        plain = self._cut("plain", {key for pair in self.chain.file.pairs for key in pair.keys}, feature)
         model, base = self._loaded(group)
         seen = attempt(partial(model.add, 1, self.chain.adapter)) or model.read(1)
         model.remove(1)
@@ -191,26 +202,19 @@ class Programs:
     ) -> tuple[Readings, Readings | Refusal]:
         return once(self.chain, (ADAPTED, self.server, self.settings), group, read)
 
-    def _parts(self) -> Iterator[tuple[tuple[str, ...], Path, Path | None]]:
-        """Keys of a module, alone in a file, and a file of the others.
-
-        Of modules whose names differ by numbers, such as that of the layer, these are the first and the last.
-        """
-        modules = self.chain.file.keys_by_module()
-        every = {key for keys in modules for key in keys}
+    def _looked_at(self) -> list[tuple[str, ...]]:
+        """The keys of modules: of those whose names differ by numbers, such as that of the layer, first and last."""
         places: dict[str, list[tuple[str, ...]]] = {}
-        for keys in modules:
+        for keys in self.chain.file.keys_by_module():
             places.setdefault(_NUMBER.sub(".#", keys[0]), []).append(keys)
-        looked_at = dict.fromkeys(keys for alike in places.values() for keys in (alike[0], alike[-1]))
-        for number, keys in enumerate(looked_at):
-            only, without = (self.chain.root / f"{name}-{number}" for name in ("only", "without"))
-            self._cut(only, self.chain.file.alone(keys))
-            self._cut(without, every - set(keys))
-            yield keys, only, without if len(modules) > 1 else None
+        return list(dict.fromkeys(keys for alike in places.values() for keys in (alike[0], alike[-1])))
 
-    def _cut(self, directory: Path, keys: set[str], feature: str = "") -> None:
-        if keys and not directory.exists():
+    def _cut(self, name: str, keys: set[str], feature: str = "") -> Path:
+        """The adapter's directory with some of its tensors only, made once."""
+        directory = self.chain.root / name
+        if not directory.exists():
             cut(self.chain.adapter, directory, keys, feature)
+        return directory
 
 
 def _start(model: ServedModel) -> None:

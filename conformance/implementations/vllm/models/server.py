@@ -24,7 +24,7 @@ from conformance.implementations.vllm.cuda import forget_addresses
 from conformance.implementations.vllm.models import engine
 from conformance.implementations.vllm.models.hosted import EXPERT_PARALLEL, IN_TURN, VllmHost, loading
 from conformance.implementations.vllm.models.rotary_tables import tables
-from conformance.implementations.vllm.models.slots import expert_weights, linear_weight
+from conformance.implementations.vllm.models.slots import expert_weights, linear_weight, tensors_of
 from conformance.implementations.vllm.runtime import runtime
 
 _DUMMY = 1_000_000
@@ -65,6 +65,7 @@ class VllmModel(ServedModel):
         self._host, self._settings = host, settings
         self.model, self.forwards = host.model, host.forwards
         self._worker: Any = None
+        self._holders: list[nn.Module] = []  # of everything that is computed with
 
     def serve_adapters(self) -> None:
         workers = importlib.import_module("vllm.lora.worker_manager")
@@ -98,6 +99,12 @@ class VllmModel(ServedModel):
     def remove(self, number: int) -> None:
         with self._host.ranked():
             self._worker.remove_adapter(number)
+
+    def held(self) -> list[Tensor]:
+        if not self._holders:
+            layers = self._worker._adapter_manager.modules.values()  # objects that are no modules hold some
+            self._holders = list(dict.fromkeys((*self.model.modules(), *layers)))
+        return [one for module in self._holders for one in tensors_of(module)]
 
     def names(self) -> tuple[str, ...]:
         return self._host.names()

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from conformance.engines.ranks import RankGroup
+
+
+def tensors_of(module: nn.Module) -> list[Tensor]:
+    """Weights, buffers and slots of a module itself."""
+    return list(_tensors_in(vars(module)))
+
+
+def _tensors_in(held: Mapping[str, object] | Iterable[object]) -> Iterator[Tensor]:
+    for one in held.values() if isinstance(held, dict) else held:
+        if isinstance(one, Tensor):
+            yield one
+        elif isinstance(one, (dict, list, tuple)) and one:
+            yield from _tensors_in(one)
 
 
 def linear_weight(lora: Any, slot: int, group: RankGroup) -> Tensor:
