@@ -171,7 +171,10 @@ def test_a_class_that_declares_lora_support_starts_with_it(subject: Subject, cas
 
 
 def started(subject: Subject, case: ModelCase, programs: Programs) -> list[Refusal | None]:
-    """How the start broke off on each rank; a model that cannot be loaded at all, LoRA or not, is not applicable."""
+    """How the start broke off on each rank.
+
+    A model that cannot be loaded at all, LoRA or not, is not applicable, unless it is LoRA that is said to be in the way.
+    """
     __tracebackhide__ = True
     try:
         return on_all(subject, case, programs.started)
@@ -179,7 +182,8 @@ def started(subject: Subject, case: ModelCase, programs: Programs) -> list[Refus
         try:
             on_all(subject, case, programs.loaded_bare)
         except NotApplicable:
-            raise error from None
+            if "LoRA" not in str(error):
+                raise error from None
         return [Refusal("NotApplicable", str(error))]
 
 

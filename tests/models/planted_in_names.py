@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from typing import Any
 
@@ -107,6 +108,14 @@ def lora_refused_where_it_is_declared(monkey: pytest.MonkeyPatch) -> None:
 
     monkey.setattr(part("worker_manager", "WorkerLoRAManager"), "create_lora_manager", refuse)
     monkey.setattr(part("worker_manager", "LRUCacheWorkerLoRAManager"), "create_lora_manager", refuse)
+
+
+@planted("MODEL-6", "does-not-start", "o_proj")
+def lora_in_the_way_of_a_model_that_no_cpu_has_kernels_for(monkey: pytest.MonkeyPatch) -> None:
+    def refuse(vllm_config: Any) -> Any:
+        raise NotImplementedError("no backend" if vllm_config.lora_config is None else "experts take no LoRA")
+
+    monkey.setattr(importlib.import_module("vllm.model_executor.model_loader"), "get_model", refuse)
 
 
 @planted("MODEL-7", "unexplained", "o_proj", tp_size=2)

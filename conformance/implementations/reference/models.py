@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from conformance.engines.ranks import RankGroup
 from conformance.implementations.models import (
     AdaptersView,
+    BaseModelError,
     HostedModel,
     ModelLibrary,
     ModelServer,
@@ -46,7 +47,11 @@ class ReferenceModels(ModelServer):
 
     def load(self, directory: Path, settings: ModelSettings, group: RankGroup) -> ServedModel:
         bare = replace(settings, fused_experts=False)  # which an engine is told and the reference sees
-        return ReferenceModel(self._library, directory, settings, self._library.host(directory, bare, group), group)
+        try:
+            host = self._library.host(directory, bare, group)
+        except BaseModelError:  # perhaps of a class that refuses LoRA, of which it need not know
+            host = self._library.host(directory, replace(bare, lora=False), group)
+        return ReferenceModel(self._library, directory, settings, host, group)
 
 
 @cache
