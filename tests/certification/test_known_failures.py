@@ -76,6 +76,20 @@ def test_causes_of_one_clause_and_anomaly_are_told_apart_by_role(tmp_path: Path)
     assert [baseline.link(SUBJECT, one) for one in both.failures] == ["https://example.org/1", ""]
 
 
+def test_an_entry_that_says_what_was_seen_excuses_no_other_exception(tmp_path: Path) -> None:
+    raised = {"clause": "MODEL-7", "anomaly": "raised"}
+    file = written(tmp_path / "known.json", **raised, **{"class": "*"}, role="shared out*", seen="StopIteration: *")
+    baseline = Baseline.read(file, TODAY)
+    for kind, excused in (("StopIteration", True), ("RuntimeError", False)):
+        found = outcome(("MODEL-7", "raised"))
+        (failure,) = found.failures
+        failure.seen = {"kind": "Raised", "type": kind, "text": "of ranks", "place": {"role": "shared out to ranks"}}
+        assert bool(baseline.known(SUBJECT, found.failures)) is excused
+        assert bool(baseline.link(SUBJECT, failure)) is excused
+    baseline.write()
+    assert Baseline.read(file, TODAY) == baseline
+
+
 def test_a_list_that_is_written_anew_keeps_the_link_of_each_role(tmp_path: Path) -> None:
     vanished = {"clause": "MODEL-1", "anomaly": "key-vanished"}
     file = written(tmp_path / "known.json", **vanished, role="mlp.gate")
