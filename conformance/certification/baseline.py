@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from conformance.certification.outcome import Outcome
+from conformance.judging.facts import Fact, Raised
 from conformance.judging.verdicts import Failure
 
 FORMAT_VERSION = 1
@@ -29,7 +30,8 @@ class Entry:
     """One known failure; ``subject`` is a class path, or ``*`` for every class.
 
     ``role`` tells causes of one model apart: a pattern of `Failure.role`, such as ``mlp.gate`` or ``model.visual.*``.
-    ``seen`` tells apart what else may go wrong there: a pattern of the fact's words, such as ``StopIteration: *``.
+    ``seen`` tells apart what else may go wrong there: a pattern of the fact's words, of an exception with where it
+    was raised, such as ``StopIteration: * in LoRAModelManager.*``.
     """
 
     subject: str
@@ -47,7 +49,7 @@ class Entry:
     def names(self, path: str, failure: Failure) -> bool:
         """Whether ``failure`` of the class at ``path`` is this one."""
         of_role = failure.key == (self.clause, self.anomaly) and fnmatchcase(failure.role, self.role)
-        return of_role and self.covers(path) and (self.seen == _ANY or fnmatchcase(str(failure.fact), self.seen))
+        return of_role and self.covers(path) and (self.seen == _ANY or fnmatchcase(_words(failure.fact), self.seen))
 
     @property
     def aspects(self) -> dict[str, str]:
@@ -155,6 +157,10 @@ class Baseline:
             if about and not failed and told:
                 complaints.append(f"{said} is stale, nothing failed of it: remove the entry")
         return complaints
+
+
+def _words(fact: Fact) -> str:
+    return f"{fact} at {fact.site}" if isinstance(fact, Raised) and fact.site else str(fact)
 
 
 def glob_of(role: str) -> str:

@@ -78,12 +78,19 @@ def test_causes_of_one_clause_and_anomaly_are_told_apart_by_role(tmp_path: Path)
 
 def test_an_entry_that_says_what_was_seen_excuses_no_other_exception(tmp_path: Path) -> None:
     raised = {"clause": "MODEL-7", "anomaly": "raised"}
-    file = written(tmp_path / "known.json", **raised, **{"class": "*"}, role="shared out*", seen="StopIteration: *")
+    file = written(
+        tmp_path / "known.json", **raised, **{"class": "*"}, role="shared out*", seen="StopIteration: * in load"
+    )
     baseline = Baseline.read(file, TODAY)
-    for kind, excused in (("StopIteration", True), ("RuntimeError", False)):
+    for kind, place, excused in (
+        ("StopIteration", "load", True),
+        ("StopIteration", "read", False),
+        ("KeyError", "load", False),
+    ):
         found = outcome(("MODEL-7", "raised"))
         (failure,) = found.failures
-        failure.seen = {"kind": "Raised", "type": kind, "text": "of ranks", "place": {"role": "shared out to ranks"}}
+        said = {"kind": "Raised", "type": kind, "text": "of ranks", "site": f"engine.py:7 in {place}"}
+        failure.seen = {**said, "place": {"role": "shared out to ranks"}}
         assert bool(baseline.known(SUBJECT, found.failures)) is excused
         assert bool(baseline.link(SUBJECT, failure)) is excused
     baseline.write()
