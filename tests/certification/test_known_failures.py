@@ -97,6 +97,12 @@ def test_an_entry_that_says_what_was_seen_excuses_no_other_exception(tmp_path: P
     assert Baseline.read(file, TODAY) == baseline
 
 
+@pytest.mark.parametrize("file", sorted(Path("baselines").glob("*.json")), ids=lambda file: file.stem)
+def test_what_a_list_excuses_of_every_class_is_one_exception_and_not_any(file: Path) -> None:
+    wide = [one for one in Baseline.read(file, TODAY).entries if one.subject == "*" and "seen" not in one.aspects]
+    assert [one for one in wide if one.anomaly in ("raised", "unexplained")] == []
+
+
 def test_a_list_that_is_written_anew_keeps_the_link_of_each_role(tmp_path: Path) -> None:
     vanished = {"clause": "MODEL-1", "anomaly": "key-vanished"}
     file = written(tmp_path / "known.json", **vanished, role="mlp.gate")
