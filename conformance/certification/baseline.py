@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from conformance.certification.outcome import Outcome
+from conformance.judging.facts import Fact, Raised
 from conformance.judging.verdicts import Failure
 
 FORMAT_VERSION = 1
@@ -29,6 +30,8 @@ class Entry:
     """One known failure; ``subject`` is a class path, or ``*`` for every class.
 
     ``role`` tells causes of one model apart: a pattern of `Failure.role`, such as ``mlp.gate`` or ``model.visual.*``.
+    ``seen`` tells apart what else may go wrong there: a pattern of the fact's words, of an exception with where it
+    was raised, such as ``StopIteration: * in LoRAModelManager.*``.
     """
 
     subject: str
@@ -37,6 +40,7 @@ class Entry:
     link: str
     expires: datetime.date
     role: str = _ANY
+    seen: str = _ANY
 
     def covers(self, path: str) -> bool:
         """Whether the entry is about the class at ``path``."""
@@ -45,7 +49,12 @@ class Entry:
     def names(self, path: str, failure: Failure) -> bool:
         """Whether ``failure`` of the class at ``path`` is this one."""
         of_role = failure.key == (self.clause, self.anomaly) and fnmatchcase(failure.role, self.role)
-        return of_role and self.covers(path)
+        return of_role and self.covers(path) and (self.seen == _ANY or fnmatchcase(_words(failure.fact), self.seen))
+
+    @property
+    def aspects(self) -> dict[str, str]:
+        """What it says of a failure besides clause and anomaly."""
+        return {name: said for name, said in (("role", self.role), ("seen", self.seen)) if said != _ANY}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +106,7 @@ class Baseline:
                 "class": one.subject,
                 "clause": one.clause,
                 "anomaly": one.anomaly,
-                **({"role": one.role} if one.role != _ANY else {}),
+                **one.aspects,
                 "link": one.link,
                 "expires": one.expires.isoformat(),
             }
@@ -123,8 +132,8 @@ class Baseline:
         return [one for one in self.entries if self.today <= one.expires]
 
     def link(self, path: str, failure: Failure) -> str:
-        """Where a failure of the class at ``path`` is reported, empty for nowhere; an entry that says a role first."""
-        named = sorted((one for one in self.entries if one.names(path, failure)), key=lambda one: one.role == _ANY)
+        """Where a failure of the class at ``path`` is reported, empty for nowhere; of several, who says most of it."""
+        named = sorted((one for one in self.entries if one.names(path, failure)), key=lambda one: -len(one.aspects))
         return named[0].link if named else ""
 
     def links(self, path: str) -> dict[tuple[str, str], str]:
@@ -135,8 +144,8 @@ class Baseline:
         """Entries without a link, expired ones, and those that nothing failed of; each fails the run."""
         complaints = []
         for one in self.entries:
-            role = f" ({one.role})" if one.role != _ANY else ""
-            said = f"{self.file}: known failure {one.clause} {one.anomaly} of {one.subject}{role}"
+            aspects = f" ({', '.join(one.aspects.values())})" if one.aspects else ""
+            said = f"{self.file}: known failure {one.clause} {one.anomaly} of {one.subject}{aspects}"
             if one.expires < self.today:
                 complaints.append(f"{said} expired on {one.expires}: fix it, or give it a later day")
             if not one.link:
@@ -144,10 +153,14 @@ class Baseline:
             about = [outcome for outcome in outcomes if one.covers(outcome.path)]
             failed = any(one.names(outcome.path, failure) for outcome in about for failure in outcome.failures)
             # One class says nothing of all, and several may have nothing of a role.
-            told = one.subject != _ANY or (len(about) > 1 and one.role == _ANY)
+            told = one.subject != _ANY or (len(about) > 1 and not one.aspects)
             if about and not failed and told:
                 complaints.append(f"{said} is stale, nothing failed of it: remove the entry")
         return complaints
+
+
+def _words(fact: Fact) -> str:
+    return f"{fact} at {fact.site}" if isinstance(fact, Raised) and fact.site else str(fact)
 
 
 def glob_of(role: str) -> str:
@@ -157,7 +170,7 @@ def glob_of(role: str) -> str:
 
 def _entry(file: Path, number: int, data: Any) -> Entry:
     names = {"class", "clause", "anomaly", "link", "expires"}
-    if not isinstance(data, dict) or set(data) - {"role"} != names:
+    if not isinstance(data, dict) or set(data) - {"role", "seen"} != names:
         raise BaselineError(f"baseline {file}, entry {number}: give {', '.join(sorted(names))}, received {data!r}")
     try:
         expires = datetime.date.fromisoformat(data["expires"])
@@ -165,4 +178,5 @@ def _entry(file: Path, number: int, data: Any) -> Entry:
         raise BaselineError(
             f"baseline {file}, entry {number}: expires is {data['expires']!r}, give a day such as '2027-01-31'"
         ) from None
-    return Entry(data["class"], data["clause"], data["anomaly"], data["link"], expires, data.get("role", _ANY))
+    aspects = data.get("role", _ANY), data.get("seen", _ANY)
+    return Entry(data["class"], data["clause"], data["anomaly"], data["link"], expires, *aspects)

@@ -56,8 +56,11 @@ def same(right: Tensor, seen: Tensor | None) -> bool:
 
 
 def _delta(base: Readings, name: str, part: str, seen: Tensor | None) -> Tensor:
+    """What is added to the base; nothing to what is no number and stays so, as padding that no checkpoint has."""
     bare = base[name][part].float()
-    return seen.float() - bare if seen is not None and seen.shape == bare.shape else torch.zeros_like(bare)
+    if seen is None or seen.shape != bare.shape:
+        return torch.zeros_like(bare)
+    return (seen.float() - bare).masked_fill_(seen.isnan() & bare.isnan(), 0.0)
 
 
 def require_merged(

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from conformance.engines.ranks import CollectiveMismatch
 from conformance.implementations.models import ModelServer
-from conformance.judging.facts import Place, Raised
+from conformance.judging.facts import Disagreement, Place
 from conformance.judging.models import raised, require_merged
 from conformance.judging.served_models import on_all, presume_served, programs_of, require_right, require_served
 from conformance.judging.verdicts import Violation
@@ -53,8 +53,8 @@ def _require_served_so(subject: Subject, case: ModelCase, without: ModelCase, ho
     with suppress(NotApplicable):
         try:
             seen = on_all(subject, case, programs_of(subject, case).served)
-        except CollectiveMismatch as error:  # of ranks that take it, and others that do not
-            raise Violation("raised", Raised(type(error).__name__, str(error)[:400]), case, place) from error
+        except CollectiveMismatch as error:
+            raise Violation("collective-mismatch", Disagreement(*error.sites), case, place) from error
         accident = _accident(case, seen)
         if accident is None:
             require_right(case, chains().of(case), seen, how)

@@ -13,12 +13,12 @@ from conformance.judging.anomalies.experts import explain
 from conformance.oracles.experts import dense
 from conformance.values.experts import tensors_of
 from strategies.experts import ExpertsAdapterSpec, ExpertsCase, experts_cases
-from tests.mutants import numbers, sharding
+from tests.mutants import gathering, numbers, sharding
 from tests.mutants.planting import Mutant
 
 SHARDED = [
-    (sharding.no_gather_just_copies, "gather-skipped"),
-    (sharding.gathered_in_reverse, "gather-misordered"),
+    (gathering.no_gather_just_copies, "gather-skipped"),
+    (gathering.gathered_in_reverse, "gather-misordered"),
     (sharding.first_ranks_columns_of_a, "shard-misplaced"),
     (sharding.every_rank_expands_the_first_columns, "shard-misplaced"),
 ]

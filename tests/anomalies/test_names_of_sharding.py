@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.power.hunting import clause_tests, hunt, reference_subject
-from tests.mutants import sharding
+from tests.mutants import gathering, sharding
 from tests.mutants.planting import Mutant
 
 NAMED = [
@@ -13,10 +13,10 @@ NAMED = [
     (sharding.ranks_in_reverse, "shard-misplaced"),
     (sharding.columns_of_a_dealt_in_turn, "shard-misplaced"),
     (sharding.every_rank_expands_the_first_columns, "shard-misplaced"),
-    (sharding.no_gather_just_copies, "gather-skipped"),
-    (sharding.no_sum_of_the_hidden, "gather-skipped"),
-    (sharding.gathered_in_reverse, "gather-misordered"),
-    (sharding.the_base_layer_gathers_in_reverse, "tp-dependent"),
+    (gathering.no_gather_just_copies, "gather-skipped"),
+    (gathering.no_sum_of_the_hidden, "gather-skipped"),
+    (gathering.gathered_in_reverse, "gather-misordered"),
+    (gathering.the_base_layer_gathers_in_reverse, "tp-dependent"),
 ]
 
 

@@ -12,12 +12,12 @@ from conformance.judging.anomalies.vocabulary_places import held
 from conformance.oracles.vocabulary import dense
 from conformance.values.vocabulary import tensors_of
 from strategies.vocabulary import VocabularyCase, VocabularyLayer
-from tests.mutants import numbers, sharding
+from tests.mutants import gathering, numbers, sharding
 from tests.mutants.planting import Mutant
 
 SHARED = [
-    (sharding.no_gather_just_copies, "gather-skipped"),
-    (sharding.gathered_in_reverse, "gather-misordered"),
+    (gathering.no_gather_just_copies, "gather-skipped"),
+    (gathering.gathered_in_reverse, "gather-misordered"),
     (sharding.a_cut_by_the_adapters_rank, "shard-misplaced"),
     (numbers.scaling_lost, "scale-dropped"),
     (numbers.added_twice, "delta-doubled"),

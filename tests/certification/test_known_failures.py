@@ -76,6 +76,33 @@ def test_causes_of_one_clause_and_anomaly_are_told_apart_by_role(tmp_path: Path)
     assert [baseline.link(SUBJECT, one) for one in both.failures] == ["https://example.org/1", ""]
 
 
+def test_an_entry_that_says_what_was_seen_excuses_no_other_exception(tmp_path: Path) -> None:
+    raised = {"clause": "MODEL-7", "anomaly": "raised"}
+    file = written(
+        tmp_path / "known.json", **raised, **{"class": "*"}, role="shared out*", seen="StopIteration: * in load"
+    )
+    baseline = Baseline.read(file, TODAY)
+    for kind, place, excused in (
+        ("StopIteration", "load", True),
+        ("StopIteration", "read", False),
+        ("KeyError", "load", False),
+    ):
+        found = outcome(("MODEL-7", "raised"))
+        (failure,) = found.failures
+        said = {"kind": "Raised", "type": kind, "text": "of ranks", "site": f"engine.py:7 in {place}"}
+        failure.seen = {**said, "place": {"role": "shared out to ranks"}}
+        assert bool(baseline.known(SUBJECT, found.failures)) is excused
+        assert bool(baseline.link(SUBJECT, failure)) is excused
+    baseline.write()
+    assert Baseline.read(file, TODAY) == baseline
+
+
+@pytest.mark.parametrize("file", sorted(Path("baselines").glob("*.json")), ids=lambda file: file.stem)
+def test_what_a_list_excuses_of_every_class_is_one_exception_and_not_any(file: Path) -> None:
+    wide = [one for one in Baseline.read(file, TODAY).entries if one.subject == "*" and "seen" not in one.aspects]
+    assert [one for one in wide if one.anomaly in ("raised", "unexplained")] == []
+
+
 def test_a_list_that_is_written_anew_keeps_the_link_of_each_role(tmp_path: Path) -> None:
     vanished = {"clause": "MODEL-1", "anomaly": "key-vanished"}
     file = written(tmp_path / "known.json", **vanished, role="mlp.gate")

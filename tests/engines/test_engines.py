@@ -25,6 +25,7 @@ from conformance.implementations.reference import ReferenceImplementation
 from conformance.judging.verdicts import Verdict
 from conformance.subjects.building import flatten
 from conformance.subjects.linear import RankSession
+from conformance.subjects.models.observing import Refusal, attempt
 from conformance.subjects.subject import Subject
 from conformance.suite.budget import Budget
 from conformance.suite.checking import ClauseRun
@@ -103,6 +104,21 @@ def test_an_exception_names_its_rank_and_the_others_unwind(engine: Engine) -> No
     with pytest.raises(RankFailed, match="rank 1 of 3: ValueError: no such slot"):
         engine.run(3, program)
     assert engine.run(3, lambda group: group.rank) == [0, 1, 2], "the engine serves the next case"
+
+
+def test_what_a_rank_breaks_off_all_know_before_they_wait_for_it(engine: Engine) -> None:
+    def program(group: RankGroup) -> Refusal | None:
+        def step() -> None:
+            if group.rank in (1, 2):
+                raise StopIteration(f"of rank {group.rank}")
+
+        refusal = attempt(step, group)
+        if group.rank == 0 and refusal is None:
+            group.all_reduce(torch.ones(1))
+        return refusal
+
+    assert [(one.kind, one.message) for one in engine.run(4, program) if one] == [("StopIteration", "of rank 1")] * 4
+    assert engine.run(2, lambda group: attempt(lambda: None, group)) == [None, None]
 
 
 def test_a_rank_that_never_comes_back_is_named_with_where_it_is() -> None:

@@ -2,6 +2,7 @@
 
 from tests.mutants import (
     collectives,
+    gathering,
     layouts,
     numbers,
     packing,
@@ -17,7 +18,7 @@ from tests.mutants.planting import Mutant, planted_in
 MUTANTS: tuple[Mutant, ...] = tuple(
     mutant
     for module in (
-        wrapping, unwrapping, warmup, sharding, packing, slots, tokens, numbers, layouts, collectives,
+        wrapping, unwrapping, warmup, gathering, sharding, packing, slots, tokens, numbers, layouts, collectives,
     )
     for mutant in planted_in(module)
 )  # fmt: skip

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from conformance.engines.ranks import RankGroup
 from conformance.implementations.models import OUTPUT, ROWS, ServedModel
 from conformance.subjects.models.observing import Readings, attempt
 
@@ -29,9 +30,11 @@ class Company:
     instead: tuple[Readings, Readings] | None = None
 
 
-def in_company(model: ServedModel, base: Readings, first: Readings, own: Path, other: Path, *, slots: int) -> Company:
+def in_company(
+    model: ServedModel, group: RankGroup, base: Readings, first: Readings, own: Path, other: Path, *, slots: int
+) -> Company:
     """Loads the adapter in ``other`` beside that in ``own``, which gave what was read first; ends with it alone."""
-    if attempt(partial(model.add, 2, other)):
+    if attempt(partial(model.add, 2, other), group):
         return Company(first, _again(model, own))
     second = model.read(2)
     if slots > 1:

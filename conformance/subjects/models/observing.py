@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cache
 from typing import TypeVar
 
@@ -127,13 +128,29 @@ def on_ranks(subject: Subject, case: ModelCase, program: Callable[[RankGroup], T
         raise
 
 
-def attempt(step: Callable[[], object]) -> Refusal | None:
-    """How an implementation refused or broke off a step; None where it did it."""
+def attempt(step: Callable[[], object], group: RankGroup) -> Refusal | None:
+    """How an implementation refused or broke off a step, on the first rank where it did; None where it did it on all.
+
+    All ranks know it: those that took what another one refused would wait for it in their next collective, of which
+    nothing would be seen but that it is not there.
+    """
+    own = None
     try:
         step()
     except Exception as error:
-        return Refusal(type(error).__name__, _FOLDERS.sub("", str(error)), str(site_of(error)))
-    return None
+        own = Refusal(type(error).__name__, _FOLDERS.sub("", str(error)), str(site_of(error)))
+    return own if group.size == 1 else _of_the_first(own, group)
+
+
+def _of_the_first(own: Refusal | None, group: RankGroup) -> Refusal | None:
+    said = list(json.dumps(astuple(own)).encode()) if own else []
+    lengths = group.all_gather(torch.tensor([len(said)]), dim=0).tolist()
+    if not any(lengths):
+        return None
+    padded = torch.tensor([said + [0] * (max(lengths) - len(said))], dtype=torch.uint8)
+    told = zip(lengths, group.all_gather(padded, dim=0), strict=True)
+    first, length = next((row, length) for length, row in told if length)
+    return Refusal(*json.loads(bytes(first[:length].tolist())))
 
 
 def right_readings(server: ModelServer, chain: Chain, settings: ModelSettings, group: RankGroup) -> Readings:

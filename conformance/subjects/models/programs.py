@@ -71,7 +71,7 @@ class Programs:
         found = []
         for number, keys in enumerate(self._looked_at()):
             alone = self.chain.file.alone(keys)
-            by_itself = attempt(partial(model.add, 1, self._cut(f"only-{number}", alone)))
+            by_itself = _add(model, self._cut(f"only-{number}", alone), group)
             held = model.held() if alone == set(keys) else None  # what others bring tells nothing of these
             shows = by_itself is None and unlike(model, keys, group, before, held) is not None
             model.remove(1)
@@ -84,7 +84,7 @@ class Programs:
     def _missed(self, name: str, keys: tuple[str, ...], group: RankGroup, model: ServedModel, whole: State) -> bool:
         """Whether the tensors of a module are missed where the others of the file are loaded without them."""
         others = {key for keys in self.chain.file.keys_by_module() for key in keys} - set(keys)
-        left_out = others and attempt(partial(model.add, 1, self._cut(name, others))) is None
+        left_out = others and _add(model, self._cut(name, others), group) is None
         missed = not left_out or unlike(model, keys, group, whole, model.held()) is not None
         model.remove(1)
         return missed
@@ -99,7 +99,7 @@ class Programs:
         found: dict[str, bool] = {}
         for number, keys in enumerate(self.chain.file.keys_by_module()):
             only = self._cut(f"taken-{number}", self.chain.file.alone(keys))
-            if attempt(partial(model.add, 1, only)) is None:
+            if _add(model, only, group) is None:
                 seen = unlike(model, keys, group, before, model.held())
                 if seen is not None:
                     found |= dict.fromkeys(keys, not passed_over(seen))
@@ -122,8 +122,8 @@ class Programs:
             if not seen:
                 seen.append(self._adapted(group, model, base))
             else:
-                seen.append((base, attempt(partial(model.add, 1, directory)) or model.read(1)))
-            if isinstance(seen[-1][1], Refusal) or attempt(partial(model.remove, 1)):
+                seen.append((base, _add(model, directory, group) or model.read(1)))
+            if isinstance(seen[-1][1], Refusal) or attempt(partial(model.remove, 1), group):
                 del loaded[fused]
         return seen
 
@@ -132,7 +132,7 @@ class Programs:
         bare = self.loaded_bare(group).read(None)
         model, _ = self._loaded(group)
         before = model.read(None)
-        attempt(partial(model.add, 1, self.chain.adapter))
+        _add(model, self.chain.adapter, group)
         model.remove(1)
         return bare, before, model.read(None)
 
@@ -146,7 +146,7 @@ class Programs:
         _, first = self._adapted(group, model, base)
         if isinstance(first, Refusal):
             return first
-        return in_company(model, base, first, self.chain.adapter, other, slots=self.settings.max_loras)
+        return in_company(model, group, base, first, self.chain.adapter, other, slots=self.settings.max_loras)
 
     def apart(self, group: RankGroup) -> tuple[tuple[str, ...], Readings, Readings, Readings | Refusal] | Refusal:
         """The modules of towers, and readings of the base, with the adapter, and likewise in a batch that has text."""
@@ -155,24 +155,24 @@ class Programs:
         if isinstance(together, Refusal):
             return together
         read: list[Readings] = []
-        broken = attempt(lambda: read.append(model.read(1, apart=True)))
+        broken = attempt(lambda: read.append(model.read(1, apart=True)), group)
         return model.towers(), base, together, broken or read[0]
 
     def logits(self, tokens: Tensor, group: RankGroup) -> tuple[Tensor, Tensor] | Refusal:
         """The logits of one sequence without LoRA and with the adapter, or why it was not loaded; in float64."""
         model = self.server.load(self.chain.base, replace(self.settings, dtype=torch.float64), group)
         base = model.logits(None, tokens)
-        _start(model)
-        refusal = attempt(partial(model.add, 1, self.chain.adapter))
+        _start(model, group)
+        refusal = _add(model, self.chain.adapter, group)
         return refusal or (base, model.logits(1, tokens))
 
     def featured(self, feature: str, group: RankGroup) -> tuple[Readings, Readings | Refusal, Readings | Refusal]:
         """Readings of the base, with the adapter, and with its A, B and scaling alone, or why it was not loaded."""
         plain = self._cut("plain", {key for pair in self.chain.file.pairs for key in pair.keys}, feature)
         model, base = self._loaded(group)
-        seen = attempt(partial(model.add, 1, self.chain.adapter)) or model.read(1)
+        seen = _add(model, self.chain.adapter, group) or model.read(1)
         model.remove(1)
-        return base, seen, attempt(partial(model.add, 1, plain)) or model.read(1)
+        return base, seen, _add(model, plain, group) or model.read(1)
 
     def loaded_bare(self, group: RankGroup) -> ServedModel:
         """The base without LoRA."""
@@ -182,19 +182,19 @@ class Programs:
     def started(self, group: RankGroup) -> Refusal | None:
         """How the start of an engine broke off, warm-up included."""
         model = self.server.load(self.chain.base, self.settings, group)
-        return attempt(model.serve_adapters) or attempt(model.warm_up)
+        return attempt(model.serve_adapters, group) or attempt(model.warm_up, group)
 
     def _loaded(self, group: RankGroup, settings: ModelSettings | None = None) -> tuple[ServedModel, Readings]:
         """The base, ready for adapters, and what it computes before."""
         settings = settings or self.settings
         model = self.server.load(self.chain.base, settings, group)
         base = base_readings(self.server, self.chain, settings, group, model)
-        _start(model)
+        _start(model, group)
         return model, base
 
     def _adapted(self, group: RankGroup, model: ServedModel, base: Readings) -> tuple[Readings, Readings | Refusal]:
         """Loads the adapter into a model that had none before: readings of the base, and what is read once with it."""
-        refusal = attempt(partial(model.add, 1, self.chain.adapter))
+        refusal = _add(model, self.chain.adapter, group)
         return self._once(group, lambda: (base, refusal or model.read(1)))
 
     def _once(
@@ -217,7 +217,11 @@ class Programs:
         return directory
 
 
-def _start(model: ServedModel) -> None:
-    refusal = attempt(model.serve_adapters)
+def _add(model: ServedModel, directory: Path, group: RankGroup) -> Refusal | None:
+    return attempt(partial(model.add, 1, directory), group)
+
+
+def _start(model: ServedModel, group: RankGroup) -> None:
+    refusal = attempt(model.serve_adapters, group)
     if refusal:
         raise NotExercised(f"wrong without what it is about already: it does not start with LoRA ({refusal.kind})")

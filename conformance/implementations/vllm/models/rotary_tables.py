@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -68,7 +68,8 @@ def _told(name: str, was: Tensor, now: Tensor) -> str:
 
 
 def _shared() -> list[nn.Module]:
-    return list(getattr(importlib.import_module(_ROTARY), _TABLES).values())
+    """None where vLLM is not imported yet: who imports it before its platform is chosen has chosen another one."""
+    return list(getattr(sys.modules.get(_ROTARY), _TABLES, {}).values())
 
 
 tables = RotaryTables()
