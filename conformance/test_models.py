@@ -173,7 +173,7 @@ def test_a_class_that_declares_lora_support_starts_with_it(subject: Subject, cas
 def started(subject: Subject, case: ModelCase, programs: Programs) -> list[Refusal | None]:
     """How the start broke off on each rank.
 
-    A model that cannot be loaded at all, LoRA or not, is not applicable, unless it is LoRA that is said to be in the way.
+    A model that cannot be loaded at all, LoRA or not, is not applicable, unless LoRA is said to be in the way.
     """
     __tracebackhide__ = True
     try:

@@ -1,8 +1,8 @@
 """Muse Spark declares LoRA and does not start with it.
 
-Its class has `SupportsLoRA`, and every layer of routed experts raises while it is built as soon as LoRA is on, whatever
-an adapter is of: `validate_deployment` of `muse_moe_runner.py` asks `moe_config.is_lora_enabled`, on all GPUs. Only a
-model none of whose layers has experts starts. (What a CPU says of the same model without LoRA is another matter.)
+Its class has `SupportsLoRA`, and every layer of routed experts raises while it is built as soon as LoRA is on,
+whatever an adapter is of: `validate_deployment` of `muse_moe_runner.py` asks `moe_config.is_lora_enabled`, on all
+GPUs. Only a model none of whose layers has experts starts. (A CPU lacks kernels for those without LoRA, too.)
 Clause MODEL-6. Releases: 0.33.0.
 """
 
@@ -39,8 +39,8 @@ with set_current_vllm_config(VllmConfig()):
 def started(kind, lora):
     """How a model whose layers are of this kind starts."""
     text = {
-        "hidden_size": 64, "intermediate_size": 128, "moe_intermediate_size": 48, "moe_hidden_size": 48, "head_dim": 16,
-        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 128,
+        "hidden_size": 64, "intermediate_size": 128, "moe_intermediate_size": 48, "moe_hidden_size": 48,
+        "head_dim": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 128,
         "num_local_experts": 4, "num_experts_per_tok": 2, "num_shared_experts": 0, "mlp_layer_types": [kind] * 2,
         "layer_types": ["sliding_attention", "full_attention"], "layer_rope_theta": [5e5, 0], "sliding_window": 32,
         "max_position_embeddings": 256, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2,
