@@ -33,6 +33,7 @@ IMPLEMENTATIONS = {
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
     "whisper": "WhisperForConditionalGeneration",
     "bert": "BertModel",
+    "lfm2": "Lfm2ForCausalLM",
 }
 
 
@@ -70,6 +71,16 @@ def test_every_layer_type_is_there_as_often_as_asked_for(layers: int) -> None:
     content = small_config(target_of("gemma3_text"), ConfigChoices(layers=layers))
     assert sorted(content["layer_types"]) == ["full_attention"] * layers + ["sliding_attention"] * layers
     assert content["num_hidden_layers"] == 2 * layers
+
+
+def test_layers_of_both_kinds_are_there_where_the_types_default_has_one() -> None:
+    assert small_config(target_of("lfm2"), ConfigChoices())["layer_types"] == ["conv", "full_attention"]
+
+
+def test_a_tower_whose_last_layers_are_left_out_has_one_that_is_used() -> None:
+    content = small_config(target_of("llava"), ConfigChoices())
+    assert content["vision_feature_layer"] == -2
+    assert content["vision_config"]["num_hidden_layers"] == 2
 
 
 def test_lists_that_say_which_layers_something_is_of_follow_the_layers_that_are_kept() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from conformance.subjects.models.counterparts import transformers
@@ -17,6 +18,7 @@ from strategies.models.configs import ConfigChoices
 TOWER = ConfigChoices(head_dim=16, hidden=64, intermediate=96)
 _OF_TYPE = ".model_type"
 _TIED = "tie_word_embeddings"
+_FEATURE_LAYER = "vision_feature_layer"  # whose output is taken, from behind
 _SAID_BY_OTHERS = ("head_dim", "num_key_value_heads")  # where they are None, which some classes cannot take
 _NOT_OF_A_MODEL = (
     "transformers_version",
@@ -67,8 +69,14 @@ def _shrunk(config: Mapping[str, Any], own: ConfigChoices, text: ConfigChoices) 
         of_layer.update(_in_proportion(of_layer, config, small))
     _scale_rotary(small, own)
     for name in subconfigs(small):
-        small[name] = _shrunk(small[name], TOWER if is_tower(name) else own, text)
+        small[name] = _shrunk(small[name], _of_tower(config) if is_tower(name) else own, text)
     return small
+
+
+def _of_tower(config: Mapping[str, Any]) -> ConfigChoices:
+    """Choices for the towers of a configuration: one layer more than the last ones that are left out, if any are."""
+    taken = config.get(_FEATURE_LAYER)
+    return replace(TOWER, layers=max(1, -taken)) if isinstance(taken, int) else TOWER
 
 
 def _size(name: str, value: Any, own: ConfigChoices, text: ConfigChoices) -> Any:

@@ -43,13 +43,15 @@ _ERNIE = {  # what vLLM reads beside the configuration of the language model, as
     "moe_layer_end_index": [99, 99], "temporal_conv_size": 2, "use_temporal_conv": True, "im_patch_id": 100295,
     "rope_parameters": _ROPE,
 }  # fmt: skip
-_TIED = {"tie_word_embeddings": True, "text_config.tie_word_embeddings": True}
+_TIED = dict.fromkeys(("tie_word_embeddings", "text_config.tie_word_embeddings"), True)
 _CODES = {"format_version": 1, "pooling": "last", "codes": ["A", "B"], "token_ids": [5, 6]}
 _SCHEMA_HEAD = {
     "hidden_size": 2048, "width": 16, "routing_layers": 0, "layers": 0, "heads": 2, "feedforward": 32,
 }  # fmt: skip
 _FOURIER = {"rope_type": "default", "rope_theta": 10000.0, "fope_init_factor": 0.5, "fope_sep_head": True,
             "num_inv_freq": 4}  # fmt: skip
+_CONVOLUTIONS = {"layer_types": ["conv", "full_attention"] * 2, "num_hidden_layers": 4}
+_LFM2 = {"block_dim": 2560, "block_ff_dim": 12288, "conv_dim": 2560, "conv_dim_out": 2560, **_CONVOLUTIONS}
 _GATE = {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}
 _GEMMA_EXPERTS = {"enable_moe_block": True, "num_experts": 128, "top_k_experts": 8, "moe_intermediate_size": 704}
 _QWEN2_ROPE = {"text_config.rope_parameters.mrope_section": [16, 24, 24]}
@@ -89,6 +91,7 @@ _OMNI = (
     *("NemotronH_Super_Omni_Reasoning_V3", "NemotronH_Omni_Reasoning_V3"),
 )
 RECIPES: Mapping[str, Recipe] = {
+    **{name: Recipe(before=_GATE) for name in ("deepseek_v3", "deepseek_v32", "glm_moe_dsa")},
     **{name: Recipe(dtypes=("float32",)) for name in _OMNI},  # its towers have the language model's own
     "BertSpladeSparseEmbeddingModel": {"before": {"tie_word_embeddings": False}},
     "ClefFlashForJointSchema": {"before": {"joint_head_config": _SCHEMA_HEAD}},
@@ -122,8 +125,6 @@ RECIPES: Mapping[str, Recipe] = {
                    "tie_word_embeddings": True, "text_config.rope_parameters": {"full_attention": _ROPE}},
     },
     "cosmos3_omni": {"folder": "transformer"},
-    "deepseek_v3": {"before": _GATE},
-    "deepseek_v32": {"before": _GATE},
     "emu3": {
         "before": {"vocabulary_map": {"<|extra_200|>": 100, "<image>": 101}, "image_token_id": 101},
         "after": {"vq_config.base_channels": 32, "vq_config.codebook_size": 16},
@@ -151,7 +152,6 @@ RECIPES: Mapping[str, Recipe] = {
         | {f"text_config.{name}": value for name, value in _GATE.items()},
         "after": {"text_config.index_kpool": 4},
     },
-    "glm_moe_dsa": {"before": _GATE},
     "glm_ocr": {"before": _GLM_ROPE},
     "glmasr": {"names": {r"^language_model\.model\.model\.": "language_model.model."}},
     "granite4_vision": {"types": {"vision_config": "siglip_vision_model"},
@@ -167,11 +167,10 @@ RECIPES: Mapping[str, Recipe] = {
                         r"\.hc_pre\.hc_head\.": ".hc_head."}},
     "jamba": {"after": {"num_hidden_layers": 3, "attn_layer_period": 3, "attn_layer_offset": 1,
                         "expert_layer_period": 3, "expert_layer_offset": 2}},
-    "lfm2": {"before": {"block_dim": 2560, "block_ff_dim": 12288, "conv_dim": 2560, "conv_dim_out": 2560}},
-    "lfm2_moe": {"before": {"layer_types": ["conv", "full_attention"] * 2, "num_hidden_layers": 4}},
-    "lfm2_vl": {"before": {"text_config.block_dim": 2560, "text_config.block_ff_dim": 12288,
-                           "text_config.conv_dim": 2560, "text_config.conv_dim_out": 2560,
-                           "vision_config.vision_use_head": False}},
+    "lfm2": {"before": _LFM2},
+    "lfm2_moe": {"before": _CONVOLUTIONS},
+    "lfm2_vl": {"before": {f"text_config.{name}": value for name, value in _LFM2.items()}
+                | {"vision_config.vision_use_head": False}},
     "lighton_ocr": {"before": {"vision_feature_layer": -1, "projector_hidden_act": "gelu",
                                "multimodal_projector_bias": False, "spatial_merge_size": 2}},
     "longcat_flash": {"before": {"mla_scale_q_lora": True, "mla_scale_kv_lora": True, "zero_expert_type": "identity"},
