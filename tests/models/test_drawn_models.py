@@ -16,6 +16,7 @@ from conformance.search.drawing import draw_cases
 from strategies.models.adapters import Targetable
 from strategies.models.cases import ModelCase, ModelDraws, model_cases, targeting_model
 from strategies.models.configs import ModelTraits, config_choices
+from strategies.models.plain_cases import plain_cases
 
 OFFER = Targetable(
     ("q_proj", "o_proj", "gate_proj", "up_proj"), ("experts.gate_up_proj", "gate.weight"), layers=2, saved=("score",)
@@ -58,7 +59,7 @@ def test_layers_are_dealt_out_to_stages_now_and_then_where_there_are_enough_of_t
     found = drawn(model_cases())
     assert 5 < sum(case.stages == 2 for case in found) < 25
     assert {case.stage for case in found} == {None}  # which is the clause's to choose
-    assert {case.stages for case in DRAWS.whole()} == {1, 2}
+    assert {case.stages for case in plain_cases(DRAWS)} == {1, 2}
     of_one_layer = replace(DRAWS, offer=lambda config: replace(OFFER, layers=1))
     with targeting_model(of_one_layer), pytest.raises(NoSuchExample):
         find(model_cases(), lambda case: case.stages > 1)
