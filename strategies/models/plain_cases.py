@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from strategies.models.adapters import EMBEDDING, HEAD, SAVED_HEADS, ModelAdapter, Targetable
+from strategies.models.adapters import ANY_NUMBER, EMBEDDING, HEAD, SAVED_HEADS, ModelAdapter, Targetable
 from strategies.models.cases import STAGES, ModelCase, ModelDraws
 from strategies.models.configs import ConfigChoices
 from strategies.models.deployments import COPIED, PLAIN, WIDE
@@ -15,8 +15,8 @@ def plain_cases(target: ModelDraws) -> list[ModelCase]:
     """The plainest configuration with everything adapted, then those with one option changed.
 
     In the last of these, or else in the first of all, there is room for more. And experts whose number 4 ranks do
-    not divide, with copies, or in groups; and the plainest in other ways, and with both of its ends adapted
-    where they are one weight.
+    not divide, with copies, or in groups, or of which one alone is adapted; and the plainest in other ways, and with
+    both of its ends adapted where they are one weight.
     """
     plainest = _plainest(target)
     changed = [
@@ -31,6 +31,7 @@ def plain_cases(target: ModelDraws) -> list[ModelCase]:
         *_experts(target, ConfigChoices(experts=6)),
         *(replace(one, deployment=COPIED) for one in _experts(target, ConfigChoices())),
         *(_experts(target, ConfigChoices(groups=2)) if target.groups else ()),
+        *_one_expert(target),
         *_both_ends(target),
         *(replace(one, options=way) for way in target.ways for one in plainest[:2] if not one.options),
     ]
@@ -102,3 +103,11 @@ def _plainest(target: ModelDraws) -> list[ModelCase]:
         for one in adapters
         if offer.modules
     ]
+
+
+def _one_expert(target: ModelDraws) -> Iterator[ModelCase]:
+    """Every projection of the first expert of a mixture, where each expert has modules of its own."""
+    offer, each = target.offer(ConfigChoices()), f"experts.{ANY_NUMBER}."
+    modules = tuple(one.replace(each, "experts.0.") for one in offer.modules if each in one) if offer else ()
+    if modules:
+        yield ModelCase(target.path, adapter=ModelAdapter(modules), dtype=target.dtypes[0])
