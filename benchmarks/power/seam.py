@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cache
 from statistics import median
 from typing import Any
@@ -27,9 +26,13 @@ from conformance.subjects.outcomes import NotApplicable
 from conformance.subjects.subject import Subject
 from strategies.codec import Spec
 from strategies.models.cases import ModelDraws, targeting_model
+from strategies.models.plain_cases import plain_cases
 
 CASES = 20  # drawn of a clause, as an atlas does
-_MODULES = ("planted", "planted_beside_language", "planted_in_company", "planted_in_forwards", "planted_in_names")
+_MODULES = (
+    *("planted", "planted_beside_language", "planted_in_company", "planted_in_deployments"),
+    *("planted_in_forwards", "planted_in_names"),
+)
 
 
 @cache
@@ -54,8 +57,7 @@ def vllm_subject() -> Subject:
 def draws(target: str) -> ModelDraws:
     """How cases of a model are drawn."""
     found, subject = resolve(target), vllm_subject()
-    options = server_of(subject).options(found.architecture)
-    return replace(draws_of(target, found, subject.implementation.dtypes("cpu")), options=options)
+    return draws_of(target, found, subject.implementation.dtypes("cpu"), server_of(subject))
 
 
 def first_shown(name: str, *, seed: int, cases: int = CASES) -> tuple[int, str] | None:
@@ -76,7 +78,7 @@ def first_shown(name: str, *, seed: int, cases: int = CASES) -> tuple[int, str] 
 
     target = draws(bug.case.target)
     try:
-        for case in target.whole():
+        for case in plain_cases(target):
             judge(case)
         with targeting_model(target):
             draw_cases(test.strategy, judge, examples=cases, seed=seed, phases=(Phase.generate,))

@@ -16,6 +16,7 @@ from conformance.certification.errors import SubjectError
 from conformance.certification.kept_results import KeptResults
 from conformance.certification.outcome import Outcome
 from conformance.engines.threads import ThreadsEngine
+from conformance.implementations.models import ModelServer
 from conformance.implementations.protocol import MissingPrerequisite
 from conformance.regressions.recorder import Recorder
 from conformance.regressions.store import Store
@@ -110,7 +111,7 @@ class ModelCertification(Certifying):
 
         @cache
         def draws() -> ModelDraws:
-            return replace(draws_of(path, target, served), options=server_of(subject).options(target.architecture))
+            return draws_of(path, target, served, server_of(subject))
 
         listed = partial(self.baseline.lists, path) if self.baseline is not None else None
 
@@ -145,10 +146,12 @@ def _resolved(name: str) -> ModelTarget | SubjectError:
         return UnbuildableModelError(f"{name}: {error}")
 
 
-def draws_of(name: str, target: ModelTarget, served: Collection[Dtype] = tuple(Dtype)) -> ModelDraws:
+def draws_of(
+    name: str, target: ModelTarget, served: Collection[Dtype] = tuple(Dtype), server: ModelServer | None = None
+) -> ModelDraws:
     """How cases of a model are drawn; what can be targeted is learned once for each configuration.
 
-    ``served`` are the dtypes that the implementation takes on its device.
+    ``served`` are the dtypes that the implementation takes on its device, and ``server`` knows its options.
     """
 
     @cache
@@ -161,4 +164,7 @@ def draws_of(name: str, target: ModelTarget, served: Collection[Dtype] = tuple(D
     found = traits(target)
     draws = ModelDraws(name, config_choices(found), offer, switches=found.switches, groups=found.groups)
     taken = dtypes(target)
+    if server is not None:
+        options, ways = server.options(target.architecture), server.ways(target.architecture)
+        draws = replace(draws, options=options, ways=ways)
     return replace(draws, dtypes=tuple(one for one in draws.dtypes if one in served and one.of_tensors in taken))

@@ -170,6 +170,10 @@ class ModelServer(ABC):
     def options(self, architecture: str) -> tuple[str, ...]:
         """What the class of an architecture declares that it can do with LoRA, each an option of `ModelSettings`."""
 
+    def ways(self, architecture: str) -> tuple[tuple[str, ...], ...]:
+        """Options, some together, with which other code serves an architecture, or a part of the model alone is."""
+        return ()
+
     @abstractmethod
     def load(self, directory: Path, settings: ModelSettings, group: RankGroup) -> ServedModel:
         """Loads a checkpoint on this rank.

@@ -40,6 +40,7 @@ from strategies.cases import Case, LayerSpec
 from strategies.codec import Spec
 from strategies.existing import NothingFits, Target, targeting
 from strategies.models.cases import ModelCase, ModelDraws, targeting_model
+from strategies.models.plain_cases import plain_cases
 from strategies.subclasses import SubclassSpec
 
 
@@ -174,7 +175,7 @@ class ClauseRun:
     def _replay(self, clause: str, body: Body) -> Iterator[str]:
         """Runs a model with everything adapted, and the cases stored for the clause; tells how those fail that do."""
         stored = self.recorder.priors(clause, body.__name__) if self.recorder else []
-        whole = self.target.whole() if isinstance(self.target, ModelDraws) and not self.budget.shard else []
+        whole = plain_cases(self.target) if isinstance(self.target, ModelDraws) and not self.budget.shard else []
         waiting: list[Spec] = [*whole, *stored]
         kinds: set[str] = set()
         while waiting:

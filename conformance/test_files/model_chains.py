@@ -83,7 +83,7 @@ check = FusedMoEConfig.__post_init__
 FusedMoEConfig.__post_init__ = checked
 """.strip("\n")
 _ROOM = """
-tokens = {{"{modality}": 64}}  # stands in for what a processor's files say of towers
+tokens: dict[str, int] = {tokens}  # stands in for what a processor's files say of towers
 room = SimpleNamespace(mm_max_items_per_prompt=tokens, mm_max_toks_per_item=tokens)
 room.get_encoder_budget = lambda: 64
 vars(model_manager)["MultiModalBudget"] = lambda *given: room
@@ -208,7 +208,9 @@ def _stand_ins(content: Any) -> Sequence[str]:
 
 def _room(engine: Engine) -> list[str]:
     modality = "image" if "vision_config" in _names(engine.config.content) else "audio"
-    return [_ROOM.format(modality=modality)] if any("tower" in one for one in engine.case.options) else []
+    off = given(engine.case.options).get("limit_mm_per_prompt", {}).get(modality) == 0
+    room = _ROOM.format(tokens="{}" if off else f'{{"{modality}": 64}}')
+    return [room] if any("tower" in one for one in engine.case.options) else []
 
 
 def _names(content: Any) -> Sequence[str]:

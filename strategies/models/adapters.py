@@ -21,7 +21,7 @@ FEATURES = (
 )
 SAVED_EMBEDDING = "save_embedding_layers"  # with a row that was given numbers before training, as new tokens' are
 FURTHER_LAYER = "further_layer"  # that the model has not, as an adapter of a larger model of the type
-EMBEDDING = "embed_tokens"  # as PEFT knows embeddings whose weight it saves
+EMBEDDING, HEAD = "embed_tokens", "lm_head"  # as PEFT knows ends whose weight it saves
 _POWERS = (1, 2, 4, 8)  # of which every quotient is exact
 _SCALINGS = (1.0, 2.0, 4.0, 0.5)
 _SQUARES = (1, 4)  # ranks whose root is exact
@@ -125,6 +125,11 @@ class Targetable:
     def of_language(self) -> tuple[str, ...]:
         """`untied`, and of the language model alone where there is a tower."""
         return tuple(one for one in self.alone or self.modules if one not in self.tied)
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether any layer has routed experts, stacked or each by itself."""
+        return any(one.startswith("experts.") for one in (*self.modules, *self.parameters))
 
     @property
     def fused_experts(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hypothesis import reject
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
@@ -19,13 +19,12 @@ from strategies.models.adapters import (
     FEATURES,
     FURTHER_LAYER,
     SAVED_EMBEDDING,
-    SAVED_HEADS,
     ModelAdapter,
     Targetable,
     model_adapters,
 )
 from strategies.models.configs import ConfigChoices, Switch
-from strategies.models.deployments import COPIED, DEPLOYMENTS, PLAIN, WIDE, Deployment
+from strategies.models.deployments import DEPLOYMENTS, Deployment
 
 TP_SIZES = (1, 1, 2, 2, 4)
 STAGES = 2  # of a pipeline, where there are layers for them
@@ -61,8 +60,9 @@ class ModelDraws:
 
     ``configs`` draws its small configurations, ``offer`` says what PEFT can target in one, None where transformers
     does not take it; both are functions of the type alone. ``options`` are what the class that serves it declares
-    that a deployment may switch on, ``switches`` the options of its configuration that decide what modules there are;
-    ``groups`` says that its experts can be in groups.
+    that a deployment may switch on, ``ways`` those with which other code serves the model, or only a part of it is
+    served; ``switches`` are the options of its configuration that decide what modules there are. ``groups`` says that
+    its experts can be in groups.
     """
 
     path: str
@@ -71,6 +71,7 @@ class ModelDraws:
     tp_sizes: tuple[int, ...] = TP_SIZES
     dtypes: tuple[Dtype, ...] = (Dtype.FLOAT32, Dtype.FLOAT32, Dtype.FLOAT32, Dtype.BFLOAT16)
     options: tuple[str, ...] = ()
+    ways: tuple[tuple[str, ...], ...] = ()
     switches: tuple[Switch, ...] = ()
     groups: bool = False
 
@@ -79,81 +80,10 @@ class ModelDraws:
         """Nothing switched on, and each option by itself."""
         return ((), *((one,) for one in self.options))
 
-    def whole(self) -> list[ModelCase]:
-        """The plainest configuration with everything adapted, then those with one option changed.
-
-        In the last of these, or else in the first of all, there is room for more. And experts whose number 4 ranks do
-        not divide, with copies, or in groups.
-        """
-        plainest = self._plainest()
-        changed = [
-            ModelCase(self.path, config, ModelAdapter(modules), dtype=self.dtypes[0])
-            for config, offer in self._changed()
-            if (modules := offer.untied)
-        ]
-        return [
-            *plainest,
-            *changed[:-1],
-            *(replace(one, deployment=WIDE) for one in changed[-1:] or plainest[:1]),
-            *self._experts(ConfigChoices(experts=6)),
-            *(replace(one, deployment=COPIED) for one in self._experts(ConfigChoices())),
-            *(self._experts(ConfigChoices(groups=2)) if self.groups else ()),
-        ]
-
-    def _changed(self) -> Iterator[tuple[ConfigChoices, Targetable]]:
-        """One option changed, of one layer of each type, or of two where the option asks for more than one."""
-        for one in self.switches:
-            for layers in (1, 2):
-                config = ConfigChoices(layers=layers, switches=(one,))
-                offer = self.offer(config)
-                if offer is not None:
-                    yield config, offer
-                    break
-
-    def _experts(self, config: ConfigChoices) -> Iterator[ModelCase]:
-        offer = self.offer(config)
-        if offer is None:
-            return
-        modules, parameters = (
-            tuple(one for one in ends if one.startswith("experts.") and one not in offer.around)
-            for ends in (offer.modules, offer.parameters)
-        )
-        if modules or parameters:  # of a rank that ranks divide, and one with an alpha of its own
-            first = (*parameters, *modules)[0]
-            adapter = ModelAdapter(modules, parameters, rank=4, alpha=4.0, alphas=((first, 16.0),))
-            yield ModelCase(self.path, config, adapter, dtype=self.dtypes[0])
-
-    def _plainest(self) -> list[ModelCase]:
-        """The plainest configuration with everything adapted, without and with what is no module's weight.
-
-        The language model by itself follows, each of the latter, as of stacked experts one parameter is not found
-        alone in a larger file, and a head that classifies, which the adapter holds whole. Layers are dealt out to
-        stages where there are enough of them, and towers are whole on each rank where an option is on.
-        """
-        offer = self.offer(ConfigChoices())
-        if offer is None:
-            return []
-        modules = offer.untied
-        plain = tuple(one for one in modules if not offer.clash(one))
-        parameters = tuple(one for one in offer.parameters if one not in offer.around)
-        single = (ModelAdapter(parameters=(one,)) for one in offer.parameters)
-        alone = [ModelAdapter(offer.alone)] if offer.alone else []
-        heads = [ModelAdapter(plain[:1], saved=(one,)) for one in offer.saved if one in SAVED_HEADS]
-        adapters = dict.fromkeys((ModelAdapter(modules), ModelAdapter(plain, parameters), *alone, *single, *heads))
-        stages = STAGES if offer.layers >= STAGES else 1
-        return [
-            ModelCase(
-                self.path,
-                adapter=one,
-                dtype=self.dtypes[0],
-                options=options,
-                deployment=COPIED if options else PLAIN,
-                stages=stages,
-            )
-            for options in self.deployments
-            for one in adapters
-            if offer.modules
-        ]
+    @property
+    def drawn(self) -> tuple[tuple[str, ...], ...]:
+        """The options that are drawn from, `ways` more seldom."""
+        return *self.deployments * 2, *self.ways
 
 
 _target: ContextVar[ModelDraws | None] = ContextVar("model target", default=None)
@@ -253,7 +183,7 @@ def model_cases(
         raise NothingFits("the model runs on one rank only")
     adapter = draw(model_adapters(offer, targets=targets, all_linear=all_linear, saved=saved))
     dtype, seed = draw(sampled(target.dtypes, "dtype")), draw(numbers(2**16, "seed"))
-    options, deployment = draw(sampled(target.deployments, "options")), draw(sampled(DEPLOYMENTS, "deployment"))
+    options, deployment = draw(sampled(target.drawn, "options")), draw(sampled(DEPLOYMENTS, "deployment"))
     tp_size, fully_sharded = served[draw(numbers(_PLACES, "tp size")) % len(served)], draw(numbers(2, "fully sharded"))
     stages = draw(sampled((1, STAGES), "stages")) if offer.layers >= STAGES else 1
     sharded = tp_size > 1 and fully_sharded == 1

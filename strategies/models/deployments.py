@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from strategies.codec import Spec
 
@@ -33,7 +35,11 @@ _OTHERS = (WIDE, Deployment(slots=1), Deployment(slots=1, spare=3), Deployment(r
 DEPLOYMENTS = (PLAIN,) * 15 + _OTHERS  # each other one has to be started for itself
 
 
-def given(options: Iterable[str]) -> dict[str, bool | str]:
-    """Options by name: switched on, or, of the form ``name=value``, with that value."""
+def given(options: Iterable[str]) -> dict[str, Any]:
+    """Options by name: switched on, or, of the form ``name=value``, with that value, which may be a JSON object."""
     parts = (one.partition("=") for one in options)
-    return {name: value if equals else True for name, equals, value in parts}
+    return {name: _value(value) if equals else True for name, equals, value in parts}
+
+
+def _value(said: str) -> Any:
+    return json.loads(said) if said.startswith("{") else said

@@ -11,6 +11,7 @@ from conformance.subjects.subject import Subject
 from tests.models import (  # noqa: F401 - register their bugs
     planted_beside_language,
     planted_in_company,
+    planted_in_deployments,
     planted_in_forwards,
     planted_in_names,
 )

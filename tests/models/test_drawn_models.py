@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import pytest
 from hypothesis import Phase, find
@@ -15,7 +17,8 @@ from conformance.contract import MODEL_CLAUSES
 from conformance.search.drawing import draw_cases
 from strategies.models.adapters import Targetable
 from strategies.models.cases import ModelCase, ModelDraws, model_cases, targeting_model
-from strategies.models.configs import ModelTraits, config_choices
+from strategies.models.configs import ConfigChoices, ModelTraits, config_choices
+from strategies.models.plain_cases import plain_cases
 
 OFFER = Targetable(
     ("q_proj", "o_proj", "gate_proj", "up_proj"), ("experts.gate_up_proj", "gate.weight"), layers=2, saved=("score",)
@@ -29,6 +32,38 @@ def drawn(strategy: SearchStrategy[ModelCase]) -> list[ModelCase]:
     with targeting_model(DRAWS):
         draw_cases(strategy, found.append, examples=30, seed=1, phases=[Phase.generate])
     return found
+
+
+def plain(offer: Callable[[ConfigChoices], Targetable], **more: Any) -> list[ModelCase]:
+    return plain_cases(ModelDraws("plain", config_choices(), offer, **more))
+
+
+def test_the_plainest_model_is_judged_in_each_other_way_of_serving_it() -> None:
+    found = plain(lambda config: OFFER, ways=(("other code",), ("towers", "text alone")))
+    assert {case.options for case in found} == {(), ("other code",), ("towers", "text alone")}
+
+
+def test_ends_that_share_a_weight_are_adapted_together() -> None:
+    def offer(config: ConfigChoices) -> Targetable:
+        return Targetable(("o_proj", "lm_head", "embed_tokens"), tied=("embed_tokens",) if config.switches else ())
+
+    (case,) = (one for one in plain(offer, switches=(("tie", True),)) if "embed_tokens" in one.adapter.modules[:1])
+    assert case.adapter.modules == ("embed_tokens", "lm_head")
+    assert case.config.switches == (("tie", True),)
+
+
+def test_an_option_that_leaves_one_layer_no_experts_is_turned_over_in_two() -> None:
+    def offer(config: ConfigChoices) -> Targetable:
+        sparse = config.layers == 2 or not config.switches
+        return Targetable(("o_proj",), ("experts.down_proj",) if sparse else ())
+
+    found = plain(offer, switches=(("step", 2),))
+    assert {case.config.layers for case in found if case.config.switches} == {2}
+
+
+def test_one_expert_of_a_mixture_is_adapted_where_each_has_modules_of_its_own() -> None:
+    found = plain(lambda config: Targetable(("o_proj", "experts.#.down_proj")))
+    assert [case for case in found if case.adapter.modules == ("experts.0.down_proj",)]
 
 
 @cache
@@ -58,7 +93,7 @@ def test_layers_are_dealt_out_to_stages_now_and_then_where_there_are_enough_of_t
     found = drawn(model_cases())
     assert 5 < sum(case.stages == 2 for case in found) < 25
     assert {case.stage for case in found} == {None}  # which is the clause's to choose
-    assert {case.stages for case in DRAWS.whole()} == {1, 2}
+    assert {case.stages for case in plain_cases(DRAWS)} == {1, 2}
     of_one_layer = replace(DRAWS, offer=lambda config: replace(OFFER, layers=1))
     with targeting_model(of_one_layer), pytest.raises(NoSuchExample):
         find(model_cases(), lambda case: case.stages > 1)

@@ -30,6 +30,7 @@ from strategies.models.deployments import Deployment
 from tests.models import (  # noqa: F401 - register their bugs
     planted_beside_language,
     planted_in_company,
+    planted_in_deployments,
     planted_in_forwards,
     planted_in_names,
 )
@@ -52,6 +53,7 @@ SHOWN = (
     *("every_rank_takes_the_first_ones_experts", "every_rank_takes_the_first_ones_rows_of_experts"),
     "every_rank_takes_the_first_ones_share_of_experts",
     *("a_feature_is_refused_without_its_name", "towers_go_by_the_tokens_of_text"),  # MODEL-9, MODEL-10
+    *("names_of_the_backend_are_those_of_no_checkpoint", "room_is_asked_of_towers_that_are_off"),
 )
 ON_RANKS = ("ids_of_an_embedding_shifted", "ids_of_a_head_shifted", "a_module_is_lost_beside_another")
 EXPERTS = ModelAdapter((), ("experts.gate_up_proj", "experts.down_proj"))

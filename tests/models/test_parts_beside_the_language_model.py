@@ -21,6 +21,7 @@ from conformance.subjects.subject import Subject
 from strategies.models.adapters import ModelAdapter
 from strategies.models.cases import ModelCase, ModelDraws
 from strategies.models.configs import ConfigChoices, config_choices
+from strategies.models.plain_cases import plain_cases
 
 pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("subject")]  # which says that this is a CPU
 
@@ -45,7 +46,7 @@ def test_a_head_that_an_adapter_holds_whole_is_a_part_of_its_file(tmp_path: Path
 def test_such_a_head_is_judged_before_anything_is_drawn() -> None:
     target = resolve(CLASSIFIER.target)
     draws = ModelDraws(CLASSIFIER.target, config_choices(), lambda choices: offer_of(target, choices))
-    assert [case.adapter.saved for case in draws.whole() if case.adapter.saved] == [("score",)]
+    assert [case.adapter.saved for case in plain_cases(draws) if case.adapter.saved] == [("score",)]
 
 
 def test_a_head_that_nothing_reads_through_logits_is_read_by_its_weight(

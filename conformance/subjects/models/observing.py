@@ -181,13 +181,13 @@ def once(chain: Chain, asked: tuple[object, ...], group: RankGroup, read: Callab
 
 
 def _right_readings(server: ModelServer, chain: Chain, settings: ModelSettings, group: RankGroup) -> Readings:
-    if chain.ends is not None and chain.ends.embedding and chain.ends.head:
-        raise NotApplicable("the checkpoint has one weight for embedding and head, and the adapter is of both")
     try:
         return server.load(chain.merged, settings, group).read(None)
     except BaseModelError:  # of a class that has one weight for both ends whatever the checkpoint has
         if chain.ends is None:
             raise
+    if chain.ends.embedding and chain.ends.head:
+        raise NotApplicable("the class has one weight for embedding and head, and the adapter is of both")
     merged = server.load(chain.merged_tied, settings, group).read(None)
     base = server.load(chain.base, settings, group).read(None)
     return {name: base[name] if _is_other_end(name, parts, chain) else parts for name, parts in merged.items()}

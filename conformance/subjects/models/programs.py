@@ -176,7 +176,7 @@ class Programs:
 
     def loaded_bare(self, group: RankGroup) -> ServedModel:
         """The base without LoRA."""
-        off = replace(self.settings, lora=False, fused_experts=False, options=())
+        off = replace(self.settings, lora=False, fused_experts=False)
         return self.server.load(self.chain.base, off, group)
 
     def started(self, group: RankGroup) -> Refusal | None:

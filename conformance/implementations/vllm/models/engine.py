@@ -6,7 +6,6 @@ import atexit
 import copy
 import gc
 import importlib
-import json
 import shutil
 import tempfile
 import threading
@@ -22,9 +21,8 @@ import torch
 
 from conformance.implementations.models import ModelSettings, NoForward
 from conformance.implementations.vllm.groups import MissingLayers, Stage
-from conformance.implementations.vllm.models.registry import converted
+from conformance.implementations.vllm.models.classes import model_class
 from conformance.implementations.vllm.models.stand_ins import put_in_place
-from conformance.implementations.vllm.models.towers import make_small
 from conformance.implementations.vllm.runtime import runtime
 from strategies.models.deployments import given
 
@@ -108,7 +106,7 @@ def engine_config(directory: Path, settings: ModelSettings, tp_size: int) -> Any
     would ask for devices; so is float64, which it cannot be told, and how adapters are sharded.
     """
     said = tuple((path.name, path.read_bytes()) for path in sorted(directory.rglob("*.json")))
-    key = model_class(directory), said, replace(settings, fully_sharded=False, stage=(0, 1))
+    key = model_class(directory, settings.options), said, replace(settings, fully_sharded=False, stage=(0, 1))
     if key not in _made:
         if len(_made) == _CONFIGS_KEPT:
             del _made[next(iter(_made))]
@@ -163,30 +161,6 @@ def _in_double(config: Any) -> None:
     config.compilation_config.custom_ops = ["none"]  # norms, rotary embeddings and activations by torch
     if config.lora_config is not None:
         config.lora_config.lora_dtype = torch.float64
-
-
-def model_class(directory: Path) -> Any:
-    """vLLM's class for a checkpoint, which is looked at in this process: vLLM would start another one for that.
-
-    None where it knows none.
-    """
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    return class_of((config.get("architectures") or [""])[0])
-
-
-def class_of(architecture: str) -> Any:
-    """vLLM's class of that name in its registry, or the one that it converts to serve it; None where it knows none."""
-    entry = converted(architecture)
-    architecture = entry.architecture if entry else architecture
-    registry = importlib.import_module("vllm.model_executor.models.registry")
-    found = registry.ModelRegistry.models.get(architecture)
-    if isinstance(found, registry._LazyRegisteredModel):
-        registry.ModelRegistry.register_model(architecture, found.load_model_cls())
-        found = registry.ModelRegistry.models[architecture]
-    cls = found.load_model_cls() if found is not None else None
-    if cls is not None:
-        make_small(cls.__module__)
-    return cls
 
 
 @contextmanager

@@ -22,12 +22,14 @@ from conformance.implementations.models import (
 )
 from conformance.implementations.vllm.cuda import forget_addresses
 from conformance.implementations.vllm.models import engine
+from conformance.implementations.vllm.models.classes import TRANSFORMERS, class_of, served_by_transformers
 from conformance.implementations.vllm.models.hosted import EXPERT_PARALLEL, IN_TURN, VllmHost, loading
 from conformance.implementations.vllm.models.rotary_tables import tables
 from conformance.implementations.vllm.models.slots import expert_weights, linear_weight, tensors_of
 from conformance.implementations.vllm.runtime import runtime
 
 _DUMMY = 1_000_000
+NO_TOWERS = 'limit_mm_per_prompt={"image": 0, "video": 0, "audio": 0}'
 _NO_LORA = ("does not support LoRA", "LoRA is not supported", "not supported for LoRA")
 
 
@@ -41,12 +43,18 @@ class VllmModels(ModelServer):
         engine.prepare()
 
     def options(self, architecture: str) -> tuple[str, ...]:
-        cls = engine.class_of(architecture)
+        cls = class_of(architecture)
         declared = {
             "enable_tower_connector_lora": "supports_tower_connector_lora",
             "enable_mixed_moe_lora_format": "is_3d_moe_weight",  # who has not takes stacked experts with it alone
         }
         return tuple(option for option, flag in declared.items() if getattr(cls, flag, False))
+
+    def ways(self, architecture: str) -> tuple[tuple[str, ...], ...]:
+        towers = tuple(one for one in self.options(architecture) if "tower" in one)
+        others = [(TRANSFORMERS,)] if served_by_transformers(architecture) else []
+        sees = getattr(class_of(architecture), "supports_multimodal", False)
+        return *others, *([(*towers, NO_TOWERS)] if sees else ())
 
     def load(self, directory: Path, settings: ModelSettings, group: RankGroup) -> ServedModel:
         with tables.unchanged("loading"):

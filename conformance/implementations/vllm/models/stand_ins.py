@@ -162,11 +162,13 @@ class RoomOfTowers:
     """What LoRA on towers asks vLLM's budget of images and sounds: how many at once, and of how many tokens."""
 
     def __init__(self, vllm_config: Any, mm_registry: object) -> None:
-        config = vllm_config.model_config.hf_config
+        config, limits = vllm_config.model_config.hf_config, vllm_config.model_config.multimodal_config
         self._tokens: int = vllm_config.scheduler_config.max_num_batched_tokens
         modalities = {"image": "vision_config", "audio": "audio_config"}
         self.mm_max_toks_per_item = {
-            modality: self._tokens for modality, name in modalities.items() if _has(config, name)
+            modality: self._tokens
+            for modality, name in modalities.items()
+            if _has(config, name) and limits.get_limit_per_prompt(modality)
         }
         self.mm_max_items_per_prompt = dict.fromkeys(self.mm_max_toks_per_item, 1)
 
