@@ -126,17 +126,12 @@ def config_text(case: ModelCase) -> ConfigText:
     recipe = published(target.implementation, content)
     more = head_tensors(target.architecture, language_model(content)[1].get("hidden_size", 0)) or {}
     cls = target.config_class
-    whole, given = cls(**content).to_dict(), needed(cls, content)
     names = {**prefixes(made(target, content)), **recipe.get("names", {})}
-    left_out = {"": _left_out(content, whole)}
-    left_out |= {
-        name: _left_out(one, whole[name])
-        for name, one in content.items()
-        if isinstance(one, dict) and isinstance(whole.get(name), dict)
-    }
     heads = {pattern: size for pattern, size in head_sizes(recipe, content).items() if size}
     rest = recipe.get("transposed", ""), heads, more, recipe.get("folder", "")
-    return ConfigText(cls.__name__, target.implementation, given, left_out, content, names, *rest)
+    return ConfigText(
+        cls.__name__, target.implementation, needed(cls, content), left_out(cls, content), content, names, *rest
+    )
 
 
 def needed(cls: Any, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,6 +141,13 @@ def needed(cls: Any, content: Mapping[str, Any]) -> dict[str, Any]:
     if _said(cls(**given).to_dict()) != _said(whole):
         given = {name: one for name, one in content.items() if name not in _OF_THE_FILE}
     return _needed(cls, given, whole)
+
+
+def left_out(cls: Any, content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What its class does not write, by the name of the configuration in it that it is of, the whole's by none."""
+    whole = cls(**content).to_dict()
+    inner = [name for name, one in content.items() if isinstance(one, dict) and isinstance(whole.get(name), dict)]
+    return {"": _left_out(content, whole), **{name: _left_out(content[name], whole[name]) for name in inner}}
 
 
 def constant(name: str, value: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from conformance.subjects.models.skeletons import config_class
 from conformance.subjects.outcomes import HarnessError, NotApplicable
 from conformance.test_files.layout import CannotWrite
 from conformance.test_files.literals import indented, one_line
-from conformance.test_files.model_configs import constant, needed
+from conformance.test_files.model_configs import constant, left_out, needed
 from strategies.models.adapters import ANY_NUMBER, ModelAdapter
 from strategies.models.cases import ModelCase
 
@@ -46,8 +46,9 @@ def save(model: Any, directory: str) -> None:
     Path(f"{directory}/config.json").write_text(json.dumps(CONFIG))
 """.strip("\n")
 _CHAIN = """
+name = "{name}"
 base: Any = {layer}
-for part in reversed("{name}".split(".")):
+for part in reversed(name.split(".")):
     base = torch.nn.ModuleDict({{part: base}})
 """.strip("\n")
 _WRITTEN = """
@@ -218,12 +219,20 @@ def skeleton_text(case: ModelCase, only: str = "") -> SkeletonText:
     embeddings = [one.module for one in pairs if "lora_embedding" in one.key_a]
     return SkeletonText(
         content,
-        {**own, **needed(cls, content)},
+        {**own, **_whole(cls, content)},
         *_together(shapes),
         embeddings,
         kept=issubclass(cls, KeptConfig),
         named={one.parameter for one in pairs} <= _names(chain.base),
     )
+
+
+def _whole(cls: Any, content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config.json has to say for whoever reads it with this class, or by itself."""
+    given = needed(cls, content)
+    for name, more in left_out(cls, content).items():
+        given |= {name: {**given.get(name, {}), **more}} if name and more else more
+    return given
 
 
 def _names(checkpoint: Path) -> set[str]:

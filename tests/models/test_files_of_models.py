@@ -117,12 +117,12 @@ def run_text(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     test(**{"monkeypatch": monkeypatch} if "monkeypatch" in test.__annotations__ else {})
 
 
-def assert_stands_alone(text: str) -> None:
+def assert_stands_alone(text: str, most: int = MOST_OF_A_MODEL) -> None:
     modules = [node for node in ast.walk(ast.parse(text)) if isinstance(node, (ast.Import, ast.ImportFrom))]
     names = {one.module or "" if isinstance(one, ast.ImportFrom) else one.names[0].name for one in modules}
     others = {name.partition(".")[0] for name in names} - sys.stdlib_module_names
     assert others <= {"peft", "pytest", "safetensors", "torch", "transformers", "vllm"}
-    assert text.count("\n") <= MOST_OF_A_MODEL
+    assert text.count("\n") <= most
 
 
 @pytest.mark.parametrize(("name", "tp_size"), [*((name, 0) for name in SHOWN), *((name, 2) for name in ON_RANKS)])
@@ -152,7 +152,7 @@ def test_of_what_transformers_does_not_make_the_file_has_the_adapted_modules(
         bug.plant(planting)
         adapter = ModelAdapter(("q_proj", "out_proj", "wte"), alpha=2.0)
         text = written(subject, "MODEL-2", ModelCase("ExaoneForCausalLM", adapter=adapter))
-        assert_stands_alone(text)
+        assert_stands_alone(text, most=125)  # of three modules, which is not plain
         texts.append(text)
         with pytest.raises(AssertionError):
             run_text(text, planting)
