@@ -200,12 +200,14 @@ def skeleton_text(case: ModelCase, only: str = "") -> SkeletonText:
     """The checkpoint of a case, with the modules whose keys of the adapter's file are in ``only``, or all.
 
     Raises:
-        CannotWrite: something else than linear layers and embeddings is adapted.
+        CannotWrite: something else than linear layers and embeddings is adapted, or the format is Mistral's.
     """
     try:
         chain = chains().of(case)
     except (NotApplicable, HarnessError) as error:
         raise CannotWrite(f"its adapter is not made: {error}") from error
+    if (chain.base / "params.json").exists():
+        raise CannotWrite("a checkpoint in Mistral's format has no form as a single file yet; replay the case")
     alone = [one for one in chain.file.pairs if any(key in only for key in one.keys)]
     pairs = alone or chain.file.pairs
     odd = [one.module for one in pairs if one.delta.ndim != 2 or one.parameter != f"{one.module}.weight"]

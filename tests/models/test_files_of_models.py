@@ -79,7 +79,7 @@ FOUND = {  # in vLLM itself
     "128 of a head": ("MODEL-11", ModelCase(adapter=ModelAdapter(("lm_head", "o_proj")), deployment=OF_O_PROJ)),
     "130": ("MODEL-2", ModelCase("deepseek_v3", adapter=ModelAdapter((), ("gate.weight",)), tp_size=2)),
     "52 of one with towers": ("MODEL-1", ModelCase("InternVLChatModel", adapter=ModelAdapter(("attn.qkv",)))),
-    "52 of Mistral's": ("MODEL-1", ModelCase("PixtralForConditionalGeneration", adapter=ModelAdapter(("linear_1",)))),
+    "52 of heads in a file": ("MODEL-1", ModelCase("ClefFlashForJointSchema", adapter=ModelAdapter(("qkv",)))),
     "132 of a skeleton": ("MODEL-2", ModelCase("SarvamMLAForCausalLM", adapter=ModelAdapter(("kv_b_proj",)))),
     "132": ("MODEL-2", ModelCase("deepseek_v2", adapter=ModelAdapter(("kv_b_proj",)))),
 }
