@@ -24,6 +24,7 @@ _NAMES = {
     "TemporaryDirectory": "tempfile",
     "ThreadPoolExecutor": "concurrent.futures",
     "partial": "functools",
+    "product": "itertools",
     "save_file": "safetensors.torch",
     "suppress": "contextlib",
 }

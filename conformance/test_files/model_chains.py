@@ -10,12 +10,15 @@ from typing import Any
 from conformance.implementations.dtypes import torch_dtype
 from conformance.implementations.vllm.models.engine import COPIED_EXPERTS
 from conformance.subjects.models.features import asked
+from conformance.test_files.literals import indented
 from conformance.test_files.model_configs import ConfigText, constant
+from conformance.test_files.model_skeletons import SkeletonText
 from strategies.cases import Dtype
 from strategies.models.adapters import SAVED_EMBEDDING, ModelAdapter
 from strategies.models.cases import ModelCase
 from strategies.models.deployments import PLAIN, given
 
+CheckpointText = ConfigText | SkeletonText
 _HOMES = {
     "peft": "LoraConfig get_peft_model",
     "safetensors.torch": "load_file save_file",
@@ -54,6 +57,7 @@ def served(directory: str) -> tuple[Any, Any]:
         worker.create_lora_manager(model, config)
     return model, worker
 """.strip("\n")
+_LOADED = "        model: Any = get_model(vllm_config=config)"
 ADDED = """
 def whole(slots: Any, rank: int, rows: int) -> torch.Tensor:
     parts = []
@@ -100,7 +104,7 @@ class Engine:
     """
 
     case: ModelCase
-    config: ConfigText
+    config: CheckpointText
     fused: bool
     more: Mapping[str, Any]
     exact: bool
@@ -153,6 +157,8 @@ def definitions(engine: Engine, more: Sequence[str] = ()) -> list[str]:
     constants += [constant("ENGINE", engine.options()), *_stand_ins(engine.config.content), *_room(engine), _GROUPS]
     filled = _FILL.replace("{seed}", str(engine.case.seed)).replace("{{name}}", "{name}")
     served = _SERVED.replace("    with", "\n".join([*_dealt_out(engine.case), "    with"]), 1)
+    loading = [_LOADED, *indented(indented(engine.config.loading()))]
+    served = served.replace(_LOADED, "\n".join(loading))
     return ["\n".join(constants), *functions, *([filled] if engine.exact else []), *engine.config.publishing(), served]
 
 
@@ -220,15 +226,14 @@ def _names(content: Any) -> Sequence[str]:
     return found
 
 
-def imports_of(text: str, config: ConfigText) -> set[str]:
+def imports_of(text: str, config: CheckpointText) -> set[str]:
     """Import lines for the names in a text."""
     words = set(re.findall(r"\w+", text))
     homes = {name: module for module, names in _HOMES.items() for name in names.split()}
     lines = {f"from {module} import {name}" for name, module in homes.items() if name in words}
     return {
         *lines,
-        f"from transformers import {config.cls}",
-        f"from transformers import {config.model}",
+        *config.imports,
         "import os",
         "import torch",
     }

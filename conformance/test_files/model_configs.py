@@ -90,6 +90,19 @@ class ConfigText:
         copied = f'shutil.copytree({directory}, {directory[:-1]}/{self.folder}")'
         return [saved, *([f"publish({directory})"] if self.publishing() else []), *([copied] if self.folder else [])]
 
+    @property
+    def imports(self) -> set[str]:
+        """Import lines of the classes that it is made of."""
+        return {f"from transformers import {one}" for one in (self.cls, self.model)}
+
+    def loading(self) -> list[str]:
+        """Statements that have the ``model`` take what was saved; vLLM's own loader does."""
+        return []
+
+    def read(self) -> ConfigText:
+        """The same where weights are compared; it has all of them anyway."""
+        return self
+
     def options(self) -> dict[str, Any]:
         """Arguments of ``EngineArgs`` for what published checkpoints say of their class, and transformers' do not."""
         architectures = self.content["architectures"]
@@ -99,38 +112,42 @@ class ConfigText:
         return {"hf_overrides": {"architectures": architectures}, **({"runner": "pooling"} if pools else {})}
 
 
-def config_text(case: ModelCase) -> ConfigText:
-    """The configuration of a case.
-
-    Raises:
-        CannotWrite: its checkpoint is saved otherwise than transformers does by itself, or not made by it.
-    """
+def made_by_transformers(case: ModelCase) -> bool:
+    """Whether a case's checkpoint is made by transformers, and saved nearly as published files are."""
     target = resolved(case.target)
-    if not target.implementation:
-        raise CannotWrite(f"transformers has no implementation of {target.architecture}; replay the case")
-    content = content_of(case)
+    if not target.implementation or head_tensors(target.architecture, 0) is None:
+        return False
+    return not published(target.implementation, content_of(case)).get("params")
+
+
+def config_text(case: ModelCase) -> ConfigText:
+    """The configuration of a case that is `made_by_transformers`."""
+    target, content = resolved(case.target), content_of(case)
     recipe = published(target.implementation, content)
-    more = head_tensors(target.architecture, language_model(content)[1].get("hidden_size", 0))
-    if more is None or recipe.get("params"):
-        raise CannotWrite(
-            f"transformers saves {target.model_type} otherwise than published files are; replay the case"
-        )
+    more = head_tensors(target.architecture, language_model(content)[1].get("hidden_size", 0)) or {}
     cls = target.config_class
+    names = {**prefixes(made(target, content)), **recipe.get("names", {})}
+    heads = {pattern: size for pattern, size in head_sizes(recipe, content).items() if size}
+    rest = recipe.get("transposed", ""), heads, more, recipe.get("folder", "")
+    return ConfigText(
+        cls.__name__, target.implementation, needed(cls, content), left_out(cls, content), content, names, *rest
+    )
+
+
+def needed(cls: Any, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a configuration what its class does not give it anyway."""
     whole = cls(**content).to_dict()
     given = _differing(content, cls().to_dict())
     if _said(cls(**given).to_dict()) != _said(whole):
         given = {name: one for name, one in content.items() if name not in _OF_THE_FILE}
-    given = _needed(cls, given, whole)
-    names = {**prefixes(made(target, content)), **recipe.get("names", {})}
-    left_out = {"": _left_out(content, whole)}
-    left_out |= {
-        name: _left_out(one, whole[name])
-        for name, one in content.items()
-        if isinstance(one, dict) and isinstance(whole.get(name), dict)
-    }
-    heads = {pattern: size for pattern, size in head_sizes(recipe, content).items() if size}
-    rest = recipe.get("transposed", ""), heads, more, recipe.get("folder", "")
-    return ConfigText(cls.__name__, target.implementation, given, left_out, content, names, *rest)
+    return _needed(cls, given, whole)
+
+
+def left_out(cls: Any, content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What its class does not write, by the name of the configuration in it that it is of, the whole's by none."""
+    whole = cls(**content).to_dict()
+    inner = [name for name, one in content.items() if isinstance(one, dict) and isinstance(whole.get(name), dict)]
+    return {"": _left_out(content, whole), **{name: _left_out(content[name], whole[name]) for name in inner}}
 
 
 def constant(name: str, value: Mapping[str, Any]) -> str:
@@ -183,7 +200,7 @@ def _default(model_type: str) -> Mapping[str, Any]:
     try:
         default: Mapping[str, Any] = transformers().AutoConfig.for_model(model_type).to_dict()
     except ValueError:  # of a type that is known inside of others only
-        return {}
+        default = transformers().PreTrainedConfig().to_dict()
     return default
 
 

@@ -7,6 +7,7 @@ a head. Fully sharded, a rank's factors are made whole with those of the others.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from conformance.implementations.models import EXPERTS, HELD, LOGITS, OUTPUT, ROWS
 from conformance.judging.anomalies.models import VANISHED
@@ -122,7 +123,7 @@ def _held(told: Told, loading: Sequence[str], alias: str) -> Script:
         "assert isinstance(layer, BaseLayerWithLoRA)",
         f"assert holder.{name} is layer  # or what it calls knows of no adapter",
     ]
-    return scripted(told, lines)
+    return scripted(replace(told, exact=False), lines)
 
 
 def _forward(told: Told, loading: Sequence[str]) -> Script:

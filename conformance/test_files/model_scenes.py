@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from conformance.judging.facts import Fact, Place
 from conformance.subjects.models.keys import module_of
 from conformance.test_files import model_chains
 from conformance.test_files.literals import indented, one_line
-from conformance.test_files.model_chains import Engine
-from conformance.test_files.model_configs import ConfigText
+from conformance.test_files.model_chains import CheckpointText, Engine
 from conformance.test_files.script import Script
 from strategies.models.adapters import ModelAdapter
 from strategies.models.cases import ModelCase
@@ -36,7 +35,7 @@ class Told:
     anomaly: str
     fact: Fact
     place: Place
-    config: ConfigText
+    config: CheckpointText
     fused: bool = False
     engine: Mapping[str, Any] = field(default_factory=dict)
     exact: bool = True
@@ -62,6 +61,7 @@ def scripted(
     ``then`` is done once, with the adapter that was made; ``definitions``, of constants and functions, come before the
     others.
     """
+    told = replace(told, config=told.config.read()) if merged else told
     defined = model_chains.definitions(told.parts, definitions)
     made = model_chains.made(told.parts, merged=merged, then=then)
     several = told.case.tp_size > 1
@@ -106,7 +106,8 @@ def added_or_refused(told: Told, names: Sequence[str], directory: str = "adapter
 
 def targets_of(adapter: ModelAdapter) -> list[str]:
     """The last parts of the names of what is adapted."""
-    return [one.removesuffix(".weight").rpartition(".")[2] for one in (*adapter.modules, *adapter.parameters)]
+    ends = (one.removesuffix(".weight") for one in (*adapter.modules, *adapter.parameters))
+    return list(dict.fromkeys(one.rpartition(".")[2] for one in ends))
 
 
 def last_name(key: str) -> str:

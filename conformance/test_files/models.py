@@ -9,13 +9,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from conformance.judging.facts import Raised
-from conformance.judging.model_facts import Lost
+from conformance.implementations.models import HELD
+from conformance.judging.facts import Raised, Sighting
+from conformance.judging.model_facts import Added, Lost
 from conformance.regressions.entries import StoredFailure
 from conformance.test_files.dialects import Dialect
 from conformance.test_files.layout import CannotWrite
-from conformance.test_files.model_chains import CUT
-from conformance.test_files.model_configs import config_text
+from conformance.test_files.model_chains import CUT, CheckpointText
+from conformance.test_files.model_configs import config_text, made_by_transformers
 from conformance.test_files.model_deltas import merged, restricted
 from conformance.test_files.model_histories import reloaded, started, switched_on, written
 from conformance.test_files.model_parts import apart, featured
@@ -30,6 +31,7 @@ from conformance.test_files.model_scenes import (
     scripted,
     targets_of,
 )
+from conformance.test_files.model_skeletons import SkeletonText, skeleton_text
 from conformance.test_files.script import Script
 from strategies.models.cases import ModelCase
 
@@ -51,7 +53,20 @@ def script_of(failure: StoredFailure, case: ModelCase, dialect: Dialect) -> Scri
         raise CannotWrite("an adapter that holds a module whole has no form as a single file yet; replay the case")
     sighting = failure.sighting
     fused = any("experts" in one for one in case.adapter.parameters)
-    return body(Told(case, failure.anomaly, sighting.fact, sighting.place, config_text(case), fused))
+    checkpoint = _checkpoint(case, sighting)
+    if isinstance(checkpoint, SkeletonText):
+        case = replace(case, adapter=checkpoint.of_these(case.adapter))
+    return body(Told(case, failure.anomaly, sighting.fact, sighting.place, checkpoint, fused))
+
+
+def _checkpoint(case: ModelCase, sighting: Sighting) -> CheckpointText:
+    """As transformers makes it, where it does; otherwise of the modules that matter, whose keys were loaded alone."""
+    if made_by_transformers(case):
+        return config_text(case)
+    fact = sighting.fact
+    alone = fact.keys if isinstance(fact, Lost) and not fact.among_others else ()
+    held = (fact.tensor,) if isinstance(fact, Added) and fact.part.startswith(HELD) else ()
+    return skeleton_text(case, " ".join((sighting.place.setting, *alone, *held)))
 
 
 def _arrives(told: Told) -> Script:
@@ -72,7 +87,8 @@ def _arrives(told: Told) -> Script:
         then, definitions = [*COPIED, _REST], [f'LOST = "{before}.lora_"']
     else:
         got, note = "any(b.any() for b in slots)", "  # it arrived"
-        then, definitions = ([], []) if fact.whole else (CUT, [f'KEPT = "{before}.lora_"'])
+        whole = fact.whole or isinstance(told.config, SkeletonText)
+        then, definitions = ([], []) if whole else (CUT, [f'KEPT = "{before}.lora_"'])
     parts: dict[str, Any] = {"then": then, "definitions": definitions}
     if told.case.tp_size == 1:
         return scripted(told, [*lines, f"assert {got}{note}"], **parts)
