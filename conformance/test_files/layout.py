@@ -14,7 +14,7 @@ from conformance.test_files.literals import INTEGERS, LONGEST, NUMBERS
 
 _EARLY = ("import vllm.platforms", "from vllm.platforms.cpu import CpuPlatform")
 _CPU_PLATFORM = 'vars(vllm.platforms)["_current_platform"] = CpuPlatform()  # before the rest of vLLM'
-_MODULES = ("json", "os", "pytest", "re", "shutil", "threading", "torch")
+_MODULES = ("itertools", "json", "os", "pytest", "re", "shutil", "threading", "torch")
 _NAMES = {
     "Any": "typing",
     "Callable": "collections.abc",
@@ -24,7 +24,6 @@ _NAMES = {
     "TemporaryDirectory": "tempfile",
     "ThreadPoolExecutor": "concurrent.futures",
     "partial": "functools",
-    "product": "itertools",
     "save_file": "safetensors.torch",
     "suppress": "contextlib",
 }

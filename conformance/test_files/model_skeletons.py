@@ -169,7 +169,7 @@ class SkeletonText:
             embeds = f"torch.nn.Embedding(rows, columns) if name in {one_line(tuple(self.embeddings))} else "
             tree = tree.replace(_LINEAR, embeds + _LINEAR)
         if self.experts:
-            each = f"for at, (name, (rows, columns)) in product(range({self.experts}), MODULES.items()):"
+            each = f"for at, (name, (rows, columns)) in itertools.product(range({self.experts}), MODULES.items()):"
             tree = tree.replace("for name, (rows, columns) in MODULES.items():", each)
             tree = tree.replace("name.split", f'name.replace("{ANY_NUMBER}", str(at)).split')
         return tree

@@ -2,7 +2,8 @@
 
 With LoRA on towers the runner maps the rows of all items of a step once, then encodes a batch for each kind of item,
 and each batch begins at the first row of that map. On a CPU that is an error of sizes, on a GPU another request's
-adapter. Likewise sounds beside images, and the V2 runner. Clause MODEL-10. Releases: 0.33.0.
+adapter. Likewise sounds beside images, and the V2 runner.
+Clause MODEL-10. Releases: 0.33.0.
 """
 
 # ruff: noqa: E402
@@ -44,8 +45,7 @@ tokens = {"image": 64}  # stands in for what a processor's files say of images
 room = Of(mm_max_items_per_prompt=tokens, mm_max_toks_per_item=tokens, get_encoder_budget=lambda: 64)
 model_manager.MultiModalBudget = lambda *given: room
 small = Qwen2_5_VLConfig(
-    vision_config={"depth": 1, "hidden_size": 64, "intermediate_size": 96, "out_hidden_size": 64, "num_heads": 4,
-                   "fullatt_block_indexes": [0]},
+    vision_config={"depth": 1, "hidden_size": 64, "intermediate_size": 96, "out_hidden_size": 64, "num_heads": 4},
     text_config={"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4,
                  "num_key_value_heads": 4, "vocab_size": 128, "max_position_embeddings": 64, "bos_token_id": 1,
                  "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4}},

@@ -2,7 +2,8 @@
 
 With LoRA on towers rows are mapped to adapters by that number: an image is encoded in rows of which the last has none,
 and of each further image one more is the adapter's of the image before. On a CPU that is an error of sizes. LLaVA-NeXT
-counts it, LLaVA-NeXT-Video does not. Clause MODEL-10. Releases: 0.33.0.
+counts it, LLaVA-NeXT-Video does not.
+Clause MODEL-10. Releases: 0.33.0.
 """
 
 # ruff: noqa: E402

@@ -1,7 +1,8 @@
 """An adapter of the convolutions of LFM2-VL's language model does nothing.
 
 vLLM's LFM2 has `short_conv` where checkpoints have `conv`, which its own mapper tells; LoRA asks the class around it,
-whose mapper has not that name. LFM2 itself is served. Clause MODEL-1. Releases: 0.33.0.
+whose mapper has not that name. LFM2 itself is served.
+Clause MODEL-1. Releases: 0.33.0.
 """
 
 # ruff: noqa: E402

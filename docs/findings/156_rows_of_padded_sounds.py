@@ -2,7 +2,8 @@
 
 Sounds are cut into pieces, which are filled up to the longest, and `conv_out` runs before what was filled in is taken
 out: a sound that is no multiple of a piece has more rows there than tokens. With LoRA on towers it is not encoded on a
-CPU, whatever the adapter is of. Qwen3-Omni likewise. Clause MODEL-10. Releases: 0.33.0.
+CPU, whatever the adapter is of. Qwen3-Omni likewise.
+Clause MODEL-10. Releases: 0.33.0.
 """
 
 # ruff: noqa: E402

@@ -138,7 +138,8 @@ def attempt(step: Callable[[], object], group: RankGroup) -> Refusal | None:
     try:
         step()
     except Exception as error:
-        own = Refusal(type(error).__name__, _FOLDERS.sub("", str(error)), str(site_of(error)))
+        raised = error.__cause__ if isinstance(error, ForwardRaised) and error.__cause__ else error
+        own = Refusal(type(raised).__name__, _FOLDERS.sub("", str(raised)), str(site_of(raised)))
     return own if group.size == 1 else _of_the_first(own, group)
 
 
