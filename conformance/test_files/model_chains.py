@@ -9,6 +9,8 @@ from typing import Any
 
 from conformance.implementations.dtypes import torch_dtype
 from conformance.implementations.vllm.models.engine import COPIED_EXPERTS
+from conformance.implementations.vllm.models.registry import converted, registered
+from conformance.subjects.models.checkpoints import resolved
 from conformance.subjects.models.features import asked
 from conformance.test_files.literals import indented
 from conformance.test_files.model_configs import ConfigText, constant
@@ -128,7 +130,15 @@ class Engine:
         told |= {"fully_sharded_loras": True} if self.case.fully_sharded else {}
         told |= self.config.options()
         told |= {name: value for name, value in given(self.case.options).items() if name != COPIED_EXPERTS}
-        return {**told, **({"enable_mixed_moe_lora_format": True} if self.fused else {}), **self.more}
+        asked_for = self.fused and not _stacked(self.case.target)
+        return {**told, **({"enable_mixed_moe_lora_format": True} if asked_for else {}), **self.more}
+
+
+def _stacked(target: str) -> bool:
+    """Whether vLLM's class takes stacked experts without an option."""
+    architecture = resolved(target).architecture
+    entry = registered().get(architecture) or converted(architecture)
+    return entry is not None and entry.stacked
 
 
 def adapter_options(adapter: ModelAdapter) -> dict[str, Any]:

@@ -39,7 +39,6 @@ def tree() -> torch.nn.Module:  # what is adapted, by its names in checkpoints
     return root
 """.strip("\n")
 _LINEAR = "torch.nn.Linear(columns, rows, bias=False)"
-_LINEAR = "torch.nn.Linear(columns, rows, bias=False)"
 _SAVE = """
 def save(model: Any, directory: str) -> None:
     Path(directory).mkdir()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from conformance.implementations.vllm.runtime import Chosen, installed_version
 
-_FLAG = "supports_lora"
+_LORA, _STACKED = "supports_lora", "is_3d_moe_weight"  # flags of classes
 _Named = ast.ClassDef | ast.Assign | tuple[str, str]  # a class, what one is made of by a call, or where it comes from
 
 
@@ -32,7 +32,12 @@ class Registered:
     @property
     def lora(self) -> bool:
         """Whether the class declares LoRA support."""
-        return _flag(self.module, self.class_name) is True
+        return _flag(self.module, self.class_name, _LORA) is True
+
+    @property
+    def stacked(self) -> bool:
+        """Whether it takes adapters that have the experts of a layer in one tensor without being asked to."""
+        return _flag(self.module, self.class_name, _STACKED) is True
 
 
 @functools.cache
@@ -98,20 +103,20 @@ def ancestors(module: str, name: str) -> Iterator[tuple[str, str]]:
 
 
 @functools.cache
-def _flag(module: str, name: str) -> bool | None:
-    """What a class says of LoRA, or the first of its bases that says anything; None where none does."""
+def _flag(module: str, name: str, flag: str) -> bool | None:
+    """What a class says of a flag, or the first of its bases that says anything; None where none does."""
     found = _names(module).get(name)
     if found is None:
         return None
     if isinstance(found, tuple):
-        return _flag(*found)
+        return _flag(*found, flag)
     if isinstance(found, ast.ClassDef):
         for line in found.body:
             if isinstance(line, (ast.Assign, ast.AnnAssign)) and line.value is not None:
                 target = line.targets[0] if isinstance(line, ast.Assign) else line.target
-                if isinstance(target, ast.Name) and target.id == _FLAG:
+                if isinstance(target, ast.Name) and target.id == flag:
                     return bool(ast.literal_eval(line.value))
-    said = (_flag(module, origin) for origin in _origins(found, name))
+    said = (_flag(module, origin, flag) for origin in _origins(found, name))
     return next((answer for answer in said if answer is not None), None)
 
 
