@@ -9,9 +9,9 @@ from typing import Any
 
 from conformance.implementations.dtypes import torch_dtype
 from conformance.implementations.vllm.models.engine import COPIED_EXPERTS
-from conformance.implementations.vllm.models.registry import converted, registered
 from conformance.subjects.models.checkpoints import resolved
 from conformance.subjects.models.features import asked
+from conformance.subjects.models.types import served_as
 from conformance.test_files.literals import indented
 from conformance.test_files.model_configs import ConfigText, constant
 from conformance.test_files.model_skeletons import SkeletonText
@@ -136,8 +136,7 @@ class Engine:
 
 def _stacked(target: str) -> bool:
     """Whether vLLM's class takes stacked experts without an option."""
-    architecture = resolved(target).architecture
-    entry = registered().get(architecture) or converted(architecture)
+    entry = served_as(resolved(target).architecture)
     return entry is not None and entry.stacked
 
 

@@ -9,10 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
-
-from safetensors.torch import load_file
 
 from conformance.subjects.models.checkpoints import content_of, resolved
 from conformance.subjects.models.counterparts import transformers
@@ -24,6 +21,7 @@ from conformance.subjects.outcomes import HarnessError, NotApplicable
 from conformance.test_files.layout import CannotWrite
 from conformance.test_files.literals import indented, one_line
 from conformance.test_files.model_configs import constant, left_out, needed
+from lora_compat.checkpoint_map import shapes_in
 from strategies.models.adapters import ANY_NUMBER, ModelAdapter
 from strategies.models.cases import ModelCase
 
@@ -224,7 +222,7 @@ def skeleton_text(case: ModelCase, only: str = "") -> SkeletonText:
         *_together(shapes),
         embeddings,
         kept=issubclass(cls, KeptConfig),
-        named={one.parameter for one in pairs} <= _names(chain.base),
+        named={one.parameter for one in pairs} <= shapes_in(chain.base).keys(),
     )
 
 
@@ -234,10 +232,6 @@ def _whole(cls: Any, content: Mapping[str, Any]) -> dict[str, Any]:
     for name, more in left_out(cls, content).items():
         given |= {name: {**given.get(name, {}), **more}} if name and more else more
     return given
-
-
-def _names(checkpoint: Path) -> set[str]:
-    return {name for file in checkpoint.glob("*.safetensors") for name in load_file(file)}
 
 
 def _together(shapes: Mapping[str, Sequence[int]]) -> tuple[dict[str, Sequence[int]], int]:

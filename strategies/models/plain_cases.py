@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 
 from strategies.models.adapters import ANY_NUMBER, EMBEDDING, HEAD, SAVED_HEADS, ModelAdapter, Targetable
 from strategies.models.cases import STAGES, ModelCase, ModelDraws
@@ -45,9 +46,11 @@ def _changed(target: ModelDraws) -> Iterator[tuple[ConfigChoices, Targetable]]:
     plain = target.offer(ConfigChoices())
     for one in target.switches:
         configs = (ConfigChoices(layers=layers, switches=(one,)) for layers in (1, 2))
-        found = [(config, offer) for config in configs if (offer := target.offer(config)) is not None]
-        mixed = (pair for pair in found if plain is None or pair[1].has_experts >= plain.has_experts)
-        yield from [next(mixed, found[0])] if found else []
+        found = ((config, offer) for config in configs if (offer := target.offer(config)) is not None)
+        first = next(found, None)
+        if first is not None:  # the second one is made where the first will not do
+            pairs = chain((first,), found)
+            yield next((pair for pair in pairs if plain is None or pair[1].has_experts >= plain.has_experts), first)
 
 
 def _both_ends(target: ModelDraws) -> Iterator[ModelCase]:

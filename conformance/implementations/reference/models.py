@@ -50,6 +50,8 @@ class ReferenceModels(ModelServer):
         try:
             host = self._library.host(directory, bare, group)
         except BaseModelError:  # perhaps of a class that refuses LoRA, of which it need not know
+            if not bare.lora:
+                raise
             host = self._library.host(directory, replace(bare, lora=False), group)
         return ReferenceModel(self._library, directory, settings, host, group)
 
